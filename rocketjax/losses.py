@@ -2,8 +2,8 @@
 
 Scores are [B, L] with the positive in slot 0 and `valid` [B, L] marking real passages (see
 batch.py). Every loss comes as a `Term`: a sum over this device's lists and the number it is to be
-divided by. The train step adds both over the devices before it divides, so that devices with
-unequally many valid lists weigh in rightly.
+divided by. The train step adds the numbers up over the devices before it divides, so that devices
+with unequally many valid lists weigh in rightly.
 
 Equations are those of RocketQAv2 (arXiv 2110.07367); de is the retriever, ce the re-ranker.
 """
@@ -17,10 +17,10 @@ from rocketjax.config import LossConfig
 
 
 class Term(NamedTuple):
-    """A part of a loss: total / count, once both are summed over the devices."""
+    """A part of a loss: total / count, each summed over all devices."""
 
     total: jax.Array  # [] float32
-    count: jax.Array  # [] float32
+    count: jax.Array | None  # [] float32; None: nothing to divide by
 
 
 def list_log_softmax(scores: jax.Array, valid: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def distillation(
     count = {
         "list": _number(counted[:, 0]),
         "element": _number(counted),
-        "sum": jnp.float32(1.0) / jax.device_count(),  # adds up to 1 over the devices
+        "sum": None,
     }[config.reduction]
     return Term(jnp.sum(kl, where=counted), count)
 

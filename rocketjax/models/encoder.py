@@ -50,7 +50,8 @@ class Compute:
     dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
     attention: AttentionImplementation = None  # of jax.nn.dot_product_attention; None: its choice
     remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
-    dropout: float = 0.0  # of hidden states, while training
+    unroll: int = 1  # layers a scan step holds
+    dropout: float = 0.0  # of hidden states, while training; attention weights are not dropped
 
 
 def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
@@ -156,6 +157,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=config.num_layers,
+            unroll=min(self.compute.unroll, config.num_layers),
         )(config, self.compute, name="layers")
         x, _ = layers(x, jnp.arange(config.num_layers), jnp.asarray(tokens.length), keys)
         return x

@@ -1,0 +1,37 @@
+"""rocketjax: joint training of a dense retriever and a re-ranker, in JAX.
+
+    >>> import rocketjax
+    >>> model = rocketjax.load("runs/demo")
+    >>> model.score(["mean of an array"], ["numpy.mean(a): ..."])
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rocketjax.config import Config as Config
+    from rocketjax.errors import InputError as InputError
+    from rocketjax.inference import Model as Model
+    from rocketjax.inference import Ranked as Ranked
+    from rocketjax.inference import Reranker as Reranker
+    from rocketjax.inference import Retriever as Retriever
+    from rocketjax.model_folder import load as load
+
+_HOMES = {
+    "Config": "config",
+    "InputError": "errors",
+    "Model": "inference",
+    "Ranked": "inference",
+    "Reranker": "inference",
+    "Retriever": "inference",
+    "load": "model_folder",
+}
+__all__ = ["Config", "InputError", "Model", "Ranked", "Reranker", "Retriever", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: `import rocketjax` and --help need no jax."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rocketjax' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rocketjax.{_HOMES[name]}"), name)

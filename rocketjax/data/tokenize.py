@@ -1,0 +1,183 @@
+"""Texts to token ids: the only importer of transformers' tokenizers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rocketjax.batch import Tokens
+from rocketjax.config import TextConfig
+from rocketjax.errors import InputError
+
+
+class Text(NamedTuple):
+    """A text as a model reads it, special tokens in place, not yet padded."""
+
+    ids: np.ndarray  # [S] int32
+    types: np.ndarray  # [S] int32
+
+
+class Template(NamedTuple):
+    """Which special tokens a tokenizer puts around one text or two, read off the tokenizer."""
+
+    pieces: tuple[list[int], ...]  # before the first text, after it, (after the second)
+    types: tuple[int, ...]  # the segment of the first text, (of the second)
+    piece_types: tuple[list[int], ...]
+
+
+class Tokenizer:
+    """Queries, passages and pairs, each cut to its length. Safe to share between threads."""
+
+    def __init__(self, folder: Path, config: TextConfig) -> None:
+        """Loads the tokenizer of a model folder; never runs code that comes with it.
+
+        Raises:
+            InputError: no usable tokenizer in the folder.
+        """
+        from transformers import AutoTokenizer  # slow to import, and not all need it
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+            )
+            # Used directly: transformers' wrapper keeps truncation in it between calls, which
+            # threads would trip over.
+            self._backend = self._tokenizer.backend_tokenizer
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{folder}: no usable tokenizer ({error}); the folder needs tokenizer.json, or "
+                "what transformers makes one of (vocab.txt and tokenizer_config.json)"
+            ) from error
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.config = config
+        self.pad_id: int = self._tokenizer.pad_token_id or 0
+        self._single = self._template("a")
+        self._double = self._template("a", "a")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files beside a model's weights."""
+        self._tokenizer.save_pretrained(str(folder))
+
+    def query(self, texts: Sequence[str]) -> list[Text]:
+        """CLS query SEP, at most `query_length` tokens.
+
+        Raises:
+            InputError: a text is empty; its place in `texts` is named.
+        """
+        longest = self.config.query_length
+        return [self._one(ids, longest) for ids in self._ids(texts, "queries")]
+
+    def passage(self, titles: Sequence[str], texts: Sequence[str]) -> list[Text]:
+        """A passage for the retriever, at most `passage_length` tokens; see TextConfig.title.
+
+        Titles may be empty. Raises InputError where title and text both are.
+        """
+        longest = self.config.passage_length
+        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
+        if self.config.title == "joined":
+            return [self._one(ids, longest) for ids in self._ids(whole, "passages")]
+        _refuse_empty(whole, "passages")
+        heads, bodies = self._raw(titles), self._raw(texts)
+        return [
+            self._two(head, body, longest) if head and body else self._one(head or body, longest)
+            for head, body in zip(heads, bodies, strict=True)
+        ]
+
+    def pair(
+        self, queries: Sequence[str], titles: Sequence[str], texts: Sequence[str]
+    ) -> list[Text]:
+        """CLS query SEP title text SEP, at most `pair_length` tokens; the passage is cut.
+
+        The query is cut to what it has in `query`, so both models read the same words of it.
+        """
+        room = self.config.query_length - _special_count(self._single)
+        first = [ids[:room] for ids in self._ids(queries, "queries")]
+        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
+        second = self._ids(whole, "passages")
+        return [
+            self._two(a, b, self.config.pair_length) for a, b in zip(first, second, strict=True)
+        ]
+
+    def _ids(self, texts: Sequence[str], what: str) -> list[list[int]]:
+        _refuse_empty(texts, what)
+        return self._raw(texts)
+
+    def _raw(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _one(self, ids: list[int], longest: int) -> Text:
+        before, after = self._single.pieces
+        ids = [*before, *ids[: longest - _special_count(self._single)], *after]
+        return Text(np.array(ids, np.int32), np.full(len(ids), self._single.types[0], np.int32))
+
+    def _two(self, a: list[int], b: list[int], longest: int) -> Text:
+        before, between, after = self._double.pieces
+        # The first text keeps room for one token of the second.
+        a = a[: longest - _special_count(self._double) - 1]
+        b = b[: longest - _special_count(self._double) - len(a)]
+        types_before, types_between, types_after = self._double.piece_types
+        type_a, type_b = self._double.types
+        types = [*types_before, *[type_a] * len(a), *types_between, *[type_b] * len(b)]
+        return Text(
+            np.array([*before, *a, *between, *b, *after], np.int32),
+            np.array([*types, *types_after], np.int32),
+        )
+
+    def _template(self, *texts: str) -> Template:
+        """Encodes one-letter texts and looks which tokens are not theirs."""
+        encoding = self._backend.encode(*texts)
+        pieces: list[list[int]] = [[]]
+        piece_types: list[list[int]] = [[]]
+        types: list[int] = []
+        for token, kind, sequence in zip(
+            encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True
+        ):
+            if sequence is None:
+                pieces[-1].append(token)
+                piece_types[-1].append(kind)
+            elif len(types) == sequence:  # a text's first token
+                types.append(kind)
+                pieces.append([])
+                piece_types.append([])
+        return Template(tuple(pieces), tuple(types), tuple(piece_types))
+
+
+def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:
+    """Pads texts to [rows, length]; the rows that are left over repeat the first token only."""
+    ids = np.full((rows, length), pad_id, np.int32)
+    types = np.zeros((rows, length), np.int32)
+    lengths = np.ones(rows, np.int32)
+    for row, text in enumerate(texts):
+        size = len(text.ids)
+        ids[row, :size], types[row, :size], lengths[row] = text.ids, text.types, size
+    return Tokens(ids, types, lengths)
+
+
+def bucket(longest: int, limit: int) -> int:
+    """The padded length of texts of at most `longest` tokens: a multiple of 32, or `limit`.
+
+    Few lengths mean few compilations; a new text's length then brings no new one.
+    """
+    return min(-(-longest // 32) * 32, limit)
+
+
+def _join(title: str, text: str) -> str:
+    return f"{title} {text}".strip()
+
+
+def _special_count(template: Template) -> int:
+    return sum(map(len, template.pieces))
+
+
+def _refuse_empty(texts: Sequence[str], what: str) -> None:
+    for index, text in enumerate(texts):
+        if not text or not text.strip():
+            raise InputError(f"{what}[{index}] is empty; give it a text or leave it out")

@@ -1,0 +1,236 @@
+"""Trained models on disk, and the models a run starts from.
+
+A model's folder is what transformers writes (config.json, model.safetensors, tokenizer) and
+rocketjax.json, which says how to use it: kind, towers, pooling, text lengths. Separate towers lie
+in the subfolders query/ and passage/.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+
+from rocketjax.batch import Tokens
+from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.data.tokenize import Tokenizer
+from rocketjax.errors import InputError
+from rocketjax.files import new_folder
+from rocketjax.inference import Model, Reranker, Retriever
+from rocketjax.models import pretrained
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import Compute, EncoderConfig, Params
+
+SETTINGS = "rocketjax.json"
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class Settings:
+    """rocketjax.json: how a saved model reads texts and makes vectors."""
+
+    kind: Literal["retriever", "reranker"]
+    text: TextConfig
+    towers: Literal["shared", "separate"] = "shared"
+    pooling: Literal["cls", "mean"] = "cls"
+    normalize: bool = False
+
+
+def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
+    """Settles what is "auto" by the platform at hand."""
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = config.dtype
+    if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
+        dtype = "float32" if on_cpu else "bfloat16"
+    return Compute(
+        dtype=jnp.dtype(dtype),
+        attention="xla" if config.attention == "auto" else config.attention,
+        remat=config.remat,
+        unroll=config.unroll or (1_000 if on_cpu else 1),
+        dropout=dropout,
+    )
+
+
+def start_retriever(
+    config: RetrieverConfig, text: TextConfig, compute: ComputeConfig
+) -> Retriever:
+    """The retriever a run starts from: pretrained weights in every tower.
+
+    Raises:
+        InputError: weights not found, of another architecture or shape, a tokenizer that does not
+            fit them, or text lengths beyond their positions.
+    """
+    folder = pretrained.resolve_weights(config.weights)
+    encoder, params, tokenizer = _pretrained_encoder(folder, text)
+    module = BiEncoder(
+        encoder,
+        make_compute(compute, config.dropout),
+        shared=config.towers == "shared",
+        pooling=config.pooling,
+        normalize=config.normalize,
+    )
+    return Retriever(module, _towers(config.towers, params, params), tokenizer)
+
+
+def start_reranker(
+    config: RerankerConfig, text: TextConfig, compute: ComputeConfig, seed: int
+) -> Reranker:
+    """The re-ranker a run starts from: pretrained encoder, its head too if the weights have one.
+
+    A fresh head is drawn from `seed`. Raises what `start_retriever` raises.
+    """
+    folder = pretrained.resolve_weights(config.weights)
+    encoder, params, tokenizer = _pretrained_encoder(folder, text)
+    module = CrossEncoder(encoder, make_compute(compute, config.dropout))
+    head = pretrained.head_params(pretrained.load_tensors(folder), encoder)
+    if head is None:
+        one = np.ones((1, 1), np.int32)
+        tokens = Tokens(one, np.zeros_like(one), one[0])
+        head = jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]
+    return Reranker(module, {"encoder": params, "head": head}, tokenizer)
+
+
+def save_model(folder: Path, model: Model) -> None:
+    """Writes retriever/ and reranker/ into `folder`, each whole or not at all."""
+    with new_folder(folder / "retriever") as aside:
+        _save_retriever(aside, model.retriever)
+    with new_folder(folder / "reranker") as aside:
+        _save_reranker(aside, model.reranker)
+
+
+def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008
+    """Opens a trained pair: a run's folder, which holds retriever/ and reranker/.
+
+    Raises:
+        InputError: the folder holds no finished run, or a file in it is damaged; it is named.
+    """
+    folder = Path(folder).expanduser()
+    for name in ("retriever", "reranker"):
+        if not (folder / name / SETTINGS).is_file():
+            raise InputError(
+                f"{folder}: no trained model here ({name}/{SETTINGS} is missing); give the folder "
+                "of a finished run, such as runs/demo"
+            )
+    return Model(
+        _load_retriever(folder / "retriever", compute),
+        _load_reranker(folder / "reranker", compute),
+    )
+
+
+def _pretrained_encoder(
+    folder: Path, text: TextConfig
+) -> tuple[EncoderConfig, Params, Tokenizer]:
+    config = pretrained.read_encoder_config(folder)
+    tokenizer = _fitting_tokenizer(folder, text, config)
+    tensors = pretrained.load_tensors(folder)
+    return config, pretrained.encoder_params(tensors, config, str(folder)), tokenizer
+
+
+def _fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
+    """A tokenizer whose every output the encoder has an embedding for."""
+    tokenizer = Tokenizer(folder, text)
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but config.json says "
+            f"vocab_size {config.vocab_size}: tokenizer and weights are not of one model"
+        )
+    lengths = dataclasses.asdict(text)
+    for name in ("query_length", "passage_length", "pair_length"):
+        if lengths[name] > config.max_length:
+            raise InputError(
+                f"text.{name} is {lengths[name]}, but {folder} has positions for "
+                f"{config.max_length} tokens; lower it"
+            )
+    return tokenizer
+
+
+def _towers(towers: str, query: Params, passage: Params) -> Params:
+    return {"shared": query} if towers == "shared" else {"query": query, "passage": passage}
+
+
+def _save_retriever(folder: Path, model: Retriever) -> None:
+    module = model.module
+    towers: Literal["shared", "separate"] = "shared" if module.shared else "separate"
+    for name, params in _host(model.params).items():
+        subfolder = folder if name == "shared" else folder / name
+        subfolder.mkdir(exist_ok=True)
+        tensors = pretrained.encoder_tensors(params, module.config)
+        pretrained.save_model(subfolder, module.config, tensors, _name(module.config, "Model"))
+    model.tokenizer.save(folder)
+    _save_settings(
+        folder,
+        Settings("retriever", model.tokenizer.config, towers, module.pooling, module.normalize),
+    )
+
+
+def _save_reranker(folder: Path, model: Reranker) -> None:
+    config = model.module.config
+    params = _host(model.params)
+    prefix = "roberta." if config.position_offset else "bert."
+    tensors = pretrained.encoder_tensors(params["encoder"], config, prefix=prefix) | {
+        "classifier.weight": np.ascontiguousarray(params["head"]["kernel"].T),
+        "classifier.bias": params["head"]["bias"],
+    }
+    architecture = _name(config, "ForSequenceClassification")
+    pretrained.save_model(folder, config, tensors, architecture)
+    model.tokenizer.save(folder)
+    _save_settings(folder, Settings("reranker", model.tokenizer.config))
+
+
+def _load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
+    settings = _read_settings(folder, "retriever")
+    places = [folder] if settings.towers == "shared" else [folder / "query", folder / "passage"]
+    config = pretrained.read_encoder_config(places[0])
+    query, passage = (
+        pretrained.encoder_params(pretrained.load_tensors(place), config, str(place))
+        for place in (places[0], places[-1])
+    )
+    module = BiEncoder(
+        config,
+        make_compute(compute),
+        shared=settings.towers == "shared",
+        pooling=settings.pooling,
+        normalize=settings.normalize,
+    )
+    tokenizer = _fitting_tokenizer(folder, settings.text, config)
+    return Retriever(module, _towers(settings.towers, query, passage), tokenizer)
+
+
+def _load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
+    settings = _read_settings(folder, "reranker")
+    config, params, tokenizer = _pretrained_encoder(folder, settings.text)
+    head = pretrained.head_params(pretrained.load_tensors(folder), config)
+    if head is None:
+        raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
+    module = CrossEncoder(config, make_compute(compute))
+    return Reranker(module, {"encoder": params, "head": head}, tokenizer)
+
+
+def _save_settings(folder: Path, settings: Settings) -> None:
+    text = json.dumps(dataclasses.asdict(settings), indent=2)  # pyright: ignore
+    (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_settings(folder: Path, kind: str) -> Settings:
+    path = folder / SETTINGS
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        settings = pydantic.TypeAdapter(Settings).validate_python(values)
+    except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+        raise InputError(f"{path}: damaged: {error}") from error
+    if settings.kind != kind:
+        raise InputError(f"{path}: kind is {settings.kind!r}, but a {kind} is wanted here")
+    return settings
+
+
+def _name(config: EncoderConfig, suffix: str) -> str:
+    return ("Roberta" if config.position_offset else "Bert") + suffix
+
+
+def _host(params: Params) -> Mapping[str, Any]:
+    return jax.tree.map(np.asarray, params)

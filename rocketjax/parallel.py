@@ -1,0 +1,84 @@
+"""Where arrays live and how a per-device function runs on all devices at once."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rocketjax.errors import InputError
+
+AXIS = "devices"  # the one named axis of every collective
+
+Backend: TypeAlias = Literal["pmap", "shard_map"]
+Tree = TypeVar("Tree")
+State = TypeVar("State")
+PerDevice: TypeAlias = Callable[[State, Any], tuple[State, Any]]
+
+
+def check_divisible(batch: int, devices: int, what: str) -> None:
+    """Refuses a batch that cannot be dealt out evenly."""
+    if batch % devices:
+        nearest = max(devices, batch - batch % devices)
+        raise InputError(
+            f"{what} is {batch}, which {devices} devices cannot share evenly; take {nearest} or "
+            f"{nearest + devices}, or start fewer devices"
+        )
+
+
+def data_parallel(
+    step: PerDevice[State],
+    devices: list[jax.Device] | None = None,
+    backend: Backend = "pmap",
+) -> Callable[[State, Any], tuple[State, Any]]:
+    """Runs a per-device `step(state, batch) -> (state, metrics)` on all devices, jitted.
+
+    Args:
+        step: sees the whole state and its device's rows of the batch; talks to the other devices
+            through collectives over `AXIS` and must return the same on each of them.
+        devices: default all.
+        backend: two ways to the same result; pmap is what jax keeps for such functions, shard_map
+            where it is going.
+
+    Returns:
+        A function of the state, which has no device axis and is donated (do not use it again),
+        and of the global batch [B, ...], whose rows are dealt out in order.
+    """
+    devices = devices or jax.devices()
+    if backend == "pmap":
+        # State in and out without a device axis: every device computes the same new state.
+        mapped = jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, 0),
+            out_axes=None,  # pyright: ignore[reportArgumentType]
+            donate_argnums=0,
+            devices=devices,
+        )
+        return lambda state, batch: mapped(state, _deal(batch, len(devices)))
+    mesh = Mesh(np.array(devices), (AXIS,))
+    # check_vma=False: with it on, jax would add the gradients up by itself, and our psum again.
+    sharded = jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
+        donate_argnums=0,
+    )
+    return sharded
+
+
+def _deal(batch: Tree, devices: int) -> Tree:
+    """[B, ...] -> [devices, B / devices, ...]."""
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """A copy of every array on every device: no transfer is left to the step."""
+    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """Spreads the rows [N, ...] of every array over the devices; N is divisible by them."""
+    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))

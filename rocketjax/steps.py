@@ -1,0 +1,200 @@
+"""The train step: a pure function that every device runs on its rows of the batch.
+
+`train_step` differentiates any function of (params, batch, keys) that gives loss terms; there is
+one such function a stage, and `joint_terms_of` is the heart of rocketjax.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rocketjax.batch import ListBatch, Tokens
+from rocketjax.config import LossConfig
+from rocketjax.losses import (
+    Term,
+    in_batch_cross_entropy,
+    joint_terms,
+    listwise_cross_entropy,
+)
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import Params
+from rocketjax.parallel import AXIS
+from rocketjax.state import TrainState, row_keys
+
+# Of (params, batch, keys [B]); no keys: no dropout.
+TermsOf: TypeAlias = Callable[[Params, ListBatch, jax.Array | None], dict[str, Term]]
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: ListBatch,
+    *,
+    terms_of: TermsOf,
+    weights: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step; runs inside an `AXIS` of devices, each with its rows of the batch.
+
+    Args:
+        terms_of: the stage's loss terms, as sums over this device's rows.
+        weights: of the terms in the loss; terms without a weight are only reported.
+
+    Returns:
+        The next state and, for the whole batch, the loss, every term and the gradient's norm.
+    """
+    rows = batch.valid.shape[0]
+    keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
+    grads, metrics = loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    next_state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
+    return next_state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+
+
+def loss_gradient(
+    params: Params,
+    batch: ListBatch,
+    keys: jax.Array | None,
+    *,
+    terms_of: TermsOf,
+    weights: Mapping[str, float],
+) -> tuple[Params, Metrics]:
+    """The gradient of the global batch's loss, the same on every device, and its metrics.
+
+    A device's share of a term is its own sum over *everyone's* count, so shares add up to the
+    mean over the whole batch whatever each device holds; hence psum, not pmean. The gradient is
+    summed outside the differentiated function: inside, jax's transpose of a collective would see
+    to it that replicas part ways or count twice.
+    """
+
+    def share_of_loss(params: Params) -> tuple[jax.Array, Metrics]:
+        shares = {
+            name: term.total if term.count is None else term.total / _at_least_one(term.count)
+            for name, term in terms_of(params, batch, keys).items()
+        }
+        loss = sum((weights[name] * shares[name] for name in weights), jnp.float32(0))
+        return loss, shares | {"loss": loss}
+
+    grads, shares = jax.grad(share_of_loss, has_aux=True)(params)
+    return jax.lax.psum((grads, shares), AXIS)
+
+
+def joint_terms_of(
+    retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig
+) -> TermsOf:
+    """Joint training: both models score the same lists, each text encoded once."""
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        de = retriever_scores(retriever, params["retriever"], batch, keys)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys)
+        return joint_terms(de, ce, batch.valid, loss) | {
+            "retriever_accuracy": accuracy(de, batch.valid),
+            "reranker_accuracy": accuracy(ce, batch.valid),
+        }
+
+    return terms
+
+
+def reranker_terms_of(reranker: CrossEncoder) -> TermsOf:
+    """The re-ranker's warm-up: listwise, alone."""
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        ce = reranker_scores(reranker, params["reranker"], batch, keys)
+        return {
+            "reranker": listwise_cross_entropy(ce, batch.valid),
+            "reranker_accuracy": accuracy(ce, batch.valid),
+        }
+
+    return terms
+
+
+def retriever_terms_of(retriever: BiEncoder, temperature: float) -> TermsOf:
+    """The retriever's warm-up: every passage on every device is a negative of every other query.
+
+    The gather is differentiated: its transpose brings each passage the gradients of all devices.
+    """
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys)
+        b, slots = batch.valid.shape
+        passages = jax.lax.all_gather(passage.reshape(b * slots, -1), AXIS, tiled=True)
+        valid = jax.lax.all_gather(batch.valid.reshape(-1), AXIS, tiled=True)
+        positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
+        return {
+            "retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive)
+        }
+
+    return terms
+
+
+def encode_lists(
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Vectors of a batch's queries [B, D] and passages [B, L, D]; `keys` [B]."""
+    b, slots = batch.valid.shape
+    query = retriever.apply(
+        {"params": params}, batch.query, _text_keys(keys, 0), method="encode_query"
+    )
+    passage = retriever.apply(
+        {"params": params},
+        _flat(batch.passage),
+        _slot_keys(_text_keys(keys, 1), slots),
+        method="encode_passage",
+    )
+    return query, passage.reshape(b, slots, -1)  # pyright: ignore
+
+
+def retriever_scores(
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+) -> jax.Array:
+    """s_de [B, L], equation 1. A query is encoded once, however many passages its list has."""
+    query, passage = encode_lists(retriever, params, batch, keys)
+    return jnp.einsum("bd,bld->bl", query, passage, preferred_element_type=jnp.float32)
+
+
+def reranker_scores(
+    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+) -> jax.Array:
+    """s_ce [B, L]."""
+    slots = batch.valid.shape[1]
+    pair_keys = _slot_keys(_text_keys(keys, 2), slots)
+    scores = reranker.apply({"params": params}, _flat(batch.pair), pair_keys)
+    return scores.reshape(batch.valid.shape)  # pyright: ignore
+
+
+def accuracy(scores: jax.Array, valid: jax.Array) -> Term:
+    """Share of lists whose positive scores above every other passage."""
+    scores = jnp.where(valid, scores, -jnp.inf)
+    first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1) & valid[:, 0]
+    return Term(jnp.sum(first, dtype=jnp.float32), jnp.sum(valid[:, 0], dtype=jnp.float32))
+
+
+def _at_least_one(count: jax.Array) -> jax.Array:
+    """Everyone's count; 1 where nobody has anything, whose sum is then 0."""
+    return jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
+
+
+def _flat(tokens: Tokens) -> Tokens:
+    """[B, L, ...] -> [B * L, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tokens)
+
+
+def _text_keys(keys: jax.Array | None, text: int) -> jax.Array | None:
+    """Keys of a list [B] -> keys of its query (0), passages (1) or pairs (2)."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, text))(keys)
+
+
+def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:
+    """Keys of lists [B] -> keys of their slots [B * L]; slot i's key does not depend on L."""
+    if keys is None:
+        return None
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return jax.vmap(lambda key: fold(key, jnp.arange(slots)))(keys).reshape(-1)

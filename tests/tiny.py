@@ -1,0 +1,52 @@
+"""Tiny random models and batches that several tests share."""
+
+import jax
+import numpy as np
+
+from rocketjax.batch import ListBatch, Tokens
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import Compute, EncoderConfig
+
+ENCODER = EncoderConfig(
+    vocab_size=50,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=32,
+    max_positions=24,
+)
+
+
+def tokens(rng, *shape, length=12):
+    """Random texts of random lengths, padded to `length`."""
+    return Tokens(
+        rng.integers(1, 50, (*shape, length)).astype(np.int32),
+        rng.integers(0, 2, (*shape, length)).astype(np.int32),
+        rng.integers(2, length + 1, shape).astype(np.int32),
+    )
+
+
+def list_batch(seed=0, rows=8, slots=5, uneven=True):
+    """A random batch; uneven: lists of 1 to `slots` passages and one row that is no list."""
+    rng = np.random.default_rng(seed)
+    valid = np.ones((rows, slots), bool)
+    if uneven:
+        valid = np.arange(slots) < rng.integers(1, slots + 1, rows)[:, None]
+        valid[1] = False
+    return ListBatch(
+        tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots), valid
+    )
+
+
+def models(dropout=0.0, shared=False, compute=None):
+    """A bi-encoder and a cross-encoder with random parameters large enough to matter."""
+    compute = compute or Compute(dropout=dropout)
+    retriever = BiEncoder(ENCODER, compute, shared=shared, pooling="mean")
+    reranker = CrossEncoder(ENCODER, compute)
+    text = tokens(np.random.default_rng(0), 2)
+    params = {
+        "retriever": retriever.init(jax.random.key(1), text, text)["params"],
+        "reranker": reranker.init(jax.random.key(2), text)["params"],
+    }
+    return retriever, reranker, jax.tree.map(lambda x: x * 2.0, params)
