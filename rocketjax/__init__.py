@@ -1,8 +1,8 @@
 """rocketjax: joint training of a dense retriever and a re-ranker, in JAX.
 
-    >>> import rocketjax
-    >>> model = rocketjax.load("runs/demo")
-    >>> model.score(["mean of an array"], ["numpy.mean(a): ..."])
+>>> import rocketjax
+>>> model = rocketjax.load("runs/demo")
+>>> model.score(["mean of an array"], ["numpy.mean(a): ..."])
 """
 
 from typing import TYPE_CHECKING, Any

@@ -89,7 +89,7 @@ class ComputeConfig:
     """How the models run; changes speed and memory, never what is stored."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto: bfloat16 on TPU and GPU, float32 on CPU. Parameters stay float32."""
+    """Of matrix products; auto: bfloat16 on TPU and GPU, else float32. Parameters stay float32."""
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     """Implementation of jax.nn.dot_product_attention; auto: plain XLA, best at these lengths."""
     remat: Literal["none", "full", "dots"] = "none"
@@ -310,9 +310,10 @@ def _check_names(
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
             raise InputError(f"{path}:{line}: unknown field {prefix}{name}; {hint}")
         lines[prefix + name] = line
-        if isinstance(default := fields[name].default_factory, type(dataclasses.MISSING)):
+        factory = fields[name].default_factory
+        if factory is dataclasses.MISSING:
             continue
-        _check_names(type(default()), value, path, f"{prefix}{name}.", lines)
+        _check_names(type(factory()), value, path, f"{prefix}{name}.", lines)
 
 
 def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:

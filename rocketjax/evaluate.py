@@ -11,7 +11,9 @@ from rocketjax.data.collection import Collection, Passage, Split
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.retrieval import exact
 
-Scored: TypeAlias = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
+Scored: TypeAlias = dict[
+    str, list[tuple[str, float]]
+]  # query id -> (passage id, score), best first
 Watch: TypeAlias = Callable[[Sequence[Any], str], Iterable[Any]]  # shows progress under a name
 
 

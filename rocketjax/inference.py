@@ -86,9 +86,7 @@ class Reranker:
         texts = self.tokenizer.pair(queries, titles or [""] * len(passages), passages)
         limit = self.tokenizer.config.pair_length
         program = partial(_apply, self.module, "__call__")
-        return _in_batches(
-            program, self.params, texts, (), limit, self.tokenizer.pad_id, progress
-        )
+        return _in_batches(program, self.params, texts, (), limit, self.tokenizer.pad_id, progress)
 
 
 class Ranked(NamedTuple):
@@ -191,4 +189,3 @@ def _by_length(texts: Sequence[Text], limit: int, size: int) -> list[np.ndarray]
 def _fetch(results: np.ndarray, item: tuple[np.ndarray, jax.Array]) -> None:
     rows, values = item
     results[rows] = np.asarray(values)[: len(rows)]
-

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rocketjax.batch import Array
 from rocketjax.config import LossConfig
 
 
@@ -23,7 +24,7 @@ class Term(NamedTuple):
     count: jax.Array | None  # [] float32; None: nothing to divide by
 
 
-def list_log_softmax(scores: jax.Array, valid: jax.Array) -> jax.Array:
+def list_log_softmax(scores: Array, valid: Array) -> jax.Array:
     """Log of the softmax over each list, equations 2 and 3; empty slots get no probability.
 
     Args:
@@ -38,7 +39,7 @@ def list_log_softmax(scores: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), 0.0)
 
 
-def listwise_cross_entropy(scores: jax.Array, valid: jax.Array) -> Term:
+def listwise_cross_entropy(scores: Array, valid: Array) -> Term:
     """-log softmax of the positive, equation 5: one number a list, counted over lists.
 
     The same form trains the re-ranker and, in the default preset, the retriever. The gradient of
@@ -50,9 +51,9 @@ def listwise_cross_entropy(scores: jax.Array, valid: jax.Array) -> Term:
 
 
 def distillation(
-    retriever_scores: jax.Array,
-    reranker_scores: jax.Array,
-    valid: jax.Array,
+    retriever_scores: Array,
+    reranker_scores: Array,
+    valid: Array,
     config: LossConfig,
 ) -> Term:
     """KL divergence between the two models' list distributions: dynamic listwise distillation.
@@ -87,9 +88,7 @@ def distillation(
     return Term(jnp.sum(kl, where=counted), count)
 
 
-def in_batch_cross_entropy(
-    queries: jax.Array, passages: jax.Array, valid: jax.Array, positive: jax.Array
-) -> Term:
+def in_batch_cross_entropy(queries: Array, passages: Array, valid: Array, positive: Array) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
     The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
@@ -110,9 +109,9 @@ def in_batch_cross_entropy(
 
 
 def joint_terms(
-    retriever_scores: jax.Array,
-    reranker_scores: jax.Array,
-    valid: jax.Array,
+    retriever_scores: Array,
+    reranker_scores: Array,
+    valid: Array,
     config: LossConfig,
 ) -> dict[str, Term]:
     """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
@@ -140,5 +139,5 @@ def joint_weights(config: LossConfig) -> dict[str, float]:
     }
 
 
-def _number(mask: jax.Array) -> jax.Array:
+def _number(mask: Array) -> jax.Array:
     return jnp.sum(mask).astype(jnp.float32)

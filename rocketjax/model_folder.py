@@ -56,9 +56,7 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
     )
 
 
-def start_retriever(
-    config: RetrieverConfig, text: TextConfig, compute: ComputeConfig
-) -> Retriever:
+def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeConfig) -> Retriever:
     """The retriever a run starts from: pretrained weights in every tower.
 
     Raises:
@@ -122,9 +120,7 @@ def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:
     )
 
 
-def _pretrained_encoder(
-    folder: Path, text: TextConfig
-) -> tuple[EncoderConfig, Params, Tokenizer]:
+def _pretrained_encoder(folder: Path, text: TextConfig) -> tuple[EncoderConfig, Params, Tokenizer]:
     config = pretrained.read_encoder_config(folder)
     tokenizer = _fitting_tokenizer(folder, text, config)
     tensors = pretrained.load_tensors(folder)
@@ -160,7 +156,7 @@ def _save_retriever(folder: Path, model: Retriever) -> None:
         subfolder = folder if name == "shared" else folder / name
         subfolder.mkdir(exist_ok=True)
         tensors = pretrained.encoder_tensors(params, module.config)
-        pretrained.save_model(subfolder, module.config, tensors, _name(module.config, "Model"))
+        pretrained.save_model(subfolder, module.config, tensors, "BertModel")
     model.tokenizer.save(folder)
     _save_settings(
         folder,
@@ -171,13 +167,13 @@ def _save_retriever(folder: Path, model: Retriever) -> None:
 def _save_reranker(folder: Path, model: Reranker) -> None:
     config = model.module.config
     params = _host(model.params)
-    prefix = "roberta." if config.position_offset else "bert."
-    tensors = pretrained.encoder_tensors(params["encoder"], config, prefix=prefix) | {
+    tensors = pretrained.encoder_tensors(
+        params["encoder"], config, prefix=f"{pretrained.family(config)}."
+    ) | {
         "classifier.weight": np.ascontiguousarray(params["head"]["kernel"].T),
         "classifier.bias": params["head"]["bias"],
     }
-    architecture = _name(config, "ForSequenceClassification")
-    pretrained.save_model(folder, config, tensors, architecture)
+    pretrained.save_model(folder, config, tensors, "BertForSequenceClassification")
     model.tokenizer.save(folder)
     _save_settings(folder, Settings("reranker", model.tokenizer.config))
 
@@ -226,10 +222,6 @@ def _read_settings(folder: Path, kind: str) -> Settings:
     if settings.kind != kind:
         raise InputError(f"{path}: kind is {settings.kind!r}, but a {kind} is wanted here")
     return settings
-
-
-def _name(config: EncoderConfig, suffix: str) -> str:
-    return ("Roberta" if config.position_offset else "Bert") + suffix
 
 
 def _host(params: Params) -> Mapping[str, Any]:

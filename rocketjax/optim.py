@@ -55,8 +55,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         optax.partition(
             {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()},
             lambda params: {
-                name: jax.tree.map(lambda _, name=name: name, tree)
-                for name, tree in params.items()
+                name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()
             },
         ),
     )

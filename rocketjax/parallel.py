@@ -12,6 +12,7 @@ from rocketjax.errors import InputError
 
 AXIS = "devices"  # the one named axis of every collective
 
+Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
 Backend: TypeAlias = Literal["pmap", "shard_map"]
 Tree = TypeVar("Tree")
 State = TypeVar("State")
@@ -30,7 +31,7 @@ def check_divisible(batch: int, devices: int, what: str) -> None:
 
 def data_parallel(
     step: PerDevice[State],
-    devices: list[jax.Device] | None = None,
+    devices: list[Device] | None = None,
     backend: Backend = "pmap",
 ) -> Callable[[State, Any], tuple[State, Any]]:
     """Runs a per-device `step(state, batch) -> (state, metrics)` on all devices, jitted.
@@ -72,13 +73,13 @@ def _deal(batch: Tree, devices: int) -> Tree:
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
-def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+def replicate(tree: Tree, devices: list[Device] | None = None) -> Tree:
     """A copy of every array on every device: no transfer is left to the step."""
     mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
-def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+def shard_rows(tree: Tree, devices: list[Device] | None = None) -> Tree:
     """Spreads the rows [N, ...] of every array over the devices; N is divisible by them."""
     mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rocketjax.batch import ListBatch, Tokens
+from rocketjax.batch import Array, ListBatch, Tokens
 from rocketjax.config import LossConfig
 from rocketjax.losses import (
     Term,
@@ -87,9 +87,7 @@ def loss_gradient(
     return jax.lax.psum((grads, shares), AXIS)
 
 
-def joint_terms_of(
-    retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig
-) -> TermsOf:
+def joint_terms_of(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig) -> TermsOf:
     """Joint training: both models score the same lists, each text encoded once."""
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
@@ -128,9 +126,7 @@ def retriever_terms_of(retriever: BiEncoder, temperature: float) -> TermsOf:
         passages = jax.lax.all_gather(passage.reshape(b * slots, -1), AXIS, tiled=True)
         valid = jax.lax.all_gather(batch.valid.reshape(-1), AXIS, tiled=True)
         positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-        return {
-            "retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive)
-        }
+        return {"retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive)}
 
     return terms
 
@@ -170,7 +166,7 @@ def reranker_scores(
     return scores.reshape(batch.valid.shape)  # pyright: ignore
 
 
-def accuracy(scores: jax.Array, valid: jax.Array) -> Term:
+def accuracy(scores: Array, valid: Array) -> Term:
     """Share of lists whose positive scores above every other passage."""
     scores = jnp.where(valid, scores, -jnp.inf)
     first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1) & valid[:, 0]

@@ -35,9 +35,7 @@ def gradient(params, batch, terms_of, weights, devices, backend="pmap"):
     def step(state, batch):
         rows = batch.valid.shape[0]
         keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
-        return state, loss_gradient(
-            state.params, batch, keys, terms_of=terms_of, weights=weights
-        )
+        return state, loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
 
     program = data_parallel(step, jax.devices()[:devices], backend)
     _, (grads, metrics) = program(init_state(params, optax.identity(), seed=3), batch)
@@ -86,10 +84,10 @@ def test_the_gradient_is_that_of_the_plain_loss():
 
     def plain(params):
         b, slots = batch.valid.shape
-        flat = jax.tree.map(lambda x: x.reshape(b * slots, *x.shape[2:]), (batch.passage, batch.pair))
-        query = retriever.apply(
-            {"params": params["retriever"]}, batch.query, method="encode_query"
+        flat = jax.tree.map(
+            lambda x: x.reshape(b * slots, *x.shape[2:]), (batch.passage, batch.pair)
         )
+        query = retriever.apply({"params": params["retriever"]}, batch.query, method="encode_query")
         passage = retriever.apply(
             {"params": params["retriever"]}, flat[0], method="encode_passage"
         ).reshape(b, slots, -1)
@@ -168,9 +166,7 @@ def test_training_raises_held_out_accuracy_of_both_models():
     optimizer = make_optimizer(OptimizerConfig(retriever_lr=5e-3, reranker_lr=5e-3), 150)
     terms_of = joint_terms_of(retriever, reranker, config)
     program = data_parallel(
-        partial(
-            train_step, terms_of=terms_of, weights=joint_weights(config), optimizer=optimizer
-        )
+        partial(train_step, terms_of=terms_of, weights=joint_weights(config), optimizer=optimizer)
     )
     judge = jax.jit(lambda params, batch: terms_of(params, batch, None))
     held_out = topical_batch(10**6, rows=128)

@@ -34,9 +34,7 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
     if uneven:
         valid = np.arange(slots) < rng.integers(1, slots + 1, rows)[:, None]
         valid[1] = False
-    return ListBatch(
-        tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots), valid
-    )
+    return ListBatch(tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots), valid)
 
 
 def models(dropout=0.0, shared=False, compute=None):

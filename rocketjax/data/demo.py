@@ -27,12 +27,12 @@ system as far as modules such as `os` do; on nothing else.
 import hashlib
 import importlib
 import inspect
-import os
 import re
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from types import ModuleType
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ flax.training.early_stopping flax.training.lr_schedule flax.training.prefetch_it
 flax.training.train_state flax.traverse_util
 optax optax.assignment optax.contrib optax.losses optax.perturbations optax.projections
 optax.schedules optax.second_order optax.transforms optax.tree_utils
-""".split()
+"""
 
 # Modules that explain themselves, in every Python from 3.11 on. None acts on import; none is
 # deprecated or an optional part of a build.
@@ -100,7 +100,19 @@ urllib.response urllib.robotparser uuid venv warnings wave weakref wsgiref.handl
 wsgiref.simple_server wsgiref.util wsgiref.validate xml.dom xml.dom.minidom xml.dom.pulldom
 xml.etree.ElementTree xml.sax xml.sax.handler xml.sax.saxutils xml.sax.xmlreader xmlrpc.client
 xmlrpc.server zipapp zipfile zipimport zlib zoneinfo
-""".split()
+"""
+
+# Test runners and notebooks put their own functions in these places.
+_REPLACED_AT_RUN_TIME = {
+    "breakpointhook",
+    "displayhook",
+    "excepthook",
+    "formatwarning",
+    "getpass",
+    "input",
+    "showwarning",
+    "unraisablehook",
+}
 
 _SHORTEST_QUERY, _LONGEST_QUERY, _SHORTEST_BODY = 4, 30, 8  # words
 _TRAIN_SHARE, _DEV_SHARE = 0.70, 0.15
@@ -114,9 +126,9 @@ _SECTION = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_SUMMARY = re.compile(
-    r"alias |deprecated|\W*deprecat|initialize self|see |same as |refer to|convenience alias"
-    r"|jax implementation of|lax-backend|a jax scalar constructor|jax-based|like |equivalent to|todo|internal|private"
-    r"|.*\b(is|are|was|been) deprecated\b|.*\bdo not use\b",
+    r"(convenience )?alias |initialize self|see |same as |like |equivalent to|refer to|todo"
+    r"|jax implementation of|lax-backend|a jax scalar constructor|internal|private"
+    r"|deprecated|.*\b(is|are|was|been) deprecated\b|.*\bdo not use\b",
     re.IGNORECASE,
 )
 _DEPRECATED = re.compile(
@@ -133,7 +145,8 @@ _BOILERPLATE = re.compile(
 )
 _CALL = re.compile(r"^(?:[\w, ]+ ?= ?)?(?:[\w.]+\.)?(\w+) ?\(")
 _SENTENCE_END = re.compile(
-    r"(?<!\be\.g)(?<!\ba\.k\.a)(?<!\bi\.e)(?<!\bvs)(?<!\bcf)(?<!\bal)(?<!\betc)(?<!\b[A-Z])[.!?](?=\s|$)"
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\ba\.k\.a)(?<!\bvs)(?<!\bcf)(?<!\bal)(?<!\betc)(?<!\b[A-Z])"
+    r"[.!?](?=\s|$)"
 )
 
 
@@ -142,7 +155,7 @@ class _Object(NamedTuple):
 
     name: str
     value: object
-    rank: tuple[bool, bool, int, int, str]
+    rank: tuple[bool, int, bool, int, str]
     """Orders the names of one object; the least is the one to show."""
 
 
@@ -154,10 +167,8 @@ class _Doc(NamedTuple):
 
 
 def load_demo() -> Collection:
-    """Reads the docstrings of the installed packages; takes some seconds.
-
-    Raises:
-        InputError: Python runs with -OO, which drops docstrings.
+    """Reads the docstrings of the installed packages, in some seconds. Raises InputError where
+    Python runs with -OO, which drops docstrings.
     """
     if sys.flags.optimize > 1:
         raise InputError("python -OO: the demo collection is made of docstrings; run without -OO")
@@ -180,7 +191,7 @@ def load_demo() -> Collection:
 
 def _docs() -> list[_Doc]:
     """One per object, and one per text, by name."""
-    best: dict[int, _Object] = {}
+    best: dict[int, _Object] = {}  # by id(), which is safe: the values keep the objects alive
     for found in _objects():
         known = best.setdefault(id(found.value), found)
         if found.rank < known.rank:
@@ -197,13 +208,13 @@ def _docs() -> list[_Doc]:
 
 
 def _objects() -> Iterator[_Object]:
-    for module_name in _PACKAGES + _STANDARD_LIBRARY:
+    for module_name in (_PACKAGES + _STANDARD_LIBRARY).split():
         module = _import(module_name)
         if module is None:
             continue
         for name, value in _public_attributes(module):
             home = getattr(value, "__module__", None)
-            if not _at_home(home, module_name):
+            if not _at_home(home, module_name) or _is_imported(module, home):
                 continue
             if callable(value):
                 yield _object(module_name, name, value, home != module_name, False)
@@ -215,7 +226,7 @@ def _objects() -> Iterator[_Object]:
 
 def _object(module: str, name: str, value: object, moved: bool, inherited: bool) -> _Object:
     full = name if module == "builtins" else f"{module}.{name}"
-    return _Object(full, value, (inherited, moved, full.count("."), len(full), full))
+    return _Object(full, value, (inherited, full.count("."), moved, len(full), full))
 
 
 def _import(name: str) -> ModuleType | None:
@@ -237,7 +248,7 @@ def _public_attributes(module: ModuleType) -> list[tuple[str, object]]:
         warnings.simplefilter("error", DeprecationWarning)
         warnings.simplefilter("error", FutureWarning)
         for name in sorted(set(getattr(module, "__all__", dir(module)))):
-            if name.startswith("_"):
+            if name.startswith("_") or name in _REPLACED_AT_RUN_TIME:
                 continue
             try:
                 value = getattr(module, name)
@@ -256,6 +267,13 @@ def _at_home(home: object, module: str) -> bool:
     if package in sys.stdlib_module_names:
         return origin in sys.stdlib_module_names
     return origin == package or (package, origin) == ("jax", "jaxlib")
+
+
+def _is_imported(module: ModuleType, home: object) -> bool:
+    """Whether a top module of the standard library, one without __all__, only uses the object."""
+    if not isinstance(home, str) or hasattr(module, "__all__"):
+        return False
+    return home.lstrip("_") != module.__name__ and module.__name__ in sys.stdlib_module_names
 
 
 def _methods(cls: type, module: str) -> Iterator[tuple[str, object, bool]]:
@@ -325,7 +343,7 @@ def _summary(text: str) -> tuple[str, str]:
 
 def _is_query(summary: str) -> bool:
     return (
-        _SHORTEST_QUERY <= len(_WORD.findall(summary))
+        len(_WORD.findall(summary)) >= _SHORTEST_QUERY
         and len(summary.split()) <= _LONGEST_QUERY
         and not summary.endswith((":", ","))
         and summary.count("(") == summary.count(")")
@@ -357,9 +375,7 @@ def _kept_lines(text: str) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Without reST markup, addresses and line breaks."""
-    text = re.sub(
-        r"^\s*\.\. (version\w+|_\S+:|index|plot|\[\w+\]).*$", "", text, flags=re.MULTILINE
-    )
+    text = re.sub(r"(?m)^\s*\.\. (version\w+|_\S+:|index|plot|\[\w+\]).*$", "", text)
     text = re.sub(r"\.\. [\w-]+::", " ", text)
     text = re.sub(r":[a-zA-Z:-]+:`~?([^`<]*?)(\s*<[^`]*>)?`", r"\1", text)  # :role:`text <target>`
     text = re.sub(r"\[\w+\]_", "", text)
@@ -394,7 +410,7 @@ def _plain_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _shown(value: object) -> str:
     """A default value without addresses, paths or sizes of this machine."""
-    if isinstance(value, str) and os.path.isabs(value):
+    if isinstance(value, str) and PurePath(value).is_absolute():
         return "..."
     if type(value) is int and value == sys.maxsize:
         return "sys.maxsize"

@@ -38,6 +38,7 @@ class BiEncoder(nn.Module):
     normalize: bool = False  # vectors of length 1: the dot product is then the cosine
 
     def setup(self) -> None:
+        """Makes the towers, as linen asks."""
         if self.shared:
             self.shared_tower = Encoder(self.config, self.compute, name="shared")
         else:

@@ -112,9 +112,7 @@ class Layer(nn.Module):
         attended = dense(d, name="attention_out")(attended)
         x = norm(name="attention_norm")(x + dropout(attended, _fold_in(keys, 0), rate))
 
-        hidden = _activation(
-            config.activation, dense(config.intermediate_size, name="mlp_in")(x)
-        )
+        hidden = _activation(config.activation, dense(config.intermediate_size, name="mlp_in")(x))
         hidden = dense(d, name="mlp_out")(hidden)
         x = norm(name="mlp_norm")(x + dropout(hidden, _fold_in(keys, 1), rate))
         return x.astype(self.compute.dtype), None
@@ -155,7 +153,7 @@ class Encoder(nn.Module):
             _rematerialised(self.compute.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=config.num_layers,
             unroll=min(self.compute.unroll, config.num_layers),
         )(config, self.compute, name="layers")

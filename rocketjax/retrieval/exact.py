@@ -12,9 +12,7 @@ QUERIES_AT_ONCE = 256  # bounds the score matrix: 256 x 65,536 x 4 bytes = 64 Mi
 PASSAGES_AT_ONCE = 65_536
 
 
-def search(
-    queries: np.ndarray, passages: np.ndarray, top_k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def search(queries: np.ndarray, passages: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `top_k` passages of highest dot product with each query.
 
     Args:
@@ -49,7 +47,9 @@ def _search_some(
     for start in range(0, len(passages), PASSAGES_AT_ONCE):
         piece = jnp.asarray(passages[start : start + PASSAGES_AT_ONCE])
         rows, scores = _top_k(queries, piece, min(top_k, len(piece)))
-        best = (rows + start, scores) if best is None else _merge(best, (rows + start, scores), top_k)
+        best = (
+            (rows + start, scores) if best is None else _merge(best, (rows + start, scores), top_k)
+        )
     assert best is not None
     return best
 

@@ -1,0 +1,66 @@
+"""Imports go one way: each module may only import those that stand before it."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "rocketjax"
+
+# Leaves first. A module may import any module of an earlier row.
+FLOORS = [
+    {"errors", "batch", "files", "data.collection"},
+    {"config", "models.encoder", "metrics", "data.demo", "data.formats", "parallel"},
+    {"models.bi_encoder", "models.cross_encoder", "models.pretrained", "losses", "optim"},
+    {"data.tokenize", "data.collections", "state", "augment", "retrieval.exact"},
+    {"data.loader", "steps", "inference"},
+    {"fit", "evaluate", "model_folder"},
+    {"pipeline"},
+    {"train"},  # commands: none imports another
+]
+OWNERS = {  # a library only one module knows
+    "transformers": {"data.tokenize"},
+    "tyro": {"config"},
+    "grain": {"data.loader"},
+    "ir_measures": {"metrics"},
+    "safetensors": {"models.pretrained"},
+    "huggingface_hub": {"models.pretrained"},
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not name.endswith("__init__"):
+            yield name, path
+
+
+def imports(path):
+    """Every imported dotted name of a file, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_go_one_way():
+    floor = {name: row for row, names in enumerate(FLOORS) for name in names}
+    for name, path in modules():
+        assert name in floor, f"{name} stands on no floor: give it one"
+        for imported in imports(path):
+            for other in floor:
+                if imported == f"rocketjax.{other}" or imported.startswith(f"rocketjax.{other}."):
+                    assert floor[other] < floor[name], f"{name} imports {other}"
+
+
+def test_libraries_have_one_owner():
+    for name, path in modules():
+        for imported in imports(path):
+            owners = OWNERS.get(imported.split(".")[0])
+            assert owners is None or name in owners, f"{name} imports {imported}"
+
+
+def test_nothing_loads_pickles():
+    for name, path in modules():
+        names = {imported.split(".")[0] for imported in imports(path)}
+        assert not names & {"pickle", "dill", "joblib", "torch"}, name
+        assert "allow_pickle=True" not in path.read_text(), name
