@@ -69,10 +69,13 @@ def read_lists(path: Path) -> list[TrainingList]:
         InputError: a line is no such object, or a list without a positive; the line is named.
     """
     lists = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = json.loads(line)
-            item = TrainingList(row["query"], row["positive"], tuple(row["negatives"]))
+            row = json.loads(line.decode())
+            item = TrainingList(row["query"], row["positive"] or "", tuple(row["negatives"]))
+            ids = (item.query, item.positive, *item.negatives)
+            if isinstance(row["negatives"], str) or not all(isinstance(i, str) for i in ids):
+                raise TypeError("ids are texts")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{path}:{number}: not a list {{"query", "positive", "negatives"}}: {error}'

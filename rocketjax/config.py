@@ -23,6 +23,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
+Length: TypeAlias = Annotated[int, pydantic.Field(ge=8)]  # room for special tokens and some text
 Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -47,11 +48,11 @@ class DataConfig:
 class TextConfig:
     """How texts become tokens. Saved with the models: a loaded model needs no flags."""
 
-    query_length: Size = 32
+    query_length: Length = 32
     """Longest query in tokens, [CLS] and [SEP] counted."""
-    passage_length: Size = 64
+    passage_length: Length = 64
     """Longest passage (title and text) in tokens, as the retriever reads it."""
-    pair_length: Size = 96
+    pair_length: Length = 96
     """Longest query + passage in tokens, as the re-ranker reads it; the passage is cut."""
     title: Literal["segment", "joined"] = "joined"
     """The retriever's passage: "segment" = CLS title SEP text SEP (RocketQA), "joined" = CLS title
@@ -256,7 +257,7 @@ def load(path: Path) -> Config:
         values = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the config: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InputError(f"{path}: not YAML: {error}") from error
     lines: dict[str, int] = {}
     if node is not None:

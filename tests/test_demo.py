@@ -43,12 +43,14 @@ def demo() -> Collection:
 
 
 def test_is_the_same_in_every_process(tmp_path):
-    # The second process meets other imports first, another home and another scipy setting.
+    # The second process meets other imports first, a changed class of the standard library,
+    # another home and another scipy setting.
     processes = [
         start("", BACKEND, PYTHONHASHSEED="1"),
         start(
             "import scipy.stats, optax, logging.handlers\n"
-            "def late(self): 'Says something late with a body. Enough words follow it to count.'\n"
+            "def late(self):\n"
+            "  'Log this message some time later. The body is as long as a passage has to be.'\n"
             "logging.Logger.late = late",
             "",
             PYTHONHASHSEED="2",

@@ -110,6 +110,7 @@ _REPLACED_AT_RUN_TIME = {
     "formatwarning",
     "getpass",
     "input",
+    "set_trace",
     "showwarning",
     "unraisablehook",
 }
@@ -337,7 +338,7 @@ def _summary(text: str) -> tuple[str, str]:
     paragraph = _plain("\n".join(lines))
     end = _SENTENCE_END.search(paragraph)
     if end is None:
-        return paragraph, rest
+        return paragraph.rstrip("."), rest
     return paragraph[: end.start()], f"{paragraph[end.end() :]}\n\n{rest}"
 
 
@@ -378,9 +379,11 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?m)^\s*\.\. (version\w+|_\S+:|index|plot|\[\w+\]).*$", "", text)
     text = re.sub(r"\.\. [\w-]+::", " ", text)
     text = re.sub(r":[a-zA-Z:-]+:`~?([^`<]*?)(\s*<[^`]*>)?`", r"\1", text)  # :role:`text <target>`
+    text = re.sub(r"`([^`<]+?)(\s*<[^`]*>)?`__?(?!\w)", r"\1", text)  # `text <address>`_
     text = re.sub(r"\[\w+\]_", "", text)
     text = re.sub(r"`(\w+)'", r"\1", text)
     text = re.sub(r"`+|(?<![\w)])\*\*(?=[\w][^*\n]*\*\*(?!\w))|(?<=\w)\*\*(?!\w)", "", text)
+    text = re.sub(r"(?<![\w*])\*(\w+)\*(?![\w*])", r"\1", text)
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
     return _fold(_BOILERPLATE.sub(" ", _fold(text)))
 

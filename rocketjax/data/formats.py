@@ -1,6 +1,7 @@
 """Files of the field in and out: BEIR folders in, TREC runs out."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ def read_beir(folder: Path) -> Collection:
     """
     passages: dict[str, Passage] = {}
     for place, row in _json_lines(folder / "corpus.jsonl"):
-        passage = Passage(_text(row, "_id", place), row.get("title") or "", row.get("text") or "")
+        title, text = (_text(row, name, place, optional=True) for name in ("title", "text"))
+        passage = Passage(_text(row, "_id", place), title, text)
         if not (passage.title.strip() or passage.text.strip()):
             raise InputError(f"{place}: text: passage {passage.id!r} is empty; give it a text")
         if passage.id in passages:
@@ -54,10 +56,16 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: s
 
 def _read_split(path: Path, queries: Mapping[str, str], passages: Mapping[str, Passage]) -> Split:
     qrels: dict[str, dict[str, int]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines[1:], 2):  # the first line names the columns
-        place, columns = f"{path}:{number}", line.split("\t")
-        if len(columns) != 3 or not columns[2].lstrip("-").isdigit():
+    for place, line in _lines(path):
+        columns = line.rstrip("\r\n").split("\t")
+        judged = len(columns) == 3 and re.fullmatch(r"-?[0-9]+", columns[2])
+        if place == f"{path}:1":
+            if judged:  # it would be lost
+                raise InputError(f"{place}: expected the names query-id, corpus-id, score")
+            continue
+        if not line.strip():
+            continue
+        if not judged:
             raise InputError(f"{place}: expected query-id, corpus-id, score, got {line!r}")
         query, pid, grade = columns[0], columns[1], int(columns[2])
         if query not in queries:
@@ -72,20 +80,33 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place ("file:line") and object."""
     if not path.is_file():
         raise InputError(f"{path}: missing; a BEIR folder has corpus.jsonl and queries.jsonl")
-    with path.open(encoding="utf-8") as file:
+    for place, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{place}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: expected an object, got {line[:40]!r}")
+        yield place, row
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line's place ("file:line") and text."""
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             place = f"{path}:{number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{place}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{place}: expected an object, got {line[:40]!r}")
-            yield place, row
+                yield place, line.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{place}: not UTF-8: {error}") from error
 
 
-def _text(row: Mapping[str, Any], field: str, place: str) -> str:
+def _text(row: Mapping[str, Any], field: str, place: str, optional: bool = False) -> str:
     value = row.get(field)
+    if optional and value in (None, ""):
+        return ""
+    if optional and isinstance(value, str):
+        return value
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{place}: {field}: expected a text that is not empty, got {value!r}")
     return value

@@ -1,0 +1,65 @@
+"""Files and folders appear whole or not at all."""
+
+import pytest
+
+from rocketjax.files import new_folder, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "größer\n")
+    assert path.read_bytes() == "größer\n".encode()
+    write_text(path, "b")
+    assert path.read_text() == "b"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new " * 10_000 + "\ud800")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_first_write_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "new \ud800")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "deep" / "model"
+    with new_folder(path) as folder:
+        (folder / "old").write_text("1")
+        (folder / "both").write_text("1")
+        assert not path.exists()
+    assert names(path) == ["both", "old"]
+    with new_folder(path) as folder:
+        (folder / "both").write_text("2")
+        assert names(path) == ["both", "old"]
+    assert names(path) == ["both"]
+    assert (path / "both").read_text() == "2"
+    assert names(path.parent) == ["model"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "model"
+    with new_folder(path) as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as folder:
+        (folder / "weights").write_text("new")
+        raise KeyboardInterrupt
+    assert (path / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_first_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="full"), new_folder(tmp_path / "model"):
+        raise OSError("full")
+    assert names(tmp_path) == []
