@@ -235,7 +235,7 @@ class Config:
     """The re-ranker alone, on lists of the starting retriever."""
     joint: StageConfig = field(default_factory=lambda: StageConfig(steps=40))
     """Both models, on the same lists."""
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
@@ -262,6 +262,7 @@ def load(path: Path) -> Config:
     lines: dict[str, int] = {}
     if node is not None:
         _check_names(Config, node, path, "", lines)
+    values = _merged(dataclasses.asdict(Config()), values)
     return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
 
 
@@ -315,6 +316,16 @@ def _check_names(
         if factory is dataclasses.MISSING:
             continue
         _check_names(type(factory()), value, path, f"{prefix}{name}.", lines)
+
+
+def _merged(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `default`, section by section: `joint.steps` outlives a `joint.batch`."""
+    sections = {
+        name: _merged(default[name], value)
+        for name, value in values.items()
+        if isinstance(value, dict) and isinstance(default[name], dict)
+    }
+    return {**default, **values, **sections}
 
 
 def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:

@@ -70,7 +70,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report:
     started = time.monotonic()
     for name, stage in (("warmup.batch", config.warmup), ("joint.batch", config.joint)):
         check_divisible(stage.batch, jax.device_count(), name)
-    folder = _claim(config)
+    _refuse_to_lose(run_folder(config), config.overwrite)
     collection = load_collection(config.data.collection)
     train = _split(collection, config.data.train_split)
     held_out = sample_queries(
@@ -84,6 +84,8 @@ def run(config: Config, say: Say, watch: Watch) -> Report:
         model_folder.start_retriever(config.retriever, config.text, config.compute),
         model_folder.start_reranker(config.reranker, config.text, config.compute, config.seed),
     )
+
+    folder = _fresh_folder(config)
 
     say("judge the starting models")
     vectors = encode_corpus(start.retriever, collection.passages, watch)
@@ -222,19 +224,24 @@ def compare(qrels: Qrels, before: Judged, after: Judged) -> list[Row]:
     return rows
 
 
-def _claim(config: Config) -> Path:
-    """Makes the run folder and writes the config into it; an earlier run is not lost unasked."""
+def _refuse_to_lose(folder: Path, overwrite: bool) -> None:
+    """Refuses a folder whose contents starting anew would destroy."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
+    if (folder / "retriever").exists() and not overwrite:
+        raise InputError(
+            f"{folder}: holds trained models; keep them and choose another --name, or replace them "
+            "with --overwrite"
+        )
+
+
+def _fresh_folder(config: Config) -> Path:
+    """An empty run folder but for the config; what an unfinished run left is removed."""
     folder = run_folder(config)
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "config.yaml").is_file():
-            raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
-        if not config.overwrite:
-            raise InputError(
-                f"{folder}: holds an earlier run; add --overwrite to start anew, or keep it with "
-                "another --name"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     write_text(folder / "config.yaml", dump(config))
     return folder
 

@@ -1,9 +1,8 @@
 """python -m rocketjax.train: joint training of a retriever and a re-ranker, from one config."""
 
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
@@ -12,42 +11,52 @@ from rich.table import Table
 from rocketjax.config import parse
 from rocketjax.errors import InputError
 
-EPILOG = """\
+if TYPE_CHECKING:
+    from rocketjax.pipeline import Report
+
+DESCRIPTION = """\
 Trains a retriever and a re-ranker jointly (dynamic listwise distillation) and judges both on
 held-out queries, before and after. Without options: the embedded demo, a few minutes on a CPU."""
+
+
+NEXT = """\
+{folder} holds both models. Use them:
+  >>> import rocketjax
+  >>> model = rocketjax.load("{folder}")
+  >>> model.rerank("mean of an array", ["numpy.mean(a): ...", "numpy.sum(a): ..."])
+Every step's losses are in {folder}/train.jsonl. Train longer, or on your own BEIR folder:
+  python -m rocketjax.train --name longer --warmup.steps 300 --joint.steps 300
+  python -m rocketjax.train --name mine --data.collection FOLDER"""
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0 done, 2 bad input, 3 diverged."""
     console = Console()
     try:
-        config = parse(sys.argv[1:] if args is None else args, "rocketjax.train", EPILOG)
+        config = parse(sys.argv[1:] if args is None else args, "rocketjax.train", DESCRIPTION)
         from rocketjax import fit, pipeline  # imports jax: not for --help
 
         def watch(items: Sequence[Any], name: str) -> Iterable[Any]:
-            return track(items, name.ljust(14), console=console)
+            return track(items, name.ljust(13), console=console)
 
         try:
             report = pipeline.run(config, console.print, watch)
         except fit.NonFiniteError as error:
-            Console(stderr=True).print(f"training diverged at {error}", style="bold red")
+            Console(stderr=True).print(
+                f"training diverged at {error}", style="bold red", soft_wrap=True
+            )
             return 3
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(
+            f"error: {error}", style="bold red", markup=False, soft_wrap=True
+        )
         return 2
     console.print(table(report))
-    console.print(
-        f"[bold]{report.folder}[/bold] holds both models. Use them:\n"
-        f"  >>> import rocketjax\n"
-        f'  >>> model = rocketjax.load("{report.folder}")\n'
-        f'  >>> model.rerank("mean of an array", ["numpy.mean(a) ...", "numpy.sum(a) ..."])\n'
-        f"Every step's losses: {report.folder}/train.jsonl. Longer training: --joint.steps 400",
-        markup=True,
-    )
+    console.print(NEXT.format(folder=report.folder), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def table(report: Any) -> Table:
+def table(report: "Report") -> Table:
     """The measures of both models before and after."""
     result = Table(
         title=f"{report.queries} held-out queries, {report.seconds / 60:.1f} minutes",
@@ -69,8 +78,6 @@ def table(report: Any) -> Table:
         )
     return result
 
-
-_ = warnings
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,7 +22,7 @@ def mined(candidates, qrels, config=CONFIG, seed=1):
 
 def test_a_query_with_several_positives_has_a_list_for_each():
     positives = {"p3", "p5", "p7", "elsewhere"}
-    qrels = {"q": {pid: 1 for pid in positives} | {"p9": 0}}
+    qrels = {"q": dict.fromkeys(positives, 1) | {"p9": 0}}
     # As many negatives as are left: whatever may be drawn is drawn.
     lists = mined({"q": RANKED}, qrels, ListConfig(length=18, top_n=20))
     assert set(lists) == {("q", pid) for pid in positives}

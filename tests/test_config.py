@@ -67,15 +67,9 @@ def docstrings():
 
 def test_a_file_holds_what_differs(file):
     config = load(file("seed: 7\njoint:\n  optimizer:\n    retriever_lr: 1e-5\n"))
-    assert config == Config(
-        seed=7, joint=StageConfig(steps=0, optimizer=OptimizerConfig(retriever_lr=1e-5))
-    ) or config == dataclasses.replace(
-        Config(),
-        seed=7,
-        joint=dataclasses.replace(
-            Config().joint, optimizer=OptimizerConfig(retriever_lr=1e-5)
-        ),
-    )
+    want = dataclasses.asdict(Config())
+    want["seed"], want["joint"]["optimizer"]["retriever_lr"] = 7, 1e-5
+    assert dataclasses.asdict(config) == want  # joint.steps is as before, though it is not 0
     assert type(config.joint.optimizer.retriever_lr) is float
 
 

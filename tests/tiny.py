@@ -48,3 +48,21 @@ def models(dropout=0.0, shared=False, compute=None):
         "reranker": reranker.init(jax.random.key(2), text)["params"],
     }
     return retriever, reranker, jax.tree.map(lambda x: x * 2.0, params)
+
+
+def shapes_of(config):
+    """The joint stage's batch of a config, as shapes without contents."""
+    rows, slots, text = config.joint.batch, config.lists.length, config.text
+
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, np.int32)
+
+    def texts(*sizes):
+        return Tokens(shape(*sizes), shape(*sizes), shape(*sizes[:-1]))
+
+    return ListBatch(
+        texts(rows, text.query_length),
+        texts(rows, slots, text.passage_length),
+        texts(rows, slots, text.pair_length),
+        jax.ShapeDtypeStruct((rows, slots), bool),
+    )

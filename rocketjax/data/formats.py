@@ -20,7 +20,7 @@ def read_beir(folder: Path) -> Collection:
     """
     passages: dict[str, Passage] = {}
     for place, row in _json_lines(folder / "corpus.jsonl"):
-        title, text = (_text(row, name, place, optional=True) for name in ("title", "text"))
+        title, text = (_text_or_none(row, name, place) for name in ("title", "text"))
         passage = Passage(_text(row, "_id", place), title, text)
         if not (passage.title.strip() or passage.text.strip()):
             raise InputError(f"{place}: text: passage {passage.id!r} is empty; give it a text")
@@ -56,16 +56,16 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: s
 
 def _read_split(path: Path, queries: Mapping[str, str], passages: Mapping[str, Passage]) -> Split:
     qrels: dict[str, dict[str, int]] = {}
+    header = True  # the first line names the columns
     for place, line in _lines(path):
         columns = line.rstrip("\r\n").split("\t")
-        judged = len(columns) == 3 and re.fullmatch(r"-?[0-9]+", columns[2])
-        if place == f"{path}:1":
-            if judged:  # it would be lost
-                raise InputError(f"{place}: expected the names query-id, corpus-id, score")
+        judgement = len(columns) == 3 and re.fullmatch(r"-?[0-9]+", columns[2])
+        if header and judgement:
+            raise InputError(f"{place}: expected the line query-id, corpus-id, score first")
+        if header or not line.strip():
+            header = False
             continue
-        if not line.strip():
-            continue
-        if not judged:
+        if not judgement:
             raise InputError(f"{place}: expected query-id, corpus-id, score, got {line!r}")
         query, pid, grade = columns[0], columns[1], int(columns[2])
         if query not in queries:
@@ -101,12 +101,15 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 raise InputError(f"{place}: not UTF-8: {error}") from error
 
 
-def _text(row: Mapping[str, Any], field: str, place: str, optional: bool = False) -> str:
+def _text(row: Mapping[str, Any], field: str, place: str) -> str:
     value = row.get(field)
-    if optional and value in (None, ""):
-        return ""
-    if optional and isinstance(value, str):
-        return value
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{place}: {field}: expected a text that is not empty, got {value!r}")
     return value
+
+
+def _text_or_none(row: Mapping[str, Any], field: str, place: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str | None):
+        raise InputError(f"{place}: {field}: expected a text, got {value!r}")
+    return value or ""

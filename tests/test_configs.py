@@ -1,0 +1,61 @@
+"""Every shipped config is read, names its own command, and fits shapes that can be trained."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+from tiny import shapes_of
+
+from rocketjax.config import Config, load, resolve_loss
+from rocketjax.losses import joint_weights
+from rocketjax.model_folder import make_compute
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import EncoderConfig
+from rocketjax.optim import make_optimizer
+from rocketjax.parallel import data_parallel
+from rocketjax.state import init_state
+from rocketjax.steps import joint_terms_of, train_step
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+BASE = EncoderConfig(30522, 768, 12, 12, 3072, 512)
+
+
+def test_the_demo_is_the_default():
+    assert load(Path(__file__).parents[1] / "configs" / "demo.yaml") == Config()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_first_lines_hold_the_command(path):
+    assert f"python -m rocketjax.train --config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_joint_step_of_its_shapes_traces(path):
+    """Through the real step on 8 devices with BERT base, by shapes alone: nothing is computed."""
+    config = load(path)
+    compute = make_compute(config.compute, config.retriever.dropout)
+    shared = config.retriever.towers == "shared"
+    retriever = BiEncoder(
+        BASE, compute, shared, config.retriever.pooling, config.retriever.normalize
+    )
+    reranker = CrossEncoder(BASE, compute)
+    batch = shapes_of(config)
+    one = batch.query
+    params = {
+        "retriever": jax.eval_shape(retriever.init, jax.random.key(0), one, one)["params"],
+        "reranker": jax.eval_shape(reranker.init, jax.random.key(0), one)["params"],
+    }
+    loss = resolve_loss(config.loss)
+    optimizer = make_optimizer(config.joint.optimizer, config.joint.steps)
+    step = partial(
+        train_step,
+        terms_of=joint_terms_of(retriever, reranker, loss),
+        weights=joint_weights(loss),
+        optimizer=optimizer,
+    )
+    state = jax.eval_shape(lambda p: init_state(p, optimizer, config.seed), params)
+    after, metrics = jax.eval_shape(data_parallel(step, backend="shard_map"), state, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert metrics["loss"].shape == ()

@@ -1,0 +1,120 @@
+"""Batches of lists: each list once an epoch, the same on a resume, and the right texts in them."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rocketjax.augment import TrainingList
+from rocketjax.config import TextConfig
+from rocketjax.data.collection import Passage
+from rocketjax.data.loader import Collator, list_batches
+from rocketjax.data.tokenize import Tokenizer
+
+LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "a", *(f"{kind}{i}" for kind in "qpt" for i in range(12))]
+
+
+def names(batch):
+    return [item.query for item in batch]
+
+
+def first(count, batch=4, seed=1, start=0, lists=LISTS):
+    return list(islice(list_batches(lists, names, batch, seed, start), count))
+
+
+def test_every_list_comes_once_an_epoch_in_ever_other_order():
+    epochs = np.array(first(15)).reshape(5, 12)
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(item.query for item in LISTS)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert list(epochs[0]) != [item.query for item in LISTS]
+
+
+def test_epochs_need_not_end_with_a_batch():
+    seen = sum(first(12, batch=5), [])  # 60 = 5 epochs
+    assert all(len(batch) == 5 for batch in first(12, batch=5))
+    for epoch in range(5):
+        assert len(set(seen[12 * epoch : 12 * epoch + 12])) == 12
+
+
+def test_a_batch_may_be_larger_than_the_lists():
+    (batch,) = first(1, batch=5, lists=LISTS[:2])
+    assert len(batch) == 5 and set(batch[:2]) == set(batch[2:4]) == {"q0", "q1"}
+
+
+def test_batches_hang_on_the_seed():
+    assert first(9) == first(9)
+    assert first(9) != first(9, seed=2)
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_a_start_skips_exactly_what_was_seen(start):
+    assert first(6, batch=5, start=start) == first(6 + start, batch=5)[start:]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A word is a token."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(sep=("[SEP]", 2), cls=("[CLS]", 1))
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
+    ).save_pretrained(str(folder))
+    return Tokenizer(folder, TextConfig(query_length=12, passage_length=40, pair_length=64))
+
+
+def read(tokens, *index):
+    """The words of one text; what stands after it must be padding."""
+    size = tokens.length[index]
+    assert not tokens.ids[index][size:].any() and not tokens.types[index][size:].any()
+    return " ".join(WORDS[i] for i in tokens.ids[index][:size])
+
+
+def collator(tokenizer, slots):
+    queries = {f"q{i}": f"a q{i}" for i in range(12)}
+    passages = {f"p{i}": Passage(f"p{i}", f"t{i}" * (i % 2), f"p{i} a") for i in range(12)}
+    return Collator(queries, passages, tokenizer, tokenizer, slots)
+
+
+def test_a_batch_holds_the_right_texts(tokenizer):
+    lists = [
+        TrainingList("q3", "p0", ("p5", "p2")),
+        TrainingList("q1", "p7", ()),
+        TrainingList("q0", "p4", ("p6", "p8", "p9", "p10")),  # one more than there is room for
+    ]
+    batch = collator(tokenizer, slots=4)(lists)
+    assert batch.query.ids.shape == (3, 12)  # its limit; each query once
+    assert batch.passage.ids.shape == batch.pair.ids.shape == (3, 4, 32)
+    assert batch.query.length.shape == (3,)
+    assert batch.passage.length.shape == batch.pair.length.shape == (3, 4)
+    assert batch.valid.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4]
+    for row, item in enumerate(lists):
+        query = item.query
+        assert read(batch.query, row) == f"[CLS] a {query} [SEP]"
+        for slot, pid in enumerate([item.positive, *item.negatives][:4]):
+            i = int(pid[1:])
+            text = f"t{i} p{i} a" if i % 2 else f"p{i} a"
+            assert read(batch.passage, row, slot) == f"[CLS] {text} [SEP]"
+            assert read(batch.pair, row, slot) == f"[CLS] a {query} [SEP] {text} [SEP]"
+            types = batch.pair.types[row, slot][: batch.pair.length[row, slot]]
+            assert types.tolist() == [0] * 4 + [1] * (len(text.split()) + 1)
+
+
+def test_empty_slots_hold_a_text_all_the_same(tokenizer):
+    batch = collator(tokenizer, slots=3)([TrainingList("q3", "p0", ())])
+    assert batch.valid.tolist() == [[True, False, False]]
+    for tokens in (batch.passage, batch.pair):
+        assert (tokens.length >= 1).all()
+        assert (tokens.ids[..., 0] == WORDS.index("[CLS]")).all()
+
+
+def test_batches_of_texts_come_out_of_the_loader(tokenizer):
+    batches = list_batches(LISTS, collator(tokenizer, slots=2), 4, seed=1)
+    rows = [read(batch.query, row) for batch in islice(batches, 3) for row in range(4)]
+    assert rows == [f"[CLS] a {query} [SEP]" for query in sum(first(3), [])]
