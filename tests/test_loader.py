@@ -1,6 +1,6 @@
 """Batches of lists: each list once an epoch, the same on a resume, and the right texts in them."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_every_list_comes_once_an_epoch_in_ever_other_order():
 
 
 def test_epochs_need_not_end_with_a_batch():
-    seen = sum(first(12, batch=5), [])  # 60 = 5 epochs
+    seen = list(chain(*first(12, batch=5)))  # 60 = 5 epochs
     assert all(len(batch) == 5 for batch in first(12, batch=5))
     for epoch in range(5):
         assert len(set(seen[12 * epoch : 12 * epoch + 12])) == 12
@@ -62,7 +62,7 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.BertProcessing(sep=("[SEP]", 2), cls=("[CLS]", 1))
+    backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     PreTrainedTokenizerFast(
         tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
     ).save_pretrained(str(folder))
@@ -117,4 +117,4 @@ def test_empty_slots_hold_a_text_all_the_same(tokenizer):
 def test_batches_of_texts_come_out_of_the_loader(tokenizer):
     batches = list_batches(LISTS, collator(tokenizer, slots=2), 4, seed=1)
     rows = [read(batch.query, row) for batch in islice(batches, 3) for row in range(4)]
-    assert rows == [f"[CLS] a {query} [SEP]" for query in sum(first(3), [])]
+    assert rows == [f"[CLS] a {query} [SEP]" for query in chain(*first(3))]

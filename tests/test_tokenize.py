@@ -172,7 +172,7 @@ def test_roberta_has_two_separators_and_one_segment(tmp_path):
     vocabulary |= {word: 4 + i for i, word in enumerate("abcdefghijkl")}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0))
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
