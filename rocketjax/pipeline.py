@@ -33,7 +33,7 @@ from rocketjax.parallel import check_divisible, data_parallel, replicate
 from rocketjax.state import init_state
 
 Say: TypeAlias = Callable[[str], None]
-Batches: TypeAlias = Callable[..., Iterator[ListBatch]]  # of a batch size
+Batches: TypeAlias = Callable[..., Iterator[ListBatch]]  # of batch (and start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +148,7 @@ def train_jointly(
 ) -> Model:
     """Both models on the same lists: the heart of rocketjax."""
     loss = resolve_loss(config.loss)
+    seen = config.warmup.steps * config.warmup.batch  # go on with lists the warm-up did not have
     params = train_stage(
         "joint",
         config,
@@ -155,7 +156,7 @@ def train_jointly(
         {"retriever": model.retriever.params, "reranker": model.reranker.params},
         steps.joint_terms_of(model.retriever.module, model.reranker.module, loss),
         joint_weights(loss),
-        batches(batch=config.joint.batch),
+        batches(batch=config.joint.batch, start=-(-seen // config.joint.batch)),
         folder,
         watch,
     )

@@ -20,8 +20,8 @@ def list_batches(
 ) -> Iterator[ListBatch]:
     """Endless batches of `batch` lists; every list is seen once before any is seen again.
 
-    Step s's batch hangs on seed and s alone: `start` goes on where a run was stopped. Two threads
-    tokenise ahead of the train step.
+    Step s's batch hangs on seed and s alone: `start` goes on where a run was stopped. A
+    thread tokenises two batches ahead of the train step.
     """
     ordered = grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
     batches = ordered[start * batch :].batch(batch, batch_fn=list)
