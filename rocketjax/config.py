@@ -173,8 +173,8 @@ class LossConfig:
 
 
 PRESETS: dict[Preset, LossConfig] = {
-    # Its weight of 0.3 is measured (README): a teacher that starts from a fresh head is at first
-    # worse than its student, and a weight of 1 costs the retriever half of its gain.
+    # Its weight of 0.3 is measured on the demo, where the teacher starts from a fresh head and is
+    # at first worse than its student: the more weight it has, the less the retriever gains.
     "default": LossConfig(preset="default"),
     # Eq 4-6: L = sum KL(de || ce) + mean CE(ce); nothing is stopped, no label for the retriever.
     "paper": LossConfig(

@@ -1,5 +1,6 @@
 """Texts to token ids: the only importer of transformers' tokenizers."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,8 @@ class Tokenizer:
         Raises:
             InputError: no usable tokenizer in the folder.
         """
+        # Without torch, transformers says at its import that models won't work: ours do.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer  # slow to import, and not all need it
 
         try:
