@@ -212,7 +212,7 @@ class EvaluateConfig:
 
     top_k: Size = 50
     """Passages retrieved for each query."""
-    rerank_depth: Size = 20
+    rerank_depth: Size = 10
     """How many of them the re-ranker orders anew; the rest follow in the retriever's order."""
     batch: Size = 64
     """Texts a device encodes or scores at once."""
@@ -237,11 +237,11 @@ class Config:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     lists: ListConfig = field(default_factory=ListConfig)
     warmup: StageConfig = field(
-        default_factory=lambda: StageConfig(60, optimizer=OptimizerConfig(reranker_lr=3e-4))
+        default_factory=lambda: StageConfig(40, optimizer=OptimizerConfig(reranker_lr=3e-4))
     )
     """The re-ranker alone, on lists of the starting retriever."""
     joint: StageConfig = field(
-        default_factory=lambda: StageConfig(25, optimizer=OptimizerConfig(reranker_lr=2e-4))
+        default_factory=lambda: StageConfig(24, optimizer=OptimizerConfig(reranker_lr=2e-4))
     )
     """Both models, on the same lists."""
     loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))

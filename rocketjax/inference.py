@@ -162,7 +162,7 @@ def _in_batches(
     results = np.empty((len(texts), *width), np.float32)
     devices = len(jax.local_devices())
     sizes = [devices, 8 * devices, BATCH * devices]
-    params = replicate(params)
+    params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[np.ndarray, jax.Array]] = []
     for rows in progress(_by_length(texts, limit, sizes[-1])):
         size = next(size for size in sizes if size >= len(rows))

@@ -26,6 +26,7 @@ from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
+from rocketjax.parallel import replicate
 
 SETTINGS = "rocketjax.json"
 
@@ -72,7 +73,7 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
         pooling=config.pooling,
         normalize=config.normalize,
     )
-    return Retriever(module, _towers(config.towers, params, params), tokenizer)
+    return Retriever(module, replicate(_towers(config.towers, params, params)), tokenizer)
 
 
 def start_reranker(
@@ -90,7 +91,7 @@ def start_reranker(
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]
-    return Reranker(module, {"encoder": params, "head": head}, tokenizer)
+    return Reranker(module, replicate({"encoder": params, "head": head}), tokenizer)
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -194,7 +195,7 @@ def _load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
         normalize=settings.normalize,
     )
     tokenizer = _fitting_tokenizer(folder, settings.text, config)
-    return Retriever(module, _towers(settings.towers, query, passage), tokenizer)
+    return Retriever(module, replicate(_towers(settings.towers, query, passage)), tokenizer)
 
 
 def _load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
@@ -204,7 +205,7 @@ def _load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
     if head is None:
         raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
     module = CrossEncoder(config, make_compute(compute))
-    return Reranker(module, {"encoder": params, "head": head}, tokenizer)
+    return Reranker(module, replicate({"encoder": params, "head": head}), tokenizer)
 
 
 def _save_settings(folder: Path, settings: Settings) -> None:
