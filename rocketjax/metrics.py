@@ -10,7 +10,12 @@ from scipy import stats
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 Run: TypeAlias = Mapping[str, Sequence[str]]  # query id -> passage ids, best first
 
-NAMES = {"MRR@10": "RR@10", "recall@50": "R@50", "nDCG@10": "nDCG@10"}  # ours -> ir-measures'
+# Not parsed from names: ir-measures' parser needs what Python 3.12 deprecates and 3.14 lacks.
+MEASURES = {
+    "MRR@10": ir_measures.RR @ 10,
+    "recall@50": ir_measures.R @ 50,
+    "nDCG@10": ir_measures.nDCG @ 10,
+}
 
 
 def per_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
@@ -23,11 +28,11 @@ def per_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
         query: {pid: float(-rank) for rank, pid in enumerate(ranked)}
         for query, ranked in run.items()
     }
-    measures = {ir_measures.parse_measure(theirs): ours for ours, theirs in NAMES.items()}
-    values = {ours: dict.fromkeys(qrels, 0.0) for ours in NAMES}
+    names = {measure: name for name, measure in MEASURES.items()}
+    values = {ours: dict.fromkeys(qrels, 0.0) for ours in MEASURES}
     graded = {query: dict(grades) for query, grades in qrels.items()}
-    for metric in ir_measures.iter_calc(list(measures), graded, scored):
-        values[measures[metric.measure]][metric.query_id] = metric.value
+    for metric in ir_measures.iter_calc(list(names), graded, scored):
+        values[names[metric.measure]][metric.query_id] = metric.value
     return values
 
 
