@@ -27,6 +27,7 @@ Length: TypeAlias = Annotated[int, pydantic.Field(ge=8)]  # room for special tok
 Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
 Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
 
 
@@ -100,6 +101,11 @@ class ComputeConfig:
     """Layers a scan step holds; 0: all of them on CPU (faster there), one elsewhere."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
     """What spreads the train step over the devices; both give the same result."""
+    batch: Size = 64
+    """Texts a device encodes or scores at once, outside training."""
+    chunk: Count = 0
+    """Texts a device holds the activations of in training; 0: all of its batch. A chunk is run
+    again in the backward pass, so batches of thousands of queries and long lists fit."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +145,50 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """How training lists are mined: a positive, then negatives from the retriever's best."""
+    """Hybrid augmentation: how training lists are mined, a positive first and then negatives."""
 
     length: Size = 8
     """Passages in a list, the positive counted (the paper: 128 for MS MARCO, 32 for NQ)."""
     top_n: Size = 50
     """Negatives are sampled from this many best passages of the retriever."""
+    denoised: Whole = 0.5
+    """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
+    one of each kind for every positive (the paper)."""
+    low: Whole = 0.1
+    """A denoised list's negatives are those the re-ranker gives a probability below this."""
+    high: Whole = 0.9
+    """A passage above this may become a pseudo-positive."""
+    pseudo_positives: Count = 0
+    """At most so many pseudo-positives a query; each is the positive of a further list. With more
+    than 0, training queries that nobody judged are mined too."""
+    calibration: Literal["platt", "sigmoid"] = "platt"
+    """How scores become probabilities: sigmoid(a score + b) fitted so that known positives and
+    candidates, both classes weighing the same, are told apart; or plain sigmoid(score)."""
+    depth: Count = 0
+    """A denoised list short of negatives takes them from ranks top_n + 1 .. depth, unscored; 0:
+    2 top_n."""
+    refresh: Count = 0
+    """Mine anew, with both models as they are, every so many joint steps; 0: once (the paper)."""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """The corpus as vectors, and how they are searched."""
+
+    kind: Literal["auto", "scann", "exact"] = "auto"
+    """auto: ScaNN where it is installed, else exact search on the devices."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the stored vectors."""
+    shard: Size = 65_536
+    """Passages in a file; a stopped encode goes on at the file it was at."""
+    target_recall: Whole = 0.99
+    """ScaNN searches as widely as it takes to find this share of what exact search finds."""
+    leaves: Count = 0
+    """ScaNN's partitions; 0: none under 100,000 passages, then about the square root."""
+    leaves_to_search: Count = 0
+    """Partitions that a query looks into; 0: by `target_recall`."""
+    reorder: Count = 0
+    """Passages that ScaNN scores exactly for a query; 0: by `target_recall`."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +258,18 @@ class EvaluateConfig:
     """Passages retrieved for each query."""
     rerank_depth: Size = 10
     """How many of them the re-ranker orders anew; the rest follow in the retriever's order."""
-    batch: Size = 64
-    """Texts a device encodes or scores at once."""
+    start: bool = True
+    """Judge the models a run starts from, too; it means encoding the corpus once more."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a stopped run goes on from."""
+
+    every: Size = 20
+    """Optimizer steps between two checkpoints."""
+    keep: Size = 2
+    """Checkpoints kept while a stage trains; a finished stage keeps its models only."""
 
 
 @dataclass(frozen=True)
@@ -235,17 +289,21 @@ class Config:
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
     reranker: RerankerConfig = field(default_factory=RerankerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     lists: ListConfig = field(default_factory=ListConfig)
-    warmup: StageConfig = field(
+    retriever_warmup: StageConfig = field(default_factory=StageConfig)
+    """The retriever alone, with the batch's other passages as negatives, from all devices."""
+    reranker_warmup: StageConfig = field(
         default_factory=lambda: StageConfig(40, optimizer=OptimizerConfig(reranker_lr=3e-4))
     )
-    """The re-ranker alone, on lists of the starting retriever."""
+    """The re-ranker alone, on undenoised lists of the retriever."""
     joint: StageConfig = field(
         default_factory=lambda: StageConfig(24, optimizer=OptimizerConfig(reranker_lr=2e-4))
     )
     """Both models, on the same lists."""
     loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
 def run_folder(config: Config) -> Path:

@@ -5,17 +5,37 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from rocketjax.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one stroke."""
+    with _new_file(path) as file:
+        file.write(text.encode())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Writes an array as numpy's own file, in one stroke."""
+    with _new_file(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to fill, which takes the place of `path` once the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before what it renames
         aside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -68,7 +68,10 @@ def run(config: Config, say: Say, watch: Watch) -> Report:
         NonFiniteError: training diverged.
     """
     started = time.monotonic()
-    for name, stage in (("warmup.batch", config.warmup), ("joint.batch", config.joint)):
+    for name, stage in (
+        ("reranker_warmup.batch", config.reranker_warmup),
+        ("joint.batch", config.joint),
+    ):
         check_divisible(stage.batch, jax.device_count(), name)
     _refuse_to_lose(run_folder(config), config.overwrite)
     collection = load_collection(config.data.collection)
@@ -107,7 +110,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report:
         config.lists.length,
     )
     batches = partial(list_batches, lists, collate, seed=config.seed)
-    say(f"warm the re-ranker up: {config.warmup.steps} steps on {len(lists):,} lists")
+    say(f"warm the re-ranker up: {config.reranker_warmup.steps} steps on {len(lists):,} lists")
     warm = warm_up_reranker(config, start, batches, folder, watch)
     say(f"train both models jointly: {config.joint.steps} steps")
     model = train_jointly(config, warm, batches, folder, watch)
@@ -130,11 +133,11 @@ def warm_up_reranker(
     params = train_stage(
         "warmup",
         config,
-        config.warmup,
+        config.reranker_warmup,
         {"reranker": model.reranker.params},
         steps.reranker_terms_of(model.reranker.module),
         {"reranker": 1.0},
-        batches(batch=config.warmup.batch),
+        batches(batch=config.reranker_warmup.batch),
         folder,
         watch,
     )
@@ -148,7 +151,9 @@ def train_jointly(
 ) -> Model:
     """Both models on the same lists: the heart of rocketjax."""
     loss = resolve_loss(config.loss)
-    seen = config.warmup.steps * config.warmup.batch  # go on with lists the warm-up did not have
+    seen = (
+        config.reranker_warmup.steps * config.reranker_warmup.batch
+    )  # go on with lists the warm-up did not have
     params = train_stage(
         "joint",
         config,

@@ -174,7 +174,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_default(file):
         config = parse([*args, "--joint.optimizer.retriever-lr", "1e-6"], "rocket", "Trains.")
         assert (config.seed, config.name, config.joint.steps) == (5, "fromfile", 11)
         assert config.joint.optimizer.retriever_lr == 1e-6
-        assert config.warmup == Config().warmup
+        assert config.reranker_warmup == Config().reranker_warmup
 
 
 def test_an_unknown_option_leaves_with_status_2_and_the_nearest_name(capsys):

@@ -103,7 +103,7 @@ def config(weights, collection, run_dir, **changes):
         retriever=RetrieverConfig(str(weights), towers="separate", pooling="cls", normalize=False),
         reranker=RerankerConfig(str(weights)),
         lists=ListConfig(length=4, top_n=30),
-        warmup=StageConfig(steps=3, batch=8, optimizer=optimizer),
+        reranker_warmup=StageConfig(steps=3, batch=8, optimizer=optimizer),
         joint=StageConfig(steps=6, batch=8, optimizer=optimizer),
         loss=LossConfig(),
         evaluate=EvaluateConfig(top_k=20, rerank_depth=10),

@@ -66,3 +66,19 @@ def shapes_of(config):
         texts(rows, slots, text.pair_length),
         jax.ShapeDtypeStruct((rows, slots), bool),
     )
+
+
+def vectors_folder(folder, array, ids=None, shard=7, dtype="float32", **named):
+    """Vectors on disk, as `encode` leaves them."""
+    from rocketjax.retrieval.vectors import Manifest, Vectors, write_manifest, write_shard
+
+    ids = ids or [f"p{i}" for i in range(len(array))]
+    names = {"model": "m", "model_hash": "1", "collection": "c", "collection_hash": "2"} | named
+    manifest = Manifest(
+        **names, passages=len(array), width=array.shape[1], dtype=dtype, shard=shard
+    )
+    write_manifest(folder, manifest)
+    for number in range(manifest.shards):
+        rows = manifest.rows(number)
+        write_shard(folder, number, ids[rows.start : rows.stop], array[rows.start : rows.stop])
+    return Vectors(folder)

@@ -1,0 +1,40 @@
+"""What every searcher of a corpus offers."""
+
+from typing import Protocol
+
+import numpy as np
+
+from rocketjax.errors import InputError
+from rocketjax.retrieval.vectors import Vectors
+
+
+class Index(Protocol):
+    """Finds the passages whose vectors have the highest dot product with a query's."""
+
+    vectors: Vectors
+
+    def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best `top_k` passages of each query.
+
+        Args:
+            queries: [Q, D] float32.
+
+        Returns:
+            passage ids [Q, top_k] (str) and scores [Q, top_k] float32, best first. Where fewer
+            were found (an approximate index may), the rest is "" with score -inf.
+
+        Raises:
+            InputError: top_k above the corpus, or vectors of another width.
+        """
+        ...
+
+
+def check_search(queries: np.ndarray, top_k: int, vectors: Vectors) -> None:
+    """Refuses what no index can answer."""
+    if queries.ndim != 2 or queries.shape[1] != vectors.width:
+        raise InputError(
+            f"the queries are {queries.shape}, but the index holds vectors of {vectors.width}; "
+            "encode them with the model the index was made with"
+        )
+    if not 1 <= top_k <= len(vectors):
+        raise InputError(f"top_k is {top_k}, but the corpus holds {len(vectors)} passages")

@@ -1,0 +1,169 @@
+"""A corpus as vectors on disk: memory-mapped shards, the passages' ids, and a manifest.
+
+    manifest.json     what the folder holds, or is going to hold: written first
+    00000.npy         the first `shard` passages' vectors [shard, D]
+    00000.ids.npy     their ids, UTF-8 bytes
+    00001.npy         ...
+
+A shard appears whole, its ids before its vectors, so a folder whose making was stopped has whole
+shards and no others. bfloat16, which numpy's files do not know, is stored as uint16.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import pydantic
+
+from rocketjax.errors import InputError
+from rocketjax.files import write_npy, write_text
+
+MANIFEST = "manifest.json"
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class Manifest:
+    """Whose vectors these are; vectors of two equal manifests are interchangeable."""
+
+    model: str  # where the model was, for people to read
+    model_hash: str  # what it computes with: parameters, tokenizer, lengths, pooling
+    collection: str
+    collection_hash: str
+    passages: pydantic.NonNegativeInt
+    width: pydantic.PositiveInt
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shard: pydantic.PositiveInt  # passages in a shard; the last may hold fewer
+
+    @property
+    def shards(self) -> int:
+        """How many shards the passages fill."""
+        return -(-self.passages // self.shard)
+
+    def rows(self, shard: int) -> range:
+        """The rows of the corpus that a shard holds."""
+        return range(shard * self.shard, min((shard + 1) * self.shard, self.passages))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises InputError where there is none, or a damaged one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no vectors here ({MANIFEST} is missing); make them with "
+            "python -m rocketjax.encode"
+        )
+    try:
+        return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}; encode the corpus anew") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Makes the folder, and says in it what it is going to hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(manifest), indent=2)  # pyright: ignore
+    write_text(folder / MANIFEST, text + "\n")
+
+
+def has_shard(folder: Path, shard: int) -> bool:
+    """Whether a shard is there (and then whole)."""
+    return _shard_path(folder, shard).is_file()
+
+
+def write_shard(folder: Path, shard: int, ids: list[str], vectors: np.ndarray) -> None:
+    """Vectors [n, D] of any float type and their passages' ids, stored as the manifest says."""
+    dtype = DTYPES[read_manifest(folder).dtype]
+    encoded = [pid.encode() for pid in ids]
+    for pid in encoded:
+        if not pid or pid.endswith(b"\0"):
+            raise InputError(f"passage id {pid!r}: empty, or ends in a NUL; rename it")
+    write_npy(folder / f"{shard:05d}.ids.npy", np.array(encoded))
+    stored = vectors.astype(dtype)
+    if dtype == ml_dtypes.bfloat16:
+        stored = stored.view(np.uint16)
+    write_npy(_shard_path(folder, shard), stored)
+
+
+class Vectors:
+    """An encoded corpus, opened: N vectors of width D, in the order of the collection."""
+
+    def __init__(self, folder: Path) -> None:
+        """Maps the shards; reads only the ids.
+
+        Raises:
+            InputError: no vectors, unfinished ones, or a shard that is not what the manifest says.
+        """
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        missing = [i for i in range(self.manifest.shards) if not has_shard(folder, i)]
+        if missing:
+            raise InputError(
+                f"{folder}: {len(missing)} of {self.manifest.shards} shards are missing (the first "
+                f"is {_shard_path(folder, missing[0]).name}); run the same encode again, it goes on"
+            )
+        shards = [self._open(i) for i in range(self.manifest.shards)]
+        self._shards = [vectors for _, vectors in shards]
+        self.ids: np.ndarray = np.concatenate([ids for ids, _ in shards])  # [N] bytes
+        self.dtype = DTYPES[self.manifest.dtype]
+
+    def __len__(self) -> int:
+        return self.manifest.passages
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.manifest.width
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Vectors [stop - start, D] of rows start .. stop - 1, in the stored type."""
+        size = self.manifest.shard
+        pieces = [
+            self._shards[i][max(start - i * size, 0) : stop - i * size]
+            for i in range(start // size, -(-stop // size))
+        ]
+        return np.concatenate(pieces).view(self.dtype) if pieces else self._empty()
+
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        """Passage ids (str) of rows of any shape; row -1, "nothing found", has the id ""."""
+        return np.where(rows >= 0, np.char.decode(self.ids[rows], "utf-8"), "")
+
+    def _empty(self) -> np.ndarray:
+        return np.empty((0, self.width), self.dtype)
+
+    def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        path = _shard_path(self.folder, shard)
+        count = len(self.manifest.rows(shard))
+        try:
+            ids = np.load(path.with_suffix(".ids.npy"), allow_pickle=False)
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: damaged: {error}; delete it and encode again") from error
+        stored = DTYPES[self.manifest.dtype]
+        if stored == ml_dtypes.bfloat16:
+            stored = np.dtype(np.uint16)
+        if vectors.shape != (count, self.manifest.width) or vectors.dtype != stored:
+            raise InputError(
+                f"{path}: holds {vectors.dtype} {vectors.shape}, but {MANIFEST} says "
+                f"{stored} {(count, self.manifest.width)}; delete it and encode again"
+            )
+        if ids.shape != (count,) or ids.dtype.kind != "S":
+            raise InputError(f"{path.with_suffix('.ids.npy')}: not the ids of {count} passages")
+        return ids, vectors
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.npy"
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left aside: the hidden files."""
+    for path in folder.glob(".*.npy.*"):
+        path.unlink(missing_ok=True)
