@@ -2,6 +2,7 @@
 
 >>> import rocketjax
 >>> model = rocketjax.load("runs/demo")
+>>> model.search("mean of an array", top_k=3)
 >>> model.score(["mean of an array"], ["numpy.mean(a): ..."])
 """
 
@@ -10,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocketjax.config import Config as Config
     from rocketjax.errors import InputError as InputError
+    from rocketjax.inference import Hit as Hit
     from rocketjax.inference import Model as Model
     from rocketjax.inference import Ranked as Ranked
     from rocketjax.inference import Reranker as Reranker
     from rocketjax.inference import Retriever as Retriever
-    from rocketjax.model_folder import load as load
+    from rocketjax.loading import load as load
 
 _HOMES = {
     "Config": "config",
+    "Hit": "inference",
     "InputError": "errors",
     "Model": "inference",
     "Ranked": "inference",
     "Reranker": "inference",
     "Retriever": "inference",
-    "load": "model_folder",
+    "load": "loading",
 }
-__all__ = ["Config", "InputError", "Model", "Ranked", "Reranker", "Retriever", "load"]
+__all__ = ["Config", "Hit", "InputError", "Model", "Ranked", "Reranker", "Retriever", "load"]
 
 
 def __getattr__(name: str) -> Any:

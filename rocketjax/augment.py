@@ -1,65 +1,158 @@
-"""Training lists from what the retriever finds: a positive and sampled hard negatives."""
+"""Hybrid data augmentation: training lists from what the retriever finds and the re-ranker says.
 
+Undenoised lists: a positive, and a uniform sample of the retriever's best passages. Some of those
+do answer the query, nobody judged them. Denoised lists: only passages that the re-ranker finds
+unlikely to answer it. RocketQAv2 trains on both.
+"""
+
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
+from rocketjax.calibrate import Calibration
 from rocketjax.config import ListConfig
 from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
+EXAMPLES = 6
 
-@dataclass(frozen=True)
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class TrainingList:
     """A query, its positive passage and its negatives, all by id."""
 
     query: str
     positive: str
     negatives: tuple[str, ...]
+    kind: Literal["undenoised", "denoised"] = "undenoised"
+    pseudo: bool = False  # the positive is one by the re-ranker's word, not by a judgement
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class Candidates:
+    """What mining found for a query, best first; known positives are not among `passages`."""
+
+    query: str
+    positives: tuple[str, ...]  # empty: nobody judged the query
+    passages: tuple[str, ...]
+    scores: tuple[float, ...] = ()  # the re-ranker's, of the first len(scores) passages
+    positive_scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """What was dropped, added and topped up."""
+
+    queries: int
+    unlabelled: int  # of them without a judgement
+    undenoised: int  # lists
+    denoised: int  # lists, those of pseudo-positives counted
+    pseudo_positives: int
+    scored: int  # candidates the re-ranker scored
+    dropped: int  # of them too likely to be positives for a denoised list
+    likely_positives: int  # of those above `high`
+    topped_up: int  # negatives taken from deeper ranks
+    short: int  # lists with fewer passages than asked for
+    lost: int  # unlabelled queries without a pseudo-positive
+    scale: float | None  # of the calibration
+    shift: float | None
+    examples: list[tuple[str, str, float]]  # query, dropped passage, probability: the likeliest
 
 
 def undenoised_lists(
-    candidates: Mapping[str, Sequence[str]],
-    qrels: Mapping[str, Mapping[str, int]],
+    candidates: Iterable[Candidates], config: ListConfig, seed: int
+) -> list[TrainingList]:
+    """One list a (query, positive), its negatives a uniform sample of the `top_n` candidates.
+
+    The draw hangs on seed, query and positive alone, so other queries, devices or orders do not
+    change it. Unlabelled queries have none.
+    """
+    return [
+        TrainingList(row.query, positive, _sample(pool, config.length - 1, seed, row, positive))
+        for row in candidates
+        for pool in [row.passages[: config.top_n]]
+        for positive in row.positives
+    ]
+
+
+def denoised_lists(
+    candidates: Iterable[Candidates], calibration: Calibration, config: ListConfig, seed: int
+) -> list[TrainingList]:
+    """Lists whose negatives have a probability below `low`, for positives and pseudo-positives.
+
+    Negatives are a uniform sample of those; where there are too few, the passages ranked behind
+    the scored ones follow in the retriever's order (as RocketQA does), down to what was mined.
+    Pseudo-positives are a query's likeliest passages above `high`, at most `pseudo_positives`.
+    """
+    return [
+        item
+        for row in candidates
+        for item in _denoised(row, _probabilities(row, calibration), config, seed)
+    ]
+
+
+def hybrid_lists(
+    candidates: Sequence[Candidates],
+    calibration: Calibration | None,
     config: ListConfig,
     seed: int,
-) -> list[TrainingList]:
-    """One list a (query, positive), its negatives a uniform sample of the query's candidates.
+) -> tuple[list[TrainingList], MiningReport]:
+    """Undenoised and denoised lists, `config.denoised` of them denoised (in expectation).
 
-    "Undenoised": a candidate nobody judged counts as negative, though some do answer the query.
-    A query's known positives are never among its negatives. The draw hangs on seed, query and
-    positive alone, so other queries, devices or orders do not change it.
-
-    Args:
-        candidates: query id -> passage ids, best first; the first `top_n` are sampled from.
-        qrels: query id -> passage id -> relevance, positive if > 0.
-
-    Raises:
-        InputError: a query without a positive.
+    At a share of 0.5 every positive has one of each kind. At others the rarer kind is made for a
+    part of the positives only, drawn by seed, query and positive. Pseudo-positives have denoised
+    lists alone, and come on top. `calibration` may be None where nothing is to be denoised.
     """
-    lists = []
-    for query, ranked in candidates.items():
-        positives = sorted(pid for pid, grade in qrels.get(query, {}).items() if grade > 0)
-        if not positives:
-            raise InputError(
-                f"query {query!r} has no positive passage in the qrels; judge one or drop the query"
-            )
-        pool = [pid for pid in ranked[: config.top_n] if pid not in positives]
-        for positive in positives:
-            rng = np.random.default_rng([seed, _number(query), _number(positive)])
-            size = min(config.length - 1, len(pool))
-            drawn = rng.choice(len(pool), size=size, replace=False) if size else []
-            lists.append(TrainingList(query, positive, tuple(pool[i] for i in drawn)))
-    return lists
+    lists: list[TrainingList] = []
+    dropped: list[tuple[float, str, str]] = []
+    for row in candidates:
+        plain = undenoised_lists([row], config, seed)
+        clean: list[TrainingList] = []
+        if config.denoised and calibration is not None:
+            p = _probabilities(row, calibration)
+            clean = _denoised(row, p, config, seed)
+            named = zip(row.passages, p.tolist(), strict=False)
+            dropped += [(value, row.query, pid) for pid, value in named if value >= config.low]
+        share = config.denoised
+        lists += [item for item in plain if _kept(item, (1 - share) / max(share, 1e-9), seed)]
+        lists += [
+            item for item in clean if item.pseudo or _kept(item, share / max(1 - share, 1e-9), seed)
+        ]
+    return lists, _report(candidates, lists, dropped, calibration, config)
+
+
+def describe(
+    report: MiningReport, query_text: Callable[[str], str], passage_text: Callable[[str], str]
+) -> str:
+    """The report as lines for people, with a few dropped candidates to read."""
+    lines = [
+        f"{report.queries:,} queries ({report.unlabelled:,} unlabelled, {report.lost:,} of them "
+        f"dropped): {report.undenoised:,} undenoised and {report.denoised:,} denoised lists, "
+        f"{report.short:,} of them short",
+    ]
+    if report.scored:
+        lines += [
+            f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
+            f"of those {report.likely_positives:,} likely positives; {report.pseudo_positives:,} "
+            f"pseudo-positives added, {report.topped_up:,} negatives topped up",
+        ]
+    for query, pid, probability in report.examples:
+        lines.append(f"  {probability:.2f}  {query_text(query)[:100]}")
+        lines.append(f"        {pid}: {' '.join(passage_text(pid).split())[:100]}")
+    return "\n".join(lines)
 
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:
     """One JSON object a line, whole or not at all."""
-    write_text(path, "".join(json.dumps(asdict(item)) + "\n" for item in lists))
+    _write_rows(path, lists)
 
 
 def read_lists(path: Path) -> list[TrainingList]:
@@ -69,21 +162,123 @@ def read_lists(path: Path) -> list[TrainingList]:
         InputError: a line is no such object, or a list without a positive; the line is named.
     """
     lists = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = json.loads(line.decode())
-            item = TrainingList(row["query"], row["positive"] or "", tuple(row["negatives"]))
-            ids = (item.query, item.positive, *item.negatives)
-            if isinstance(row["negatives"], str) or not all(isinstance(i, str) for i in ids):
-                raise TypeError("ids are texts")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f'{path}:{number}: not a list {{"query", "positive", "negatives"}}: {error}'
-            ) from error
+    for place, item in _read_rows(path, TrainingList):
         if not item.positive:
-            raise InputError(f"{path}:{number}: positive: the list of {item.query!r} has none")
+            raise InputError(f"{place}: positive: the list of {item.query!r} has none")
         lists.append(item)
     return lists
+
+
+def write_candidates(path: Path, candidates: Sequence[Candidates]) -> None:
+    """One JSON object a line, whole or not at all."""
+    _write_rows(path, candidates)
+
+
+def read_candidates(path: Path) -> list[Candidates]:
+    """The candidates of `write_candidates`.
+
+    Raises:
+        InputError: a line is no such object, scores and passages do not fit, a passage stands
+            twice or is a known positive, or a score is not finite; the line is named.
+    """
+    rows = []
+    for place, row in _read_rows(path, Candidates):
+        if len(row.scores) > len(row.passages):
+            raise InputError(f"{place}: scores: {len(row.scores)} for {len(row.passages)} passages")
+        if row.positive_scores and len(row.positive_scores) != len(row.positives):
+            raise InputError(f"{place}: positive_scores: not one for each of the positives")
+        if len({*row.passages, *row.positives}) < len(row.passages) + len(row.positives):
+            raise InputError(f"{place}: passages: one stands twice, or is a known positive")
+        if not all(map(math.isfinite, (*row.scores, *row.positive_scores))):
+            raise InputError(f"{place}: scores: one is not finite; mine again")
+        rows.append(row)
+    return rows
+
+
+def _denoised(row: Candidates, p: np.ndarray, config: ListConfig, seed: int) -> list[TrainingList]:
+    """A query's denoised lists; p: probabilities of its scored passages."""
+    likely = sorted((i for i in range(len(p)) if p[i] > config.high), key=lambda i: -p[i])
+    pseudo = [row.passages[i] for i in likely[: config.pseudo_positives]]
+    pool = [pid for pid, value in zip(row.passages, p, strict=False) if value < config.low]
+    deeper = row.passages[len(p) :]
+    size = config.length - 1
+    lists = []
+    for positive in (*row.positives, *pseudo):
+        drawn = _sample(pool, size, seed, row, positive, "denoised")
+        negatives = (*drawn, *deeper[: size - len(drawn)])
+        is_pseudo = positive not in row.positives
+        lists.append(TrainingList(row.query, positive, negatives, "denoised", is_pseudo))
+    return lists
+
+
+def _probabilities(row: Candidates, calibration: Calibration) -> np.ndarray:
+    # Rounded: what another number of devices changes in a score's last digits changes no list.
+    return calibration.probability([float(f"{score:.5g}") for score in row.scores])
+
+
+def _sample(
+    pool: Sequence[str], size: int, seed: int, row: Candidates, positive: str, *kind: str
+) -> tuple[str, ...]:
+    rng = np.random.default_rng([seed, *map(_number, (row.query, positive, *kind))])
+    size = min(size, len(pool))
+    drawn: list[int] = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
+    return tuple(pool[i] for i in drawn)
+
+
+def _kept(item: TrainingList, share: float, seed: int) -> bool:
+    """Whether the list is among the `share` of its kind that is made."""
+    if share >= 1:
+        return True
+    numbers = map(_number, (item.query, item.positive, "kind"))
+    return np.random.default_rng([seed, *numbers]).random() < share
+
+
+def _report(
+    candidates: Sequence[Candidates],
+    lists: Sequence[TrainingList],
+    dropped: list[tuple[float, str, str]],
+    calibration: Calibration | None,
+    config: ListConfig,
+) -> MiningReport:
+    by_query = {row.query: row for row in candidates}
+    deeper = {query: set(row.passages[len(row.scores) :]) for query, row in by_query.items()}
+    clean = [item for item in lists if item.kind == "denoised"]
+    unlabelled = {row.query for row in candidates if not row.positives}
+    return MiningReport(
+        queries=len(candidates),
+        unlabelled=len(unlabelled),
+        undenoised=len(lists) - len(clean),
+        denoised=len(clean),
+        pseudo_positives=sum(item.pseudo for item in lists),
+        scored=sum(len(row.scores) for row in candidates),
+        dropped=len(dropped),
+        likely_positives=sum(p > config.high for p, _, _ in dropped),
+        topped_up=sum(len(deeper[item.query].intersection(item.negatives)) for item in clean),
+        short=sum(len(item.negatives) < config.length - 1 for item in lists),
+        lost=len(unlabelled - {item.query for item in lists}),
+        scale=calibration.scale if calibration else None,
+        shift=calibration.shift if calibration else None,
+        examples=[(q, pid, round(p, 4)) for p, q, pid in sorted(dropped, reverse=True)[:EXAMPLES]],
+    )
+
+
+def _write_rows(path: Path, rows: Sequence[Any]) -> None:
+    write_text(path, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+
+
+def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:
+    """Each line's place ("file:line") and row."""
+    adapter = pydantic.TypeAdapter(cls)
+    fields = ", ".join(field.name for field in dataclasses.fields(cls))
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            yield f"{path}:{number}", adapter.validate_json(line, strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
+            raise InputError(
+                f"{path}:{number}: {where}: {first['msg']}; expected an object of {fields}"
+            ) from error
 
 
 def _number(text: str) -> int:

@@ -28,6 +28,9 @@ Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
+Stage: TypeAlias = Literal[
+    "start", "warm-retriever", "encode", "warm-reranker", "mine", "joint", "index", "evaluate"
+]
 Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
 
 
@@ -154,6 +157,8 @@ class ListConfig:
     denoised: Whole = 0.5
     """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
     one of each kind for every positive (the paper)."""
+    scored: Count = 0
+    """The re-ranker scores so many of a query's best passages for its denoised lists; 0: top_n."""
     low: Whole = 0.1
     """A denoised list's negatives are those the re-ranker gives a probability below this."""
     high: Whole = 0.9
@@ -282,6 +287,11 @@ class Config:
     """Folder of everything the run writes; empty: runs/<name>."""
     overwrite: bool = False
     """Start anew in a folder that holds an earlier run."""
+    stages: tuple[Stage, ...] = ()
+    """Run only these stages, of: start, warm-retriever, encode, warm-reranker, mine, joint, index,
+    evaluate. Empty: all that are not done yet."""
+    from_stage: Annotated[Stage | None, tyro.conf.arg(name="from")] = None
+    """Run this stage and all after it again, with the options given now."""
     seed: Count = 1
     """Of batches, negatives, dropout and fresh parameters."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -357,7 +367,29 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
 
 def dump(config: Config) -> str:
     """The whole config as YAML, as `load` reads it."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    values = dataclasses.asdict(config)
+    return yaml.safe_dump(values | {"stages": list(config.stages)}, sort_keys=False)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields, as "joint.steps: 24 -> 48", in which two configs would train differently."""
+    invocation = {"overwrite", "stages", "from_stage", "run_dir", "name"}
+    before, after = (_flat(dataclasses.asdict(config)) for config in (old, new))
+    return [
+        f"{name}: {before[name]} -> {after[name]}"
+        for name in before
+        if before[name] != after[name] and name not in invocation
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"joint": {"steps": 1}} -> {"joint.steps": 1}."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return result
 
 
 def _check_names(
@@ -408,6 +440,7 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     for name, value, limit in (
         ("text.query_length", config.text.query_length, config.text.pair_length - 2),
         ("lists.length", config.lists.length, config.lists.top_n + 1),
+        ("lists.scored", config.lists.scored, config.lists.top_n),
         ("evaluate.rerank_depth", config.evaluate.rerank_depth, config.evaluate.top_k),
     ):
         if value > limit:

@@ -1,100 +1,126 @@
-"""Judges a pair of models: what the retriever finds, and how the re-ranker orders it."""
+"""python -m rocketjax.evaluate: judges TREC runs, or a trained pair, on a split's queries."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from rich.table import Table
 
-from rocketjax.config import EvaluateConfig
-from rocketjax.data.collection import Collection, Passage, Split
-from rocketjax.inference import Model, Reranker, Retriever
-from rocketjax.retrieval import exact
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Count, EvaluateConfig
 
-Scored: TypeAlias = dict[
-    str, list[tuple[str, float]]
-]  # query id -> (passage id, score), best first
-Watch: TypeAlias = Callable[[Sequence[Any], str], Iterable[Any]]  # shows progress under a name
+if TYPE_CHECKING:
+    from rocketjax.data.collection import Collection, Split
+    from rocketjax.ranking import Judged, Scored
+    from rocketjax.report import PerQuery
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The runs of both models on the same queries."""
+class Evaluate:
+    """Judges a trained pair, or TREC runs, by the relevance judgements of a split.
 
-    retriever: Scored
-    reranker: Scored
+    With --model: what its retriever finds, how its re-ranker orders it, and the ceiling of
+    re-ranking. With --runs A.trec B.trec: each of them, and whether they differ from the first by
+    more than chance. All judged queries count; one that a run leaves out has 0.
 
-
-def encode_corpus(retriever: Retriever, passages: Sequence[Passage], watch: Watch) -> np.ndarray:
-    """All passages -> vectors [N, D], row i for passages[i]."""
-    return retriever.encode_passage(
-        [p.text for p in passages],
-        [p.title for p in passages],
-        lambda batches: watch(batches, "encode corpus"),
-    )
-
-
-def retrieve(
-    retriever: Retriever,
-    passages: Sequence[Passage],
-    vectors: np.ndarray,
-    queries: Mapping[str, str],
-    top_k: int,
-) -> Scored:
-    """The `top_k` best passages of every query."""
-    rows, scores = exact.search(
-        retriever.encode_query(list(queries.values())), vectors, min(top_k, len(passages))
-    )
-    return {
-        query: [(passages[row].id, float(score)) for row, score in zip(*found, strict=True)]
-        for query, *found in zip(queries, rows, scores, strict=True)
-    }
-
-
-def rerank(
-    reranker: Reranker,
-    found: Scored,
-    queries: Mapping[str, str],
-    passages: Mapping[str, Passage],
-    depth: int,
-    watch: Watch,
-) -> Scored:
-    """Orders each query's first `depth` passages by the re-ranker; the rest stays behind them.
-
-    Pairs are scored across queries in sorted batches. What is left behind keeps its order, with
-    scores that go on downwards from the last re-ranked one's.
+    Example: python -m rocketjax.evaluate --collection demo --split dev --runs a.trec b.trec
     """
-    pairs = [(query, pid) for query, ranked in found.items() for pid, _ in ranked[:depth]]
-    texts = [passages[pid] for _, pid in pairs]
-    scores = iter(
-        reranker.score(
-            [queries[query] for query, _ in pairs],
-            [p.text for p in texts],
-            [p.title for p in texts],
-            lambda batches: watch(batches, "re-rank"),
-        )
-    )
-    reranked: Scored = {}
-    for query, ranked in found.items():
-        head = [(pid, float(next(scores))) for pid, _ in ranked[:depth]]
-        head.sort(key=lambda item: -item[1])
-        lowest = head[-1][1] if head else 0.0
-        tail = [(pid, lowest - 1 - i) for i, (pid, _) in enumerate(ranked[depth:])]
-        reranked[query] = head + tail
-    return reranked
+
+    collection: str
+    """The collection: "demo" or a BEIR folder."""
+    split: str = "dev"
+    """Split whose judgements count."""
+    model: str = ""
+    """Folder of a finished run."""
+    index: str = ""
+    """Folder of vectors of that collection by that model; empty: the run's index."""
+    runs: tuple[str, ...] = ()
+    """TREC runs."""
+    max_queries: Count = 0
+    """Judge on this many queries of the split, drawn by the run's rule with seed 1; 0: all."""
+    per_query: str = ""
+    """Folder for each run's values by query, as TSV."""
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(100, 50))
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
-def judge(
-    model: Model,
-    collection: Collection,
-    split: Split,
-    config: EvaluateConfig,
-    vectors: np.ndarray,
-    watch: Watch,
-) -> Judged:
-    """Runs both models on a split's queries; `vectors` are the corpus' by this retriever."""
-    found = retrieve(model.retriever, collection.passages, vectors, split.queries, config.top_k)
-    by_id = {p.id: p for p in collection.passages}
-    return Judged(
-        found, rerank(model.reranker, found, split.queries, by_id, config.rerank_depth, watch)
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _evaluate(cli.parse_options(Evaluate, args, "rocketjax.evaluate")))
+
+
+def _evaluate(options: Evaluate) -> None:
+    from rocketjax import metrics
+    from rocketjax.data.collections import load_collection
+    from rocketjax.errors import InputError
+    from rocketjax.pipeline import sample_queries
+    from rocketjax.report import measure_run, oracle_of
+
+    if bool(options.model) == bool(options.runs):
+        raise InputError("give either --model or --runs")
+    collection = load_collection(options.collection)
+    split = sample_queries(collection.split(options.split), options.max_queries, 1)
+    runs = _judge(options, collection, split) if options.model else _read(options.runs)
+    depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
+    values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
+    if options.model:
+        values["oracle"] = oracle_of(split, runs["retriever"], options.evaluate)
+    for name in values if options.per_query else ():
+        folder = Path(options.per_query)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics.write_per_query(folder / f"{Path(name).stem}.per_query.tsv", values[name])
+    cli.console.print(_table(values, len(split.qrels)))
+
+
+def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
+    from rocketjax.loading import load, open_corpus
+    from rocketjax.ranking import rank_both
+
+    model = load(options.model, options.compute)
+    corpus = open_corpus(Path(options.model), model.retriever, options.collection, options.index)
+    config = options.evaluate
+    judged: Judged = rank_both(
+        model,
+        corpus.index,
+        split.queries,
+        collection.by_id,
+        config.top_k,
+        config.rerank_depth,
+        cli.watch,
     )
+    return {"retriever": judged.retriever, "reranker": judged.reranker}
+
+
+def _read(paths: Sequence[str]) -> "dict[str, Scored]":
+    from rocketjax.data.formats import read_run
+
+    return {path: read_run(Path(path)) for path in paths}
+
+
+def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
+    """A column a run; beside each further one, its p against the first."""
+    from rocketjax import metrics
+
+    first, *others = values
+    table = Table(title=f"{queries} queries", caption="p: paired randomisation test over queries")
+    table.add_column("measure")
+    table.add_column(first, justify="right")
+    for name in others:
+        table.add_column(name, justify="right")
+        table.add_column("p", justify="right")
+    for measure, base in values[first].items():
+        cells = [measure, f"{metrics.mean(base):.4f}"]
+        for name in others:
+            if measure not in values[name]:  # the oracle knows judgements, not answers
+                cells += ["", ""]
+                continue
+            other = values[name][measure]
+            cells += [f"{metrics.mean(other):.4f}", f"{metrics.p_value(base, other):.4f}"]
+        table.add_row(*cells)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,26 +1,27 @@
 """Trained models at work: texts in, vectors and scores out, through a few compiled programs."""
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from functools import cached_property, partial
+from typing import NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from rocketjax.batch import Tokens
+from rocketjax.data.collection import Passage
 from rocketjax.data.tokenize import Text, Tokenizer, bucket, pad
 from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params
 from rocketjax.parallel import replicate, shard_rows
+from rocketjax.progress import Advance, silent
+from rocketjax.retrieval.index import Index
 
-BATCH = 64  # texts a device takes at once
-
-# Wraps the iteration over batches, to show how far it is.
-Progress: TypeAlias = Callable[[Sequence[Any]], Iterable[Any]]
+BATCH = 64  # texts a device takes at once, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -30,31 +31,54 @@ class Retriever:
     module: BiEncoder
     params: Params
     tokenizer: Tokenizer
+    batch: int = BATCH
 
-    def encode_query(self, queries: Sequence[str], progress: Progress = iter) -> np.ndarray:
+    def encode_query(
+        self, queries: Sequence[str], advance: Advance = silent, steady: bool = False
+    ) -> np.ndarray:
         """Queries -> float32 vectors [N, D]. Raises InputError if one is empty."""
         texts = self.tokenizer.query(queries)
         limit = self.tokenizer.config.query_length
-        return self._run("encode_query", texts, limit, progress)
+        return self._run("encode_query", texts, limit, advance, steady)
 
     def encode_passage(
         self,
         passages: Sequence[str],
         titles: Sequence[str] | None = None,
-        progress: Progress = iter,
+        advance: Advance = silent,
+        steady: bool = False,
     ) -> np.ndarray:
-        """Passages -> float32 vectors [N, D]. Raises InputError if one is empty."""
+        """Passages -> float32 vectors [N, D]. Raises InputError if one is empty.
+
+        `steady`: see `encode_passage_tokens`.
+        """
         texts = self.tokenizer.passage(titles or [""] * len(passages), passages)
+        return self.encode_passage_tokens(texts, advance, steady)
+
+    def encode_passage_tokens(
+        self, texts: Sequence[Text], advance: Advance = silent, steady: bool = True
+    ) -> np.ndarray:
+        """Tokenised passages -> float32 vectors [N, D].
+
+        `steady`: each device always takes `batch` texts, so that a vector depends neither on the
+        number of devices nor on the company its text is in, to the last bit.
+        """
         limit = self.tokenizer.config.passage_length
-        return self._run("encode_passage", texts, limit, progress)
+        return self._run("encode_passage", texts, limit, advance, steady)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that vectors are computed from: two models of one hash are one model."""
+        return _fingerprint(self.module, self.params, self.tokenizer)
 
     def _run(
-        self, method: str, texts: Sequence[Text], limit: int, progress: Progress
+        self, method: str, texts: Sequence[Text], limit: int, advance: Advance, steady: bool
     ) -> np.ndarray:
         program = partial(_apply, self.module, method)
-        width = self.module.config.hidden_size
+        width = (self.module.config.hidden_size,)
+        pad_id = self.tokenizer.pad_id
         return _in_batches(
-            program, self.params, texts, (width,), limit, self.tokenizer.pad_id, progress
+            program, self.params, texts, width, limit, pad_id, self.batch, advance, steady
         )
 
 
@@ -65,15 +89,19 @@ class Reranker:
     module: CrossEncoder
     params: Params
     tokenizer: Tokenizer
+    batch: int = BATCH
 
     def score(
         self,
         queries: Sequence[str],
         passages: Sequence[str],
         titles: Sequence[str] | None = None,
-        progress: Progress = iter,
+        advance: Advance = silent,
+        steady: bool = False,
     ) -> np.ndarray:
         """Pair i is queries[i] with passages[i] -> raw scores [N] float32, higher is better.
+
+        `steady`: see `Retriever.encode_passage_tokens`.
 
         Raises:
             InputError: unequally many of both, or an empty text.
@@ -84,9 +112,16 @@ class Reranker:
                 f"{len(passages)} passages"
             )
         texts = self.tokenizer.pair(queries, titles or [""] * len(passages), passages)
-        limit = self.tokenizer.config.pair_length
+        limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
         program = partial(_apply, self.module, "__call__")
-        return _in_batches(program, self.params, texts, (), limit, self.tokenizer.pad_id, progress)
+        return _in_batches(
+            program, self.params, texts, (), limit, pad_id, self.batch, advance, steady
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that scores are computed from: two models of one hash are one model."""
+        return _fingerprint(self.module, self.params, self.tokenizer)
 
 
 class Ranked(NamedTuple):
@@ -96,12 +131,56 @@ class Ranked(NamedTuple):
     score: float
 
 
+class Hit(NamedTuple):
+    """A passage that was found for a query."""
+
+    passage: Passage
+    retriever_score: float
+    reranker_score: float | None  # None: below the depth that was re-ranked
+
+
+class Corpus(NamedTuple):
+    """What is searched: an index, and the passages its ids stand for."""
+
+    index: Index
+    passages: Mapping[str, Passage]
+
+
 @dataclass(frozen=True)
 class Model:
     """A jointly trained pair; what `rocketjax.load` gives."""
 
     retriever: Retriever
     reranker: Reranker
+    open_corpus: Callable[[], Corpus] | None = None
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The run's index and collection, opened at the first search.
+
+        Raises:
+            InputError: there is none, or the collection is no longer what was indexed.
+        """
+        if self.open_corpus is None:
+            raise InputError("this pair of models has no index to search; load a run's folder")
+        return self.open_corpus()
+
+    def search(self, query: str, top_k: int = 10, depth: int = 50) -> list[Hit]:
+        """The `top_k` best passages: the retriever finds `depth`, the re-ranker orders them.
+
+        With depth 0 the retriever's order stands; what lies beyond `depth` follows in its order.
+        """
+        index, passages = self.corpus
+        wanted = min(max(top_k, depth), len(index.vectors))
+        ids, scores = index.search(self.encode_query([query]), wanted)
+        found = [(passages[pid], float(s)) for pid, s in zip(ids[0], scores[0], strict=True) if pid]
+        head, tail = found[:depth], found[depth:]
+        hits = [Hit(passage, score, None) for passage, score in tail]
+        if head:
+            texts, titles = [p.text for p, _ in head], [p.title for p, _ in head]
+            ranked = self.rerank(query, texts, titles)
+            hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
+        return hits[:top_k]
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Queries -> vectors [N, D]."""
@@ -152,40 +231,53 @@ def _in_batches(
     width: tuple[int, ...],
     limit: int,
     pad_id: int,
-    progress: Progress,
+    batch: int,
+    advance: Advance,
+    steady: bool,
 ) -> np.ndarray:
     """Runs texts through a program, sorted by length so that little is padded.
 
-    The order of the result is that of `texts`. Batches come in three sizes and texts in a few
-    padded lengths, so that the number of compilations is bounded whatever comes.
+    The order of the result is that of `texts`. Batches come in three sizes (steady: in one) and
+    texts in a few padded lengths, so that the number of compilations is bounded whatever comes.
     """
     results = np.empty((len(texts), *width), np.float32)
     devices = len(jax.local_devices())
-    sizes = [devices, 8 * devices, BATCH * devices]
+    sizes = [batch * devices] if steady else [devices, min(8, batch) * devices, batch * devices]
     params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[np.ndarray, jax.Array]] = []
-    for rows in progress(_by_length(texts, limit, sizes[-1])):
+    for rows, length in _by_length(texts, limit, sizes[-1]):
         size = next(size for size in sizes if size >= len(rows))
-        length = bucket(max(len(texts[row].ids) for row in rows), limit)
         tokens = pad([texts[row] for row in rows], size, length, pad_id)
         waiting.append((rows, program(params, shard_rows(tokens))))
         if len(waiting) > 2:  # fetch late: the devices never wait for the host
-            _fetch(results, waiting.pop(0))
+            _fetch(results, waiting.pop(0), advance)
     for item in waiting:
-        _fetch(results, item)
+        _fetch(results, item, advance)
     return results
 
 
-def _by_length(texts: Sequence[Text], limit: int, size: int) -> list[np.ndarray]:
-    """Rows of `texts` in batches of at most `size`, all of a batch in one bucket of lengths."""
+def _by_length(texts: Sequence[Text], limit: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Rows of `texts` in batches of at most `size`, each with the padded length its rows share."""
     lengths = np.array([bucket(len(text.ids), limit) for text in texts])
     batches = []
     for length in np.unique(lengths)[::-1]:  # longest first: what does not fit, fails at once
         rows = np.flatnonzero(lengths == length)
-        batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        batches += [(rows[i : i + size], int(length)) for i in range(0, len(rows), size)]
     return batches
 
 
-def _fetch(results: np.ndarray, item: tuple[np.ndarray, jax.Array]) -> None:
+def _fetch(results: np.ndarray, item: tuple[np.ndarray, jax.Array], advance: Advance) -> None:
     rows, values = item
     results[rows] = np.asarray(values)[: len(rows)]
+    advance(len(rows))
+
+
+def _fingerprint(module: nn.Module, params: Params, tokenizer: Tokenizer) -> str:
+    """Of the parameters' values and names, of the module (not how it computes), of the texts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+    digest.update(repr(module.clone(compute=None)).encode())  # pyright: ignore
+    digest.update(tokenizer.description.encode())
+    return digest.hexdigest()

@@ -88,11 +88,14 @@ def distillation(
     return Term(jnp.sum(kl, where=counted), count)
 
 
-def in_batch_cross_entropy(queries: Array, passages: Array, valid: Array, positive: Array) -> Term:
+def in_batch_cross_entropy(
+    queries: Array, passages: Array, valid: Array, positive: Array, ids: Array
+) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
     The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
-    all devices).
+    all devices). Queries often share their positive: its other copies are left out of a query's
+    negatives. Another positive of the query, one the batch does not have as such, is not.
 
     Args:
         queries: [B, D], this device's.
@@ -100,9 +103,11 @@ def in_batch_cross_entropy(queries: Array, passages: Array, valid: Array, positi
         valid: [M] bool; padding passages are nobody's negative.
         positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
             positive is not valid does not count.
+        ids: [M], equal for equal passages.
     """
     scores = queries.astype(jnp.float32) @ passages.astype(jnp.float32).T
-    log_probability = list_log_softmax(scores, jnp.broadcast_to(valid, scores.shape))
+    copy = (ids == ids[positive][:, None]) & (jnp.arange(len(ids)) != positive[:, None])
+    log_probability = list_log_softmax(scores, valid & ~copy)
     is_query = valid[positive]
     loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]
     return Term(jnp.sum(loss, where=is_query), _number(is_query))

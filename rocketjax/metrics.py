@@ -1,39 +1,68 @@
 """Retrieval quality: thin over ir-measures, with the definitions MS MARCO's papers use."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import ir_measures
 import numpy as np
 from scipy import stats
 
+from rocketjax.errors import InputError
+from rocketjax.files import write_text
+
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 Run: TypeAlias = Mapping[str, Sequence[str]]  # query id -> passage ids, best first
 
+CUTOFFS = (5, 20, 50, 100, 1000)
+
+# Name -> cut-off and measure. recall@k is the share of the relevant passages that are found;
+# success@k the share of queries with at least one hit, which RocketQA's and DPR's papers call R@k.
 # Not parsed from names: ir-measures' parser needs what Python 3.12 deprecates and 3.14 lacks.
 MEASURES = {
-    "MRR@10": ir_measures.RR @ 10,
-    "recall@50": ir_measures.R @ 50,
-    "nDCG@10": ir_measures.nDCG @ 10,
+    "MRR@10": (10, ir_measures.RR @ 10),
+    "nDCG@10": (10, ir_measures.nDCG @ 10),
+    **{f"recall@{k}": (k, ir_measures.R @ k) for k in CUTOFFS},
+    **{f"success@{k}": (k, ir_measures.Success @ k) for k in CUTOFFS},
 }
 
 
-def per_query(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
+def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, float]]:
     """Each measure's value for every judged query: measure -> query id -> value in [0, 1].
 
-    All queries of the qrels count; one that the run leaves out has 0. The run's order is what is
-    judged: ties of scores are the searcher's affair, not the metric's.
+    All queries of the qrels count; one that the run leaves out has 0, and so has one whose
+    judgements are all 0. The run's order is what is judged: ties of scores are the searcher's
+    affair, not the metric's.
+
+    Args:
+        depth: how many passages the run holds for a query; recall and success beyond it would
+            look worse than they are, and are left out.
     """
-    scored = {
-        query: {pid: float(-rank) for rank, pid in enumerate(ranked)}
-        for query, ranked in run.items()
+    names = {
+        measure: name
+        for name, (cutoff, measure) in MEASURES.items()
+        if cutoff <= max(depth, 10)  # the first ten are always judged
     }
-    names = {measure: name for name, measure in MEASURES.items()}
-    values = {ours: dict.fromkeys(qrels, 0.0) for ours in MEASURES}
+    scored = {
+        query: {pid: float(-rank) for rank, pid in enumerate(run[query])}
+        for query in qrels
+        if query in run
+    }
+    values = {ours: dict.fromkeys(qrels, 0.0) for ours in names.values()}
     graded = {query: dict(grades) for query, grades in qrels.items()}
     for metric in ir_measures.iter_calc(list(names), graded, scored):
         values[names[metric.measure]][metric.query_id] = metric.value
     return values
+
+
+def oracle(qrels: Qrels, run: Run, depth: int) -> dict[str, list[str]]:
+    """What a perfect re-ranker of each query's first `depth` passages would make of the run."""
+    ideal = {}
+    for query, ranked in run.items():
+        grades = qrels.get(query, {})
+        head = sorted(ranked[:depth], key=lambda pid: -grades.get(pid, 0))  # stable
+        ideal[query] = [*head, *ranked[depth:]]
+    return ideal
 
 
 def mean(values: Mapping[str, float]) -> float:
@@ -56,6 +85,23 @@ def p_value(before: Mapping[str, float], after: Mapping[str, float], seed: int =
         permutation_type="samples",
         vectorized=True,
         n_resamples=9_999,
+        batch=max(1, 10_000_000 // len(queries)),  # bounds its memory
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def write_per_query(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
+    """A TSV of every query's values: a line a query, a column a measure.
+
+    Raises:
+        InputError: a query id that holds a tab or a line break.
+    """
+    lines = ["\t".join(["query", *values])]
+    for query in next(iter(values.values()), {}):
+        if any(c in query for c in "\t\r\n"):
+            raise InputError(f"query id {query!r}: tabs and line breaks do not fit into {path}")
+        # Answer recall may know fewer queries than the judgements.
+        cells = [f"{column[query]:.6g}" if query in column else "" for column in values.values()]
+        lines.append("\t".join([query, *cells]))
+    write_text(path, "\n".join(lines) + "\n")

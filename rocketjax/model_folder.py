@@ -73,7 +73,8 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
         pooling=config.pooling,
         normalize=config.normalize,
     )
-    return Retriever(module, replicate(_towers(config.towers, params, params)), tokenizer)
+    params = replicate(_towers(config.towers, params, params))
+    return Retriever(module, params, tokenizer, compute.batch)
 
 
 def start_reranker(
@@ -91,18 +92,23 @@ def start_reranker(
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]
-    return Reranker(module, replicate({"encoder": params, "head": head}), tokenizer)
+    params = replicate({"encoder": params, "head": head})
+    return Reranker(module, params, tokenizer, compute.batch)
 
 
-def save_model(folder: Path, model: Model) -> None:
-    """Writes retriever/ and reranker/ into `folder`, each whole or not at all."""
-    with new_folder(folder / "retriever") as aside:
-        _save_retriever(aside, model.retriever)
-    with new_folder(folder / "reranker") as aside:
-        _save_reranker(aside, model.reranker)
+def save_retriever(folder: Path, model: Retriever) -> None:
+    """Writes a retriever's folder, whole or not at all."""
+    with new_folder(folder) as aside:
+        _save_retriever(aside, model)
 
 
-def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008
+def save_reranker(folder: Path, model: Reranker) -> None:
+    """Writes a re-ranker's folder, whole or not at all."""
+    with new_folder(folder) as aside:
+        _save_reranker(aside, model)
+
+
+def load_pair(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008
     """Opens a trained pair: a run's folder, which holds retriever/ and reranker/.
 
     Raises:
@@ -116,8 +122,8 @@ def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:
                 "of a finished run, such as runs/demo"
             )
     return Model(
-        _load_retriever(folder / "retriever", compute),
-        _load_reranker(folder / "reranker", compute),
+        load_retriever(folder / "retriever", compute),
+        load_reranker(folder / "reranker", compute),
     )
 
 
@@ -179,7 +185,8 @@ def _save_reranker(folder: Path, model: Reranker) -> None:
     _save_settings(folder, Settings("reranker", model.tokenizer.config))
 
 
-def _load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
+def load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
+    """Opens a retriever's own folder. Raises InputError, as `load_pair` does."""
     settings = _read_settings(folder, "retriever")
     places = [folder] if settings.towers == "shared" else [folder / "query", folder / "passage"]
     config = pretrained.read_encoder_config(places[0])
@@ -195,17 +202,20 @@ def _load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
         normalize=settings.normalize,
     )
     tokenizer = _fitting_tokenizer(folder, settings.text, config)
-    return Retriever(module, replicate(_towers(settings.towers, query, passage)), tokenizer)
+    params = replicate(_towers(settings.towers, query, passage))
+    return Retriever(module, params, tokenizer, compute.batch)
 
 
-def _load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
+def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
+    """Opens a re-ranker's own folder. Raises InputError, as `load_pair` does."""
     settings = _read_settings(folder, "reranker")
     config, params, tokenizer = _pretrained_encoder(folder, settings.text)
     head = pretrained.head_params(pretrained.load_tensors(folder), config)
     if head is None:
         raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
     module = CrossEncoder(config, make_compute(compute))
-    return Reranker(module, replicate({"encoder": params, "head": head}), tokenizer)
+    params = replicate({"encoder": params, "head": head})
+    return Reranker(module, params, tokenizer, compute.batch)
 
 
 def _save_settings(folder: Path, settings: Settings) -> None:

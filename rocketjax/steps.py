@@ -87,12 +87,17 @@ def loss_gradient(
     return jax.lax.psum((grads, shares), AXIS)
 
 
-def joint_terms_of(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig) -> TermsOf:
-    """Joint training: both models score the same lists, each text encoded once."""
+def joint_terms_of(
+    retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig, chunk: int = 0
+) -> TermsOf:
+    """Joint training: both models score the same lists, each text encoded once.
+
+    `chunk`: see `in_chunks`.
+    """
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        de = retriever_scores(retriever, params["retriever"], batch, keys)
-        ce = reranker_scores(reranker, params["reranker"], batch, keys)
+        de = retriever_scores(retriever, params["retriever"], batch, keys, chunk)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
         return joint_terms(de, ce, batch.valid, loss) | {
             "retriever_accuracy": accuracy(de, batch.valid),
             "reranker_accuracy": accuracy(ce, batch.valid),
@@ -101,11 +106,11 @@ def joint_terms_of(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfi
     return terms
 
 
-def reranker_terms_of(reranker: CrossEncoder) -> TermsOf:
+def reranker_terms_of(reranker: CrossEncoder, chunk: int = 0) -> TermsOf:
     """The re-ranker's warm-up: listwise, alone."""
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        ce = reranker_scores(reranker, params["reranker"], batch, keys)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
         return {
             "reranker": listwise_cross_entropy(ce, batch.valid),
             "reranker_accuracy": accuracy(ce, batch.valid),
@@ -114,56 +119,90 @@ def reranker_terms_of(reranker: CrossEncoder) -> TermsOf:
     return terms
 
 
-def retriever_terms_of(retriever: BiEncoder, temperature: float) -> TermsOf:
+def retriever_terms_of(retriever: BiEncoder, temperature: float, chunk: int = 0) -> TermsOf:
     """The retriever's warm-up: every passage on every device is a negative of every other query.
 
     The gather is differentiated: its transpose brings each passage the gradients of all devices.
     """
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        query, passage = encode_lists(retriever, params["retriever"], batch, keys)
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
         b, slots = batch.valid.shape
-        passages = jax.lax.all_gather(passage.reshape(b * slots, -1), AXIS, tiled=True)
-        valid = jax.lax.all_gather(batch.valid.reshape(-1), AXIS, tiled=True)
+        passages, valid, ids = jax.lax.all_gather(
+            (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1)),
+            AXIS,
+            tiled=True,
+        )
         positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-        return {"retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive)}
+        return {
+            "retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive, ids)
+        }
 
     return terms
 
 
 def encode_lists(
-    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Vectors of a batch's queries [B, D] and passages [B, L, D]; `keys` [B]."""
     b, slots = batch.valid.shape
-    query = retriever.apply(
-        {"params": params}, batch.query, _text_keys(keys, 0), method="encode_query"
-    )
-    passage = retriever.apply(
-        {"params": params},
-        _flat(batch.passage),
-        _slot_keys(_text_keys(keys, 1), slots),
-        method="encode_passage",
-    )
-    return query, passage.reshape(b, slots, -1)  # pyright: ignore
+
+    def encode(method: str, texts: Tokens, keys: jax.Array | None) -> jax.Array:
+        def program(some: tuple[Tokens, jax.Array | None]) -> jax.Array:
+            return retriever.apply({"params": params}, *some, method=method)  # pyright: ignore
+
+        return in_chunks(program, (texts, keys), chunk)
+
+    query = encode("encode_query", batch.query, _text_keys(keys, 0))
+    passage_keys = _slot_keys(_text_keys(keys, 1), slots)
+    passage = encode("encode_passage", _flat(batch.passage), passage_keys)
+    return query, passage.reshape(b, slots, -1)
 
 
 def retriever_scores(
-    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
 ) -> jax.Array:
     """s_de [B, L], equation 1. A query is encoded once, however many passages its list has."""
-    query, passage = encode_lists(retriever, params, batch, keys)
+    query, passage = encode_lists(retriever, params, batch, keys, chunk)
     return jnp.einsum("bd,bld->bl", query, passage, preferred_element_type=jnp.float32)
 
 
 def reranker_scores(
-    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
+    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
 ) -> jax.Array:
     """s_ce [B, L]."""
-    slots = batch.valid.shape[1]
-    pair_keys = _slot_keys(_text_keys(keys, 2), slots)
-    scores = reranker.apply({"params": params}, _flat(batch.pair), pair_keys)
-    return scores.reshape(batch.valid.shape)  # pyright: ignore
+
+    def program(some: tuple[Tokens, jax.Array | None]) -> jax.Array:
+        return reranker.apply({"params": params}, *some)  # pyright: ignore
+
+    pair_keys = _slot_keys(_text_keys(keys, 2), batch.valid.shape[1])
+    scores = in_chunks(program, (_flat(batch.pair), pair_keys), chunk)
+    return scores.reshape(batch.valid.shape)
+
+
+def in_chunks(
+    program: Callable[[tuple[Tokens, jax.Array | None]], jax.Array],
+    texts: tuple[Tokens, jax.Array | None],
+    chunk: int,
+) -> jax.Array:
+    """program(texts) over N texts and their keys, `chunk` of them at a time; 0: all at once.
+
+    This is gradient caching (Gao et al. 2021). The losses see vectors and scores only, so no more
+    than those are kept for all N; the backward pass runs each chunk again, from the same tokens and
+    dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
+    """
+    count = texts[0].length.shape[0]
+    if not 0 < chunk < count:
+        return program(texts)
+    chunks = -(-count // chunk)
+
+    def split(x: jax.Array) -> jax.Array:
+        # The last chunk is filled up with copies of the last text, whose outputs are cut off.
+        rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1)
+        return x[rows].reshape(chunks, chunk, *x.shape[1:])
+
+    outputs = jax.lax.map(jax.checkpoint(program), jax.tree.map(split, texts))
+    return outputs.reshape(chunks * chunk, *outputs.shape[2:])[:count]
 
 
 def accuracy(scores: Array, valid: Array) -> Term:

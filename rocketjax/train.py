@@ -1,80 +1,74 @@
-"""python -m rocketjax.train: joint training of a retriever and a re-ranker, from one config."""
+"""python -m rocketjax.train: the whole pipeline, from one config to a jointly trained pair."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from rocketjax import cli
 from rocketjax.config import parse
-from rocketjax.errors import InputError
 
 if TYPE_CHECKING:
-    from rocketjax.pipeline import Report
+    from rocketjax.report import Report
 
 DESCRIPTION = """\
 Trains a retriever and a re-ranker jointly (dynamic listwise distillation) and judges both on
-held-out queries, before and after. Without options: the embedded demo, a few minutes on a CPU."""
+held-out queries, before and after: warm-up, encode, mine, joint training, index, evaluate. The
+same command goes on where it was stopped. Without options: the embedded demo, minutes on a CPU."""
 
 
 NEXT = """\
-{folder} holds both models. Use them:
+{folder} holds both models and an index of the collection. Use them:
+  python -m rocketjax.search --model {folder} "mean of an array"
   >>> import rocketjax
   >>> model = rocketjax.load("{folder}")
   >>> model.rerank("mean of an array", ["numpy.mean(a): ...", "numpy.sum(a): ..."])
-Every step's losses are in {folder}/train.jsonl. Train longer, or on your own BEIR folder:
+Every step's losses are in {folder}/log.jsonl. Train longer, or on your own BEIR folder:
   python -m rocketjax.train --name longer --reranker-warmup.steps 300 --joint.steps 300
   python -m rocketjax.train --name mine --data.collection FOLDER"""
 
+SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
+
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0 done, 2 bad input, 3 diverged."""
-    console = Console()
-    try:
+    """Runs the command; returns its exit status."""
+
+    def command() -> None:
         config = parse(sys.argv[1:] if args is None else args, "rocketjax.train", DESCRIPTION)
-        from rocketjax import fit, pipeline  # imports jax: not for --help
+        from rocketjax import pipeline  # imports jax: not for --help
 
-        def watch(items: Sequence[Any], name: str) -> Iterable[Any]:
-            return track(items, name.ljust(13), console=console)
+        report = pipeline.run(config, cli.say, cli.watch)
+        if report is not None:
+            cli.console.print(table(report))
+            cli.say(NEXT.format(folder=report.folder))
 
-        try:
-            report = pipeline.run(config, console.print, watch)
-        except fit.NonFiniteError as error:
-            Console(stderr=True).print(
-                f"training diverged at {error}", style="bold red", soft_wrap=True
-            )
-            return 3
-    except InputError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="bold red", markup=False, soft_wrap=True
-        )
-        return 2
-    console.print(table(report))
-    console.print(NEXT.format(folder=report.folder), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return cli.run(command)
 
 
 def table(report: "Report") -> Table:
     """The measures of both models before and after."""
     result = Table(
-        title=f"{report.queries} held-out queries, {report.seconds / 60:.1f} minutes",
-        caption="p: paired randomisation test over queries, two-sided",
+        title=f"{report.queries} held-out queries, {sum(report.seconds.values()) / 60:.1f} minutes",
+        caption="p: paired randomisation test over queries, two-sided. oracle: a perfect re-ranker "
+        "of the retriever's candidates. All measures: report.json",
     )
     for name in ("model", "measure"):
         result.add_column(name)
     for name in ("before", "after", "gain", "p"):
         result.add_column(name, justify="right")
     for row in report.rows:
+        if row.measure not in SHOWN:
+            continue
+        before, p = row.before, row.p
         result.add_row(
             row.model,
             row.measure,
-            f"{row.before:.3f}",
+            "" if before is None else f"{before:.3f}",
             f"{row.after:.3f}",
-            f"{row.after - row.before:+.3f}",
-            f"{row.p:.4f}",
-            end_section=row.measure == report.rows[-1].measure,
+            "" if before is None else f"{row.after - before:+.3f}",
+            "" if p is None else f"{p:.4f}",
+            end_section=row.measure == SHOWN[-1],
         )
     return result
 

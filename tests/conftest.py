@@ -9,3 +9,21 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder of random weights."""
+    from on_disk import make_weights  # not before the devices are set
+
+    return make_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory):
+    """A BEIR folder of 60 passages and queries."""
+    from on_disk import make_topics
+
+    return make_topics(tmp_path_factory.mktemp("topics"))

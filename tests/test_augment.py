@@ -5,7 +5,19 @@ from collections import Counter
 
 import pytest
 
-from rocketjax.augment import TrainingList, read_lists, undenoised_lists, write_lists
+from rocketjax.augment import (
+    Candidates,
+    TrainingList,
+    denoised_lists,
+    describe,
+    hybrid_lists,
+    read_candidates,
+    read_lists,
+    undenoised_lists,
+    write_candidates,
+    write_lists,
+)
+from rocketjax.calibrate import Calibration
 from rocketjax.config import ListConfig
 from rocketjax.errors import InputError
 
@@ -13,10 +25,21 @@ RANKED = [f"p{i}" for i in range(30)]
 CONFIG = ListConfig(length=6, top_n=20)
 
 
-def mined(candidates, qrels, config=CONFIG, seed=1):
+def candidates_of(ranked, qrels):
+    positives = {
+        query: tuple(sorted(pid for pid, grade in qrels.get(query, {}).items() if grade > 0))
+        for query in ranked
+    }
+    return [
+        Candidates(query, positives[query], tuple(p for p in pids if p not in positives[query]))
+        for query, pids in ranked.items()
+    ]
+
+
+def mined(ranked, qrels, config=CONFIG, seed=1):
     return {
         (item.query, item.positive): item.negatives
-        for item in undenoised_lists(candidates, qrels, config, seed)
+        for item in undenoised_lists(candidates_of(ranked, qrels), config, seed)
     }
 
 
@@ -27,7 +50,8 @@ def test_a_query_with_several_positives_has_a_list_for_each():
     lists = mined({"q": RANKED}, qrels, ListConfig(length=18, top_n=20))
     assert set(lists) == {("q", pid) for pid in positives}
     for negatives in lists.values():
-        assert sorted(negatives) == sorted(set(RANKED[:20]) - positives)
+        assert set(negatives) <= set(RANKED[:23]) - positives  # 20 are left of them
+        assert len(set(negatives)) == 17
 
 
 def test_negatives_are_distinct_and_only_the_best_are_drawn():
@@ -37,7 +61,7 @@ def test_negatives_are_distinct_and_only_the_best_are_drawn():
     for negatives in lists.values():
         assert len(set(negatives)) == len(negatives) == 5
     drawn = {pid for negatives in lists.values() for pid in negatives}
-    assert drawn == set(RANKED[:20]) - {"p4"}
+    assert drawn == set(RANKED[:21]) - {"p4"}
 
 
 def test_too_few_candidates_make_a_shorter_list():
@@ -71,14 +95,16 @@ def test_the_draw_is_uniform():
 
 
 @pytest.mark.parametrize("qrels", [{}, {"lost": {}}, {"lost": {"p1": 0, "p2": -1}}])
-def test_a_query_without_a_positive_is_named(qrels):
-    with pytest.raises(InputError, match="'lost' has no positive"):
-        mined({"lost": RANKED}, qrels)
+def test_a_query_without_a_positive_has_no_undenoised_list(qrels):
+    assert mined({"lost": RANKED}, qrels) == {}
 
 
 def test_lists_are_read_as_they_were_written(tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    lists = [TrainingList('q "1"', "päß\u2028x", ("n1", "n\n2")), TrainingList("q2", "p", ())]
+    lists = [
+        TrainingList('q "1"', "päß\u2028x", ("n1", "n\n2"), "denoised", True),
+        TrainingList("q2", "p", ()),
+    ]
     write_lists(first, lists)
     assert len(first.read_text().splitlines()) == 2
     assert read_lists(first) == lists
@@ -107,7 +133,7 @@ GOOD = '{"query": "q", "positive": "p", "negatives": ["n"]}'
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "lists.jsonl"
     path.write_text(f"{GOOD}\n{line}\n{GOOD}\n")
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: not a list"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: .*; expected an object of"):
         read_lists(path)
 
 
@@ -115,7 +141,7 @@ def test_a_damaged_line_is_named(tmp_path, line):
 def test_a_list_without_a_positive_is_refused(tmp_path, positive):
     path = tmp_path / "lists.jsonl"
     path.write_text(f'{GOOD}\n{{"query": "q7", "positive": {positive}, "negatives": ["n"]}}\n')
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: positive: .*'q7' has none"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: positive: "):
         read_lists(path)
 
 
@@ -124,3 +150,141 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     path.write_bytes(GOOD.encode() + b'\n{"query": "\xff"}\n')
     with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: "):
         read_lists(path)
+
+
+PLAIN = Calibration(1.0, 0.0)
+LOGIT = {0.02: -3.9, 0.05: -2.9, 0.5: 0.0, 0.95: 2.9, 0.99: 4.6}
+
+
+def scored(query="q", positives=("gold",), p=(), deeper=0):
+    """Candidates c0, c1, .. of these probabilities (before calibration by PLAIN), then unscored."""
+    passages = tuple(f"c{i}" for i in range(len(p) + deeper))
+    return Candidates(
+        query, positives, passages, tuple(LOGIT[x] for x in p), (3.0,) * len(positives)
+    )
+
+
+def denoised(row, **options):
+    settings = {"length": 4, "top_n": 20} | options
+    return denoised_lists([row], PLAIN, ListConfig(**settings), 1)
+
+
+def test_denoised_negatives_are_improbable_ones():
+    row = scored(p=(0.99, 0.05, 0.5, 0.02, 0.95, 0.05, 0.02))
+    (item,) = denoised(row, length=5)
+    assert (item.query, item.positive, item.kind, item.pseudo) == ("q", "gold", "denoised", False)
+    assert sorted(item.negatives) == ["c1", "c3", "c5", "c6"]
+    (item,) = denoised(row, length=5, low=0.03)  # only c3 and c6, and nothing deeper
+    assert sorted(item.negatives) == ["c3", "c6"]
+    (item,) = denoised(row, length=8, low=0.6)  # 0.5 is below: c2 too
+    assert sorted(item.negatives) == ["c1", "c2", "c3", "c5", "c6"]
+
+
+def test_too_few_are_topped_up_from_deeper_ranks_in_order():
+    row = scored(p=(0.99, 0.02, 0.95), deeper=10)
+    (item,) = denoised(row, length=6)
+    assert item.negatives == ("c1", "c3", "c4", "c5", "c6")
+    assert denoised(scored(p=(0.99, 0.5), deeper=2), length=6)[0].negatives == ("c2", "c3")
+
+
+def test_denoised_negatives_are_drawn_uniformly():
+    rows = [scored(f"q{i}", p=(0.05,) * 20) for i in range(4000)]
+    lists = denoised_lists(rows, PLAIN, ListConfig(length=6, top_n=20), 1)
+    counts = Counter(pid for item in lists for pid in item.negatives)
+    assert sum((counts[f"c{i}"] - 1000) ** 2 / 1000 for i in range(20)) < 45
+    assert denoised_lists(rows[7:8], PLAIN, ListConfig(length=6, top_n=20), 1) == lists[7:8]
+
+
+def test_pseudo_positives_are_the_likeliest_and_nobodys_negatives():
+    row = scored(p=(0.95, 0.05, 0.99, 0.02, 0.5, 0.05))
+    assert len(denoised(row)) == 1  # none unless asked for
+    gold, first = denoised(row, pseudo_positives=1)
+    assert (first.positive, first.pseudo, gold.pseudo) == ("c2", True, False)
+    lists = denoised(row, pseudo_positives=9, length=7)
+    assert [item.positive for item in lists] == ["gold", "c2", "c0"]  # 0.5 is not likely enough
+    for item in lists:
+        assert sorted(item.negatives) == ["c1", "c3", "c5"]
+
+
+def test_unlabelled_queries_live_by_their_pseudo_positives():
+    rows = [
+        scored("found", (), p=(0.99, 0.05, 0.05, 0.05)),
+        scored("lost", (), p=(0.5, 0.05, 0.05, 0.05)),
+        scored("judged", p=(0.05, 0.05, 0.05, 0.05)),
+    ]
+    config = ListConfig(length=4, top_n=20, pseudo_positives=1)
+    lists, report = hybrid_lists(rows, PLAIN, config, 1)
+    assert [(item.query, item.kind, item.pseudo) for item in lists] == [
+        ("found", "denoised", True),
+        ("judged", "undenoised", False),
+        ("judged", "denoised", False),
+    ]
+    assert (report.unlabelled, report.lost, report.pseudo_positives) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.75, 1.0])
+def test_the_share_of_denoised_lists_is_as_asked(share):
+    rows = [scored(f"q{i}", p=(0.05,) * 5) for i in range(5000)]
+    config = ListConfig(length=4, top_n=20, denoised=share)
+    lists, report = hybrid_lists(rows, PLAIN, config, 1)
+    kinds = Counter(item.kind for item in lists)
+    assert kinds["denoised"] / len(lists) == pytest.approx(share, abs=0.015)
+    assert max(kinds.values()) == 5000  # the more frequent kind has a list for every positive
+    assert (report.denoised, report.undenoised) == (kinds["denoised"], kinds["undenoised"])
+    alone, _ = hybrid_lists(rows[100:101], PLAIN, config, 1)
+    assert alone == [item for item in lists if item.query == "q100"]
+
+
+def test_the_report_counts_what_happened():
+    rows = [
+        scored("a", p=(0.99, 0.5, 0.05), deeper=1),  # two dropped, one topped up, still short
+        scored("b", p=(0.95, 0.05, 0.05, 0.05)),
+    ]
+    config = ListConfig(length=4, top_n=20, denoised=1.0)
+    lists, report = hybrid_lists(rows, Calibration(1.0, 0.0), config, 1)
+    assert (report.queries, report.scored, report.dropped, report.likely_positives) == (2, 7, 3, 2)
+    assert (report.topped_up, report.short, report.denoised, report.undenoised) == (1, 1, 2, 0)
+    assert [example[:2] for example in report.examples] == [("a", "c0"), ("b", "c0"), ("a", "c1")]
+    assert report.examples[2][2] == 0.5
+    text = describe(report, lambda query: f"<{query}>", lambda pid: f"text  of\n{pid}")
+    assert "7 candidates scored: 3 too likely" in text and "0.99  <a>" in text
+    assert "c0: text of c0" in text
+    none, report = hybrid_lists(rows, None, ListConfig(length=4, top_n=20, denoised=0.0), 1)
+    assert {item.kind for item in none} == {"undenoised"} and report.dropped == 0
+
+
+def test_float_noise_does_not_change_lists():
+    config = ListConfig(length=4, top_n=20)
+    noisy = [0.0, -2.1972251, 1.5, -3.0, -3.5]  # the second a hair above and below p = 0.1
+    rows = [
+        Candidates("q", ("gold",), tuple("abcde"), tuple(x + e for x in noisy), (3.0,))
+        for e in (0.0, 3e-7, -3e-7)
+    ]
+    lists = [hybrid_lists([row], PLAIN, config, 1)[0] for row in rows]
+    assert lists[0] == lists[1] == lists[2]
+
+
+def test_candidates_are_read_as_they_were_written(tmp_path):
+    rows = [scored(p=(0.99, 0.02), deeper=2), Candidates("q2", (), ("a",))]
+    write_candidates(tmp_path / "c.jsonl", rows)
+    assert read_candidates(tmp_path / "c.jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('"scores": [1, 2, 3]', "scores: 3 for 2 passages"),
+        ('"positive_scores": [1, 2]', "positive_scores: not one for each"),
+        ('"passages": ["a", "a"]', "stands twice, or is a known positive"),
+        ('"passages": ["p", "a"]', "stands twice, or is a known positive"),
+        ('"scores": [NaN]', "scores"),
+        ('"scores": ["1"]', r"scores\.0: Input should be a valid number"),
+        ('"more": 1', "more: Unexpected"),
+    ],
+)
+def test_damaged_candidates_are_named(tmp_path, change, message):
+    row = '{"query": "q", "positives": ["p"], "passages": ["a", "b"]'
+    path = tmp_path / "c.jsonl"
+    path.write_text(f"{row}}}\n{row}, {change}}}\n")
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: .*{message}"):
+        read_candidates(path)

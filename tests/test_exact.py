@@ -1,13 +1,17 @@
-"""Exact search against numpy's stable argsort, to the row."""
+"""Exact search against numpy's stable argsort, to the row, on any number of devices."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import vectors_folder
 
 from rocketjax.errors import InputError
 from rocketjax.retrieval import exact
+from rocketjax.retrieval.exact import ExactIndex, select, two_stage
 
 
-def vectors(kind, queries=13, passages=101):
+def vectors(kind, queries=13, passages=1001):
     """Random: distinct scores. Tied: small integers, so that most scores stand many times."""
     rng = np.random.default_rng(0)
     if kind == "random":
@@ -20,37 +24,112 @@ def vectors(kind, queries=13, passages=101):
     )
 
 
-def check(kind, top_k, **sizes):
-    queries, passages = vectors(kind, **sizes)
-    rows, scores = exact.search(queries, passages, top_k)
-    full = queries.astype(np.float64) @ passages.T.astype(np.float64)
-    want = np.argsort(-full, axis=1, kind="stable")[:, :top_k]
-    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+def sorted_by_numpy(queries, passages, top_k):
+    full = queries.astype(np.float64) @ passages.astype(np.float64).T
+    rows = np.argsort(-full, axis=1, kind="stable")[:, :top_k]
+    return rows, np.take_along_axis(full, rows, 1)
+
+
+@pytest.fixture(params=["one block", "many blocks"])
+def blocks(request, monkeypatch):
+    if request.param == "many blocks":
+        monkeypatch.setattr(exact, "ROWS", 128)
+        monkeypatch.setattr(exact, "QUERIES", 5)
+
+
+@pytest.mark.parametrize("kind", ["random", "tied"])
+@pytest.mark.parametrize("memory", [None, 1], ids=["resident", "streamed"])
+@pytest.mark.parametrize("top_k", [1, 10, 300, 1001])
+def test_equals_a_stable_sort(kind, memory, top_k, tmp_path, blocks):
+    queries, passages = vectors(kind)
+    index = ExactIndex(vectors_folder(tmp_path, passages, shard=300), memory=memory)
+    rows, scores = index.rows(queries, top_k)
+    want, values = sorted_by_numpy(queries, passages, top_k)
     np.testing.assert_array_equal(rows, want)
-    np.testing.assert_allclose(scores, np.take_along_axis(full, want, 1), atol=1e-5)
+    np.testing.assert_allclose(scores, values, atol=1e-5)
+    ids, same = index.search(queries, top_k)
+    assert ids.tolist() == [[f"p{row}" for row in line] for line in want]
+    np.testing.assert_array_equal(same, scores)
+
+
+def test_the_number_of_devices_does_not_change_a_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(exact, "ROWS", 128)
+    queries, passages = vectors("random", queries=20, passages=3000)
+    corpus = vectors_folder(tmp_path, passages, shard=999)
+    rows, scores = ExactIndex(corpus, jax.devices()[:1]).rows(queries, 50)
+    for count in (2, 3, 8):
+        more = ExactIndex(corpus, jax.devices()[:count]).rows(queries, 50)
+        np.testing.assert_array_equal(more[0], rows)
+        np.testing.assert_array_equal(more[1], scores)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_smaller_types_are_searched_as_stored(tmp_path, dtype):
+    queries, passages = vectors("random")
+    corpus = vectors_folder(tmp_path, passages, shard=300, dtype=dtype)
+    rows, scores = ExactIndex(corpus).rows(queries, 10)
+    stored = corpus.rows(0, len(corpus)).astype(np.float32)
+    want, values = sorted_by_numpy(queries, stored, 10)
+    np.testing.assert_array_equal(rows, want)
+    np.testing.assert_allclose(scores, values, atol=1e-5)
+
+
+def test_a_corpus_that_fits_is_placed_once(tmp_path, monkeypatch):
+    queries, passages = vectors("random")
+    corpus = vectors_folder(tmp_path, passages, shard=300)
+    read = []
+    rows = type(corpus).rows
+
+    def counting(self, start, stop):
+        read.append(stop - start)
+        return rows(self, start, stop)
+
+    monkeypatch.setattr(type(corpus), "rows", counting)
+    index = ExactIndex(corpus)
+    index.search(queries, 3)
+    index.search(queries, 3)
+    assert sum(read) == 1001
+    monkeypatch.setattr(exact, "ROWS", 128)
+    streamed = ExactIndex(corpus, jax.devices()[:2], memory=128 * 16 * 4)
+    read.clear()
+    streamed.search(queries, 3)
+    assert sum(read) == 1001 and max(read) == 128  # no more than a device may hold
+
+
+def test_one_query_one_passage_and_no_query(tmp_path):
+    queries, passages = vectors("random", queries=1, passages=1)
+    index = ExactIndex(vectors_folder(tmp_path, passages))
+    assert index.search(queries, 1)[0].tolist() == [["p0"]]
+    ids, scores = index.search(queries[:0], 1)
+    assert ids.shape == scores.shape == (0, 1)
+
+
+@pytest.mark.parametrize("top_k", [0, 102])
+def test_more_than_the_corpus_holds_is_refused(tmp_path, top_k):
+    queries, passages = vectors("random", passages=101)
+    index = ExactIndex(vectors_folder(tmp_path, passages))
+    with pytest.raises(InputError, match=f"top_k is {top_k}, .* 101 passages"):
+        index.search(queries, top_k)
+    with pytest.raises(InputError, match=r"queries are \(13, 4\), .* vectors of 16"):
+        index.search(queries[:, :4], 3)
 
 
 @pytest.mark.parametrize("kind", ["random", "tied"])
-@pytest.mark.parametrize("top_k", [1, 10, 101])
-def test_equals_a_stable_sort(kind, top_k):
-    check(kind, top_k)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (100, 1), (1000, 7), (1001, 100), (64, 64), (70, 69)])
+def test_two_stages_are_exact(kind, n, k):
+    rng = np.random.default_rng(n + k)
+    draw = rng.standard_normal((6, n)) if kind == "random" else rng.integers(0, 4, (6, n))
+    scores = draw.astype(np.float32)
+    values, places = two_stage(jnp.asarray(scores), k)
+    want = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, want)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, want, 1))
 
 
-@pytest.mark.parametrize("kind", ["random", "tied"])
-@pytest.mark.parametrize("top_k", [1, 10, 40, 101])  # pieces of 16: 40 is more than one holds
-def test_equals_a_stable_sort_in_pieces(kind, top_k, monkeypatch):
-    monkeypatch.setattr(exact, "PASSAGES_AT_ONCE", 16)
-    monkeypatch.setattr(exact, "QUERIES_AT_ONCE", 5)
-    check(kind, top_k)
-
-
-def test_one_query_and_one_passage():
-    check("random", 5, queries=1)
-    check("random", 1, queries=1, passages=1)
-
-
-@pytest.mark.parametrize(("top_k", "passages"), [(102, 101), (1, 0), (0, 101)])
-def test_more_than_the_corpus_holds_is_refused(top_k, passages):
-    queries, corpus = vectors("random", passages=passages)
-    with pytest.raises(InputError, match=f"top_k is {top_k}, .* {passages} passages"):
-        exact.search(queries, corpus, top_k)
+def test_the_path_of_a_tpu_runs(monkeypatch):
+    """Only that it runs: off a TPU approx_max_k is exact, its recall is no matter of ours."""
+    scores = jnp.asarray(np.random.default_rng(0).standard_normal((3, 500)), jnp.float32)
+    expected = select(scores, 9)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for got, want in zip(select(scores, 9), expected, strict=True):
+        np.testing.assert_array_equal(got, want)

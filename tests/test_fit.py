@@ -44,3 +44,31 @@ def test_what_is_not_finite_stops_training_and_is_named(value, at):
         fit([], adding(losses), batches, range(1, 7), said.append)
     assert [row["step"] for row in said] == list(range(1, at + 1))
     assert next(batches) <= at + 3  # the steps in flight, no more
+
+
+def test_a_state_is_saved_once_all_its_metrics_are_known():
+    events = []
+    fit(
+        [],
+        adding(),
+        iter(range(100)),
+        range(2, 9),
+        lambda row: events.append(row["step"]),
+        lambda done, state: events.append((done, len(state))),
+        save_every=3,
+    )
+    assert events == [2, (3, 1), 3, 4, 5, (6, 4), 6, 7, 8, (9, 7)]
+
+
+def test_what_is_not_finite_is_never_saved():
+    saved = []
+    losses = [1.0, 1.0, float("nan"), 1.0]
+    with pytest.raises(NonFiniteError):
+        fit([], adding(losses), iter(range(9)), range(9), lambda _: None, saved.append, 3)
+    assert saved == []
+
+
+def test_progress_counts_every_step():
+    counted = []
+    fit([], adding(), iter(range(9)), range(7), lambda _: None, advance=counted.append)
+    assert sum(counted) == 7

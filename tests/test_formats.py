@@ -1,13 +1,15 @@
 """BEIR folders in, each of their faults named by file and line; TREC runs out."""
 
+import gzip
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rocketjax.data.collection import Passage
-from rocketjax.data.formats import read_beir, write_run
+from rocketjax.data.formats import read_beir, read_queries, read_run, write_run
 from rocketjax.errors import InputError
 
 SQUAD = Path(__file__).parents[2] / "shared/data/squad"
@@ -129,6 +131,119 @@ def test_squad_is_read():
 def test_runs_are_written_as_trec_reads_them(tmp_path):
     path = tmp_path / "run.trec"
     write_run(path, {"q2": [("p5", 1.5), ("p1", -0.25)], "q1": [("p3", 1e-7)], "q3": []}, "tag")
-    assert path.read_text() == (
-        "q2 Q0 p5 1 1.500000 tag\nq2 Q0 p1 2 -0.250000 tag\nq1 Q0 p3 1 0.000000 tag\n"
+    assert path.read_text() == ("q2 Q0 p5 1 1.5 tag\nq2 Q0 p1 2 -0.25 tag\nq1 Q0 p3 1 1e-07 tag\n")
+
+
+def test_a_run_comes_back_to_the_last_bit(tmp_path):
+    scores = np.sort(np.random.default_rng(0).standard_normal(500).astype(np.float32))[::-1]
+    run = {"q": [(f"p{i}", float(score)) for i, score in enumerate(scores)]}
+    write_run(tmp_path / "run.trec", run, "tag")
+    (back,) = read_run(tmp_path / "run.trec").values()
+    assert [pid for pid, _ in back] == [pid for pid, _ in run["q"]]
+    assert [np.float32(score) for _, score in back] == list(scores)
+
+
+def test_a_run_of_others_is_read_by_score_then_rank(tmp_path):
+    text = (
+        "q1\tQ0 a 3 1.0 x\nq1 Q0  b 1 1.0 x\n\nq1 Q0 c 2 -2e1 x\r\nq2 Q0 a 1 7 x\nq1 Q0 d 9 4 x\n"
     )
+    (tmp_path / "run.trec").write_text(text)
+    with gzip.open(tmp_path / "run.trec.gz", "wt") as file:
+        file.write(text)
+    want = {"q1": [("d", 4.0), ("b", 1.0), ("a", 1.0), ("c", -20.0)], "q2": [("a", 7.0)]}
+    assert read_run(tmp_path / "run.trec") == want == read_run(tmp_path / "run.trec.gz")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q Q0 b 2 0.5", "expected query Q0 passage rank score tag"),
+        ("q Q0 a 2 0.5 x", "passage: 'a' stands twice for query 'q'"),
+        ("q Q0 b 2 nan x", "score: expected a finite number, got 'nan'"),
+        ("q Q0 b 2 high x", "score: expected a finite number, got 'high'"),
+        ("q Q0 b first 2 x", "rank: expected a finite number, got 'first'"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path, line, message):
+    path = tmp_path / "run.trec"
+    path.write_text(f"q Q0 a 1 0.7 x\n{line}\n")
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:2: {re.escape(message)}"):
+        read_run(path)
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"run.trec: no such file"):
+        read_run(tmp_path / "run.trec")
+    (tmp_path / "run.gz").write_bytes(
+        gzip.compress(b"".join(b"q%d Q0 a 1 0.7 x\n" % i for i in range(999)))[:-20]
+    )
+    with pytest.raises(InputError, match=r"run.gz:\d+: cannot be read on"):
+        read_run(tmp_path / "run.gz")
+    (tmp_path / "plain.gz").write_bytes(b"q Q0 a 1 0.7 x\n")
+    with pytest.raises(InputError, match=r"plain.gz:1: cannot be read on"):
+        read_run(tmp_path / "plain.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.tsv", "7\twhat is\tit\n\n8\tand that\r\n"),
+        ("q.jsonl", '{"_id": "7", "text": "what is\\tit"}\n{"_id": "8", "text": "and that"}\n'),
+    ],
+)
+def test_queries_are_read_by_the_name_of_their_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_queries(tmp_path / name) == {"7": "what is\tit", "8": "and that"}
+
+
+def test_plain_queries_are_numbered_by_line(tmp_path):
+    (tmp_path / "q.txt").write_text("first\n\n third \n")
+    assert read_queries(tmp_path / "q.txt") == {"1": "first", "3": "third"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("q.tsv", "1\ta\n1\tb\n", ":2: id: '1' stands twice"),
+        ("q.tsv", "1\ta\nno tab\n", ":2: expected id TAB query"),
+        ("q.tsv", "1\t \n", ":1: expected id TAB query"),
+        ("q.txt", "\n", ": holds no query"),
+        ("q.jsonl", '{"_id": "1"}\n', ":1: text: expected a text"),
+    ],
+)
+def test_damaged_queries_are_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / name) + message)):
+        read_queries(tmp_path / name)
+
+
+def test_answers_come_with_their_queries(folder):
+    (folder / "answers.jsonl").write_text('{"_id": "q1", "answers": ["one", "1"]}\n')
+    splits = read_beir(folder).splits
+    assert [split.answers for split in splits.values() if "q1" in split.queries] == [
+        {"q1": ("one", "1")}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"_id": "q77", "answers": []}', "_id: 'q77' is not in queries.jsonl"),
+        ('{"_id": "q1", "answers": "one"}', "answers: expected a list of texts"),
+        ('{"_id": "q1", "answers": [1]}', "answers: expected a list of texts"),
+        ('{"_id": "q1", "answers": []}\n{"_id": "q1", "answers": []}', "_id: 'q1' stands twice"),
+    ],
+)
+def test_damaged_answers_are_named(folder, line, message):
+    (folder / "answers.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=rf"answers.jsonl:\d: {re.escape(message)}"):
+        read_beir(folder)
+
+
+def test_queries_nobody_judged_are_a_split_of_their_own(folder):
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q-new", "text": "and this?"}\n')
+    unlabelled = read_beir(folder).splits["unlabelled"]
+    assert unlabelled.queries["q-new"] == "and this?" and unlabelled.qrels == {}
+    judged = read_beir(folder).splits["train"].queries
+    assert not set(judged) & set(unlabelled.queries)

@@ -194,8 +194,33 @@ def test_in_batch_against_numpy():
     positive, valid = np.array([0, 4, 8]), np.ones(12, bool)
     valid[[5, 8]] = False  # 8 is the third query's positive: that query does not count
     term = in_batch_cross_entropy(
-        jnp.float32(queries), jnp.float32(passages), jnp.array(valid), jnp.array(positive)
+        jnp.float32(queries),
+        jnp.float32(passages),
+        jnp.array(valid),
+        jnp.array(positive),
+        jnp.arange(12),
     )
     p = softmax(np.where(valid, queries @ passages.T, -np.inf))
     assert float(term.count) == 2
     assert float(term.total) == pytest.approx(-np.log(p[0, 0]) - np.log(p[1, 4]), rel=1e-5)
+
+
+def test_copies_of_a_querys_positive_are_not_its_negatives():
+    rng = np.random.default_rng(8)
+    queries, passages = rng.normal(size=(2, 8)), rng.normal(size=(6, 8))
+    ids = jnp.array([7, 1, 2, 7, 1, 7])  # the positives, rows 0 and 3, are one passage, 5 is too
+
+    def total(queries, passages):
+        valid, positive = jnp.ones(6, bool), jnp.array([0, 3])
+        return in_batch_cross_entropy(queries, passages, valid, positive, ids).total
+
+    grad = jax.grad(total, argnums=1)(jnp.float32(queries), jnp.float32(passages))
+    scores = queries @ passages.T
+    want, gradient = 0.0, np.zeros((6, 8))
+    for query, rows in ((0, [0, 1, 2, 4]), (1, [3, 1, 2, 4])):  # the positive first
+        p = softmax(scores[query, rows])
+        want -= np.log(p[0])
+        gradient[rows] += (p - np.eye(4)[0])[:, None] * queries[query]
+    got = float(total(jnp.float32(queries), jnp.float32(passages)))
+    assert got == pytest.approx(want, rel=1e-5)
+    np.testing.assert_allclose(grad, gradient, atol=1e-5)

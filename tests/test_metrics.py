@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rocketjax.metrics import mean, p_value, per_query
+from rocketjax.errors import InputError
+from rocketjax.metrics import mean, oracle, p_value, per_query, write_per_query
 
 FILLER = [f"x{i}" for i in range(100)]
 
@@ -54,12 +55,66 @@ def test_every_judged_query_counts_and_no_other():
 
 
 def test_a_run_without_queries_has_0_everywhere():
-    want = {"q": 0.0}
-    assert per_query({"q": {"a": 1}}, {}) == {
-        "MRR@10": want,
-        "recall@50": want,
-        "nDCG@10": want,
+    values = per_query({"q": {"a": 1}}, {})
+    assert {"MRR@10", "nDCG@10", "recall@5", "recall@1000", "success@20"} < set(values)
+    assert all(value == {"q": 0.0} for value in values.values())
+
+
+@pytest.mark.parametrize("k", [5, 20, 50, 100, 1000])
+def test_success_is_one_hit_and_recall_the_share(k):
+    order = [f"y{i}" for i in range(1100)]
+    order[k - 1], order[k] = "a", "b"
+    values = per_query({"q": {"a": 1, "b": 1, "c": 1, "d": 2}}, {"q": order})
+    assert values[f"success@{k}"] == {"q": 1.0}
+    assert values[f"recall@{k}"] == {"q": 0.25}
+    late = per_query({"q": {"b": 1}}, {"q": order})
+    assert late[f"success@{k}"] == late[f"recall@{k}"] == {"q": 0.0}
+
+
+def test_nothing_is_said_beyond_the_depth_of_a_run():
+    names = set(per_query({"q": {"a": 1}}, {"q": ["a"]}, depth=50))
+    assert names == {"MRR@10", "nDCG@10"} | {
+        f"{m}@{k}" for m in ("recall", "success") for k in (5, 20, 50)
     }
+
+
+def official_mrr_at_10(qrels, run):
+    """As MS MARCO's evaluation says it: over all judged queries, 0 where none is in ten."""
+    total = 0.0
+    for query, grades in qrels.items():
+        for rank, pid in enumerate(run.get(query, [])[:10], 1):
+            if grades.get(pid, 0) > 0:
+                total += 1 / rank
+                break
+    return total / len(qrels)
+
+
+def test_mrr_is_the_official_one_on_random_runs():
+    rng = np.random.default_rng(0)
+    pids = [f"p{i}" for i in range(40)]
+    qrels = {
+        f"q{i}": {str(p): int(rng.integers(0, 3)) for p in rng.choice(pids, 4)} for i in range(99)
+    }
+    run = {f"q{i}": [str(p) for p in rng.permutation(pids)[:20]] for i in range(5, 120)}
+    got = mean(per_query(qrels, run)["MRR@10"])
+    assert got == pytest.approx(official_mrr_at_10(qrels, run)) and 0.1 < got < 0.9
+
+
+def test_the_oracle_is_the_ceiling_of_re_ranking():
+    qrels = {"q": {"a": 1, "b": 3, "late": 2}, "none": {"z": 1}}
+    run = {"q": ["x", "a", "y", "b", "late"], "none": ["x"], "unjudged": ["x", "y"]}
+    ideal = oracle(qrels, run, depth=4)
+    assert ideal == {"q": ["b", "a", "x", "y", "late"], "none": ["x"], "unjudged": ["x", "y"]}
+    assert per_query(qrels, ideal)["MRR@10"] == {"q": 1.0, "none": 0.0}
+
+
+def test_values_by_query_are_written(tmp_path):
+    values = {"MRR@10": {"q1": 1 / 3, "q2": 0.0}, "answer@5": {"q2": 1.0}}
+    write_per_query(tmp_path / "v.tsv", values)
+    assert (tmp_path / "v.tsv").read_text() == "query\tMRR@10\tanswer@5\nq1\t0.333333\t\nq2\t0\t1\n"
+    with pytest.raises(InputError, match="tabs and line breaks"):
+        write_per_query(tmp_path / "v.tsv", {"MRR@10": {"q\t1": 1.0}})
+    assert "q1" in (tmp_path / "v.tsv").read_text()
 
 
 @pytest.mark.parametrize("order", [["10", "9", "a"], ["a", "9", "10"], ["9", "a", "10"]])

@@ -1,21 +1,24 @@
 """The whole run on a tiny collection with tiny random weights: artefacts, loading, bad input."""
 
 import dataclasses
+import importlib
 import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
-from tiny import tokens
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import pipeline
+from rocketjax import pipeline, stages
+from rocketjax.augment import read_lists
 from rocketjax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
+    IndexConfig,
     ListConfig,
     LossConfig,
     OptimizerConfig,
@@ -27,71 +30,13 @@ from rocketjax.config import (
 )
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
-from rocketjax.models import pretrained
-from rocketjax.models.encoder import Encoder, EncoderConfig
+from rocketjax.progress import unwatched
+from rocketjax.report import Report
 from rocketjax.train import main
-
-TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt", "tree leaf root"]
-WORDS = sorted({word for topic in TOPICS for word in topic.split()})
 
 
 def say(_):
     """Nothing."""
-
-
-def watch(items, _):
-    return items
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A model folder as transformers writes it: two random layers and a word tokenizer."""
-    folder = tmp_path_factory.mktemp("weights")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-    config = EncoderConfig(len(vocabulary), 32, 2, 4, 64, 64)  # 64 positions
-    text = tokens(np.random.default_rng(0), 1)
-    params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
-    params = jax.tree.map(lambda x: np.asarray(x) * 2, params)
-    tensors = pretrained.encoder_tensors(params, config)
-    pretrained.save_model(folder, config, tensors, "BertModel")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory):
-    """A BEIR folder: a query's words come from its passage's topic."""
-    folder = tmp_path_factory.mktemp("topics")
-    rng = np.random.default_rng(0)
-
-    def text(topic):
-        return " ".join(rng.choice(topic.split(), 6))
-
-    passages = [{"_id": f"p{i}", "title": "", "text": text(TOPICS[i % 5])} for i in range(60)]
-    queries, qrels = [], {"train": [], "dev": []}
-    for i in range(60):
-        queries.append({"_id": f"q{i}", "text": passages[i]["text"]})
-        qrels["train" if i < 40 else "dev"].append(f"q{i}\tp{i}\t1")
-    for name, rows in (("corpus", passages), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "qrels").mkdir()
-    for split, rows in qrels.items():
-        header = "query-id\tcorpus-id\tscore\n"
-        (folder / "qrels" / f"{split}.tsv").write_text(header + "\n".join(rows) + "\n")
-    return folder
 
 
 def config(weights, collection, run_dir, **changes):
@@ -102,7 +47,9 @@ def config(weights, collection, run_dir, **changes):
         text=TextConfig(query_length=10, passage_length=10, pair_length=18, title="segment"),
         retriever=RetrieverConfig(str(weights), towers="separate", pooling="cls", normalize=False),
         reranker=RerankerConfig(str(weights)),
-        lists=ListConfig(length=4, top_n=30),
+        lists=ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid"),
+        index=IndexConfig(shard=25),
+        retriever_warmup=StageConfig(steps=2, batch=8, optimizer=optimizer),
         reranker_warmup=StageConfig(steps=3, batch=8, optimizer=optimizer),
         joint=StageConfig(steps=6, batch=8, optimizer=optimizer),
         loss=LossConfig(),
@@ -111,26 +58,37 @@ def config(weights, collection, run_dir, **changes):
     return dataclasses.replace(base, **changes)
 
 
+class Finished(NamedTuple):
+    folder: Path
+    report: Report
+
+
 @pytest.fixture(scope="module")
 def finished(weights, collection, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    return pipeline.run(config(weights, collection, folder), say, watch)
+    return Finished(folder, pipeline.run(config(weights, collection, folder), say, unwatched))
 
 
 def test_a_run_leaves_whole_artefacts(finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.yaml", "lists.jsonl", "train.jsonl", "report.json"),
-        *("before", "after", "retriever", "reranker"),
+        *("config.yaml", "stages.json", "log.jsonl", "report.json"),
+        *("start", "warmup", "lists", "checkpoints", "retriever", "reranker", "index", "runs"),
     }
-    log = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in log] == ["warmup"] * 3 + ["joint"] * 6
+    assert list((folder / "checkpoints").iterdir()) == []  # the models are stored
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    stages = ["warm-retriever"] * 2 + ["warm-reranker"] * 3 + ["joint"] * 6
+    assert [row["stage"] for row in log] == stages
     assert {"loss", "retriever", "reranker", "distill", "gradient_norm"} <= set(log[-1])
     report = json.loads((folder / "report.json").read_text())
-    assert {row["measure"] for row in report["rows"]} == {"MRR@10", "recall@50", "nDCG@10"}
-    assert len((folder / "after" / "reranker.trec").read_text().splitlines()) == 15 * 20
+    measures = {row["measure"] for row in report["rows"]}
+    assert {"MRR@10", "recall@20", "nDCG@10"} <= measures and "recall@50" not in measures
+    assert {row["model"] for row in report["rows"]} == {"retriever", "reranker", "oracle"}
+    assert len((folder / "runs" / "reranker.trec").read_text().splitlines()) == 15 * 20
     assert load(folder / "config.yaml").joint.steps == 6
+    kinds = [item.kind for item in read_lists(folder / "lists" / "lists.jsonl")]
+    assert kinds.count("denoised") == kinds.count("undenoised") == 24  # 6 steps x 8 lists
 
 
 def test_the_saved_pair_scores_as_the_run_judged_it(finished, collection):
@@ -141,10 +99,10 @@ def test_the_saved_pair_scores_as_the_run_judged_it(finished, collection):
         for name in ("corpus", "queries")
         for row in map(json.loads, (collection / f"{name}.jsonl").read_text().splitlines())
     }
-    first = (finished.folder / "after" / "reranker.trec").read_text().splitlines()[0].split()
+    first = (finished.folder / "runs" / "reranker.trec").read_text().splitlines()[0].split()
     query, passage = texts[first[0]], texts[first[2]]
     assert model.score([query], [passage])[0] == pytest.approx(float(first[4]), rel=1e-5, abs=1e-6)
-    first = (finished.folder / "after" / "retriever.trec").read_text().splitlines()[0].split()
+    first = (finished.folder / "runs" / "retriever.trec").read_text().splitlines()[0].split()
     dot = model.encode_query([texts[first[0]]]) @ model.encode_passage([texts[first[2]]]).T
     assert dot[0, 0] == pytest.approx(float(first[4]), rel=1e-5, abs=1e-6)
     ranked = model.rerank(query, list(texts.values())[:7], top_k=3)
@@ -185,28 +143,180 @@ def test_new_lengths_and_sizes_do_not_recompile_every_time(finished):
     assert _apply._cache_size() == compiled
 
 
-def test_same_seed_same_run(weights, collection, tmp_path, finished):
-    again = pipeline.run(config(weights, collection, tmp_path / "again"), say, watch)
-    assert again.rows == finished.rows
-    for name in ("lists.jsonl", "train.jsonl", "retriever/query/model.safetensors"):
-        assert (again.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+def contents(folder):
+    """Every file that says what a run did, by its bytes; times and places left out."""
+    names = ("lists/lists.jsonl", "warmup/lists/lists.jsonl", "log.jsonl", "runs/reranker.trec")
+    models = sorted(folder.glob("re*/**/model.safetensors"))
+    vectors = sorted(folder.glob("index/*.npy"))
+    paths = [folder / name for name in names] + models + vectors
+    assert len(models) == 3 and len(vectors) == 6
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def expected(finished):
+    return contents(finished.folder)
+
+
+class Killed(Exception):
+    """What stops a run."""
+
+
+@pytest.mark.parametrize(
+    ("where", "calls"),
+    [
+        ("rocketjax.corpus.write_shard", 1),  # the starting models' index
+        ("rocketjax.fit._checked", 1),  # in the retriever's warm-up
+        ("rocketjax.corpus.write_shard", 4),  # the warmed retriever's index
+        ("rocketjax.mining.write_candidates", 1),
+        ("rocketjax.fit._checked", 4),  # in the re-ranker's warm-up
+        ("rocketjax.mining.write_candidates", 3),  # of the joint stage's lists
+        ("rocketjax.mining.write_lists", 1),
+        ("rocketjax.fit._checked", 9),  # in joint training, past a checkpoint
+        ("rocketjax.model_folder.save_reranker", 1),
+        ("rocketjax.corpus.write_shard", 8),
+        ("rocketjax.report.write", 0),
+    ],
+)
+def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
+    weights, collection, tmp_path, monkeypatch, expected, where, calls
+):
+    settings = config(weights, collection, tmp_path / "run")
+    monkeypatch.setattr("rocketjax.mining.PAIRS_AT_ONCE", 400)
+    module, name = where.rsplit(".", 1)
+    module = importlib.import_module(module)
+    real, count = getattr(module, name), [0]
+
+    def dies(*args, **options):
+        count[0] += 1
+        if count[0] > calls:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, name, dies)
+    with pytest.raises(Killed):
+        pipeline.run(settings, say, unwatched)
+    done = set(json.loads((tmp_path / "run" / "stages.json").read_text())) if calls else set()
+    monkeypatch.setattr(module, name, real)
+    said = []
+    report = pipeline.run(settings, said.append, unwatched)
+    assert not done & set(said)  # finished stages are not run again
+    assert contents(tmp_path / "run") == expected
+    assert report.rows == pipeline.run(settings, say, unwatched).rows  # a finished run is kept
+
+
+def test_part_of_a_run_and_the_same_again_from_a_stage(weights, collection, tmp_path, expected):
+    folder = tmp_path / "run"
+
+    def run(**changes):
+        return pipeline.run(config(weights, collection, folder, **changes), say, unwatched)
+
+    assert run(stages=("start", "warm-retriever")) is None
+    with pytest.raises(InputError, match="stage mine needs stage encode"):
+        run(stages=("mine",))
+    assert run(stages=("encode", "warm-reranker", "mine")) is None
+    assert run() is not None
+    assert contents(folder) == expected
+    longer = StageConfig(steps=2, batch=8, optimizer=OptimizerConfig(reranker_lr=1e-3))
+    with pytest.raises(InputError, match=r"other options \(joint.steps: 6 -> 2; joint.optim"):
+        run(joint=longer)
+    assert contents(folder) == expected
+    run(joint=longer, from_stage="joint")
+    after = contents(folder)
+    assert after["lists/lists.jsonl"] == expected["lists/lists.jsonl"]
+    assert after["reranker/model.safetensors"] != expected["reranker/model.safetensors"]
+    assert load(folder / "config.yaml").joint.steps == 2
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == 1
+    with pytest.raises(InputError, match="no run here to go on with --from joint"):
+        pipeline.run(
+            config(weights, collection, tmp_path / "new", from_stage="joint"), say, unwatched
+        )
+
+
+def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp_path):
+    lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
+    folder = tmp_path / "run"
+    pipeline.run(config(weights, collection, folder, lists=lists), say, unwatched)
+    rounds = [folder / "lists", *(folder / "rounds" / str(i) / "lists" for i in (1, 2))]
+    mined = [read_lists(path / "lists.jsonl") for path in rounds]
+    assert [len(items) for items in mined] == [16, 16, 16]  # 2 steps x 8 lists
+    queries = [{item.query for item in items} for items in mined]
+    assert not queries[0] & queries[1] and not queries[1] & queries[2]
+    models = [json.loads((path / "request.json").read_text())["retriever"] for path in rounds]
+    assert len(set(models)) == 3  # each time another retriever
+    assert not (folder / "rounds" / "1" / "index").exists()  # large, and used up
+
+
+def test_a_refresh_that_is_stopped_goes_on(weights, collection, tmp_path, monkeypatch):
+    lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
+    pipeline.run(config(weights, collection, tmp_path / "whole", lists=lists), say, unwatched)
+    settings = config(weights, collection, tmp_path / "run", lists=lists)
+    mine, count = stages.mine, [0]
+
+    def dies(*args):
+        count[0] += 1
+        if count[0] == 4:  # warm-up, round 0, 1, and then 2
+            raise Killed
+        return mine(*args)
+
+    monkeypatch.setattr(stages, "mine", dies)
+    with pytest.raises(Killed):
+        pipeline.run(settings, say, unwatched)
+    pipeline.run(settings, say, unwatched)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
 def test_an_earlier_run_is_not_lost_unasked(weights, collection, finished, tmp_path):
-    settings = config(weights, collection, finished.folder)
-    with pytest.raises(InputError, match="--overwrite"):
-        pipeline.run(settings, say, watch)
+    settings = config(weights, collection, finished.folder, seed=2)
+    with pytest.raises(InputError, match=r"other options \(seed: 1 -> 2\).*--overwrite"):
+        pipeline.run(settings, say, unwatched)
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(InputError, match="holds other files and no run"):
-        pipeline.run(config(weights, collection, tmp_path, overwrite=True), say, watch)
+        pipeline.run(config(weights, collection, tmp_path, overwrite=True), say, unwatched)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+def test_a_loaded_run_searches(finished, collection):
+    model = rocketjax.load(finished.folder)
+    hits = model.search("sun ray warm", top_k=7, depth=5)
+    assert (
+        len(hits) == 7 and [hit.reranker_score is None for hit in hits] == [False] * 5 + [True] * 2
+    )
+    scores = [hit.reranker_score for hit in hits[:5]]
+    assert scores == sorted(scores, reverse=True)
+    text, score = hits[0].passage.text, scores[0]
+    assert model.score(["sun ray warm"], [text])[0] == pytest.approx(score, abs=1e-5)
+    plain = model.search("sun ray warm", top_k=7, depth=0)
+    assert {hit.passage.id for hit in plain} == {hit.passage.id for hit in hits}
+    order = [hit.retriever_score for hit in plain]
+    assert order == sorted(order, reverse=True)
+
+
+def test_a_changed_collection_is_not_searched(weights, finished, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(finished.folder, folder)
+    other = make_topics(tmp_path / "topics")
+    lines = (other / "corpus.jsonl").read_text().replace("purr", "meow")
+    (other / "corpus.jsonl").write_text(lines)
+    text = (folder / "config.yaml").read_text()
+    old = load(folder / "config.yaml").data.collection
+    (folder / "config.yaml").write_text(text.replace(old, str(other)))
+    with pytest.raises(InputError, match=r"collection topics.*\(hash"):
+        rocketjax.load(folder).search("cat")
+
+
+def test_a_re_ranker_that_cannot_tell_does_not_denoise(weights, collection, tmp_path):
+    lists = ListConfig(length=4, top_n=30)
+    settings = config(weights, collection, tmp_path / "run", lists=lists)
+    with pytest.raises(InputError, match="cannot denoise lists; warm it up longer"):
+        pipeline.run(settings, say, unwatched)
 
 
 def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
     wild = OptimizerConfig(retriever_lr=1e30, reranker_lr=1e30, warmup=0.0)
     settings = config(weights, collection, tmp_path / "wild", joint=StageConfig(20, 8, wild))
     with pytest.raises(NonFiniteError, match=r"step \d+: .*loss = nan.*lower the learning rate"):
-        pipeline.run(settings, say, watch)
+        pipeline.run(settings, say, unwatched)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +335,7 @@ def test_bad_input_is_one_clear_error(weights, collection, tmp_path, changes, me
         data = dataclasses.replace(settings.data, collection=str(collection))
         settings = dataclasses.replace(settings, data=data)
     with pytest.raises(InputError, match=message):
-        pipeline.run(settings, say, watch)
+        pipeline.run(settings, say, unwatched)
 
 
 def test_a_tokenizer_of_another_model_is_refused(weights, collection, tmp_path):
@@ -237,7 +347,7 @@ def test_a_tokenizer_of_another_model_is_refused(weights, collection, tmp_path):
     (folder / "config.json").write_text(json.dumps(values | {"vocab_size": 7}))
     settings = config(folder, collection, tmp_path / "run")
     with pytest.raises(InputError, match=r"tokens, but config\.json says vocab_size 7"):
-        pipeline.run(settings, say, watch)
+        pipeline.run(settings, say, unwatched)
 
 
 def test_empty_texts_and_unequal_pairs_are_named(finished):

@@ -127,6 +127,78 @@ def test_in_batch_negatives_cross_the_devices():
     assert metrics_eight == pytest.approx(metrics_one, rel=1e-4)
 
 
+def test_a_shared_positive_is_no_negative_on_any_device():
+    retriever, _, params = models()
+    params = {"retriever": params["retriever"]}
+    terms_of = retriever_terms_of(retriever, temperature=0.5)
+    batch = list_batch(rows=8, slots=2, uneven=False)
+    ids = batch.passage_id.copy()
+    ids[6, 0] = ids[1, 0]  # on devices 6 and 1 of 8
+    shared = batch._replace(passage_id=ids)
+    one, metrics_one = gradient(params, shared, terms_of, {"retriever": 1.0}, 1)
+    eight, metrics_eight = gradient(params, shared, terms_of, {"retriever": 1.0}, 8)
+    assert_trees_close(eight, one)
+    _, unshared = gradient(params, batch, terms_of, {"retriever": 1.0}, 8)
+    assert metrics_eight["loss"] < unshared["loss"]  # two softmaxes have one term less
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 3, 16])
+def test_chunks_give_the_gradients_of_the_whole(dropout, chunk):
+    """Gradient caching: the same dropout in both passes, uneven lists, N that chunks don't divide.
+
+    One device has 8 queries and 40 passages and pairs.
+    """
+    retriever, reranker, params = models(dropout)
+    batch, config = list_batch(rows=8), LossConfig()
+    weights = joint_weights(config)
+    whole = joint_terms_of(retriever, reranker, config)
+    want, metrics_want = gradient(params, batch, whole, weights, 1)
+    chunked = joint_terms_of(retriever, reranker, config, chunk)
+    for devices in (1, 4):
+        got, metrics_got = gradient(params, batch, chunked, weights, devices)
+        assert_trees_close(got, want)
+        assert metrics_got == pytest.approx(metrics_want, rel=1e-4, abs=1e-6)
+
+
+def test_chunks_work_for_the_warm_ups():
+    retriever, reranker, params = models(0.1)
+    batch = list_batch(rows=8, slots=3)
+    for name, terms_of in (
+        ("retriever", partial(retriever_terms_of, retriever, 0.5)),
+        ("reranker", partial(reranker_terms_of, reranker)),
+    ):
+        own = {name: params[name]}
+        want, _ = gradient(own, batch, terms_of(), {name: 1.0}, 8)
+        got, _ = gradient(own, batch, terms_of(2), {name: 1.0}, 8)
+        assert_trees_close(got, want)
+
+
+def test_memory_follows_the_chunk_not_the_batch():
+    """Bytes that the compiled gradient needs besides its inputs and outputs."""
+    retriever, reranker, params = models()
+
+    def bytes_of(rows, chunk):
+        config = LossConfig()
+        terms_of = joint_terms_of(retriever, reranker, config, chunk)
+        step = partial(loss_gradient, terms_of=terms_of, weights=joint_weights(config))
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (AXIS,))
+        mapped = jax.shard_map(
+            lambda params, batch: step(params, batch, None),
+            mesh=mesh,
+            in_specs=jax.sharding.PartitionSpec(),
+            out_specs=jax.sharding.PartitionSpec(),
+            check_vma=False,
+        )
+        batch = list_batch(rows=rows, slots=8)
+        compiled = jax.jit(mapped).lower(params, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(32, 0) > 3 * bytes_of(8, 0)
+    assert bytes_of(32, 8) < 1.5 * bytes_of(8, 8)
+    assert bytes_of(32, 8) < 0.2 * bytes_of(32, 0)
+
+
 def test_a_list_of_its_own_scores_the_same():
     """Neither other rows nor padding of a batch reach a list's scores."""
     retriever, _, params = models()
@@ -157,6 +229,7 @@ def topical_batch(seed, rows=8, slots=4, topics=5):
         texts(topic),
         pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
         np.ones((rows, slots), bool),
+        np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
     )
 
 

@@ -34,7 +34,9 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
     if uneven:
         valid = np.arange(slots) < rng.integers(1, slots + 1, rows)[:, None]
         valid[1] = False
-    return ListBatch(tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots), valid)
+    query, passage, pair = tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots)
+    passage_id = np.arange(rows * slots, dtype=np.int32).reshape(rows, slots)
+    return ListBatch(query, passage, pair, valid, passage_id)
 
 
 def models(dropout=0.0, shared=False, compute=None):
@@ -65,6 +67,7 @@ def shapes_of(config):
         texts(rows, slots, text.passage_length),
         texts(rows, slots, text.pair_length),
         jax.ShapeDtypeStruct((rows, slots), bool),
+        shape(rows, slots),
     )
 
 

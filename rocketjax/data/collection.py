@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from rocketjax.errors import InputError
+
 
 class Passage(NamedTuple):
     """One unit of retrieval. `title` may be empty."""
@@ -39,6 +41,13 @@ class Collection:
     name: str
     passages: Sequence[Passage]
     splits: Mapping[str, Split]
+
+    def split(self, name: str) -> Split:
+        """A split by name. Raises InputError where there is none."""
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise InputError(f"{self.name} has no split {name!r}; it has {known}")
+        return self.splits[name]
 
     @cached_property
     def by_id(self) -> Mapping[str, Passage]:

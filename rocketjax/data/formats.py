@@ -1,7 +1,10 @@
-"""Files of the field in and out: BEIR folders in, TREC runs out."""
+"""Files of the field: BEIR folders and queries in, TREC runs in and out."""
 
+import gzip
 import json
+import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ from rocketjax.files import write_text
 
 def read_beir(folder: Path) -> Collection:
     """corpus.jsonl {_id, title, text}, queries.jsonl {_id, text}, qrels/SPLIT.tsv.
+
+    And, where there is one, answers.jsonl {_id, answers: [..]}: strings that answer a query.
+    Queries that no qrels file judges make the split "unlabelled".
 
     Raises:
         InputError: a file is missing, a line is not what it should be, an id stands twice, a text
@@ -33,28 +39,107 @@ def read_beir(folder: Path) -> Collection:
         if query in queries:
             raise InputError(f"{place}: _id: {query!r} stands twice; ids must be unique")
         queries[query] = _text(row, "text", place)
+    answers = _read_answers(folder / "answers.jsonl", queries)
     if not passages:
         raise InputError(f"{folder / 'corpus.jsonl'}: the corpus is empty")
     splits = {
-        path.stem: _read_split(path, queries, passages)
+        path.stem: _read_split(path, queries, passages, answers)
         for path in sorted((folder / "qrels").glob("*.tsv"))
     }
     if not splits:
         raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/train.tsv there")
+    judged = {query for split in splits.values() for query in split.qrels}
+    unlabelled = {query: text for query, text in queries.items() if query not in judged}
+    if unlabelled:
+        splits.setdefault("unlabelled", Split(unlabelled, {}))
     return Collection(folder.name, list(passages.values()), splits)
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
-    """A TREC run: query Q0 passage rank score tag, best first."""
+    """A TREC run: query Q0 passage rank score tag, best first; scores as exact as float32."""
     lines = [
-        f"{query} Q0 {pid} {rank} {score:.6f} {tag}\n"
+        f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
         for query, ranked in run.items()
         for rank, (pid, score) in enumerate(ranked, 1)
     ]
     write_text(path, "".join(lines))
 
 
-def _read_split(path: Path, queries: Mapping[str, str], passages: Mapping[str, Passage]) -> Split:
+def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
+    """A TREC run: query id -> (passage id, score), by score, of equal ones by rank.
+
+    Columns are divided by any white space; a name that ends in .gz is unpacked.
+
+    Raises:
+        InputError: no file, a line that is no such row, a score that is no finite number, or a
+            passage that stands twice for a query; file, line and field are named.
+    """
+    rows: dict[str, dict[str, tuple[float, int]]] = {}
+    for place, line in _lines(path):
+        if not line.strip():
+            continue
+        columns = line.split()
+        if len(columns) != 6:
+            raise InputError(f"{place}: expected query Q0 passage rank score tag, got {line!r}")
+        query, _, pid, rank, score, _ = columns
+        number = _number(score, f"{place}: score")
+        position = _number(rank, f"{place}: rank")
+        if pid in rows.setdefault(query, {}):
+            raise InputError(f"{place}: passage: {pid!r} stands twice for query {query!r}")
+        rows[query][pid] = (-number, int(position))
+    return {
+        query: [(pid, -found[pid][0]) for pid in sorted(found, key=found.__getitem__)]
+        for query, found in rows.items()
+    }
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}), or one a line, named 1, 2, ..
+
+    Raises:
+        InputError: no file, an id that stands twice, an empty text, or no query at all.
+    """
+    rows = _json_lines(path) if path.suffix == ".jsonl" else _lines(path)
+    queries: dict[str, str] = {}
+    for number, (place, row) in enumerate(rows, 1):
+        if isinstance(row, dict):
+            query, text = _text(row, "_id", place), _text(row, "text", place)
+        elif not row.strip():
+            continue
+        elif path.suffix == ".tsv":
+            query, tab, text = row.strip("\r\n").partition("\t")
+            if not (tab and query and text.strip()):
+                raise InputError(f"{place}: expected id TAB query, got {row!r}")
+        else:
+            query, text = str(number), row.strip()
+        if query in queries:
+            raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
+        queries[query] = text
+    if not queries:
+        raise InputError(f"{path}: holds no query")
+    return queries
+
+
+def _read_answers(path: Path, queries: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    answers: dict[str, tuple[str, ...]] = {}
+    for place, row in _json_lines(path) if path.is_file() else ():
+        query, texts = _text(row, "_id", place), row.get("answers")
+        if query not in queries:
+            raise InputError(f"{place}: _id: {query!r} is not in queries.jsonl")
+        if query in answers:
+            raise InputError(f"{place}: _id: {query!r} stands twice; ids must be unique")
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{place}: answers: expected a list of texts, got {texts!r}")
+        answers[query] = tuple(texts)
+    return answers
+
+
+def _read_split(
+    path: Path,
+    queries: Mapping[str, str],
+    passages: Mapping[str, Passage],
+    answers: Mapping[str, Sequence[str]],
+) -> Split:
     qrels: dict[str, dict[str, int]] = {}
     header = True  # the first line names the columns
     for place, line in _lines(path):
@@ -73,7 +158,11 @@ def _read_split(path: Path, queries: Mapping[str, str], passages: Mapping[str, P
         if pid not in passages:
             raise InputError(f"{place}: corpus-id: {pid!r} is not in corpus.jsonl")
         qrels.setdefault(query, {})[pid] = grade
-    return Split({query: queries[query] for query in qrels}, qrels)
+    return Split(
+        {query: queries[query] for query in qrels},
+        qrels,
+        {query: answers[query] for query in qrels if query in answers},
+    )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,13 +181,28 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Each line's place ("file:line") and text."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}:{number}"
-            try:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    place = f"{path}:1"
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                place = f"{path}:{number}"
                 yield place, line.decode()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{place}: not UTF-8: {error}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{place}: not UTF-8: {error}") from error
+        except (OSError, EOFError, zlib.error) as error:  # of a damaged .gz
+            raise InputError(f"{place}: cannot be read on: {error}") from error
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{place}: expected a finite number, got {text!r}")
+    return value
 
 
 def _text(row: Mapping[str, Any], field: str, place: str) -> str:

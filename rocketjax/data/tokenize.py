@@ -64,6 +64,15 @@ class Tokenizer:
         """One more than the largest token id."""
         return max(self._tokenizer.get_vocab().values()) + 1
 
+    @property
+    def description(self) -> str:
+        """What decides what becomes of a text: vocabulary, lengths, and its rules at work.
+
+        The rules by what they do, not as tokenizers writes them down, which changes by version.
+        """
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        return f"{vocabulary} {self._raw(_PROBES)} {self._single} {self._double} {self.config}"
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights."""
         self._tokenizer.save_pretrained(str(folder))
@@ -151,6 +160,14 @@ class Tokenizer:
                 pieces.append([])
                 piece_types.append([])
         return Template(tuple(pieces), tuple(types), tuple(piece_types))
+
+
+_PROBES = (
+    "Héllo, WORLD!  naïve\tco-op 3.14",
+    "東京タワー Ω ﬁn",
+    "a\u0301 don't #1 <b>",
+    "unaffable",
+)
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:

@@ -1,72 +1,210 @@
-"""Exact top-k by dot product, on the accelerator."""
+"""Exact top-k by dot product on the accelerators, the corpus spread over all of them."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from rocketjax.errors import InputError
+from rocketjax.parallel import AXIS
+from rocketjax.retrieval.index import check_search
+from rocketjax.retrieval.vectors import Vectors
 
-QUERIES_AT_ONCE = 256  # bounds the score matrix: 256 x 65,536 x 4 bytes = 64 MiB
-PASSAGES_AT_ONCE = 65_536
+# Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
+# on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
+QUERIES = 256
+ROWS = 8_192
+SHARE_OF_MEMORY = 0.6  # of a device, for the corpus; the models are there too
+RECALL_ON_TPU = 0.999  # of approx_max_k within a block; elsewhere selection is exact
 
 
-def search(queries: np.ndarray, passages: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `top_k` passages of highest dot product with each query.
+class ExactIndex:
+    """Compares every query with every passage. Each process gets the whole result.
 
-    Args:
-        queries: [Q, D].
-        passages: [N, D].
-
-    Returns:
-        rows of `passages` [Q, top_k] int64, best first, ties by lower row; scores [Q, top_k]
-        float32.
-
-    Raises:
-        InputError: top_k above N, or no passages.
+    The corpus lies on the devices, in the type it is stored in, a part on each; every process reads
+    only its devices' rows from the memory map. One that does not fit is streamed through them in
+    pieces at every search, so search many queries at once then.
     """
-    if not 1 <= top_k <= len(passages):
-        raise InputError(
-            f"top_k is {top_k}, but the corpus holds {len(passages)} passages; lower it"
-        )
-    found = [
-        _search_some(jnp.asarray(queries[i : i + QUERIES_AT_ONCE]), passages, top_k)
-        for i in range(0, len(queries), QUERIES_AT_ONCE)
-    ]
-    rows = np.concatenate([np.asarray(rows, np.int64) for rows, _ in found])
-    scores = np.concatenate([np.asarray(scores) for _, scores in found])
-    return rows, scores
+
+    def __init__(
+        self, vectors: Vectors, devices: list[Any] | None = None, memory: int | None = None
+    ) -> None:
+        """Places nothing yet.
+
+        Args:
+            devices: default all, of all processes.
+            memory: bytes of each device that the corpus may take; default by its size, unbounded
+                where the device does not know it (CPU).
+        """
+        self.vectors = vectors
+        devices = devices or jax.devices()
+        self._mesh = Mesh(np.array(devices), (AXIS,))
+        count = len(vectors)
+        self._block = min(ROWS, -(-count // 128) * 128)
+        blocks = -(-count // (self._block * len(devices)))  # of a device, for the whole corpus
+        size = self._block * vectors.width * vectors.dtype.itemsize
+        most = _memory(devices[0]) if memory is None else memory
+        fitting = blocks if most is None else max(1, min(blocks, int(most // size)))
+        self._piece = fitting * self._block * len(devices)
+        self._resident: jax.Array | None = None
+
+    def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Index.search`; ties go to the passage that stands first in the corpus."""
+        rows, scores = self.rows(queries, top_k)
+        return self.vectors.names(rows), scores
+
+    def rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same by row: rows [Q, top_k] int32 and scores [Q, top_k] float32."""
+        check_search(queries, top_k, self.vectors)
+        parts = [
+            np.pad(queries[i : i + QUERIES], ((0, max(0, QUERIES - len(queries[i:]))), (0, 0)))
+            for i in range(0, len(queries), QUERIES)
+        ]
+        nothing = jnp.full((QUERIES, top_k), -1, jnp.int32)
+        best = [(nothing, jnp.full((QUERIES, top_k), -jnp.inf, jnp.float32)) for _ in parts]
+        for start in range(0, len(self.vectors), self._piece):
+            piece = self._place(start)
+            best = [
+                _search_piece(
+                    self._mesh, self._block, top_k, part, piece, start, len(self.vectors), *found
+                )
+                for part, found in zip(parts, best, strict=True)
+            ]
+            # A streamed piece is dropped before the next comes.
+            best = jax.block_until_ready(best)
+        best = [tuple(map(np.asarray, found)) for found in best] or [
+            (np.empty((0, top_k), np.int32), np.empty((0, top_k), np.float32))
+        ]
+        rows, scores = (np.concatenate(parts)[: len(queries)] for parts in zip(*best, strict=True))
+        return rows, scores
+
+    def _place(self, start: int) -> jax.Array:
+        """The rows from `start` on the devices; rows beyond the corpus are zeros."""
+        if self._resident is not None:
+            return self._resident
+        shape = (self._piece, self.vectors.width)
+
+        def part(index: Any) -> np.ndarray:
+            first, last, _ = index[0].indices(self._piece)
+            rows = self.vectors.rows(
+                min(start + first, len(self.vectors)), min(start + last, len(self.vectors))
+            )
+            return np.pad(rows, ((0, last - first - len(rows)), (0, 0)))
+
+        piece = jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)
+        if self._piece >= len(self.vectors):
+            self._resident = piece
+        return piece
 
 
-def _search_some(
-    queries: jax.Array, passages: np.ndarray, top_k: int
+def _memory(device: Any) -> int | None:
+    stats = device.memory_stats()
+    return int(SHARE_OF_MEMORY * stats["bytes_limit"]) if stats else None
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _search_piece(
+    mesh: Mesh,
+    block: int,
+    k: int,
+    queries: jax.Array,
+    piece: jax.Array,
+    start: int,
+    count: int,
+    best_rows: jax.Array,
+    best_scores: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs over the corpus in pieces and keeps the best so far."""
-    best = None
-    for start in range(0, len(passages), PASSAGES_AT_ONCE):
-        piece = jnp.asarray(passages[start : start + PASSAGES_AT_ONCE])
-        rows, scores = _top_k(queries, piece, min(top_k, len(piece)))
-        best = (
-            (rows + start, scores) if best is None else _merge(best, (rows + start, scores), top_k)
+    """Merges the best of a piece [P, D], whose first row is `start`, into the best so far [Q, k].
+
+    Every device goes through its part block by block. In every merge what has lower rows stands
+    first, and of equal scores the first is taken: so ties go to the lower row.
+    """
+
+    def per_device(
+        queries: jax.Array, part: jax.Array, rows: jax.Array, scores: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        blocks = part.reshape(-1, block, part.shape[1])
+        first = start + jax.lax.axis_index(AXIS) * part.shape[0]
+        firsts = first + block * jnp.arange(len(blocks), dtype=jnp.int32)
+        nothing = (jnp.full_like(rows, -1), jnp.full_like(scores, -jnp.inf))
+
+        def merge(
+            best: tuple[jax.Array, jax.Array], item: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[jax.Array, jax.Array], None]:
+            vectors, first = item
+            new = first + jnp.arange(block, dtype=jnp.int32)
+            found = jnp.where(new < count, _scores(queries, vectors), -jnp.inf)
+            found, places = select(found, min(k, block))
+            return _best(best, (jnp.take(new, places), found), k), None
+
+        own, _ = jax.lax.scan(merge, nothing, (blocks, firsts))
+        everyones = jax.lax.all_gather(own, AXIS)  # [devices, Q, k], in the order of rows
+        gathered = jax.tree.map(
+            lambda x: jnp.moveaxis(x, 0, 1).reshape(len(queries), -1), everyones
         )
-    assert best is not None
-    return best
+        return _best((rows, scores), gathered, k)
+
+    # check_vma=False: what comes out is the same everywhere, which jax cannot see.
+    spread = jax.shard_map(
+        per_device,
+        mesh=mesh,
+        in_specs=(P(), P(AXIS), P(), P()),
+        out_specs=P(),
+        check_vma=False,
+    )
+    return spread(queries, piece, best_rows, best_scores)
 
 
-@partial(jax.jit, static_argnums=2)
-def _top_k(queries: jax.Array, passages: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    scores = jnp.matmul(queries, passages.T, preferred_element_type=jnp.float32)
-    scores, rows = jax.lax.top_k(scores, k)  # of equal scores, the lower row comes first
-    return rows, scores
+def _scores(queries: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Dot products [Q, n], added up in float32."""
+    if jax.default_backend() == "cpu":  # slow at small types
+        vectors = vectors.astype(jnp.float32)
+    return jax.lax.dot_general(
+        queries.astype(vectors.dtype),
+        vectors,
+        (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,  # float32 stays float32; smaller types lose nothing
+        preferred_element_type=jnp.float32,
+    )
 
 
-@partial(jax.jit, static_argnums=2)
-def _merge(
-    best: tuple[jax.Array, jax.Array], more: tuple[jax.Array, jax.Array], k: int
+def _best(
+    one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array], k: int
 ) -> tuple[jax.Array, jax.Array]:
-    # Earlier rows stand first, so that ties still go to the lower row.
-    rows = jnp.concatenate([best[0], more[0]], axis=1)
-    scores = jnp.concatenate([best[1], more[1]], axis=1)
-    scores, places = jax.lax.top_k(scores, min(k, scores.shape[1]))
+    """The k best (rows, scores) of two [Q, n], the first before the other where they tie."""
+    rows, scores = (jnp.concatenate(pair, axis=1) for pair in zip(one, other, strict=True))
+    scores, places = jax.lax.top_k(scores, k)
     return jnp.take_along_axis(rows, places, axis=1), scores
+
+
+def select(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k highest of each row [Q, n] and their places [Q, k], as the platform does it best."""
+    platform = jax.default_backend()
+    if platform == "tpu":
+        found = jax.lax.approx_max_k(scores, k, recall_target=RECALL_ON_TPU)
+        return found[0], found[1]
+    if platform == "cpu":  # measured: 1.1 to 1.6 times as fast as two stages
+        values, places = jax.lax.top_k(scores, k)
+        return values, places
+    return two_stage(scores, k)
+
+
+def two_stage(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Exact top-k without sorting whole rows: the k best bins by their maximum, then within them.
+
+    No element outside those bins can belong: each of the k bins holds one that is higher, or equal
+    and in an earlier bin. Bins are put back in order, so that ties still go to the lower place.
+    """
+    queries, n = scores.shape
+    size = max(1, int((n / k) ** 0.5))
+    bins = -(-n // size)
+    padded = jnp.pad(scores, ((0, 0), (0, bins * size - n)), constant_values=-jnp.inf)
+    padded = padded.reshape(queries, bins, size)
+    _, chosen = jax.lax.top_k(padded.max(axis=-1), min(k, bins))
+    chosen = jnp.sort(chosen, axis=1)
+    inside = jnp.take_along_axis(padded, chosen[:, :, None], axis=1).reshape(queries, -1)
+    values, places = jax.lax.top_k(inside, k)
+    return values, jnp.take_along_axis(chosen, places // size, axis=1) * size + places % size

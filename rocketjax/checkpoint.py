@@ -1,0 +1,52 @@
+"""Train states on disk: the only importer of orbax."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from rocketjax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one stage, by step; use it as a context.
+
+    Saving goes on behind the training's back; leaving the context waits for it. Orbax writes a
+    checkpoint aside and renames it: a half-written one is never restored.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Opens or makes the folder; the last `keep` checkpoints stay."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The latest state, shaped and placed as `like`; None where nothing was saved."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return cast(TrainState, self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves a state as that of `step`."""
+        if step == self._manager.latest_step():
+            return
+        # A copy: the train step takes its state's memory back while this is still written.
+        copy = jax.tree.map(jnp.copy, state)
+        self._manager.save(step, args=ocp.args.StandardSave(copy))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,99 @@
+"""What all commands share: options from the command line, progress on the screen, exit status."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+
+import pydantic
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from rocketjax.errors import InputError
+
+if TYPE_CHECKING:
+    from rocketjax.progress import Advance
+
+Options = TypeVar("Options")
+Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
+console = Console()
+
+
+def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) -> Options:
+    """The options of a command, a dataclass whose docstring becomes the help.
+
+    Raises:
+        InputError: a value out of its field's range.
+    """
+    options = tyro.cli(cls, args=args, prog=program)
+    try:
+        values = {
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(cls)  # pyright: ignore
+        }
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise InputError("; ".join(problems)) from error
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Runs a command; returns its exit status: 0 done, 2 bad input, 3 diverged, 130 interrupted."""
+    try:
+        return command() or 0
+    except InputError as error:
+        _complain(f"error: {error}")
+        return 2
+    except FloatingPointError as error:  # fit.NonFiniteError, which knows jax
+        _complain(f"training diverged at {error}")
+        return 3
+    except KeyboardInterrupt:
+        _complain("stopped; the same command goes on from here")
+        return 130
+
+
+def say(line: str) -> None:
+    """Prints a line for people."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def watch(name: str, total: int, unit: str) -> Iterator["Advance"]:
+    """Shows a bar with rate and time left while its block runs."""
+    columns = (
+        TextColumn(name.ljust(14)),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        _Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        """As 1,234/s."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s")
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(message, style="bold red", markup=False, soft_wrap=True)

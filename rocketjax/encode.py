@@ -1,0 +1,80 @@
+"""python -m rocketjax.encode: a corpus to vectors on disk, and an index over them."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Count, IndexConfig, Size
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encodes a collection's passages with a trained retriever and builds an index over them.
+
+    A stopped encode goes on at the shard it was at. Several workers share the work:
+    --worker 0 --workers 4, and so on; the last to finish, run again, builds the index.
+
+    Example: python -m rocketjax.encode --model runs/demo --collection demo --output indexes/demo
+    """
+
+    model: str
+    """Folder of a run, or of a retriever."""
+    collection: str
+    """The collection: "demo" or a BEIR folder."""
+    output: str
+    """Folder of the vectors and the index."""
+    queries: str = "train"
+    """Split whose first 200 queries measure the index's recall; passages do where there is none."""
+    worker: Count = 0
+    """Which of the workers this is, from 0."""
+    workers: Size = 1
+    """How many workers encode shards of the same output."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _encode(cli.parse_options(Encode, args, "rocketjax.encode")))
+
+
+def _encode(options: Encode) -> None:
+    import numpy as np
+
+    from rocketjax.corpus import encode_corpus
+    from rocketjax.data.collections import load_collection
+    from rocketjax.errors import InputError
+    from rocketjax.loading import open_retriever
+    from rocketjax.retrieval.open import build_index, open_index
+
+    if options.worker >= options.workers:
+        raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
+    retriever = open_retriever(options.model, options.compute)
+    collection = load_collection(options.collection)
+    folder = Path(options.output)
+    worker = (options.worker, options.workers) if options.workers > 1 else None
+    vectors = encode_corpus(
+        retriever, options.model, collection, options.index, folder, cli.watch, worker
+    )
+    if vectors is None:
+        cli.say(f"{folder}: this worker's shards are done, others are missing")
+        return
+    cli.say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
+    if (folder / "scann").is_dir():
+        names = (options.model, collection.fingerprint, collection.name)
+        open_index(folder, options.index, retriever.fingerprint, *names)
+        return
+    split = collection.splits.get(options.queries)
+    texts = list(split.queries.values())[:200] if split else []
+    sample = (
+        retriever.encode_query(texts, steady=True)
+        if texts
+        else vectors.rows(0, min(200, len(vectors))).astype(np.float32)
+    )
+    build_index(vectors, options.index, sample, min(100, len(vectors)), cli.say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

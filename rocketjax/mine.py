@@ -1,0 +1,78 @@
+"""python -m rocketjax.mine: training lists by a trained pair of models."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Count, ListConfig
+
+
+@dataclass(frozen=True)
+class Mine:
+    """Mines undenoised and denoised training lists with a trained pair of models.
+
+    A stopped run goes on where it was. The lists are in OUTPUT/lists.jsonl, what was dropped, added
+    and topped up in OUTPUT/report.json.
+
+    Example: python -m rocketjax.mine --model runs/demo --output lists/demo --lists.length 16
+    """
+
+    model: str
+    """Folder of a finished run."""
+    output: str
+    """Folder of the lists."""
+    collection: str = ""
+    """The collection; empty: the run's."""
+    index: str = ""
+    """Folder of vectors of that collection by that model; empty: the run's index."""
+    split: str = "train"
+    """Split whose queries are mined for."""
+    max_queries: Count = 0
+    """Mine for the split's first so many queries; 0: all."""
+    seed: Count = 1
+    """Of the sampled negatives."""
+    lists: ListConfig = field(default_factory=ListConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _mine(cli.parse_options(Mine, args, "rocketjax.mine")))
+
+
+def _mine(options: Mine) -> None:
+    from rocketjax.augment import describe
+    from rocketjax.data.collections import load_collection
+    from rocketjax.loading import load, open_corpus, run_collection
+    from rocketjax.mining import mine
+
+    model = load(options.model, options.compute)
+    name = options.collection or run_collection(Path(options.model))
+    collection = load_collection(name)
+    corpus = open_corpus(Path(options.model), model.retriever, name, options.index)
+    split = collection.split(options.split)
+    queries = dict(split.queries)
+    if options.lists.pseudo_positives and "unlabelled" in collection.splits:
+        queries |= collection.splits["unlabelled"].queries
+    if options.max_queries:
+        queries = dict(list(queries.items())[: options.max_queries])
+    lists, report = mine(
+        model,
+        corpus.index,
+        queries,
+        split.qrels,
+        collection.by_id,
+        options.lists,
+        options.seed,
+        Path(options.output),
+        cli.watch,
+    )
+    texts = collection.by_id
+    cli.say(describe(report, queries.__getitem__, lambda pid: " ".join(texts[pid][1:])))
+    cli.say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Mines training lists: retrieve, score with the re-ranker, denoise. Goes on where it was stopped.
+
+A folder of mined lists:
+
+    request.json           what was asked for, of whom: another request is refused
+    candidates-00000.jsonl candidates of the first queries, then of the next ...
+    lists.jsonl            the lists
+    report.json            what was dropped, added and topped up
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from rocketjax.augment import (
+    Candidates,
+    MiningReport,
+    TrainingList,
+    hybrid_lists,
+    read_candidates,
+    read_lists,
+    write_candidates,
+    write_lists,
+)
+from rocketjax.calibrate import Calibration, platt
+from rocketjax.config import ListConfig
+from rocketjax.data.collection import Passage
+from rocketjax.errors import InputError
+from rocketjax.files import write_text
+from rocketjax.inference import Model
+from rocketjax.metrics import Qrels
+from rocketjax.progress import Watch, unwatched
+from rocketjax.ranking import retrieve, score_pairs
+from rocketjax.retrieval.index import Index
+
+PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
+
+
+def mine(
+    model: Model,
+    index: Index,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    passages: Mapping[str, Passage],
+    config: ListConfig,
+    seed: int,
+    folder: Path,
+    watch: Watch,
+) -> tuple[list[TrainingList], MiningReport]:
+    """Lists for `queries`: their positives by `qrels`, their negatives by both models.
+
+    With `config.denoised` 0 the re-ranker is not asked. The same models, queries and seed give the
+    same lists, byte for byte, on any number of devices.
+
+    Raises:
+        InputError: `folder` holds lists of another request; no query at all; or the re-ranker
+            cannot tell positives from candidates (see calibrate.py).
+    """
+    _claim(folder, _request(model, index, queries, qrels, config, seed))
+    depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n
+    scored = (config.scored or config.top_n) if config.denoised else 0
+    size = max(1, PAIRS_AT_ONCE // max(scored, 1)) if scored else PAIRS_AT_ONCE
+    names = list(queries)
+    parts = [names[i : i + size] for i in range(0, len(names), size)]
+    paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]  # before anyone writes
+    _wait_for_all("missing")
+    with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
+        for turn, i in enumerate(missing):
+            some = {query: queries[query] for query in parts[i]}
+            # All processes search together, each has a part of the parts re-ranked.
+            rows = _candidates(model, index, some, qrels, depth)
+            if turn % jax.process_count() == jax.process_index():
+                if scored:
+                    rows = _scored(model, rows, some, passages, scored)
+                write_candidates(paths[i], rows)
+            advance(len(some))
+    _wait_for_all("mined")
+    candidates = [row for path in paths for row in read_candidates(path)]
+    lists, report = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
+    if jax.process_index() == 0:
+        report_values = json.dumps(dataclasses.asdict(report), indent=2)
+        write_text(folder / "report.json", report_values + "\n")
+        write_lists(folder / "lists.jsonl", lists)
+    _wait_for_all("lists")
+    return read_lists(folder / "lists.jsonl"), report
+
+
+def _candidates(
+    model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int
+) -> list[Candidates]:
+    """What the retriever finds for each query, its known positives taken out."""
+    positives = {
+        query: tuple(sorted(pid for pid, grade in qrels.get(query, {}).items() if grade > 0))
+        for query in queries
+    }
+    most = max(map(len, positives.values()))  # so many more are asked for, so that depth are left
+    found = retrieve(model.retriever, index, queries, depth + most, unwatched)
+    return [
+        Candidates(
+            query,
+            positives[query],
+            tuple(pid for pid, _ in ranked if pid not in positives[query])[:depth],
+        )
+        for query, ranked in found.items()
+    ]
+
+
+def _scored(
+    model: Model,
+    rows: Sequence[Candidates],
+    queries: Mapping[str, str],
+    passages: Mapping[str, Passage],
+    scored: int,
+) -> list[Candidates]:
+    """The same with the re-ranker's scores, of all queries' pairs in one sorted run."""
+    pairs = [(row.query, pid) for row in rows for pid in (*row.positives, *row.passages[:scored])]
+    scores = score_pairs(model.reranker, pairs, queries, passages, unwatched)
+    result, at = [], 0
+    for row in rows:
+        middle = at + len(row.positives)
+        end = middle + len(row.passages[:scored])
+        result.append(
+            dataclasses.replace(
+                row, positive_scores=tuple(scores[at:middle]), scores=tuple(scores[middle:end])
+            )
+        )
+        at = end
+    return result
+
+
+def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibration | None:
+    if not config.denoised:
+        return None
+    if config.calibration == "sigmoid":
+        return Calibration(1.0, 0.0)
+    return platt(
+        [score for row in candidates for score in row.positive_scores],
+        [score for row in candidates if row.positives for score in row.scores],
+    )
+
+
+def _request(
+    model: Model,
+    index: Index,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    config: ListConfig,
+    seed: int,
+) -> dict[str, object]:
+    """All that the lists depend on."""
+    judged = {query: sorted(qrels.get(query, {}).items()) for query in queries}
+    text = json.dumps([list(queries.items()), list(judged.items())])
+    return {
+        "retriever": model.retriever.fingerprint,
+        "reranker": model.reranker.fingerprint if config.denoised else None,
+        "index": type(index).__name__,
+        "vectors": dataclasses.asdict(index.vectors.manifest),  # pyright: ignore
+        "queries": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+        "lists": dataclasses.asdict(config) | {"refresh": None},
+        "seed": seed,
+    }
+
+
+def _claim(folder: Path, request: dict[str, object]) -> None:
+    path = folder / "request.json"
+    if path.is_file():
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: damaged: {error}; delete the folder") from error
+        wrong = [name for name in request if other.get(name) != request[name]]
+        if wrong:
+            raise InputError(
+                f"{folder}: holds lists mined with other {', '.join(wrong)}; choose another "
+                "folder, or delete this one"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds other files and no mined lists; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(request, indent=2) + "\n")
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"mine: {what}")

@@ -1,0 +1,100 @@
+"""Retrieve, then re-rank: what both models make of queries, as ranked passage ids."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rocketjax.data.collection import Passage
+from rocketjax.inference import Model, Reranker, Retriever
+from rocketjax.progress import Watch
+from rocketjax.retrieval.index import Index
+
+Scored: TypeAlias = dict[
+    str, list[tuple[str, float]]
+]  # query id -> (passage id, score), best first
+QUERIES_AT_ONCE = 4_096  # searched at once: bounds the memory of vectors and results
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The runs of both models on the same queries."""
+
+    retriever: Scored
+    reranker: Scored
+
+
+def retrieve(
+    retriever: Retriever, index: Index, queries: Mapping[str, str], top_k: int, watch: Watch
+) -> Scored:
+    """The `top_k` best passages of every query (all there are, in a smaller corpus)."""
+    top_k = min(top_k, len(index.vectors))
+    names = list(queries)
+    found: Scored = {}
+    with watch("retrieve", len(names), "queries") as advance:
+        for start in range(0, len(names), QUERIES_AT_ONCE):
+            some = names[start : start + QUERIES_AT_ONCE]
+            vectors = retriever.encode_query([queries[q] for q in some], steady=True)
+            for query, ids, scores in zip(some, *index.search(vectors, top_k), strict=True):
+                pairs = zip(ids.tolist(), scores.tolist(), strict=True)
+                found[query] = [(pid, score) for pid, score in pairs if pid]
+            advance(len(some))
+    return found
+
+
+def score_pairs(
+    reranker: Reranker,
+    pairs: Sequence[tuple[str, str]],
+    queries: Mapping[str, str],
+    passages: Mapping[str, Passage],
+    watch: Watch,
+) -> list[float]:
+    """The re-ranker's score of each (query id, passage id), in sorted batches across queries."""
+    texts = [passages[pid] for _, pid in pairs]
+    with watch("re-rank", len(pairs), "pairs") as advance:
+        scores = reranker.score(
+            [queries[query] for query, _ in pairs],
+            [p.text for p in texts],
+            [p.title for p in texts],
+            advance,
+            steady=True,
+        )
+    return scores.tolist()
+
+
+def rerank(
+    reranker: Reranker,
+    found: Scored,
+    queries: Mapping[str, str],
+    passages: Mapping[str, Passage],
+    depth: int,
+    watch: Watch,
+) -> Scored:
+    """Orders each query's first `depth` passages by the re-ranker; the rest stays behind them.
+
+    What is left behind keeps its order, with scores that go on downwards from the last re-ranked
+    one's.
+    """
+    pairs = [(query, pid) for query, ranked in found.items() for pid, _ in ranked[:depth]]
+    scores = iter(score_pairs(reranker, pairs, queries, passages, watch))
+    reranked: Scored = {}
+    for query, ranked in found.items():
+        head = [(pid, next(scores)) for pid, _ in ranked[:depth]]
+        head.sort(key=lambda item: -item[1])
+        lowest = head[-1][1] if head else 0.0
+        tail = [(pid, lowest - 1 - i) for i, (pid, _) in enumerate(ranked[depth:])]
+        reranked[query] = head + tail
+    return reranked
+
+
+def rank_both(
+    model: Model,
+    index: Index,
+    queries: Mapping[str, str],
+    passages: Mapping[str, Passage],
+    top_k: int,
+    depth: int,
+    watch: Watch,
+) -> Judged:
+    """Both models on the same queries."""
+    found = retrieve(model.retriever, index, queries, top_k, watch)
+    return Judged(found, rerank(model.reranker, found, queries, passages, depth, watch))

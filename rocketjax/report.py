@@ -1,0 +1,112 @@
+"""What a run ends with: both models on the held-out queries, before and after training."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pydantic
+
+from rocketjax import metrics
+from rocketjax.config import EvaluateConfig
+from rocketjax.data.answers import answer_recall
+from rocketjax.data.collection import Collection, Split
+from rocketjax.files import write_text
+from rocketjax.ranking import Judged, Scored
+
+PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Row:
+    """One measure of one model, its mean over the queries."""
+
+    model: str
+    measure: str
+    before: float | None  # None: the starting models were not judged
+    after: float
+    p: float | None  # two-sided, paired over queries
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Report:
+    """Every measure of both models, and of a perfect re-ranker of the same candidates."""
+
+    folder: str
+    queries: int
+    rows: list[Row]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by stage
+
+
+def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -> PerQuery:
+    """Every measure of one run whose cut-off lies within `depth`.
+
+    Answer recall (DPR) is among them where the queries have answers.
+    """
+    ids = {query: [pid for pid, _ in ranked] for query, ranked in run.items()}
+    values = metrics.per_query(split.qrels, ids, depth)
+    if split.answers:
+        cutoffs = [k for k in (5, 20, 50, 100) if k <= depth]
+        values |= answer_recall(split.answers, ids, lambda pid: collection.by_id[pid].text, cutoffs)
+    return values
+
+
+def measure(
+    split: Split, collection: Collection, judged: Judged, config: EvaluateConfig
+) -> dict[str, PerQuery]:
+    """Both models' runs, and the oracle's."""
+    return {
+        "retriever": measure_run(split, collection, judged.retriever, config.top_k),
+        "reranker": measure_run(split, collection, judged.reranker, config.top_k),
+        "oracle": oracle_of(split, judged.retriever, config),
+    }
+
+
+def oracle_of(split: Split, found: Scored, config: EvaluateConfig) -> PerQuery:
+    """What a perfect re-ranker of the first `rerank_depth` candidates gives: the ceiling.
+
+    Without answer recall: it knows judgements only.
+    """
+    ids = {query: [pid for pid, _ in ranked] for query, ranked in found.items()}
+    ideal = metrics.oracle(split.qrels, ids, config.rerank_depth)
+    return metrics.per_query(split.qrels, ideal, config.top_k)
+
+
+def write(
+    folder: Path,
+    split: Split,
+    collection: Collection,
+    before: Judged | None,
+    after: Judged,
+    config: EvaluateConfig,
+) -> Report:
+    """Measures, compares, and writes runs/*.per_query.tsv and report.json."""
+    new = measure(split, collection, after, config)
+    old = measure(split, collection, before, config) if before else None
+    for name, values in new.items():
+        metrics.write_per_query(folder / "runs" / f"{name}.per_query.tsv", values)
+    rows = [
+        _row(name, key, old[name][key] if old else None, values)
+        for name, measures in new.items()
+        for key, values in measures.items()
+    ]
+    result = Report(str(folder), len(split.qrels), rows)
+    save(result, folder)
+    return result
+
+
+def save(report: Report, folder: Path) -> None:
+    """Writes report.json."""
+    values = pydantic.TypeAdapter(Report).dump_python(report)
+    write_text(folder / "report.json", json.dumps(values, indent=2) + "\n")
+
+
+def load(folder: Path) -> Report:
+    """Reads report.json."""
+    return pydantic.TypeAdapter(Report).validate_json((folder / "report.json").read_bytes())
+
+
+def _row(model: str, name: str, before: dict[str, float] | None, after: dict[str, float]) -> Row:
+    if before is None:
+        return Row(model, name, None, metrics.mean(after), None)
+    p = metrics.p_value(before, after)
+    return Row(model, name, metrics.mean(before), metrics.mean(after), p)

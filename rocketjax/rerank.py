@@ -1,0 +1,69 @@
+"""python -m rocketjax.rerank: orders the passages of a TREC run anew."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Size
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """Orders each query's first passages of a TREC run by a trained re-ranker.
+
+    Example: python -m rocketjax.rerank --model runs/demo --collection demo --queries dev
+    --run bm25.trec --output reranked.trec
+    """
+
+    model: str
+    """Folder of a finished run."""
+    collection: str
+    """The collection the run's passages are from."""
+    queries: str
+    """A split of the collection, or a file of queries (.tsv, .jsonl)."""
+    run: str
+    """TREC run, of any retriever."""
+    output: str
+    """TREC run to write."""
+    depth: Size = 50
+    """Passages of each query that are ordered anew; the rest follows in its order."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _rerank(cli.parse_options(Rerank, args, "rocketjax.rerank")))
+
+
+def _rerank(options: Rerank) -> None:
+    from rocketjax.data.collections import load_collection
+    from rocketjax.data.formats import read_queries, read_run, write_run
+    from rocketjax.errors import InputError
+    from rocketjax.loading import load
+    from rocketjax.ranking import rerank
+
+    found = read_run(Path(options.run))
+    collection = load_collection(options.collection)
+    queries = (
+        collection.splits[options.queries].queries
+        if options.queries in collection.splits
+        else read_queries(Path(options.queries))
+    )
+    for query, ranked in found.items():
+        if query not in queries:
+            raise InputError(f"{options.run}: query {query!r} is not in {options.queries}")
+        for pid, _ in ranked:
+            if pid not in collection.by_id:
+                raise InputError(
+                    f"{options.run}: passage {pid!r} of query {query!r} is not in {collection.name}"
+                )
+    model = load(options.model, options.compute)
+    ranked = rerank(model.reranker, found, queries, collection.by_id, options.depth, cli.watch)
+    write_run(Path(options.output), ranked, "rocketjax-reranker")
+    cli.say(f"{len(ranked):,} queries in {options.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Builds and opens the index over a corpus' vectors: ScaNN where it is installed, else exact."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rocketjax.config import IndexConfig
+from rocketjax.errors import InputError
+from rocketjax.progress import Say
+from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.index import Index
+from rocketjax.retrieval.scann import build_scann, installed, open_scann
+from rocketjax.retrieval.vectors import Vectors
+
+
+def build_index(
+    vectors: Vectors, config: IndexConfig, queries: np.ndarray, top_k: int, say: Say
+) -> Index:
+    """An index over `vectors`, as the config asks for; an exact one needs nothing on disk.
+
+    Args:
+        queries: [S, D], on which an approximate index's recall@top_k is measured.
+
+    Raises:
+        InputError: ScaNN is asked for and not installed.
+    """
+    if config.kind == "scann" or (config.kind == "auto" and installed()):
+        return build_scann(vectors, config, queries, top_k, say)
+    if config.kind == "auto":
+        say("ScaNN is not installed (its wheels are for Linux on x86): exact search stands in")
+    return ExactIndex(vectors)
+
+
+def open_index(
+    folder: Path,
+    config: IndexConfig,
+    model_hash: str,
+    model: str,
+    collection_hash: str,
+    collection: str,
+) -> Index:
+    """Opens the vectors of a folder, and the ScaNN index beside them if it is to be used.
+
+    Args:
+        model_hash, model: the retriever that queries will be encoded with, and its name.
+        collection_hash, collection: the collection whose passages the ids stand for.
+
+    Raises:
+        InputError: vectors of another model or collection (both are named), or damaged files.
+    """
+    vectors = Vectors(folder)
+    held = vectors.manifest
+    for what, old_hash, old, new_hash, new in (
+        ("model", held.model_hash, held.model, model_hash, model),
+        ("collection", held.collection_hash, held.collection, collection_hash, collection),
+    ):
+        if old_hash != new_hash:
+            raise InputError(
+                f"{folder}: made of {what} {old} (hash {old_hash}), but this is {what} {new} (hash "
+                f"{new_hash}); encode the corpus anew, with python -m rocketjax.encode"
+            )
+    built = (folder / "scann").is_dir()
+    if config.kind == "scann" or (config.kind == "auto" and built and installed()):
+        return open_scann(vectors)
+    return ExactIndex(vectors)

@@ -1,0 +1,100 @@
+"""python -m rocketjax.search: a query, or a file of them, to ranked passages."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Count, Size
+
+if TYPE_CHECKING:
+    from rocketjax.inference import Hit, Model
+
+
+@dataclass(frozen=True)
+class Search:
+    """Finds passages with the retriever and orders them with the re-ranker; shows both scores.
+
+    Example: python -m rocketjax.search --model runs/demo "mean of an array"
+    """
+
+    query: cli.Words = ""
+    """What to search for; without it and without --queries, queries are asked for one by one."""
+    model: str = "runs/demo"
+    """Folder of a finished run."""
+    collection: str = ""
+    """The collection; empty: the run's."""
+    index: str = ""
+    """Folder of vectors of that collection by that model; empty: the run's index."""
+    queries: str = ""
+    """A file of queries (.tsv: id TAB text; .jsonl: _id, text; .txt: one a line), searched into
+    --output."""
+    output: str = ""
+    """TREC run to write for --queries."""
+    top_k: Size = 10
+    """Passages shown, or written for each query."""
+    depth: Count = 50
+    """Passages the retriever finds and the re-ranker orders; 0: the retriever alone."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _search(cli.parse_options(Search, args, "rocketjax.search")))
+
+
+def _search(options: Search) -> None:
+    from rocketjax.errors import InputError
+    from rocketjax.inference import Model
+    from rocketjax.loading import load, open_corpus
+
+    if bool(options.queries) != bool(options.output):
+        raise InputError("--queries and --output go together: a file in, a TREC run out")
+    pair = load(options.model, options.compute)
+    corpus = open_corpus(Path(options.model), pair.retriever, options.collection, options.index)
+    size = len(corpus.index.vectors)
+    if options.top_k > size:
+        raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")
+    model = Model(pair.retriever, pair.reranker, lambda: corpus)
+    if options.queries:
+        _search_file(options, model)
+    elif options.query:
+        _show(model.search(options.query, options.top_k, options.depth))
+    else:
+        _ask(options, model)
+
+
+def _search_file(options: Search, model: "Model") -> None:
+    from rocketjax.data.formats import read_queries, write_run
+    from rocketjax.ranking import rerank, retrieve
+
+    queries = read_queries(Path(options.queries))
+    wanted = max(options.top_k, options.depth)
+    ranked = retrieve(model.retriever, model.corpus.index, queries, wanted, cli.watch)
+    if options.depth:
+        passages = model.corpus.passages
+        ranked = rerank(model.reranker, ranked, queries, passages, options.depth, cli.watch)
+    best = {query: found[: options.top_k] for query, found in ranked.items()}
+    write_run(Path(options.output), best, "rocketjax")
+    cli.say(f"{len(best):,} queries in {options.output}")
+
+
+def _ask(options: Search, model: "Model") -> None:
+    cli.say("a query a line; an empty line ends")
+    while query := cli.console.input("> ").strip():
+        _show(model.search(query, options.top_k, options.depth))
+
+
+def _show(hits: "list[Hit]") -> None:
+    cli.say("rank  re-ranker  retriever  passage")
+    for rank, hit in enumerate(hits, 1):
+        score = "" if hit.reranker_score is None else f"{hit.reranker_score:.3f}"
+        text = " ".join(f"{hit.passage.title} {hit.passage.text}".split())
+        line = f"{rank:4}  {score:>9}  {hit.retriever_score:9.3f}  {hit.passage.id}  {text}"
+        cli.say(line[: max(60, cli.console.width)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

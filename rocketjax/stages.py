@@ -1,0 +1,384 @@
+"""The stages of a run, each from files to files: what is in the run folder is all they share.
+
+start            start/{index, retriever.trec, reranker.trec}     judge the starting models
+warm-retriever   warmup/retriever                 in-batch negatives from all devices
+encode           warmup/index, or start/index     the corpus by the warmed retriever
+warm-reranker    warmup/{lists, reranker}         listwise, on undenoised lists
+mine             lists                            undenoised and denoised lists
+joint            rounds, retriever, reranker      dynamic listwise distillation (and refresh)
+index            index                            the corpus by the trained retriever
+evaluate         runs, report.json                both models on held-out queries
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from rocketjax import model_folder, report, steps
+from rocketjax.augment import MiningReport, TrainingList, describe, read_lists
+from rocketjax.batch import ListBatch
+from rocketjax.config import Config, StageConfig, resolve_loss
+from rocketjax.corpus import encode_corpus
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.formats import read_run, write_run
+from rocketjax.data.loader import Collator, list_batches
+from rocketjax.inference import Model, Reranker, Retriever
+from rocketjax.losses import joint_weights
+from rocketjax.mining import mine
+from rocketjax.models.encoder import Params
+from rocketjax.progress import Say, Watch
+from rocketjax.ranking import Judged, rank_both
+from rocketjax.retrieval.index import Index
+from rocketjax.retrieval.open import build_index, open_index
+from rocketjax.training import Batches, train_stage
+
+SAMPLE = 200  # training queries on which an index's recall is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every stage is given."""
+
+    config: Config
+    folder: Path
+    collection: Collection
+    train: Split
+    held_out: Split
+    say: Say
+    watch: Watch
+
+    @cached_property
+    def order(self) -> list[str]:
+        """Training queries (unlabelled ones too, where wanted) in the order they are drawn."""
+        names = set(self.train.queries) | set(self.unlabelled)
+        ordered = sorted(names)
+        return [ordered[i] for i in np.random.default_rng(self.config.seed).permutation(len(names))]
+
+    @cached_property
+    def unlabelled(self) -> dict[str, str]:
+        """Queries nobody judged; mined for pseudo-positives."""
+        split = self.collection.splits.get("unlabelled")
+        wanted = split is not None and self.config.lists.pseudo_positives
+        return dict(split.queries) if split and wanted else {}
+
+
+def judge_start(run: Run) -> None:
+    """Judges both starting models, so that the report can say what training brought."""
+    if not run.config.evaluate.start:
+        return
+    retriever, reranker = _start_retriever(run), _start_reranker(run)
+    index = _index(run, retriever, run.config.retriever.weights, run.folder / "start" / "index")
+    _judge(run, Model(retriever, reranker), index, run.folder / "start")
+
+
+def warm_retriever(run: Run) -> None:
+    """The retriever alone, in-batch."""
+    stage, name = run.config.retriever_warmup, "warm-retriever"
+    if stage.steps == 0:
+        return
+    start = _start_retriever(run)
+    lists = [
+        TrainingList(query, pid, ()) for query in run.order for pid in _positives(run.train, query)
+    ]
+    params = train_stage(
+        name,
+        run.config,
+        stage,
+        {"retriever": start.params},
+        steps.retriever_terms_of(
+            start.module, run.config.loss.retriever_temperature, run.config.compute.chunk
+        ),
+        {"retriever": 1.0},
+        _batches(run, lists, stage, 1, start, _start_reranker(run)),
+        run.folder,
+        run.watch,
+    )
+    warm = dataclasses.replace(start, params=params["retriever"])
+    model_folder.save_retriever(run.folder / "warmup" / "retriever", warm)
+    _forget_checkpoints(run, name)
+
+
+def encode(run: Run) -> None:
+    """The corpus by the warmed retriever; the start's index serves where there was no warm-up."""
+    retriever, name = _warm_retriever(run)
+    _index(run, retriever, name, _warm_index_folder(run))
+
+
+def warm_reranker(run: Run) -> None:
+    """The re-ranker alone, listwise."""
+    stage, name = run.config.reranker_warmup, "warm-reranker"
+    if stage.steps == 0:
+        return
+    model = Model(_warm_retriever(run)[0], _start_reranker(run))
+    config = dataclasses.replace(run.config.lists, denoised=0.0)
+    queries = _warm_queries(run)
+    lists, _ = mine(
+        model,
+        _open(run, model.retriever, _warm_index_folder(run)),
+        {query: run.train.queries[query] for query in queries if query in run.train.qrels},
+        run.train.qrels,
+        run.collection.by_id,
+        config,
+        run.config.seed,
+        run.folder / "warmup" / "lists",
+        run.watch,
+    )
+    params = train_stage(
+        name,
+        run.config,
+        stage,
+        {"reranker": model.reranker.params},
+        steps.reranker_terms_of(model.reranker.module, run.config.compute.chunk),
+        {"reranker": 1.0},
+        _batches(run, lists, stage, config.length, model.retriever, model.reranker),
+        run.folder,
+        run.watch,
+    )
+    warm = dataclasses.replace(model.reranker, params=params["reranker"])
+    model_folder.save_reranker(run.folder / "warmup" / "reranker", warm)
+    _forget_checkpoints(run, name)
+
+
+def mine_lists(run: Run) -> None:
+    """The joint stage's (first) lists, by the warmed models."""
+    if run.config.joint.steps == 0:
+        return
+    model = Model(_warm_retriever(run)[0], _warm_reranker(run))
+    index = _open(run, model.retriever, _warm_index_folder(run))
+    _, mined = _mine_round(run, 0, model, index, run.folder / "lists")
+    run.say(_described(run, mined))
+
+
+def train_jointly(run: Run) -> None:
+    """Both models on the same lists: the heart of rocketjax. Mines anew at every refresh."""
+    config = run.config
+    start = Model(_warm_retriever(run)[0], _warm_reranker(run))
+    loss = resolve_loss(config.loss)
+    terms_of = steps.joint_terms_of(
+        start.retriever.module, start.reranker.module, loss, config.compute.chunk
+    )
+
+    def feed(step: int, params: Params) -> Iterator[ListBatch]:
+        number = step // _round_length(config)
+        first = number * _round_length(config)
+        lists = _lists_of_round(run, number, _with(start, params))
+        collate = _collator(run, config.lists.length, start.retriever, start.reranker)
+        return list_batches(
+            lists, collate, config.joint.batch, config.seed + number, start=step - first
+        )
+
+    params = train_stage(
+        "joint",
+        config,
+        config.joint,
+        {"retriever": start.retriever.params, "reranker": start.reranker.params},
+        terms_of,
+        joint_weights(loss),
+        feed,
+        run.folder,
+        run.watch,
+        config.lists.refresh,
+    )
+    model = _with(start, params)
+    model_folder.save_retriever(run.folder / "retriever", model.retriever)
+    model_folder.save_reranker(run.folder / "reranker", model.reranker)
+    _forget_checkpoints(run, "joint")
+
+
+def index_corpus(run: Run) -> None:
+    """The corpus by the trained retriever."""
+    retriever = model_folder.load_retriever(run.folder / "retriever", run.config.compute)
+    _index(run, retriever, str(run.folder / "retriever"), run.folder / "index")
+
+
+def evaluate(run: Run) -> None:
+    """Both trained models on the held-out queries, beside the starting ones."""
+    model = model_folder.load_pair(run.folder, run.config.compute)
+    index = _open(run, model.retriever, run.folder / "index")
+    after = _judge(run, model, index, run.folder / "runs")
+    before = None
+    if run.config.evaluate.start:
+        paths = (run.folder / "start" / f"{name}.trec" for name in ("retriever", "reranker"))
+        before = Judged(*map(read_run, paths))
+    report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
+
+
+def _mine_round(
+    run: Run, number: int, model: Model, index: Index, folder: Path
+) -> tuple[list[TrainingList], MiningReport]:
+    queries = dict(run.unlabelled) | dict(run.train.queries)
+    return mine(
+        model,
+        index,
+        {query: queries[query] for query in _joint_queries(run, number)},
+        run.train.qrels,
+        run.collection.by_id,
+        run.config.lists,
+        run.config.seed + number,
+        folder,
+        run.watch,
+    )
+
+
+def _lists_of_round(run: Run, number: int, model: Model) -> list[TrainingList]:
+    """The lists of a round of joint training; from the second on, mined by `model` as it is now."""
+    if number == 0:
+        return read_lists(run.folder / "lists" / "lists.jsonl")
+    folder = run.folder / "rounds" / str(number)
+    if not (folder / "lists" / "lists.jsonl").is_file():
+        run.say(f"refresh {number}: encode and mine with both models as they are")
+        index = _index(run, model.retriever, f"refresh {number}", folder / "index")
+        _, mined = _mine_round(run, number, model, index, folder / "lists")
+        run.say(_described(run, mined))
+    shutil.rmtree(folder / "index", ignore_errors=True)  # large, and never needed again
+    return read_lists(folder / "lists" / "lists.jsonl")
+
+
+def _warm_queries(run: Run) -> list[str]:
+    stage = run.config.reranker_warmup
+    return _take(run, 0, stage.steps * stage.batch)
+
+
+def _joint_queries(run: Run, number: int) -> list[str]:
+    """The queries that follow in the order, and only as many as the round sees."""
+    config = run.config
+    per_positive = 1 / max(config.lists.denoised, 1 - config.lists.denoised)  # lists of both kinds
+    start, taken = len(_warm_queries(run)), []
+    for earlier in range(number + 1):
+        length = min(_round_length(config), config.joint.steps - earlier * _round_length(config))
+        taken = _take(run, start, length * config.joint.batch / per_positive)
+        start += len(taken)
+    return taken
+
+
+def _take(run: Run, start: int, positives: float) -> list[str]:
+    """Queries from `start` in the order, and round again, until they have so many positives."""
+    taken: list[str] = []
+    for i in range(len(run.order)):
+        if positives <= 0:
+            break
+        query = run.order[(start + i) % len(run.order)]
+        taken.append(query)
+        positives -= len(_positives(run.train, query))
+    return taken
+
+
+def _round_length(config: Config) -> int:
+    return config.lists.refresh or config.joint.steps
+
+
+def _positives(split: Split, query: str) -> list[str]:
+    return sorted(pid for pid, grade in split.qrels.get(query, {}).items() if grade > 0)
+
+
+def _batches(
+    run: Run,
+    lists: Sequence[TrainingList],
+    stage: StageConfig,
+    slots: int,
+    retriever: Retriever,
+    reranker: Reranker,
+) -> Batches:
+    """Batches of lists that stay the same for a whole stage."""
+    collate = _collator(run, slots, retriever, reranker)
+    make = partial(list_batches, lists, collate, stage.batch, run.config.seed)
+    return lambda step, _: make(start=step)
+
+
+def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
+    queries = dict(run.unlabelled) | dict(run.train.queries)
+    return Collator(queries, run.collection.by_id, retriever.tokenizer, reranker.tokenizer, slots)
+
+
+def _start_retriever(run: Run) -> Retriever:
+    config = run.config
+    return model_folder.start_retriever(config.retriever, config.text, config.compute)
+
+
+def _start_reranker(run: Run) -> Reranker:
+    config = run.config
+    return model_folder.start_reranker(config.reranker, config.text, config.compute, config.seed)
+
+
+def _warm_retriever(run: Run) -> tuple[Retriever, str]:
+    """The retriever that mines, with the dropout it trains with, and its name."""
+    start = _start_retriever(run)
+    if run.config.retriever_warmup.steps == 0:
+        return start, run.config.retriever.weights
+    folder = run.folder / "warmup" / "retriever"
+    warm = model_folder.load_retriever(folder, run.config.compute)
+    return dataclasses.replace(start, params=warm.params), str(folder)
+
+
+def _warm_reranker(run: Run) -> Reranker:
+    start = _start_reranker(run)
+    if run.config.reranker_warmup.steps == 0:
+        return start
+    folder = run.folder / "warmup" / "reranker"
+    warm = model_folder.load_reranker(folder, run.config.compute)
+    return dataclasses.replace(start, params=warm.params)
+
+
+def _with(model: Model, params: Params) -> Model:
+    return Model(
+        dataclasses.replace(model.retriever, params=params["retriever"]),
+        dataclasses.replace(model.reranker, params=params["reranker"]),
+    )
+
+
+def _warm_index_folder(run: Run) -> Path:
+    as_at_start = run.config.evaluate.start and run.config.retriever_warmup.steps == 0
+    return run.folder / ("start" if as_at_start else "warmup") / "index"
+
+
+def _index(run: Run, retriever: Retriever, name: str, folder: Path) -> Index:
+    """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
+    vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
+    assert vectors is not None  # all processes have done their part
+    if (folder / "scann").is_dir():
+        return _open(run, retriever, folder)
+    sample = sorted(run.train.queries)[:SAMPLE]
+    queries = retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
+    return build_index(vectors, run.config.index, queries, min(100, len(vectors)), run.say)
+
+
+def _open(run: Run, retriever: Retriever, folder: Path) -> Index:
+    return open_index(
+        folder,
+        run.config.index,
+        retriever.fingerprint,
+        "the retriever of this run",
+        run.collection.fingerprint,
+        run.collection.name,
+    )
+
+
+def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
+    config = run.config.evaluate
+    judged = rank_both(
+        model,
+        index,
+        run.held_out.queries,
+        run.collection.by_id,
+        config.top_k,
+        config.rerank_depth,
+        run.watch,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ranked in (("retriever", judged.retriever), ("reranker", judged.reranker)):
+        write_run(folder / f"{name}.trec", ranked, f"rocketjax-{name}-{folder.name}")
+    return judged
+
+
+def _described(run: Run, mined: MiningReport) -> str:
+    queries = dict(run.unlabelled) | dict(run.train.queries)
+    return describe(mined, queries.__getitem__, lambda pid: " ".join(run.collection.by_id[pid][1:]))
+
+
+def _forget_checkpoints(run: Run, name: str) -> None:
+    """Once a stage's models are stored."""
+    shutil.rmtree(run.folder / "checkpoints" / name, ignore_errors=True)

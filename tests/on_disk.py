@@ -1,0 +1,63 @@
+"""Weights and a collection on disk, tiny, as users have them."""
+
+import json
+
+import jax
+import numpy as np
+from tiny import tokens
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rocketjax.models import pretrained
+from rocketjax.models.encoder import Encoder, EncoderConfig
+
+TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt", "tree leaf root"]
+WORDS = sorted({word for topic in TOPICS for word in topic.split()})
+
+
+def make_weights(folder):
+    """A model folder as transformers writes it: two random layers and a word tokenizer."""
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+    config = EncoderConfig(len(vocabulary), 32, 2, 4, 64, 64)  # 64 positions
+    text = tokens(np.random.default_rng(0), 1)
+    params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
+    params = jax.tree.map(lambda x: np.asarray(x) * 2, params)
+    tensors = pretrained.encoder_tensors(params, config)
+    pretrained.save_model(folder, config, tensors, "BertModel")
+    return folder
+
+
+def make_topics(folder):
+    """A BEIR folder: a query's words come from its passage's topic."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+
+    def text(topic):
+        return " ".join(rng.choice(topic.split(), 6))
+
+    passages = [{"_id": f"p{i}", "title": "", "text": text(TOPICS[i % 5])} for i in range(60)]
+    queries, qrels = [], {"train": [], "dev": []}
+    for i in range(60):
+        queries.append({"_id": f"q{i}", "text": passages[i]["text"]})
+        qrels["train" if i < 40 else "dev"].append(f"q{i}\tp{i}\t1")
+    for name, rows in (("corpus", passages), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "qrels").mkdir()
+    for split, rows in qrels.items():
+        header = "query-id\tcorpus-id\tscore\n"
+        (folder / "qrels" / f"{split}.tsv").write_text(header + "\n".join(rows) + "\n")
+    return folder

@@ -1,0 +1,225 @@
+"""Every command on a finished run: what it prints and writes, and its one line for bad input."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from on_disk import TOPICS
+
+from rocketjax import encode, evaluate, mine, pipeline, rerank, search, train
+from rocketjax.augment import read_lists
+from rocketjax.cli import console
+from rocketjax.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    IndexConfig,
+    ListConfig,
+    OptimizerConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+)
+from rocketjax.data.formats import read_run
+from rocketjax.progress import unwatched
+
+COMMANDS = (encode, mine, search, rerank, evaluate, train)
+
+
+@pytest.fixture(scope="module")
+def run(weights, collection, tmp_path_factory):
+    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = Config(
+        run_dir=str(folder),
+        data=DataConfig(str(collection), max_eval_queries=0),
+        text=TextConfig(query_length=10, passage_length=10, pair_length=18),
+        retriever=RetrieverConfig(str(weights)),
+        reranker=RerankerConfig(str(weights)),
+        index=IndexConfig(shard=25),
+        lists=ListConfig(length=4, top_n=20, denoised=0.0),
+        reranker_warmup=StageConfig(steps=0, batch=8),
+        joint=StageConfig(steps=30, batch=8, optimizer=optimizer),
+        evaluate=EvaluateConfig(20, 10, start=False),
+    )
+    pipeline.run(config, print, unwatched)
+    return folder
+
+
+def words(out):
+    return re.sub(r"\s+", " ", out)
+
+
+def test_help_names_every_option_and_gives_an_example(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as left:
+            command.main(["--help"])
+        assert left.value.code == 0
+        out = capsys.readouterr().out
+        name = command.__name__.rsplit(".", 1)[-1]
+        assert "python -m rocketjax" in words(out) or command is train, name
+        assert "(required)" in out or "(default" in out, name
+
+
+def test_encode_makes_an_index_that_search_takes(run, collection, tmp_path, capsys):
+    out = tmp_path / "index"
+    args = ["--model", str(run), "--collection", str(collection), "--output", str(out)]
+    args += ["--index.shard", "16", "--index.dtype", "float16"]
+    shared = [*args, "--workers", "2"]
+    assert encode.main([*shared, "--worker", "1"]) == 0
+    assert "others are missing" in capsys.readouterr().out
+    assert encode.main([*shared, "--worker", "0"]) == 0
+    assert "60 vectors of 32, float16" in capsys.readouterr().out
+    assert encode.main(args) == 0  # again: nothing to do
+    search_args = ["--model", str(run), "--index", str(out), "--top-k", "3", TOPICS[2]]
+    assert search.main(search_args) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "3"]
+    assert encode.main([*shared, "--worker", "2"]) == 2
+    assert "--worker is 2: with 2 workers, below it" in words(capsys.readouterr().err)
+
+
+def test_search_shows_both_scores(run, capsys, monkeypatch):
+    assert search.main(["--model", str(run), "--top-k", "4", "--depth", "2", TOPICS[0]]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rank", "re-ranker", "retriever", "passage"]
+    assert len(rows) == 4 and [len(row.split()) for row in rows] == [10, 10, 9, 9]
+    asked = iter(["cat purr", "dog bark", ""])
+    monkeypatch.setattr(console, "input", lambda _: next(asked))
+    assert search.main(["--model", str(run), "--top-k", "2"]) == 0
+    assert capsys.readouterr().out.count("rank  re-ranker") == 2
+
+
+def test_a_file_of_queries_becomes_a_run_that_can_be_re_ranked_and_judged(
+    run, collection, tmp_path, capsys
+):
+    queries = tmp_path / "dev.tsv"
+    rows = [json.loads(x) for x in (collection / "queries.jsonl").read_text().splitlines()]
+    queries.write_text("".join(f"{r['_id']}\t{r['text']}\n" for r in rows[40:]))
+    plain, both, again = (str(tmp_path / f"{x}.trec") for x in ("plain", "both", "again"))
+    args = ["--model", str(run), "--queries", str(queries), "--top-k", "20"]
+    assert search.main([*args, "--output", plain, "--depth", "0"]) == 0
+    assert search.main([*args, "--output", both, "--depth", "10"]) == 0
+    args = ["--model", str(run), "--collection", str(collection), "--run", plain]
+    assert rerank.main([*args, "--queries", "dev", "--output", again, "--depth", "10"]) == 0
+    one, other = read_run(tmp_path / "both.trec"), read_run(tmp_path / "again.trec")
+    assert {q: [p for p, _ in r] for q, r in one.items()} == {
+        q: [p for p, _ in r] for q, r in other.items()
+    }
+    # The run's own evaluation wrote the same.
+    own = read_run(run / "runs" / "reranker.trec")
+    assert {q: r[0][0] for q, r in own.items()} == {q: r[0][0] for q, r in one.items()}
+    capsys.readouterr()
+    folder = str(tmp_path / "values")
+    args = ["--collection", str(collection), "--runs", plain, both, "--per-query", folder]
+    assert evaluate.main(args) == 0
+    printed = words(capsys.readouterr().out)
+    assert "MRR@10" in printed and "recall@20" in printed and "recall@50" not in printed
+    assert {p.name for p in (tmp_path / "values").iterdir()} == {
+        "plain.per_query.tsv",
+        "both.per_query.tsv",
+    }
+    assert len((tmp_path / "values" / "plain.per_query.tsv").read_text().splitlines()) == 21
+
+
+def test_evaluate_a_model_gives_what_its_run_reported(run, collection, capsys):
+    args = ["--collection", str(collection), "--model", str(run)]
+    assert evaluate.main([*args, "--evaluate.top-k", "20", "--evaluate.rerank-depth", "10"]) == 0
+    out = words(capsys.readouterr().out)
+    for row in json.loads((run / "report.json").read_text())["rows"]:
+        if row["model"] != "oracle" and row["measure"] in ("MRR@10", "recall@20"):
+            assert f"{row['after']:.4f}" in out
+    assert "oracle" in out
+
+
+def test_mine_writes_lists_and_goes_on_where_it_was(run, collection, tmp_path, capsys):
+    out = tmp_path / "lists"
+    args = ["--model", str(run), "--output", str(out), "--max-queries", "12"]
+    args += ["--lists.length", "4", "--lists.top-n", "20", "--lists.calibration", "sigmoid"]
+    assert mine.main(args) == 0
+    printed = capsys.readouterr().out
+    lists = read_lists(out / "lists.jsonl")
+    assert f"{len(lists)} lists in" in printed and "12 queries (0 unlabelled" in printed
+    assert json.loads((out / "report.json").read_text())["scored"] == 12 * 20
+    before = (out / "lists.jsonl").read_bytes()
+    stamp = (out / "candidates-00000.jsonl").stat().st_mtime_ns
+    assert mine.main(args) == 0
+    assert (out / "lists.jsonl").read_bytes() == before
+    assert (out / "candidates-00000.jsonl").stat().st_mtime_ns == stamp
+    assert mine.main([*args, "--seed", "2"]) == 2
+    assert "holds lists mined with other seed" in words(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_lists_do_not_depend_on_the_number_of_devices(run, tmp_path, monkeypatch, devices):
+    import jax
+
+    args = ["--model", str(run), "--lists.length", "4", "--lists.top-n", "20"]
+    args += ["--lists.calibration", "sigmoid", "--lists.low", "0.5"]
+    assert mine.main([*args, "--output", str(tmp_path / "eight")]) == 0
+    some = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "local_devices", lambda: some)
+    monkeypatch.setattr(jax, "devices", lambda: some)
+    assert mine.main([*args, "--output", str(tmp_path / "few")]) == 0
+    eight, few = ((tmp_path / name / "lists.jsonl").read_bytes() for name in ("eight", "few"))
+    assert eight == few
+
+
+def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    path = other / "retriever" / "model.safetensors"
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    name = "embeddings.word_embeddings.weight"
+    save_file(tensors | {name: tensors[name] + np.float32(0.01)}, path)
+    assert search.main(["--model", str(other), "cat"]) == 2
+    err = words(capsys.readouterr().err)
+    assert re.search(r"made of model \S+ \(hash \w+\), but this is model \S+ \(hash \w+\)", err)
+    assert mine.main(["--model", str(other), "--output", str(tmp_path / "lists")]) == 2
+    assert "encode the corpus anew" in words(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "message"),
+    [
+        (search, ["--model", "nowhere", "cat"], "no trained model here"),
+        (
+            search,
+            ["--model", "RUN", "--top-k", "61", "cat"],
+            "--top-k is 61, but the corpus holds 60",
+        ),
+        (search, ["--model", "RUN", "--queries", "q.tsv"], "--queries and --output go together"),
+        (search, ["--model", "RUN", "--top-k", "0", "cat"], "--top-k: Input should be greater"),
+        (search, ["--model", "RUN", "--collection", "nowhere", "cat"], "is no folder"),
+        (evaluate, ["--collection", "TOPICS"], "give either --model or --runs"),
+        (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
+        (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
+        (mine, ["--model", "RUN", "--split", "x", "--output", "o"], "no split 'x'; it has dev"),
+        (train, ["--from", "joint", "--run-dir", "NEW"], "no run here to go on with"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    run, collection, tmp_path, capsys, command, args, message
+):
+    places = {"RUN": run, "TOPICS": collection, "NEW": tmp_path / "new"}
+    assert command.main([str(places.get(arg, arg)) for arg in args]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in words(err) and "Traceback" not in err
+
+
+def test_rerank_refuses_strangers(run, collection, tmp_path, capsys):
+    args = ["--model", str(run), "--collection", str(collection), "--queries", "dev"]
+    for line, message in (
+        ("q99 Q0 p1 1 1 x", "query 'q99' is not in dev"),
+        ("q45 Q0 p99 1 1 x", "passage 'p99' of query 'q45' is not in topics"),
+    ):
+        (tmp_path / "run.trec").write_text(line + "\n")
+        paths = ["--run", str(tmp_path / "run.trec"), "--output", str(tmp_path / "out.trec")]
+        assert rerank.main(args + paths) == 2
+        assert message in words(capsys.readouterr().err)
+    assert not (tmp_path / "out.trec").exists()

@@ -1,0 +1,186 @@
+"""The real ScaNN through our interface: its recall, its folder, and what is not opened."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from tiny import vectors_folder
+
+from rocketjax.config import IndexConfig
+from rocketjax.errors import InputError
+from rocketjax.retrieval import open as opening
+from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.open import build_index, open_index
+from rocketjax.retrieval.scann import build_scann, installed, open_scann
+from rocketjax.retrieval.vectors import Vectors
+
+pytestmark = pytest.mark.skipif(not installed(), reason="scann is not installed (no wheel here)")
+
+
+def clustered(count, width, seed=0):
+    """Vectors around 50 centres, of norms from 0.5 to 3: a cosine would order them otherwise."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((50, width))
+    x = centres[rng.integers(0, 50, count)] + 0.6 * rng.standard_normal((count, width))
+    norms = rng.uniform(0.5, 3.0, (count, 1))
+    return (norms * x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def corpus(folder, count, width, **options):
+    queries = clustered(64, width, seed=1)
+    return vectors_folder(folder, clustered(count, width), shard=50_000, **options), queries
+
+
+def recall(index, queries, top_k):
+    exact, _ = ExactIndex(index.vectors).search(queries, top_k)
+    found, _ = index.search(queries, top_k)
+    return np.mean([len(set(a) & set(b)) / top_k for a, b in zip(found, exact, strict=True)])
+
+
+def quiet(_):
+    """Says nothing."""
+
+
+def test_a_small_corpus_is_searched_by_brute_force(tmp_path):
+    vectors, queries = corpus(tmp_path, 300, 16)
+    said = []
+    index = build_scann(vectors, IndexConfig(), queries, 10, said.append)
+    assert "brute force" in said[0] and "recall@10 1.0000" in said[0]
+    ids, scores = index.search(queries, 20)
+    want, values = ExactIndex(vectors).search(queries, 20)
+    np.testing.assert_array_equal(ids, want)  # by dot product, not by cosine
+    np.testing.assert_allclose(scores, values, rtol=1e-5)
+    one, _ = index.search(queries[:1], 20)
+    np.testing.assert_array_equal(one, want[:1])
+    assert index.search(queries[:0], 5)[0].shape == (0, 5)
+
+
+@pytest.fixture(scope="module")
+def hashed(tmp_path_factory):
+    """21,000 passages: quantised, without a tree."""
+    vectors, queries = corpus(tmp_path_factory.mktemp("hashed"), 21_000, 32)
+    return build_scann(vectors, IndexConfig(), queries, 100, quiet), queries
+
+
+def test_a_middling_corpus_is_quantised_and_meets_the_target(hashed):
+    index, queries = hashed
+    assert index.settings.leaves == 0 and index.settings.reorder >= 200
+    assert index.settings.recall >= 0.99
+    assert recall(index, queries, 100) == pytest.approx(index.settings.recall)
+    assert recall(index, clustered(64, 32, seed=2), 100) >= 0.97  # on queries it did not see
+    assert recall(index, queries, 1000) >= 0.97  # above what it was made for
+
+
+def test_a_large_corpus_is_partitioned_and_meets_the_target(tmp_path):
+    vectors, queries = corpus(tmp_path, 101_000, 16)
+    said = []
+    index = build_scann(vectors, IndexConfig(target_recall=0.95), queries, 20, said.append)
+    assert index.settings.leaves == 318  # the square root
+    assert index.settings.recall >= 0.95 and "of 318 leaves" in said[0]
+    assert recall(index, queries, 20) >= 0.95
+    again = open_scann(Vectors(tmp_path))
+    np.testing.assert_array_equal(again.search(queries, 20)[0], index.search(queries, 20)[0])
+
+
+def test_what_the_config_sets_is_left(tmp_path):
+    vectors, queries = corpus(tmp_path, 3_000, 16)
+    config = IndexConfig(leaves=40, leaves_to_search=1, reorder=30)
+    index = build_scann(vectors, config, queries, 10, quiet)
+    chosen = index.settings
+    assert (chosen.leaves, chosen.leaves_to_search, chosen.reorder) == (40, 1, 30)
+    assert chosen.recall < 0.99  # and so it says
+    ids, scores = index.search(queries, 2_000)  # more than one leaf holds, at any width
+    assert ((ids == "") == np.isneginf(scores)).all()
+    narrow = build_scann(vectors, IndexConfig(leaves=40, leaves_to_search=1), queries, 500, quiet)
+    ids, scores = narrow.search(queries, 500)
+    assert (ids == "").any() and ((ids == "") == np.isneginf(scores)).all()
+
+
+def test_two_byte_vectors_are_reordered_in_two_bytes(tmp_path):
+    vectors, queries = corpus(tmp_path, 21_000, 32, dtype="bfloat16")
+    index = build_scann(vectors, IndexConfig(), queries, 50, quiet)
+    assert recall(index, queries, 50) >= 0.95
+    assert any("bfloat16" in path.name for path in (tmp_path / "scann").iterdir())
+
+
+def test_a_moved_folder_is_opened_without_building(hashed, tmp_path, monkeypatch):
+    index, queries = hashed
+    shutil.copytree(index.vectors.folder, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    moved = open_index(tmp_path / "moved", IndexConfig(), "1", "m", "2", "c")
+    assert type(moved).__name__ == "ScannIndex"
+    for got, want in zip(moved.search(queries, 100), index.search(queries, 100), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_another_model_or_collection_is_refused_with_both_named(hashed):
+    folder = hashed[0].vectors.folder
+    with pytest.raises(InputError, match=r"made of model m \(hash 1\), .* model other \(hash 9\)"):
+        open_index(folder, IndexConfig(), "9", "other", "2", "c")
+    with pytest.raises(InputError, match=r"made of collection c \(hash 2\), .* other \(hash 9\)"):
+        open_index(folder, IndexConfig(), "1", "m", "9", "other")
+
+
+@pytest.fixture
+def copied(hashed, tmp_path):
+    shutil.copytree(hashed[0].vectors.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_an_index_of_other_vectors_is_refused(copied):
+    path = copied / "scann" / "index.json"
+    values = json.loads(path.read_text())
+    values["vectors"]["model_hash"] = "7"
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"\(hashes 2, 7\), but the vectors .* \(hashes 2, 1\)"):
+        open_scann(Vectors(copied))
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_in_the_folder_is_never_opened(copied, tmp_path):
+    (copied / "scann" / "scann_docids.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(InputError, match=r"scann_docids.pkl: does not belong"):
+        open_scann(Vectors(copied))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../00000.npy", "nowhere.npy"])
+def test_assets_outside_the_folder_are_refused(copied, name):
+    path = copied / "scann" / "scann_assets.pbtxt"
+    path.write_text(path.read_text().replace("dataset.npy", name, 1))
+    with pytest.raises(InputError, match="asset_path .* is no file of"):
+        open_scann(Vectors(copied))
+
+
+def test_a_damaged_index_is_named(copied):
+    (copied / "scann" / "index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index.json: damaged"):
+        open_scann(Vectors(copied))
+
+
+def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch):
+    vectors, queries = corpus(tmp_path, 300, 16)
+    monkeypatch.setattr(opening, "installed", lambda: False)
+    said = []
+    index = build_index(vectors, IndexConfig(), queries, 10, said.append)
+    assert isinstance(index, ExactIndex) and "exact search stands in" in said[0]
+    monkeypatch.setattr("rocketjax.retrieval.scann.installed", lambda: False)
+    with pytest.raises(InputError, match="ScaNN is not installed"):
+        build_index(vectors, IndexConfig(kind="scann"), queries, 10, quiet)
+
+
+def test_exact_search_on_demand(hashed):
+    folder = hashed[0].vectors.folder
+    index = open_index(folder, IndexConfig(kind="exact"), "1", "m", "2", "c")
+    assert isinstance(index, ExactIndex)

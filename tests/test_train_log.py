@@ -1,0 +1,28 @@
+"""The log holds every step once, in order, however often a run was stopped."""
+
+import json
+
+from rocketjax.train_log import TrainLog
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_stage_that_goes_on_takes_back_what_it_wrote_beyond(tmp_path):
+    path = tmp_path / "log.jsonl"
+    warm = TrainLog(path, "warm", 0)
+    for step in range(3):
+        warm.write({"step": step, "loss": 1.0})
+    joint = TrainLog(path, "joint", 0)
+    for step in range(5):
+        joint.write({"step": step, "loss": 2.0})
+    with path.open("a") as file:
+        file.write('{"stage": "joint", "st')  # killed while writing
+    joint = TrainLog(path, "joint", 2)
+    joint.write({"step": 2, "loss": 3.0})
+    assert [(row["stage"], row["step"]) for row in rows(path)] == [
+        *(("warm", step) for step in range(3)),
+        *(("joint", step) for step in range(3)),
+    ]
+    assert rows(path)[-1]["loss"] == 3.0
