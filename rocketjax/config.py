@@ -157,7 +157,7 @@ class ListConfig:
     denoised: Whole = 0.5
     """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
     one of each kind for every positive (the paper)."""
-    scored: Count = 0
+    scored: Count = 20
     """The re-ranker scores so many of a query's best passages for its denoised lists; 0: top_n."""
     low: Whole = 0.1
     """A denoised list's negatives are those the re-ranker gives a probability below this."""

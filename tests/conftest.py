@@ -1,12 +1,18 @@
 """Eight simulated devices for every test: set before anything imports jax."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_llvm_disable_expensive_passes=true"  # many small programs, each run but a few times
 ).strip()
+# Tests that run the pipeline again and again compile its programs once. A folder of its own: what
+# another jax version or another machine has compiled is no matter of this run.
+_cache = tempfile.TemporaryDirectory()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -82,6 +82,10 @@ def test_a_large_corpus_is_partitioned_and_meets_the_target(tmp_path):
     assert recall(index, queries, 20) >= 0.95
     again = open_scann(Vectors(tmp_path))
     np.testing.assert_array_equal(again.search(queries, 20)[0], index.search(queries, 20)[0])
+    config = IndexConfig(target_recall=0.95, leaves_to_search=9, reorder=60)
+    builds = [build_scann(vectors, config, queries, 20, quiet) for _ in range(2)]
+    first, second = (build.search(queries, 20)[0] for build in builds)
+    np.testing.assert_array_equal(first, second)  # same vectors, same index, same lists
 
 
 def test_what_the_config_sets_is_left(tmp_path):

@@ -130,7 +130,7 @@ def test_in_batch_negatives_cross_the_devices():
 def test_a_shared_positive_is_no_negative_on_any_device():
     retriever, _, params = models()
     params = {"retriever": params["retriever"]}
-    terms_of = retriever_terms_of(retriever, temperature=0.5)
+    terms_of = retriever_terms_of(retriever, temperature=20.0)  # so that every passage counts
     batch = list_batch(rows=8, slots=2, uneven=False)
     ids = batch.passage_id.copy()
     ids[6, 0] = ids[1, 0]  # on devices 6 and 1 of 8
@@ -142,9 +142,8 @@ def test_a_shared_positive_is_no_negative_on_any_device():
     assert metrics_eight["loss"] < unshared["loss"]  # two softmaxes have one term less
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [1, 3, 16])
-def test_chunks_give_the_gradients_of_the_whole(dropout, chunk):
+@pytest.mark.parametrize(("dropout", "chunk", "devices"), [(0.1, 3, 1), (0.0, 16, 1), (0.1, 1, 4)])
+def test_chunks_give_the_gradients_of_the_whole(dropout, chunk, devices):
     """Gradient caching: the same dropout in both passes, uneven lists, N that chunks don't divide.
 
     One device has 8 queries and 40 passages and pairs.
@@ -155,10 +154,9 @@ def test_chunks_give_the_gradients_of_the_whole(dropout, chunk):
     whole = joint_terms_of(retriever, reranker, config)
     want, metrics_want = gradient(params, batch, whole, weights, 1)
     chunked = joint_terms_of(retriever, reranker, config, chunk)
-    for devices in (1, 4):
-        got, metrics_got = gradient(params, batch, chunked, weights, devices)
-        assert_trees_close(got, want)
-        assert metrics_got == pytest.approx(metrics_want, rel=1e-4, abs=1e-6)
+    got, metrics_got = gradient(params, batch, chunked, weights, devices)
+    assert_trees_close(got, want)
+    assert metrics_got == pytest.approx(metrics_want, rel=1e-4, abs=1e-6)
 
 
 def test_chunks_work_for_the_warm_ups():
@@ -169,8 +167,8 @@ def test_chunks_work_for_the_warm_ups():
         ("reranker", partial(reranker_terms_of, reranker)),
     ):
         own = {name: params[name]}
-        want, _ = gradient(own, batch, terms_of(), {name: 1.0}, 8)
-        got, _ = gradient(own, batch, terms_of(2), {name: 1.0}, 8)
+        want, _ = gradient(own, batch, terms_of(), {name: 1.0}, 1)
+        got, _ = gradient(own, batch, terms_of(2), {name: 1.0}, 2)
         assert_trees_close(got, want)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from rocketjax.config import IndexConfig
@@ -18,15 +19,17 @@ def build_index(
 ) -> Index:
     """An index over `vectors`, as the config asks for; an exact one needs nothing on disk.
 
+    "auto" takes ScaNN where it is installed and one process runs.
+
     Args:
         queries: [S, D], on which an approximate index's recall@top_k is measured.
 
     Raises:
         InputError: ScaNN is asked for and not installed.
     """
-    if config.kind == "scann" or (config.kind == "auto" and installed()):
+    if config.kind == "scann" or (config.kind == "auto" and _alone() and installed()):
         return build_scann(vectors, config, queries, top_k, say)
-    if config.kind == "auto":
+    if config.kind == "auto" and _alone():
         say("ScaNN is not installed (its wheels are for Linux on x86): exact search stands in")
     return ExactIndex(vectors)
 
@@ -60,6 +63,11 @@ def open_index(
                 f"{new_hash}); encode the corpus anew, with python -m rocketjax.encode"
             )
     built = (folder / "scann").is_dir()
-    if config.kind == "scann" or (config.kind == "auto" and built and installed()):
+    if config.kind == "scann" or (config.kind == "auto" and built and _alone() and installed()):
         return open_scann(vectors)
     return ExactIndex(vectors)
+
+
+def _alone() -> bool:
+    """One process; several spread the corpus over all their devices and search it together."""
+    return jax.process_count() == 1

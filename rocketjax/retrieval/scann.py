@@ -96,6 +96,7 @@ def build_scann(
             num_leaves=leaves,
             num_leaves_to_search=leaves,
             training_sample_size=min(count, 50 * leaves + 100_000),
+            random_init=False,  # whose seed is the clock's; k-means++ builds the same each time
         )
     plain = count < BRUTE_FORCE and not leaves
     if plain:
