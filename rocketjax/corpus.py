@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from rocketjax.data.collection import Collection, Passage
 from rocketjax.data.tokenize import Text, Tokenizer
 from rocketjax.errors import InputError
 from rocketjax.inference import Retriever
-from rocketjax.progress import Watch
+from rocketjax.progress import Watch, silent
 from rocketjax.retrieval.vectors import (
     MANIFEST,
     Manifest,
@@ -73,7 +74,8 @@ def encode_corpus(
     index, count = worker or (jax.process_index(), jax.process_count())
     mine = [i for i in range(index, manifest.shards, count) if not has_shard(folder, i)]
     total = sum(len(manifest.rows(i)) for i in mine)
-    with watch("encode corpus", total, "passages") as advance:
+    shown = watch("encode corpus", total, "passages") if mine else nullcontext(silent)
+    with shown as advance:
         for shard, texts, ids in _tokenised(mine, manifest, collection, retriever.tokenizer):
             write_shard(folder, shard, ids, retriever.encode_passage_tokens(texts, advance))
     if worker is None and count > 1:
