@@ -64,7 +64,7 @@ class MiningReport:
     lost: int  # unlabelled queries without a pseudo-positive
     scale: float | None  # of the calibration
     shift: float | None
-    examples: list[tuple[str, str, float]]  # query, dropped passage, probability: the likeliest
+    examples: list[tuple[str, str, float]]  # query, its likeliest dropped passage, probability
 
 
 def undenoised_lists(
@@ -244,6 +244,9 @@ def _report(
     deeper = {query: set(row.passages[len(row.scores) :]) for query, row in by_query.items()}
     clean = [item for item in lists if item.kind == "denoised"]
     unlabelled = {row.query for row in candidates if not row.positives}
+    likeliest: dict[str, tuple[float, str, str]] = {}  # one a query
+    for item in sorted(dropped, reverse=True):
+        likeliest.setdefault(item[1], item)
     return MiningReport(
         queries=len(candidates),
         unlabelled=len(unlabelled),
@@ -258,7 +261,7 @@ def _report(
         lost=len(unlabelled - {item.query for item in lists}),
         scale=calibration.scale if calibration else None,
         shift=calibration.shift if calibration else None,
-        examples=[(q, pid, round(p, 4)) for p, q, pid in sorted(dropped, reverse=True)[:EXAMPLES]],
+        examples=[(q, pid, round(p, 4)) for p, q, pid in list(likeliest.values())[:EXAMPLES]],
     )
 
 

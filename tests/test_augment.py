@@ -244,8 +244,7 @@ def test_the_report_counts_what_happened():
     lists, report = hybrid_lists(rows, Calibration(1.0, 0.0), config, 1)
     assert (report.queries, report.scored, report.dropped, report.likely_positives) == (2, 7, 3, 2)
     assert (report.topped_up, report.short, report.denoised, report.undenoised) == (1, 1, 2, 0)
-    assert [example[:2] for example in report.examples] == [("a", "c0"), ("b", "c0"), ("a", "c1")]
-    assert report.examples[2][2] == 0.5
+    assert report.examples == [("a", "c0", 0.99), ("b", "c0", 0.9478)]  # the likeliest of each
     text = describe(report, lambda query: f"<{query}>", lambda pid: f"text  of\n{pid}")
     assert "7 candidates scored: 3 too likely" in text and "0.99  <a>" in text
     assert "c0: text of c0" in text
