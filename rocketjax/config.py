@@ -184,8 +184,9 @@ class IndexConfig:
     """auto: ScaNN where it is installed, else exact search on the devices."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the stored vectors."""
-    shard: Size = 65_536
-    """Passages in a file; a stopped encode goes on at the file it was at."""
+    shard: Count = 0
+    """Passages in a file; a stopped encode goes on at the file it was at. 0: a 64th of the corpus,
+    but from 4,096 to 65,536."""
     target_recall: Whole = 0.99
     """ScaNN searches as widely as it takes to find this share of what exact search finds."""
     leaves: Count = 0

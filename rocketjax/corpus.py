@@ -30,15 +30,16 @@ def make_manifest(
     retriever: Retriever, name: str, collection: Collection, config: IndexConfig
 ) -> Manifest:
     """What encoding `collection` with `retriever` (called `name`) is going to yield."""
+    count = len(collection.passages)
     return Manifest(
         model=name,
         model_hash=retriever.fingerprint,
         collection=collection.name,
         collection_hash=collection.fingerprint,
-        passages=len(collection.passages),
+        passages=count,
         width=retriever.module.config.hidden_size,
         dtype=config.dtype,
-        shard=config.shard,
+        shard=config.shard or min(max(count // 64, 4_096), 65_536),
     )
 
 
