@@ -11,6 +11,11 @@ import orbax.checkpoint as ocp
 from rocketjax.state import TrainState
 
 
+@jax.jit
+def _copy(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
 class Checkpoints:
     """The checkpoints of one stage, by step; use it as a context.
 
@@ -36,8 +41,8 @@ class Checkpoints:
         if step == self._manager.latest_step():
             return
         # A copy: the train step takes its state's memory back while this is still written.
-        copy = jax.tree.map(jnp.copy, state)
-        self._manager.save(step, args=ocp.args.StandardSave(copy))
+        copied = jax.block_until_ready(_copy(jax.block_until_ready(state)))
+        self._manager.save(step, args=ocp.args.StandardSave(copied))
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -30,24 +30,26 @@ MEASURES = {
 def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, float]]:
     """Each measure's value for every judged query: measure -> query id -> value in [0, 1].
 
-    All queries of the qrels count; one that the run leaves out has 0, and so has one whose
-    judgements are all 0. The run's order is what is judged: ties of scores are the searcher's
-    affair, not the metric's.
+    All queries of the qrels count, as in MS MARCO's own evaluation; one that the run leaves out has
+    0, and so has one without a relevant passage (no grade above 0). Queries that are not judged do
+    not count. The run's order is what is judged: ties of scores are the searcher's affair, not the
+    metric's.
 
     Args:
         depth: how many passages the run holds for a query; recall and success beyond it would
-            look worse than they are, and are left out.
+            look worse than they are, and are left out. MRR@10 and nDCG@10 never are.
+
+    Raises:
+        InputError: no query is judged, or a passage stands twice in a query's ranking.
     """
+    if not qrels:
+        raise InputError("no query is judged, so there is nothing to measure; choose another split")
     names = {
         measure: name
         for name, (cutoff, measure) in MEASURES.items()
-        if cutoff <= max(depth, 10)  # the first ten are always judged
+        if cutoff <= depth or name in ("MRR@10", "nDCG@10")
     }
-    scored = {
-        query: {pid: float(-rank) for rank, pid in enumerate(run[query])}
-        for query in qrels
-        if query in run
-    }
+    scored = {query: _descending(query, run[query]) for query in qrels if query in run}
     values = {ours: dict.fromkeys(qrels, 0.0) for ours in names.values()}
     graded = {query: dict(grades) for query, grades in qrels.items()}
     for metric in ir_measures.iter_calc(list(names), graded, scored):
@@ -63,6 +65,13 @@ def oracle(qrels: Qrels, run: Run, depth: int) -> dict[str, list[str]]:
         head = sorted(ranked[:depth], key=lambda pid: -grades.get(pid, 0))  # stable
         ideal[query] = [*head, *ranked[depth:]]
     return ideal
+
+
+def _descending(query: str, ranked: Sequence[str]) -> dict[str, float]:
+    scores = {pid: float(-rank) for rank, pid in enumerate(ranked)}
+    if len(scores) < len(ranked):
+        raise InputError(f"a passage stands twice in the ranking of query {query!r}")
+    return scores
 
 
 def mean(values: Mapping[str, float]) -> float:
@@ -91,6 +100,27 @@ def p_value(before: Mapping[str, float], after: Mapping[str, float], seed: int =
     return float(result.pvalue)
 
 
+def confidence_interval(
+    before: Mapping[str, float], after: Mapping[str, float], seed: int = 0
+) -> tuple[float, float]:
+    """Low and high end of the 95% interval of mean(after) - mean(before).
+
+    Paired percentile bootstrap: the queries' differences, drawn anew 9,999 times. A single query
+    has no interval: (nan, nan).
+    """
+    differences = np.array([after[query] - before[query] for query in sorted(before)])
+    if len(differences) < 2:
+        return float("nan"), float("nan")
+    interval = stats.bootstrap(
+        (differences,),
+        np.mean,
+        method="percentile",
+        batch=max(1, 10_000_000 // len(differences)),  # bounds its memory
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
 def write_per_query(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
     """A TSV of every query's values: a line a query, a column a measure.
 
@@ -98,10 +128,10 @@ def write_per_query(path: Path, values: Mapping[str, Mapping[str, float]]) -> No
         InputError: a query id that holds a tab or a line break.
     """
     lines = ["\t".join(["query", *values])]
-    for query in next(iter(values.values()), {}):
+    for query in dict.fromkeys(query for column in values.values() for query in column):
         if any(c in query for c in "\t\r\n"):
             raise InputError(f"query id {query!r}: tabs and line breaks do not fit into {path}")
-        # Answer recall may know fewer queries than the judgements.
+        # Answer recall may know other queries than the judgements.
         cells = [f"{column[query]:.6g}" if query in column else "" for column in values.values()]
         lines.append("\t".join([query, *cells]))
     write_text(path, "\n".join(lines) + "\n")

@@ -9,6 +9,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_llvm_disable_expensive_passes=true"  # many small programs, each run but a few times
+    # Eight devices on a busy machine of two cores wait for each other longer than XLA's 40 s.
+    + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 ).strip()
 # Tests that run the pipeline again and again compile its programs once. A folder of its own: what
 # another jax version or another machine has compiled is no matter of this run.

@@ -1,6 +1,7 @@
 """Answer recall by DPR's definition, clause by clause, and on real questions."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
         ("cafe", "the caf\u00e9 there", False),  # an accent is part of its token
         ("3.14", "pi is 3.14159", False),
         ("$5", "costs $5 today", True),
+        ("naïve", "a nai\u0308ve view", True),
+        ("ΟΔΌΣ", "η οδός", True),  # case of the whole token: a final sigma is one
+        ("a b c", "a b", False),
         ("東京", "東京 タワー", True),
         ("", "anything", False),
         (" \u200b", "any\u200bthing", False),  # control and format characters are no tokens
@@ -82,5 +86,9 @@ def test_gold_paragraphs_contain_their_answers():
     answers = {query: answers[query] for query in wanted if query in answers}
     assert len(answers) > 4000
     (values,) = answer_recall(answers, wanted, texts.__getitem__, [1]).values()
-    # The rest are answers cut inside a token ("10" of "10th"), which are no run of whole tokens.
-    assert 0.98 < sum(values.values()) / len(values) <= 1.0
+    missed = [query for query, value in values.items() if value == 0]
+    # All nine were cut inside a token, as "ano" of "another": no run of whole tokens.
+    assert len(missed) == 9
+    for query in missed:
+        (pid,), (answer,) = wanted[query], answers[query]
+        assert re.search(rf"\w{re.escape(answer)}|{re.escape(answer)}\w", texts[pid]), query

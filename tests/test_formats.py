@@ -75,6 +75,11 @@ def test_a_good_folder_is_read(folder):
         ("qrels/train.tsv", "q1\tp1\t0.5", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\tp1\t²", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\tp1\t--1", "expected query-id, corpus-id, score"),
+        ("qrels/train.tsv", "q1\tp1\t1", "score: 1, but 'q1' with 'p1' had 2"),
+        ("corpus.jsonl", '{"_id": "p 9", "text": "a"}', "_id: 'p 9' holds white space"),
+        ("queries.jsonl", '{"_id": "q\\t9", "text": "a"}', "_id: .* holds white space"),
+        ("corpus.jsonl", '{"_id": "p9", "text": "\\ud83d"}', "text: not Unicode"),
+        ("queries.jsonl", '{"_id": "\\ud83d", "text": "a"}', "_id: not Unicode"),
         ("corpus.jsonl", b'{"_id": "p9", "text": "\xff"}', "not UTF-8"),
         ("queries.jsonl", b'{"_id": "q9", "text": "gr\xfc\xdfe"}', "not UTF-8"),
         ("qrels/train.tsv", b"q\xff\tp1\t1", "not UTF-8"),
@@ -107,6 +112,11 @@ def test_a_folder_without_judgements_is_refused(folder):
         path.unlink()
     with pytest.raises(InputError, match="/qrels: no judgements"):
         read_beir(folder)
+
+
+def test_a_judgement_may_stand_twice_if_it_says_the_same(folder):
+    (folder / "qrels/train.tsv").write_text(TRAIN + "q1\tp1\t2\n")
+    assert read_beir(folder).splits["train"].qrels["q1"] == {"p1": 2, "p3": 0}
 
 
 def test_judgements_without_a_header_are_refused_not_lost(folder):
@@ -154,10 +164,40 @@ def test_a_run_of_others_is_read_by_score_then_rank(tmp_path):
     assert read_run(tmp_path / "run.trec") == want == read_run(tmp_path / "run.trec.gz")
 
 
+def test_equal_scores_come_back_in_their_order(tmp_path):
+    run = {"q": [("b", 0.5), ("c", 0.5), ("a", 0.5)], "other": [("z", -1.0)]}
+    write_run(tmp_path / "run.trec", run, "tag")
+    assert read_run(tmp_path / "run.trec") == run
+
+
+def test_only_ascii_white_space_divides_columns(tmp_path, folder):
+    name = "Jahr\u00a01928\u2028"
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": name, "text": "a"}) + "\n")
+    assert name in read_beir(folder).by_id
+    write_run(tmp_path / "run.trec", {"q": [(name, 1.0)]}, "tag")
+    assert read_run(tmp_path / "run.trec") == {"q": [(name, 1.0)]}
+
+
+def test_an_empty_run_is_refused(tmp_path):
+    (tmp_path / "run.trec").write_text("\n")
+    with pytest.raises(InputError, match=r"run.trec: holds no ranking"):
+        read_run(tmp_path / "run.trec")
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "run.trec").write_text("q Q0 a 1 0.7 x\n", encoding="utf-8-sig")
+    assert read_run(tmp_path / "run.trec") == {"q": [("a", 0.7)]}
+    (tmp_path / "q.tsv").write_text("1\ta\n", encoding="utf-8-sig")
+    assert read_queries(tmp_path / "q.tsv") == {"1": "a"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("q Q0 b 2 0.5", "expected query Q0 passage rank score tag"),
+        ("q Q0 b b 2 0.5 x", "expected query Q0 passage rank score tag"),
+        ("q Q0 b 2 -inf x", "score: expected a finite number, got '-inf'"),
         ("q Q0 a 2 0.5 x", "passage: 'a' stands twice for query 'q'"),
         ("q Q0 b 2 nan x", "score: expected a finite number, got 'nan'"),
         ("q Q0 b 2 high x", "score: expected a finite number, got 'high'"),
@@ -204,9 +244,12 @@ def test_plain_queries_are_numbered_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("q.tsv", "1\ta\n1\tb\n", ":2: id: '1' stands twice"),
-        ("q.tsv", "1\ta\nno tab\n", ":2: expected id TAB query"),
-        ("q.tsv", "1\t \n", ":1: expected id TAB query"),
+        ("q.tsv", "1\ta\n1\tb\n", ":2: _id: '1' stands twice"),
+        ("q.tsv", "1\ta\nno tab\n", ":2: expected id TAB text"),
+        ("q.tsv", "1\t \n", ":1: text: expected a text that is not empty"),
+        ("q.tsv", "\ta\n", ":1: _id: expected a text that is not empty"),
+        ("q.tsv", "1 2\ta\n", ":1: _id: '1 2' holds white space"),
+        ("q.csv", "1,a\n", ": queries are read from .tsv (id TAB text), .jsonl ({_id, text})"),
         ("q.txt", "\n", ": holds no query"),
         ("q.jsonl", '{"_id": "1"}\n', ":1: text: expected a text"),
     ],
@@ -245,5 +288,26 @@ def test_queries_nobody_judged_are_a_split_of_their_own(folder):
         file.write('{"_id": "q-new", "text": "and this?"}\n')
     unlabelled = read_beir(folder).splits["unlabelled"]
     assert unlabelled.queries["q-new"] == "and this?" and unlabelled.qrels == {}
-    judged = read_beir(folder).splits["train"].queries
-    assert not set(judged) & set(unlabelled.queries)
+    assert unlabelled.queries == {"q-new": "and this?"}
+
+
+def test_judged_0_is_judged_and_all_judged_leaves_no_such_split(folder):
+    (folder / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tp1\t0\n")
+    assert set(read_beir(folder).splits) == {"dev", "train"}
+
+
+def test_a_split_of_that_name_stays_as_it_is(folder):
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q-new", "text": "and this?"}\n')
+    (folder / "qrels/unlabelled.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tp2\t1\n")
+    splits = read_beir(folder).splits
+    assert splits["unlabelled"].qrels == {"q1": {"p2": 1}}
+    assert all("q-new" not in split.queries for split in splits.values())
+
+
+def test_answers_of_unlabelled_queries_are_kept(folder):
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "q-new", "text": "and this?"}\n')
+    (folder / "answers.jsonl").write_text('{"_id": "q-new", "answers": []}\n')
+    splits = read_beir(folder).splits
+    assert splits["unlabelled"].answers == {"q-new": ()} and splits["train"].answers == {}

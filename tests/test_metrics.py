@@ -1,12 +1,13 @@
 """Measures against hand-made cases and formulas; the test of significance against chance."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from rocketjax.errors import InputError
-from rocketjax.metrics import mean, oracle, p_value, per_query, write_per_query
+from rocketjax.metrics import confidence_interval, mean, oracle, p_value, per_query, write_per_query
 
 FILLER = [f"x{i}" for i in range(100)]
 
@@ -76,6 +77,26 @@ def test_nothing_is_said_beyond_the_depth_of_a_run():
     assert names == {"MRR@10", "nDCG@10"} | {
         f"{m}@{k}" for m in ("recall", "success") for k in (5, 20, 50)
     }
+    assert set(per_query({"q": {"a": 1}}, {"q": ["a"]}, depth=4)) == {"MRR@10", "nDCG@10"}
+
+
+def test_only_grades_above_0_are_relevant():
+    qrels = {"q": {"bad": -2, "worse": -3, "zero": 0, "a": 1}, "only bad": {"bad": -1}}
+    run = {"q": ["bad", "zero", "worse", "a"], "only bad": ["bad"]}
+    values = per_query(qrels, run)
+    assert values["MRR@10"] == {"q": 0.25, "only bad": 0.0}
+    assert values["nDCG@10"] == {"q": pytest.approx(1 / math.log2(5)), "only bad": 0.0}
+    assert values["recall@5"] == values["success@5"] == {"q": 1.0, "only bad": 0.0}
+
+
+def test_a_passage_that_stands_twice_is_refused():
+    with pytest.raises(InputError, match="twice in the ranking of query 'q'"):
+        per_query({"q": {"a": 1}}, {"q": ["a", "b", "a"]})
+
+
+def test_without_judgements_there_is_nothing_to_measure():
+    with pytest.raises(InputError, match="no query is judged"):
+        per_query({}, {"q": ["a"]})
 
 
 def official_mrr_at_10(qrels, run):
@@ -108,10 +129,19 @@ def test_the_oracle_is_the_ceiling_of_re_ranking():
     assert per_query(qrels, ideal)["MRR@10"] == {"q": 1.0, "none": 0.0}
 
 
+def test_no_order_of_the_candidates_beats_the_oracle():
+    qrels = {"q": {"a": 1, "b": 3, "c": 2, "d": 0, "e": -1, "elsewhere": 3}}
+    best = per_query(qrels, oracle(qrels, {"q": list("edxcba")}, depth=6))
+    for order in itertools.permutations("edxcba"):
+        for name, values in per_query(qrels, {"q": order}, depth=5).items():
+            assert values["q"] <= best[name]["q"], (name, order)
+
+
 def test_values_by_query_are_written(tmp_path):
-    values = {"MRR@10": {"q1": 1 / 3, "q2": 0.0}, "answer@5": {"q2": 1.0}}
+    values = {"MRR@10": {"q1": 1 / 3, "q2": 0.0}, "answer@5": {"q2": 1.0, "q3": 0.0}}
     write_per_query(tmp_path / "v.tsv", values)
-    assert (tmp_path / "v.tsv").read_text() == "query\tMRR@10\tanswer@5\nq1\t0.333333\t\nq2\t0\t1\n"
+    want = "query\tMRR@10\tanswer@5\nq1\t0.333333\t\nq2\t0\t1\nq3\t\t0\n"
+    assert (tmp_path / "v.tsv").read_text() == want
     with pytest.raises(InputError, match="tabs and line breaks"):
         write_per_query(tmp_path / "v.tsv", {"MRR@10": {"q\t1": 1.0}})
     assert "q1" in (tmp_path / "v.tsv").read_text()
@@ -169,3 +199,21 @@ def test_chance_is_rarely_called_significant():
     values = [p_value(by_query(rng.random(30)), by_query(rng.random(30))) for _ in range(60)]
     assert sum(value < 0.05 for value in values) <= 9  # expected: 3; 10 or more: 1 in 1,000
     assert 0.3 < np.median(values) < 0.7
+
+
+def test_the_interval_is_that_of_paired_differences():
+    # Normal theory: mean +- 1.96 s / sqrt(n); the spread between queries is of no account.
+    rng = np.random.default_rng(4)
+    before, gain = rng.random(400) * 100, rng.normal(0.1, 1.0, 400)
+    low, high = confidence_interval(by_query(before), by_query(before + gain))
+    half = 1.96 * gain.std() / 20
+    assert low == pytest.approx(gain.mean() - half, abs=0.01)
+    assert high == pytest.approx(gain.mean() + half, abs=0.01)
+    reverse = confidence_interval(by_query(before + gain), by_query(before))
+    assert reverse == pytest.approx((-high, -low), abs=0.01)
+
+
+def test_the_interval_of_equal_differences_is_a_point_and_of_one_query_none():
+    values = by_query([0.0, 0.25, 0.5])
+    assert confidence_interval(values, by_query([0.5, 0.75, 1.0])) == (0.5, 0.5)
+    assert np.isnan(confidence_interval({"q": 0.0}, {"q": 1.0})).all()

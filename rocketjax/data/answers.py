@@ -22,9 +22,10 @@ def tokenize(text: str) -> tuple[str, ...]:
 def has_answer(answers: Sequence[str], text: str) -> bool:
     """Whether an answer's tokens stand in the text's tokens, in order and without a gap.
 
-    An answer without any token (empty, or white space) is in no text.
+    An answer without any token (empty, or white space) is in no text; DPR's own code finds it in
+    every text.
     """
-    return _contains(_joined(tokenize(text)), answers)
+    return _contains(_joined(tokenize(text)), _sought(answers))
 
 
 def answer_recall(
@@ -36,7 +37,8 @@ def answer_recall(
     """Whether one of a query's first k passages contains an answer, for each k of `cutoffs`.
 
     Args:
-        answers: query id -> its answers; these queries count, one missing in the run has 0.
+        answers: query id -> its answers; these queries count, one that is missing in the run or
+            has no answers has 0.
         run: query id -> passage ids, best first.
         text_of: passage id -> its text; a title is not searched.
 
@@ -50,9 +52,9 @@ def answer_recall(
 
     deepest = max(cutoffs, default=0)
     values: dict[str, dict[str, float]] = {f"answer@{k}": {} for k in cutoffs}
-    for query, wanted in answers.items():
-        ranked = run.get(query, ())[:deepest]
-        hits = (rank for rank, pid in enumerate(ranked, 1) if _contains(joined(pid), wanted))
+    for query, texts in answers.items():
+        ranked, sought = run.get(query, ())[:deepest], _sought(texts)
+        hits = (rank for rank, pid in enumerate(ranked, 1) if _contains(joined(pid), sought))
         first = next(hits, deepest + 1)
         for k in cutoffs:
             values[f"answer@{k}"][query] = float(first <= k)
@@ -64,5 +66,9 @@ def _joined(tokens: Sequence[str]) -> str:
     return f" {' '.join(tokens)} "
 
 
-def _contains(joined: str, answers: Sequence[str]) -> bool:
-    return any(tokens and _joined(tokens) in joined for tokens in map(tokenize, answers))
+def _sought(answers: Sequence[str]) -> list[str]:
+    return [_joined(tokens) for tokens in map(tokenize, answers) if tokens]
+
+
+def _contains(joined: str, sought: Sequence[str]) -> bool:
+    return any(answer in joined for answer in sought)

@@ -18,27 +18,29 @@ def read_beir(folder: Path) -> Collection:
     """corpus.jsonl {_id, title, text}, queries.jsonl {_id, text}, qrels/SPLIT.tsv.
 
     And, where there is one, answers.jsonl {_id, answers: [..]}: strings that answer a query.
-    Queries that no qrels file judges make the split "unlabelled".
+    Queries that no qrels file judges make the split "unlabelled", unless qrels/unlabelled.tsv
+    makes one by that name: then they are in none.
 
     Raises:
-        InputError: a file is missing, a line is not what it should be, an id stands twice, a text
-            is empty, or a judgement points nowhere; file, line and field are named.
+        InputError: a file is missing, a line is not what it should be, an id stands twice or holds
+            white space, a text is empty, or a judgement points nowhere or contradicts another;
+            file, line and field are named.
     """
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name}: missing; a BEIR folder has corpus.jsonl and queries.jsonl"
+            )
     passages: dict[str, Passage] = {}
     for place, row in _json_lines(folder / "corpus.jsonl"):
         title, text = (_text_or_none(row, name, place) for name in ("title", "text"))
-        passage = Passage(_text(row, "_id", place), title, text)
+        passage = Passage(_id(row, place), title, text)
         if not (passage.title.strip() or passage.text.strip()):
             raise InputError(f"{place}: text: passage {passage.id!r} is empty; give it a text")
         if passage.id in passages:
             raise InputError(f"{place}: _id: {passage.id!r} stands twice; ids must be unique")
         passages[passage.id] = passage
-    queries: dict[str, str] = {}
-    for place, row in _json_lines(folder / "queries.jsonl"):
-        query = _text(row, "_id", place)
-        if query in queries:
-            raise InputError(f"{place}: _id: {query!r} stands twice; ids must be unique")
-        queries[query] = _text(row, "text", place)
+    queries = read_queries(folder / "queries.jsonl")
     answers = _read_answers(folder / "answers.jsonl", queries)
     if not passages:
         raise InputError(f"{folder / 'corpus.jsonl'}: the corpus is empty")
@@ -51,7 +53,8 @@ def read_beir(folder: Path) -> Collection:
     judged = {query for split in splits.values() for query in split.qrels}
     unlabelled = {query: text for query, text in queries.items() if query not in judged}
     if unlabelled:
-        splits.setdefault("unlabelled", Split(unlabelled, {}))
+        known = {query: answers[query] for query in unlabelled if query in answers}
+        splits.setdefault("unlabelled", Split(unlabelled, {}, known))
     return Collection(folder.name, list(passages.values()), splits)
 
 
@@ -68,17 +71,18 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: s
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
     """A TREC run: query id -> (passage id, score), by score, of equal ones by rank.
 
-    Columns are divided by any white space; a name that ends in .gz is unpacked.
+    Columns are divided by any ASCII white space; a name that ends in .gz is unpacked. (trec_eval
+    ignores the rank, and takes equal scores by passage id.)
 
     Raises:
-        InputError: no file, a line that is no such row, a score that is no finite number, or a
-            passage that stands twice for a query; file, line and field are named.
+        InputError: no file, an empty one, a line that is no such row, a score that is no finite
+            number, or a passage that stands twice for a query; file, line and field are named.
     """
-    rows: dict[str, dict[str, tuple[float, int]]] = {}
+    rows: dict[str, dict[str, tuple[float, float]]] = {}
     for place, line in _lines(path):
-        if not line.strip():
+        columns = re.findall(r"\S+", line, re.ASCII)
+        if not columns:
             continue
-        columns = line.split()
         if len(columns) != 6:
             raise InputError(f"{place}: expected query Q0 passage rank score tag, got {line!r}")
         query, _, pid, rank, score, _ = columns
@@ -86,7 +90,9 @@ def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
         position = _number(rank, f"{place}: rank")
         if pid in rows.setdefault(query, {}):
             raise InputError(f"{place}: passage: {pid!r} stands twice for query {query!r}")
-        rows[query][pid] = (-number, int(position))
+        rows[query][pid] = (-number, position)
+    if not rows:
+        raise InputError(f"{path}: holds no ranking")
     return {
         query: [(pid, -found[pid][0]) for pid in sorted(found, key=found.__getitem__)]
         for query, found in rows.items()
@@ -94,36 +100,47 @@ def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}), or one a line, named 1, 2, ..
+    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}) or .txt (a line each: 1, 2, ..).
 
     Raises:
-        InputError: no file, an id that stands twice, an empty text, or no query at all.
+        InputError: no file, one by another name, an id that stands twice or holds white space, an
+            empty text, or no query at all.
     """
-    rows = _json_lines(path) if path.suffix == ".jsonl" else _lines(path)
+    if path.suffix not in (".tsv", ".jsonl", ".txt"):
+        raise InputError(
+            f"{path}: queries are read from .tsv (id TAB text), .jsonl ({{_id, text}}) or .txt "
+            "(one a line)"
+        )
+    rows = _json_lines(path) if path.suffix == ".jsonl" else _text_lines(path)
     queries: dict[str, str] = {}
-    for number, (place, row) in enumerate(rows, 1):
-        if isinstance(row, dict):
-            query, text = _text(row, "_id", place), _text(row, "text", place)
-        elif not row.strip():
-            continue
-        elif path.suffix == ".tsv":
-            query, tab, text = row.strip("\r\n").partition("\t")
-            if not (tab and query and text.strip()):
-                raise InputError(f"{place}: expected id TAB query, got {row!r}")
-        else:
-            query, text = str(number), row.strip()
+    for place, row in rows:
+        query = _id(row, place)
         if query in queries:
-            raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
-        queries[query] = text
+            raise InputError(f"{place}: _id: {query!r} stands twice; ids must be unique")
+        queries[query] = _text(row, "text", place)
     if not queries:
         raise InputError(f"{path}: holds no query")
     return queries
 
 
+def _text_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows as of a .jsonl, from a .tsv or .txt; empty lines are passed over."""
+    for number, (place, line) in enumerate(_lines(path), 1):
+        query, tab, text = line.rstrip("\r\n").partition("\t")
+        if not line.strip():
+            continue
+        if path.suffix == ".txt":
+            yield place, {"_id": str(number), "text": line.strip()}
+        elif tab:
+            yield place, {"_id": query, "text": text}
+        else:
+            raise InputError(f"{place}: expected id TAB text, got {line!r}")
+
+
 def _read_answers(path: Path, queries: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     answers: dict[str, tuple[str, ...]] = {}
     for place, row in _json_lines(path) if path.is_file() else ():
-        query, texts = _text(row, "_id", place), row.get("answers")
+        query, texts = _id(row, place), row.get("answers")
         if query not in queries:
             raise InputError(f"{place}: _id: {query!r} is not in queries.jsonl")
         if query in answers:
@@ -157,7 +174,11 @@ def _read_split(
             raise InputError(f"{place}: query-id: {query!r} is not in queries.jsonl")
         if pid not in passages:
             raise InputError(f"{place}: corpus-id: {pid!r} is not in corpus.jsonl")
-        qrels.setdefault(query, {})[pid] = grade
+        before = qrels.setdefault(query, {}).setdefault(pid, grade)
+        if before != grade:
+            raise InputError(
+                f"{place}: score: {grade}, but {query!r} with {pid!r} had {before}; keep one line"
+            )
     return Split(
         {query: queries[query] for query in qrels},
         qrels,
@@ -167,8 +188,6 @@ def _read_split(
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place ("file:line") and object."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing; a BEIR folder has corpus.jsonl and queries.jsonl")
     for place, line in _lines(path):
         try:
             row = json.loads(line)
@@ -184,15 +203,15 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     place = f"{path}:1"
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 place = f"{path}:{number}"
-                yield place, line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{place}: not UTF-8: {error}") from error
-        except (OSError, EOFError, zlib.error) as error:  # of a damaged .gz
-            raise InputError(f"{place}: cannot be read on: {error}") from error
+                yield place, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
+        raise InputError(f"{place}: cannot be read on: {error}") from error
 
 
 def _number(text: str, place: str) -> float:
@@ -205,10 +224,20 @@ def _number(text: str, place: str) -> float:
     return value
 
 
+def _id(row: Mapping[str, Any], place: str) -> str:
+    value = _text(row, "_id", place)
+    if re.search(r"\s", value, re.ASCII):
+        raise InputError(
+            f"{place}: _id: {value!r} holds white space, which divides a run's columns"
+        )
+    return value
+
+
 def _text(row: Mapping[str, Any], field: str, place: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{place}: {field}: expected a text that is not empty, got {value!r}")
+    value = _text_or_none(row, field, place)
+    if not value.strip():
+        got = row.get(field)
+        raise InputError(f"{place}: {field}: expected a text that is not empty, got {got!r}")
     return value
 
 
@@ -216,4 +245,8 @@ def _text_or_none(row: Mapping[str, Any], field: str, place: str) -> str:
     value = row.get(field)
     if not isinstance(value, str | None):
         raise InputError(f"{place}: {field}: expected a text, got {value!r}")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise InputError(f"{place}: {field}: not Unicode: {error}") from error
     return value or ""
