@@ -1,7 +1,6 @@
 """Eight simulated devices for every test: set before anything imports jax."""
 
 import os
-import tempfile
 
 import pytest
 
@@ -13,11 +12,6 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 ).strip()
-# Tests that run the pipeline again and again compile its programs once. A folder of its own: what
-# another jax version or another machine has compiled is no matter of this run.
-_cache = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
