@@ -241,7 +241,7 @@ def test_the_report_counts_what_happened():
         scored("b", p=(0.95, 0.05, 0.05, 0.05)),
     ]
     config = ListConfig(length=4, top_n=20, denoised=1.0)
-    lists, report = hybrid_lists(rows, Calibration(1.0, 0.0), config, 1)
+    _, report = hybrid_lists(rows, Calibration(1.0, 0.0), config, 1)
     assert (report.queries, report.scored, report.dropped, report.likely_positives) == (2, 7, 3, 2)
     assert (report.topped_up, report.short, report.denoised, report.undenoised) == (1, 1, 2, 0)
     assert report.examples == [("a", "c0", 0.99), ("b", "c0", 0.9478)]  # the likeliest of each

@@ -135,7 +135,7 @@ def test_a_shared_positive_is_no_negative_on_any_device():
     ids = batch.passage_id.copy()
     ids[6, 0] = ids[1, 0]  # on devices 6 and 1 of 8
     shared = batch._replace(passage_id=ids)
-    one, metrics_one = gradient(params, shared, terms_of, {"retriever": 1.0}, 1)
+    one, _ = gradient(params, shared, terms_of, {"retriever": 1.0}, 1)
     eight, metrics_eight = gradient(params, shared, terms_of, {"retriever": 1.0}, 8)
     assert_trees_close(eight, one)
     _, unshared = gradient(params, batch, terms_of, {"retriever": 1.0}, 8)
