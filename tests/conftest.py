@@ -1,5 +1,6 @@
 """Eight simulated devices for every test: set before anything imports jax."""
 
+import gc
 import os
 
 import pytest
@@ -14,6 +15,20 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_programs():
+    """Drops a module's compiled programs: together they would pass the limit of memory maps.
+
+    Each program that XLA compiles for CPU holds a few maps, Linux allows a process 65,530
+    (vm.max_map_count), and the compiler dies of a segmentation fault where one more is refused.
+    """
+    yield
+    import jax  # not before the devices are set
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

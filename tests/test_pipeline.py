@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from on_disk import WORDS, make_topics
@@ -58,6 +59,13 @@ def config(weights, collection, run_dir, **changes):
         checkpoint=CheckpointConfig(every=2),
     )
     return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """A run compiles about a thousand memory maps: see conftest.free_programs."""
+    yield
+    jax.clear_caches()
 
 
 class Finished(NamedTuple):

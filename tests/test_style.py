@@ -19,7 +19,6 @@ def test_ruff(arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_types():
     pytest.importorskip("pyright", reason="pyright comes with the extra `test`")
     if shutil.which("node") is None:
