@@ -26,6 +26,7 @@ from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
+from rocketjax.models.head import head_params, head_tensors
 from rocketjax.parallel import replicate
 
 SETTINGS = "rocketjax.json"
@@ -82,17 +83,19 @@ def start_reranker(
 ) -> Reranker:
     """The re-ranker a run starts from: pretrained encoder, its head too if the weights have one.
 
-    A fresh head is drawn from `seed`. Raises what `start_retriever` raises.
+    A checkpoint that is a cross-encoder keeps its pooler; a fresh head has none (RocketQAv2) and is
+    drawn from `seed`. Raises what `start_retriever` raises.
     """
     folder = pretrained.resolve_weights(config.weights)
     encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    module = CrossEncoder(encoder, make_compute(compute, config.dropout))
-    head = pretrained.head_params(pretrained.load_tensors(folder), encoder)
+    head = head_params(pretrained.load_tensors(folder), encoder)
+    settled = make_compute(compute, config.dropout)
+    module = CrossEncoder(encoder, settled, pooler="pooler" in (head or {}))
     if head is None:
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
-        head = jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]
-    params = replicate({"encoder": params, "head": head})
+        head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
+    params = replicate({"encoder": params, **head})
     return Reranker(module, params, tokenizer, compute.batch)
 
 
@@ -176,10 +179,7 @@ def _save_reranker(folder: Path, model: Reranker) -> None:
     params = _host(model.params)
     tensors = pretrained.encoder_tensors(
         params["encoder"], config, prefix=f"{pretrained.family(config)}."
-    ) | {
-        "classifier.weight": np.ascontiguousarray(params["head"]["kernel"].T),
-        "classifier.bias": params["head"]["bias"],
-    }
+    ) | head_tensors(params, config)
     pretrained.save_model(folder, config, tensors, "BertForSequenceClassification")
     model.tokenizer.save(folder)
     _save_settings(folder, Settings("reranker", model.tokenizer.config))
@@ -210,11 +210,11 @@ def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
     """Opens a re-ranker's own folder. Raises InputError, as `load_pair` does."""
     settings = _read_settings(folder, "reranker")
     config, params, tokenizer = _pretrained_encoder(folder, settings.text)
-    head = pretrained.head_params(pretrained.load_tensors(folder), config)
+    head = head_params(pretrained.load_tensors(folder), config)
     if head is None:
         raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
-    module = CrossEncoder(config, make_compute(compute))
-    params = replicate({"encoder": params, "head": head})
+    module = CrossEncoder(config, make_compute(compute), pooler="pooler" in head)
+    params = replicate({"encoder": params, **head})
     return Reranker(module, params, tokenizer, compute.batch)
 
 

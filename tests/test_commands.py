@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from on_disk import TOPICS
 
-from rocketjax import encode, evaluate, mine, pipeline, rerank, search, train
+from rocketjax import encode, evaluate, export, mine, pipeline, rerank, search, train
 from rocketjax.augment import read_lists
 from rocketjax.cli import console
 from rocketjax.config import (
@@ -26,7 +26,7 @@ from rocketjax.config import (
 from rocketjax.data.formats import read_run
 from rocketjax.progress import unwatched
 
-COMMANDS = (encode, mine, search, rerank, evaluate, train)
+COMMANDS = (encode, mine, search, rerank, evaluate, export, train)
 
 
 @pytest.fixture(scope="module")

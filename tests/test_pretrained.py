@@ -176,10 +176,6 @@ def test_model_with_a_head_loads_by_its_prefix(torch, transformers, tmp_path):
     randomize(torch, model)
     model.save_pretrained(tmp_path)
     assert_parity(torch, model.bert, tmp_path, make_tokens())
-    head = pretrained.head_params(pretrained.load_tensors(tmp_path), CONFIG)
-    assert head is not None
-    np.testing.assert_array_equal(head["kernel"], model.classifier.weight.detach().numpy().T)
-    np.testing.assert_array_equal(head["bias"], model.classifier.bias.detach().numpy())
 
 
 def test_real_minilm_parity(torch, transformers, minilm):
@@ -465,29 +461,6 @@ def test_all_wrong_shapes_are_named():
         "layer.0.output.dense.bias is int8 [16], not float32 [16]",
     ):
         assert part in str(raised.value)
-
-
-def test_head():
-    assert pretrained.head_params({}, CONFIG) is None
-    weight, bias = np.arange(16, dtype=np.float32)[None], np.ones(1, np.float32)
-    tensors = {"classifier.weight": weight, "classifier.bias": bias}
-    head = pretrained.head_params(tensors, CONFIG)
-    assert head is not None
-    np.testing.assert_array_equal(head["kernel"], weight.T)
-    np.testing.assert_array_equal(head["bias"], bias)
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"classifier.weight": np.ones((3, 16))}, "3 labels.*num_labels must be 1"),
-        ({"classifier.weight": np.ones((1, 16))}, "classifier.bias missing"),
-        ({"classifier.weight": np.ones((1, 8)), "classifier.bias": np.ones(1)}, r"\[1, 8\]"),
-    ],
-)
-def test_bad_head_is_named(tensors, message):
-    with pytest.raises(InputError, match=message):
-        pretrained.head_params(tensors, CONFIG)
 
 
 # ---- config.json

@@ -13,12 +13,15 @@ class CrossEncoder(nn.Module):
 
     config: EncoderConfig
     compute: Compute = Compute()
+    pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' own cross-encoders
 
     @nn.compact
     def __call__(self, tokens: Tokens, keys: jax.Array | None = None) -> jax.Array:
         """Pairs [N, S] -> float32 scores [N]; `keys` [N] switch dropout on."""
         hidden = Encoder(self.config, self.compute, name="encoder")(tokens, keys)
         first = hidden[:, 0].astype(jnp.float32)
+        if self.pooler:
+            first = jnp.tanh(nn.Dense(self.config.hidden_size, name="pooler")(first))
         if keys is not None:
             head_keys = jax.vmap(lambda key: jax.random.fold_in(key, self.config.num_layers + 1))(
                 keys

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rocketjax.errors import InputError
 from rocketjax.models.encoder import EncoderConfig, Params
@@ -392,30 +392,6 @@ def encoder_tensors(params: Params, config: EncoderConfig, prefix: str = "") -> 
     }
 
 
-def head_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> Params | None:
-    """The linear unit of a cross-encoder: {"kernel": [D, 1], "bias": [1]}; None: it has none.
-
-    Raises:
-        InputError: the head gives several labels, or does not fit the encoder.
-    """
-    if "classifier.weight" not in tensors:
-        return None
-    weight = tensors["classifier.weight"]
-    bias = tensors.get("classifier.bias")
-    if weight.ndim == 2 and weight.shape[0] != 1:
-        raise InputError(
-            f"classifier.weight gives {weight.shape[0]} labels; a re-ranker gives one score: "
-            "num_labels must be 1"
-        )
-    if weight.shape != (1, config.hidden_size) or bias is None or bias.shape != (1,):
-        shown = "missing" if bias is None else list(bias.shape)
-        raise InputError(
-            f"classifier.weight is {list(weight.shape)} and classifier.bias {shown}; wanted: "
-            f"[1, {config.hidden_size}] and [1]"
-        )
-    return {"kernel": np.ascontiguousarray(weight.T, np.float32), "bias": bias.astype(np.float32)}
-
-
 def family(config: EncoderConfig) -> Literal["bert", "ernie", "roberta"]:
     """The model_type of transformers that computes what `config` says; also its tensors' prefix."""
     if config.position_offset:
@@ -454,4 +430,5 @@ def save_model(
     text = json.dumps(fields, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    data = save(contiguous, metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(data)  # save_file would let nobody else read it

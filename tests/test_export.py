@@ -1,0 +1,134 @@
+"""What leaves rocketjax scores the same in sentence-transformers, and comes back the same."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rocketjax import export as command
+from rocketjax import model_folder, report
+from rocketjax.config import (
+    ComputeConfig,
+    Config,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+    dump,
+)
+from rocketjax.errors import InputError
+from rocketjax.export_folder import export
+from rocketjax.inference import Model
+from rocketjax.models.pretrained import resolve_weights
+from rocketjax.report import Report, Row
+
+QUERIES = ["who wrote the score of the film?", "mean of an array"]
+PASSAGES = ["The film's score was written by John Williams.", "numpy.mean: average of an array."]
+TEXT = TextConfig(query_length=32, passage_length=64, pair_length=96)
+REPORT = Report("run", 3, [Row("retriever", "MRR@10", 0.5, 0.6, 0.01)])
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    try:
+        return str(resolve_weights(Config().retriever.weights))
+    except InputError as error:
+        pytest.skip(f"all-MiniLM-L6-v2 is not at hand: {error}")
+
+
+def pair(weights, towers="shared", pooling="mean", normalize=True, title="joined"):
+    text, compute = dataclasses.replace(TEXT, title=title), ComputeConfig()
+    start = RetrieverConfig(weights, towers, pooling, normalize)
+    retriever = model_folder.start_retriever(start, text, compute)
+    if towers == "separate":
+        query = jax.tree.map(lambda x: x * 1.01, retriever.params["query"])
+        params = {"query": query, "passage": retriever.params["passage"]}
+        retriever = dataclasses.replace(retriever, params=params)
+    reranker = model_folder.start_reranker(RerankerConfig(weights), text, compute, seed=1)
+    head = jax.tree.map(lambda x: x * 20, reranker.params["head"])
+    params = reranker.params | {"head": head}
+    return Model(retriever, dataclasses.replace(reranker, params=params))
+
+
+@pytest.mark.parametrize(
+    ("towers", "pooling", "normalize"),
+    [("shared", "mean", True), ("shared", "cls", False), ("separate", "mean", True)],
+)
+def test_sentence_transformers_gives_the_same(minilm, towers, pooling, normalize, tmp_path):
+    library = pytest.importorskip(
+        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    )
+    model = pair(minilm, towers, pooling, normalize)
+    export(tmp_path / "out", model, Config(), REPORT, "")
+    folder = tmp_path / "out" / "retriever"
+    places = [folder, folder] if towers == "shared" else [folder / "query", folder / "passage"]
+    query, passage = (library.SentenceTransformer(str(p), device="cpu") for p in places)
+    for ours, theirs in (
+        (model.encode_query(QUERIES), query.encode(QUERIES)),
+        (model.encode_passage(PASSAGES), passage.encode(PASSAGES)),
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert query.similarity_fn_name == "dot" and passage.max_seq_length == TEXT.passage_length
+    scores = library.CrossEncoder(str(tmp_path / "out" / "reranker"), device="cpu").predict(
+        list(zip(QUERIES, PASSAGES, strict=True))
+    )
+    ours = model.score(QUERIES, PASSAGES)
+    assert abs(ours).max() > 0.1
+    np.testing.assert_allclose(ours, scores, atol=1e-4)
+
+
+def test_a_pair_is_cut_at_its_length(minilm, tmp_path):
+    library = pytest.importorskip(
+        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    )
+    model = pair(minilm)
+    export(tmp_path / "out", model, Config(), REPORT, "")
+    long = [" ".join(PASSAGES * 30)] * 2
+    theirs = library.CrossEncoder(str(tmp_path / "out" / "reranker"), device="cpu")
+    scores = theirs.predict(list(zip(QUERIES, long, strict=True)))
+    np.testing.assert_allclose(model.score(QUERIES, long), scores, atol=1e-4)
+    vectors = library.SentenceTransformer(str(tmp_path / "out" / "retriever"), device="cpu")
+    np.testing.assert_allclose(model.encode_passage(long), vectors.encode(long), atol=1e-4)
+
+
+@pytest.mark.parametrize("towers", ["shared", "separate"])
+def test_out_and_in_again_is_exact(weights, towers, tmp_path):
+    small = TextConfig(query_length=10, passage_length=12, pair_length=20, title="segment")
+    model = pair_of_small(weights, towers, small)
+    export(tmp_path / "out", model, Config(), REPORT, "")
+    again = model_folder.load_pair(tmp_path / "out")
+    for ours, theirs in ((model.retriever, again.retriever), (model.reranker, again.reranker)):
+        jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+        assert ours.fingerprint == theirs.fingerprint  # texts are read the same way, too
+
+
+def pair_of_small(weights, towers, text):
+    compute = ComputeConfig()
+    start = RetrieverConfig(str(weights), towers, "cls", False)
+    return Model(
+        model_folder.start_retriever(start, text, compute),
+        model_folder.start_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
+    )
+
+
+def test_the_command(weights, tmp_path, capsys):
+    text = TextConfig(query_length=10, passage_length=12, pair_length=20)
+    model, run = pair_of_small(weights, "shared", text), tmp_path / "run"
+    model_folder.save_retriever(run / "retriever", model.retriever)
+    model_folder.save_reranker(run / "reranker", model.reranker)
+    arguments = ["--model", str(run), "--output", str(tmp_path / "out"), "--license", "mit"]
+    assert command.main(arguments) == 2  # never judged
+    assert "config.yaml: missing" in capsys.readouterr().err
+    config = Config(name="my run", retriever=RetrieverConfig("org/model@abc"))
+    (run / "config.yaml").write_text(dump(config))
+    report.save(REPORT, run)
+    assert command.main(arguments) == 0
+    assert "a query is cut to 12 tokens" in capsys.readouterr().out
+    card = (tmp_path / "out" / "retriever" / "README.md").read_text()
+    for part in ("license: mit", "base_model: org/model\n", "# my run", "| MRR@10 | 0.500 | 0.600"):
+        assert part in card
+    modules = json.loads((tmp_path / "out" / "retriever" / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling"]
+    assert command.main(arguments) == 2  # what was exported stays
+    assert "exists already" in capsys.readouterr().err
