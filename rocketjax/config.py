@@ -71,10 +71,12 @@ class RetrieverConfig:
     """Where it starts: a local folder, or a hub name with an optional @revision."""
     towers: Literal["shared", "separate"] = "shared"
     """One encoder for queries and passages, or one each (RocketQAv2)."""
-    pooling: Literal["cls", "mean"] = "mean"
-    """A text's vector: its first token's state (RocketQAv2) or the mean over its tokens."""
-    normalize: bool = True
-    """Scale vectors to length 1, so that the score is a cosine."""
+    pooling: Literal["auto", "cls", "mean"] = "auto"
+    """A text's vector: its first token's state (RocketQAv2) or the mean over its tokens. auto: as
+    the weights' modules.json says (sentence-transformers), cls where there is none."""
+    normalize: bool | None = None
+    """Scale vectors to length 1, so that the score is a cosine. None: as modules.json says, not
+    scaled where there is none."""
     dropout: Share = 0.0
     """Share of hidden units dropped while training. 0 for the demo, which sees no list twice; the
     paper: 0.1."""

@@ -27,6 +27,7 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.head import head_params, head_tensors
+from rocketjax.models.pooling import Vectors, read_pooling
 from rocketjax.parallel import replicate
 
 SETTINGS = "rocketjax.json"
@@ -67,12 +68,16 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
     """
     folder = pretrained.resolve_weights(config.weights)
     encoder, params, tokenizer = _pretrained_encoder(folder, text)
+    # Where both are set, modules.json is not read, and may say what it likes.
+    asked = config.pooling == "auto" or config.normalize is None
+    told = read_pooling(folder) if asked else None
+    pooling, normalize = told or Vectors("cls", False)
     module = BiEncoder(
         encoder,
         make_compute(compute, config.dropout),
         shared=config.towers == "shared",
-        pooling=config.pooling,
-        normalize=config.normalize,
+        pooling=pooling if config.pooling == "auto" else config.pooling,
+        normalize=normalize if config.normalize is None else config.normalize,
     )
     params = replicate(_towers(config.towers, params, params))
     return Retriever(module, params, tokenizer, compute.batch)

@@ -37,9 +37,7 @@ def test_a_joint_step_of_its_shapes_traces(path):
     config = load(path)
     compute = make_compute(config.compute, config.retriever.dropout)
     shared = config.retriever.towers == "shared"
-    retriever = BiEncoder(
-        BASE, compute, shared, config.retriever.pooling, config.retriever.normalize
-    )
+    retriever = BiEncoder(BASE, compute, shared)
     reranker = CrossEncoder(BASE, compute)
     batch = shapes_of(config)
     one = batch.query

@@ -172,8 +172,8 @@ def test_a_fingerprint_is_of_what_is_computed(weights):
     same = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig()).fingerprint
     assert fingerprint() == same  # however it is computed
     others = {
-        fingerprint(pooling="cls"),
-        fingerprint(normalize=False),
+        fingerprint(pooling="mean"),
+        fingerprint(normalize=True),
         fingerprint(towers="separate"),
         fingerprint(TextConfig(query_length=9, passage_length=10, pair_length=18)),
     }
