@@ -39,7 +39,8 @@ class DataConfig:
     """What to train on and what to judge on."""
 
     collection: str = "demo"
-    """The collection: "demo" (docstrings of the installed packages) or a BEIR folder."""
+    """The collection: "demo" (docstrings of the installed packages), a BEIR folder, or one
+    with MS MARCO's or DPR's files (collection.tsv or psgs_w100.tsv, queries.*.tsv, qrels.*.tsv)."""
     train_split: str = "train"
     """Split whose queries are trained on."""
     eval_split: str = "dev"

@@ -22,7 +22,7 @@ class Encode:
     model: str
     """Folder of a run, or of a retriever."""
     collection: str
-    """The collection: "demo" or a BEIR folder."""
+    """The collection: "demo", a BEIR folder, or one of MS MARCO's or DPR's files."""
     output: str
     """Folder of the vectors and the index."""
     queries: str = "train"

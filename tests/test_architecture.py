@@ -8,8 +8,16 @@ PACKAGE = Path(__file__).parents[1] / "rocketjax"
 # Leaves first. A module may import any module of an earlier row.
 FLOORS = [
     {"errors", "batch", "progress"},
-    {"files", "data.collection"},
-    {"config", "models.encoder", "metrics", "data.demo", "data.formats", "data.answers"},
+    {"files", "data.collection", "data.lines"},
+    {
+        "config",
+        "models.encoder",
+        "metrics",
+        "data.demo",
+        "data.formats",
+        "data.msmarco",
+        "data.answers",
+    },
     {"calibrate"},
     {"parallel", "retrieval.vectors"},
     {

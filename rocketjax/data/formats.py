@@ -1,15 +1,11 @@
 """Files of the field: BEIR folders and queries in, TREC runs in and out."""
 
-import gzip
-import json
-import math
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rocketjax.data.collection import Collection, Passage, Split
+from rocketjax.data.lines import checked_id, checked_text, finite, json_lines, lines, text_or_none
 from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
@@ -32,9 +28,9 @@ def read_beir(folder: Path) -> Collection:
                 f"{folder / name}: missing; a BEIR folder has corpus.jsonl and queries.jsonl"
             )
     passages: dict[str, Passage] = {}
-    for place, row in _json_lines(folder / "corpus.jsonl"):
-        title, text = (_text_or_none(row, name, place) for name in ("title", "text"))
-        passage = Passage(_id(row, place), title, text)
+    for place, row in json_lines(folder / "corpus.jsonl"):
+        title, text = (text_or_none(row, name, place) for name in ("title", "text"))
+        passage = Passage(checked_id(row, place), title, text)
         if not (passage.title.strip() or passage.text.strip()):
             raise InputError(f"{place}: text: passage {passage.id!r} is empty; give it a text")
         if passage.id in passages:
@@ -60,12 +56,12 @@ def read_beir(folder: Path) -> Collection:
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
     """A TREC run: query Q0 passage rank score tag, best first; scores as exact as float32."""
-    lines = [
+    rows = [
         f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
         for query, ranked in run.items()
         for rank, (pid, score) in enumerate(ranked, 1)
     ]
-    write_text(path, "".join(lines))
+    write_text(path, "".join(rows))
 
 
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
@@ -79,15 +75,15 @@ def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
             number, or a passage that stands twice for a query; file, line and field are named.
     """
     rows: dict[str, dict[str, tuple[float, float]]] = {}
-    for place, line in _lines(path):
+    for place, line in lines(path):
         columns = re.findall(r"\S+", line, re.ASCII)
         if not columns:
             continue
         if len(columns) != 6:
             raise InputError(f"{place}: expected query Q0 passage rank score tag, got {line!r}")
         query, _, pid, rank, score, _ = columns
-        number = _number(score, f"{place}: score")
-        position = _number(rank, f"{place}: rank")
+        number = finite(score, f"{place}: score")
+        position = finite(rank, f"{place}: rank")
         if pid in rows.setdefault(query, {}):
             raise InputError(f"{place}: passage: {pid!r} stands twice for query {query!r}")
         rows[query][pid] = (-number, position)
@@ -111,13 +107,13 @@ def read_queries(path: Path) -> dict[str, str]:
             f"{path}: queries are read from .tsv (id TAB text), .jsonl ({{_id, text}}) or .txt "
             "(one a line)"
         )
-    rows = _json_lines(path) if path.suffix == ".jsonl" else _text_lines(path)
+    rows = json_lines(path) if path.suffix == ".jsonl" else _text_lines(path)
     queries: dict[str, str] = {}
     for place, row in rows:
-        query = _id(row, place)
+        query = checked_id(row, place)
         if query in queries:
             raise InputError(f"{place}: _id: {query!r} stands twice; ids must be unique")
-        queries[query] = _text(row, "text", place)
+        queries[query] = checked_text(row, "text", place)
     if not queries:
         raise InputError(f"{path}: holds no query")
     return queries
@@ -125,7 +121,7 @@ def read_queries(path: Path) -> dict[str, str]:
 
 def _text_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows as of a .jsonl, from a .tsv or .txt; empty lines are passed over."""
-    for number, (place, line) in enumerate(_lines(path), 1):
+    for number, (place, line) in enumerate(lines(path), 1):
         query, tab, text = line.rstrip("\r\n").partition("\t")
         if not line.strip():
             continue
@@ -139,8 +135,8 @@ def _text_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _read_answers(path: Path, queries: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     answers: dict[str, tuple[str, ...]] = {}
-    for place, row in _json_lines(path) if path.is_file() else ():
-        query, texts = _id(row, place), row.get("answers")
+    for place, row in json_lines(path) if path.is_file() else ():
+        query, texts = checked_id(row, place), row.get("answers")
         if query not in queries:
             raise InputError(f"{place}: _id: {query!r} is not in queries.jsonl")
         if query in answers:
@@ -159,7 +155,7 @@ def _read_split(
 ) -> Split:
     qrels: dict[str, dict[str, int]] = {}
     header = True  # the first line names the columns
-    for place, line in _lines(path):
+    for place, line in lines(path):
         columns = line.rstrip("\r\n").split("\t")
         judgement = len(columns) == 3 and re.fullmatch(r"-?[0-9]+", columns[2])
         if header and judgement:
@@ -184,69 +180,3 @@ def _read_split(
         qrels,
         {query: answers[query] for query in qrels if query in answers},
     )
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place ("file:line") and object."""
-    for place, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: expected an object, got {line[:40]!r}")
-        yield place, row
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line's place ("file:line") and text."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    place = f"{path}:1"
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                place = f"{path}:{number}"
-                yield place, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
-        raise InputError(f"{place}: cannot be read on: {error}") from error
-
-
-def _number(text: str, place: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{place}: expected a finite number, got {text!r}")
-    return value
-
-
-def _id(row: Mapping[str, Any], place: str) -> str:
-    value = _text(row, "_id", place)
-    if re.search(r"\s", value, re.ASCII):
-        raise InputError(
-            f"{place}: _id: {value!r} holds white space, which divides a run's columns"
-        )
-    return value
-
-
-def _text(row: Mapping[str, Any], field: str, place: str) -> str:
-    value = _text_or_none(row, field, place)
-    if not value.strip():
-        got = row.get(field)
-        raise InputError(f"{place}: {field}: expected a text that is not empty, got {got!r}")
-    return value
-
-
-def _text_or_none(row: Mapping[str, Any], field: str, place: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str | None):
-        raise InputError(f"{place}: {field}: expected a text, got {value!r}")
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise InputError(f"{place}: {field}: not Unicode: {error}") from error
-    return value or ""
