@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +81,34 @@ def undenoised_lists(
         for pool in [row.passages[: config.top_n]]
         for positive in row.positives
     ]
+
+
+def given_lists(
+    queries: Iterable[str],
+    qrels: Mapping[str, Mapping[str, int]],
+    negatives: Mapping[str, Sequence[str]],
+    config: ListConfig,
+    seed: int,
+) -> list[TrainingList]:
+    """One list a (query, positive), its negatives a sample of those the query came with.
+
+    Queries that came without any have none. Raises InputError where that leaves no list.
+    """
+    candidates = [
+        Candidates(
+            query, tuple(sorted(p for p, grade in judged.items() if grade > 0)), tuple(found)
+        )
+        for query in queries
+        if (found := negatives.get(query)) and (judged := qrels.get(query))
+    ]
+    whole = dataclasses.replace(config, top_n=max((len(c.passages) for c in candidates), default=1))
+    lists = undenoised_lists(candidates, whole, seed)
+    if not lists:
+        raise InputError(
+            "lists.source is given, but no training query came with a positive and a hard "
+            "negative; --lists.source mined finds negatives"
+        )
+    return lists
 
 
 def denoised_lists(

@@ -39,14 +39,20 @@ class DataConfig:
     """What to train on and what to judge on."""
 
     collection: str = "demo"
-    """The collection: "demo" (docstrings of the installed packages), a BEIR folder, or one
-    with MS MARCO's or DPR's files (collection.tsv or psgs_w100.tsv, queries.*.tsv, qrels.*.tsv)."""
+    """The collection: "demo" (docstrings of the installed packages); a folder or file in a format
+    of BEIR, MS MARCO, DPR, RocketQA, Tevatron, FlagEmbedding or sentence-transformers (README);
+    hf:NAME, a Hugging Face dataset; irds:ID, of ir_datasets."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows that are not what they should be: fail at the first, or skip and count them."""
     train_split: str = "train"
     """Split whose queries are trained on."""
     eval_split: str = "dev"
     """Split whose queries judge both models; none of it is trained on."""
     max_eval_queries: Count = 300
     """Judge on this many queries of the split, drawn by `seed`; 0: all."""
+    hold_out: Share = 0.0
+    """Of a collection without `eval_split`: judge on this share of the training queries, chosen by
+    a hash of their ids, and train on the others."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,8 @@ class StageConfig:
 class ListConfig:
     """Hybrid augmentation: how training lists are mined, a positive first and then negatives."""
 
+    source: Literal["mined", "given"] = "mined"
+    """Negatives are mined, or sampled from those that the training rows came with."""
     length: Size = 8
     """Passages in a list, the positive counted (the paper: 128 for MS MARCO, 32 for NQ)."""
     top_n: Size = 50
@@ -449,4 +457,9 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     ):
         if value > limit:
             raise InputError(f"{place(name)}: at most {limit} with the other options, got {value}")
+    if config.lists.source == "given" and (config.lists.refresh or config.lists.pseudo_positives):
+        raise InputError(
+            f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
+            "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
+        )
     return config

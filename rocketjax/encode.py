@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Count, IndexConfig, Size
@@ -22,9 +23,11 @@ class Encode:
     model: str
     """Folder of a run, or of a retriever."""
     collection: str
-    """The collection: "demo", a BEIR folder, or one of MS MARCO's or DPR's files."""
+    """The collection, of any format that training takes."""
     output: str
     """Folder of the vectors and the index."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of the collection that are not what they should be: fail, or skip and count them."""
     queries: str = "train"
     """Split whose first 200 queries measure the index's recall; passages do where there is none."""
     worker: Count = 0
@@ -52,7 +55,7 @@ def _encode(options: Encode) -> None:
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(options.model, options.compute)
-    collection = load_collection(options.collection)
+    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     folder = Path(options.output)
     worker = (options.worker, options.workers) if options.workers > 1 else None
     vectors = encode_corpus(

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
@@ -29,7 +29,9 @@ class Evaluate:
     """
 
     collection: str
-    """The collection: "demo" or a BEIR folder."""
+    """The collection, of any format that training takes."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of the collection that are not what they should be: fail, or skip and count them."""
     split: str = "dev"
     """Split whose judgements count."""
     model: str = ""
@@ -60,7 +62,7 @@ def _evaluate(options: Evaluate) -> None:
 
     if bool(options.model) == bool(options.runs):
         raise InputError("give either --model or --runs")
-    collection = load_collection(options.collection)
+    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     split = sample_queries(collection.split(options.split), options.max_queries, 1)
     runs = _judge(options, collection, split) if options.model else _read(options.runs)
     depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
@@ -94,7 +96,7 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
 
 
 def _read(paths: Sequence[str]) -> "dict[str, Scored]":
-    from rocketjax.data.formats import read_run
+    from rocketjax.data.runs import read_run
 
     return {path: read_run(Path(path)) for path in paths}
 

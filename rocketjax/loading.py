@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rocketjax.config import ComputeConfig, IndexConfig
+from rocketjax.config import ComputeConfig, Config, IndexConfig
 from rocketjax.config import load as load_config
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -42,9 +42,9 @@ def open_corpus(
         InputError: an index of another model or collection; both are named.
     """
     path = folder / "config.yaml"
-    if config is None:
-        config = load_config(path).index if path.is_file() else IndexConfig()
-    loaded = load_collection(collection or run_collection(folder))
+    run = load_config(path) if path.is_file() else Config()
+    config = config or (run.index if path.is_file() else IndexConfig())
+    loaded = load_collection(collection or run_collection(folder), run.data.on_bad_rows)
     opened = open_index(
         Path(index) if index else folder / "index",
         config,

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Count, ListConfig
@@ -25,6 +26,8 @@ class Mine:
     """Folder of the lists."""
     collection: str = ""
     """The collection; empty: the run's."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of the collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
     """Folder of vectors of that collection by that model; empty: the run's index."""
     split: str = "train"
@@ -50,7 +53,7 @@ def _mine(options: Mine) -> None:
 
     model = load(options.model, options.compute)
     name = options.collection or run_collection(Path(options.model))
-    collection = load_collection(name)
+    collection = load_collection(name, options.on_bad_rows, cli.say)
     corpus = open_corpus(Path(options.model), model.retriever, name, options.index)
     split = collection.split(options.split)
     queries = dict(split.queries)

@@ -1,10 +1,11 @@
 """Runs the stages in order; a run that was stopped goes on with the first that is not done."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import jax
 import numpy as np
 
 from rocketjax import report, stages
-from rocketjax.config import Config, Stage, differences, dump, load, run_folder
-from rocketjax.data.collection import Split
+from rocketjax.config import Config, DataConfig, Stage, differences, dump, load, run_folder
+from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
 from rocketjax.files import write_text
@@ -91,16 +92,48 @@ def sample_queries(split: Split, most: int, seed: int) -> Split:
 
 
 def _context(config: Config, folder: Path, say: Say, watch: Watch) -> stages.Run:
-    collection = load_collection(config.data.collection)
-    train = collection.split(config.data.train_split)
-    held_out = sample_queries(
-        collection.split(config.data.eval_split), config.data.max_eval_queries, config.seed
-    )
+    collection = load_collection(config.data.collection, config.data.on_bad_rows, say)
+    train, judged = _splits(collection, config.data)
+    held_out = sample_queries(judged, config.data.max_eval_queries, config.seed)
     say(
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"
     )
     return stages.Run(config, folder, collection, train, held_out, say, watch)
+
+
+def _splits(collection: Collection, config: DataConfig) -> tuple[Split, Split]:
+    """What to train on and what to judge on, the latter held out of the former where asked for."""
+    train = collection.split(config.train_split)
+    if not config.hold_out:
+        if config.eval_split not in collection.splits:
+            raise InputError(
+                f"{collection.name} has no split {config.eval_split!r} to judge on (it has "
+                f"{', '.join(collection.splits)}); give --data.eval-split, or --data.hold-out 0.1 "
+                "to judge on a tenth of the training queries and train on the others"
+            )
+        return train, collection.split(config.eval_split)
+    if config.eval_split in collection.splits:
+        raise InputError(
+            f"--data.hold-out is for collections without split {config.eval_split!r}, which "
+            f"{collection.name} has; leave it out"
+        )
+    # By each query's own hash: other queries, or an order, do not change which are held out.
+    out = {query for query in train.queries if _share(query) < config.hold_out}
+    return _part(train, train.queries.keys() - out), _part(train, out)
+
+
+def _share(query: str) -> float:
+    """A number from 0 to 1 that the query's id decides."""
+    return int.from_bytes(hashlib.blake2b(query.encode(), digest_size=4).digest()) / 2**32
+
+
+def _part(split: Split, wanted: Set[str]) -> Split:
+    queries, qrels, answers, negatives = (
+        {query: value for query, value in values.items() if query in wanted}
+        for values in (split.queries, split.qrels, split.answers, split.negatives)
+    )
+    return Split(queries, qrels, answers, negatives)  # pyright: ignore
 
 
 def _open_folder(folder: Path, config: Config) -> dict[str, float]:
@@ -110,7 +143,8 @@ def _open_folder(folder: Path, config: Config) -> dict[str, float]:
         InputError: the folder holds no run, or one of another config that `from_stage` does not
             say to go over to.
     """
-    if folder.exists() and any(folder.iterdir()):
+    # A folder with nothing but a config is of a run that was refused before its first stage.
+    if folder.exists() and {path.name for path in folder.iterdir()} - {"config.yaml"}:
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
         if config.overwrite:

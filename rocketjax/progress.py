@@ -15,6 +15,10 @@ def silent(_: int) -> None:
     """Shows nothing."""
 
 
+def unsaid(_: str) -> None:
+    """Says nothing."""
+
+
 @contextmanager
 def unwatched(name: str, total: int, unit: str) -> Iterator[Advance]:
     """A `Watch` that shows nothing."""

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Size
@@ -27,6 +28,8 @@ class Rerank:
     """TREC run, of any retriever."""
     output: str
     """TREC run to write."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of the collection that are not what they should be: fail, or skip and count them."""
     depth: Size = 50
     """Passages of each query that are ordered anew; the rest follows in its order."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -39,13 +42,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _rerank(options: Rerank) -> None:
     from rocketjax.data.collections import load_collection
-    from rocketjax.data.formats import read_queries, read_run, write_run
+    from rocketjax.data.runs import read_queries, read_run, write_run
     from rocketjax.errors import InputError
     from rocketjax.loading import load
     from rocketjax.ranking import rerank
 
     found = read_run(Path(options.run))
-    collection = load_collection(options.collection)
+    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     queries = (
         collection.splits[options.queries].queries
         if options.queries in collection.splits

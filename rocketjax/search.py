@@ -67,7 +67,7 @@ def _search(options: Search) -> None:
 
 
 def _search_file(options: Search, model: "Model") -> None:
-    from rocketjax.data.formats import read_queries, write_run
+    from rocketjax.data.runs import read_queries, write_run
     from rocketjax.ranking import rerank, retrieve
 
     queries = read_queries(Path(options.queries))

@@ -19,13 +19,20 @@ from pathlib import Path
 import numpy as np
 
 from rocketjax import model_folder, report, steps
-from rocketjax.augment import MiningReport, TrainingList, describe, read_lists
+from rocketjax.augment import (
+    MiningReport,
+    TrainingList,
+    describe,
+    given_lists,
+    read_lists,
+    write_lists,
+)
 from rocketjax.batch import ListBatch
-from rocketjax.config import Config, StageConfig, resolve_loss
+from rocketjax.config import Config, ListConfig, StageConfig, resolve_loss
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collection import Collection, Split
-from rocketjax.data.formats import read_run, write_run
 from rocketjax.data.loader import Collator, list_batches
+from rocketjax.data.runs import read_run, write_run
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.losses import joint_weights
 from rocketjax.mining import mine
@@ -104,6 +111,8 @@ def warm_retriever(run: Run) -> None:
 
 def encode(run: Run) -> None:
     """The corpus by the warmed retriever; the start's index serves where there was no warm-up."""
+    if run.config.lists.source == "given":
+        return  # nothing is mined
     retriever, name = _warm_retriever(run)
     _index(run, retriever, name, _warm_index_folder(run))
 
@@ -115,18 +124,7 @@ def warm_reranker(run: Run) -> None:
         return
     model = Model(_warm_retriever(run)[0], _start_reranker(run))
     config = dataclasses.replace(run.config.lists, denoised=0.0)
-    queries = _warm_queries(run)
-    lists, _ = mine(
-        model,
-        _open(run, model.retriever, _warm_index_folder(run)),
-        {query: run.train.queries[query] for query in queries if query in run.train.qrels},
-        run.train.qrels,
-        run.collection.by_id,
-        config,
-        run.config.seed,
-        run.folder / "warmup" / "lists",
-        run.watch,
-    )
+    lists = _given(run, _warm_queries(run)) or _mined_for_warm_up(run, model, config)
     params = train_stage(
         name,
         run.config,
@@ -146,6 +144,11 @@ def warm_reranker(run: Run) -> None:
 def mine_lists(run: Run) -> None:
     """The joint stage's (first) lists, by the warmed models."""
     if run.config.joint.steps == 0:
+        return
+    if given := _given(run, _joint_queries(run, 0)):
+        (run.folder / "lists").mkdir(exist_ok=True)
+        write_lists(run.folder / "lists" / "lists.jsonl", given)
+        run.say(f"{len(given):,} lists of the negatives that the rows came with")
         return
     model = Model(_warm_retriever(run)[0], _warm_reranker(run))
     index = _open(run, model.retriever, _warm_index_folder(run))
@@ -205,6 +208,30 @@ def evaluate(run: Run) -> None:
         paths = (run.folder / "start" / f"{name}.trec" for name in ("retriever", "reranker"))
         before = Judged(*map(read_run, paths))
     report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
+
+
+def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
+    """Lists of the negatives that the queries came with; none where they are to be mined."""
+    if run.config.lists.source == "mined":
+        return []
+    train = run.train
+    return given_lists(queries, train.qrels, train.negatives, run.config.lists, run.config.seed)
+
+
+def _mined_for_warm_up(run: Run, model: Model, config: ListConfig) -> list[TrainingList]:
+    queries = _warm_queries(run)
+    lists, _ = mine(
+        model,
+        _open(run, model.retriever, _warm_index_folder(run)),
+        {query: run.train.queries[query] for query in queries if query in run.train.qrels},
+        run.train.qrels,
+        run.collection.by_id,
+        config,
+        run.config.seed,
+        run.folder / "warmup" / "lists",
+        run.watch,
+    )
+    return lists
 
 
 def _mine_round(

@@ -1,7 +1,10 @@
 """Eight simulated devices for every test: set before anything imports jax."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -15,6 +18,8 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["ROCKETJAX_CACHE"] = tempfile.mkdtemp(prefix="rocketjax-tests-")
+atexit.register(shutil.rmtree, os.environ["ROCKETJAX_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

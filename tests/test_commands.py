@@ -23,7 +23,7 @@ from rocketjax.config import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.formats import read_run
+from rocketjax.data.runs import read_run
 from rocketjax.progress import unwatched
 
 COMMANDS = (encode, mine, search, rerank, evaluate, export, train)

@@ -13,6 +13,7 @@ from rocketjax.config import ComputeConfig, IndexConfig, RetrieverConfig, TextCo
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collection import Collection
 from rocketjax.data.collections import load_collection
+from rocketjax.data.passages import InMemory
 from rocketjax.errors import InputError
 from rocketjax.model_folder import start_retriever
 from rocketjax.progress import unwatched
@@ -103,7 +104,9 @@ def test_the_number_of_devices_does_not_change_a_bit(retriever, loaded, tmp_path
 
 def test_another_model_or_collection_is_refused_by_hash(retriever, loaded, weights, tmp_path):
     encode(retriever, loaded, tmp_path / "v")
-    other = Collection("other", [*loaded.passages[:-1], loaded.passages[0]], loaded.splits)
+    other = Collection(
+        "other", InMemory([*loaded.passages[:-1], loaded.passages[0]]), loaded.splits
+    )
     with pytest.raises(InputError, match=r"collection topics.* \(hash .*not of collection other"):
         encode(retriever, other, tmp_path / "v")
     longer = TextConfig(query_length=10, passage_length=12, pair_length=18)
@@ -120,7 +123,7 @@ def test_another_model_or_collection_is_refused_by_hash(retriever, loaded, weigh
 
 def test_an_empty_corpus_is_refused(retriever, tmp_path):
     with pytest.raises(InputError, match="nothing: the corpus is empty"):
-        encode(retriever, Collection("nothing", [], {}), tmp_path / "v")
+        encode(retriever, Collection("nothing", InMemory([]), {}), tmp_path / "v")
 
 
 @pytest.mark.parametrize(

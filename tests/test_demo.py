@@ -21,7 +21,7 @@ import hashlib, sys
 {before}
 from rocketjax.data.demo import load_demo
 demo = load_demo()
-print(hashlib.sha256(repr((demo.passages, demo.splits)).encode()).hexdigest())
+print(hashlib.sha256(repr((list(demo.passages), demo.splits)).encode()).hexdigest())
 """
 BACKEND = "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
 
@@ -60,7 +60,7 @@ def test_is_the_same_in_every_process(tmp_path):
         ),
     ]
     here = load_demo()
-    digest = hashlib.sha256(repr((here.passages, here.splits)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((list(here.passages), here.splits)).encode()).hexdigest()
     said = [process.communicate() for process in processes]
     assert said == [(f"{digest}\n", ""), (f"{digest}\n", "")]
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rocketjax.data.collection import Passage
 from rocketjax.data.collections import load_collection
 from rocketjax.data.msmarco import read_msmarco
+from rocketjax.data.passages import Passage
+from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
 
 RAW = Path(__file__).parents[2] / "shared" / "data" / "raw" / "msmarco"
@@ -53,7 +54,8 @@ def test_packed_files_and_a_mark_at_the_start_are_read(folder):
         (folder / name).unlink()
         (folder / f"{name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text))
     packed = load_collection(str(folder))
-    assert (packed.passages, packed.splits) == (plain.passages, plain.splits)
+    assert list(packed.passages) == list(plain.passages)
+    assert packed.splits == plain.splits
     assert packed.fingerprint == plain.fingerprint
 
 
@@ -78,14 +80,14 @@ def test_passages_of_dpr_are_unquoted(folder):
         ("collection.tsv", "no tab", "expected id TAB text"),
         ("collection.tsv", "3\t ", "text: passage '3' is empty"),
         ("collection.tsv", "0\tagain", "id: '0' stands twice"),
-        ("collection.tsv", "a b\ttext", "id: 'a b' is empty or holds white space"),
-        ("collection.tsv", "\ttext", "id: '' is empty"),
+        ("collection.tsv", "a b\ttext", "id: 'a b' holds white space"),
+        ("collection.tsv", "\ttext", "id: expected a text that is not empty"),
         ("queries.train.tsv", "7\twho purrs?", "id: '7' stands twice"),
         ("queries.train.tsv", "5\tanother", "id: '5' is another query in another file"),
-        ("queries.train.tsv", "4\t", "text: query '4' is empty"),
+        ("queries.train.tsv", "4\t", "text: expected a text that is not empty"),
         ("qrels.train.tsv", "7\t0\t0", "expected query 0 passage grade"),
-        ("qrels.train.tsv", "7\t0\t0\tx", "expected query 0 passage grade"),
-        ("qrels.train.tsv", "77\t0\t0\t1", "query: '77' is in no queries"),
+        ("qrels.train.tsv", "7\t0\t0\tx", "grade: expected a whole number"),
+        ("qrels.train.tsv", "77\t0\t0\t1", "query: '77' is not among"),
         ("qrels.train.tsv", "7\t0\t55\t1", "passage: '55' is not in the corpus"),
         ("qrels.train.tsv", "7\t0\t0\t2", "grade: 2, but '7' with '0' had 1"),
     ],
@@ -162,3 +164,82 @@ def test_real_files_are_read(tmp_path):
     assert sum(map(len, judged.values())) == len(moved)
     assert {grade for found in judged.values() for grade in found.values()} <= {0, 1, 2, 3}
     assert len(read.splits["unlabelled"].queries) == 6_980
+
+
+ROCKETQA = {
+    "para.txt": "0\tA cat purrs.\n1\tDogs bark.\n2\tEels\n",
+    "para.title.txt": "2\tFish\n0\t-\n1\t\n",
+    "train.query.txt": "7\twho purrs?\n8\twho barks?\n",
+    "dev.query.txt": "5\twho swims?\n",
+    "qrels.train.tsv": "7\t0\t0\t1\n8\t1\n",
+    "qrels.dev.tsv": "5\t0\t2\t1\n",
+    "qidpidtriples.train.full.2.tsv": "7\t0\t1\n7\t0\t2\n7\t0\t1\n8\t1\t0\n",
+}
+
+
+def test_a_folder_of_rocketqa_is_read(tmp_path):
+    for name, text in ROCKETQA.items():
+        (tmp_path / name).write_text(text)
+    read = load_collection(str(tmp_path))
+    assert [passage.title for passage in read.passages] == ["", "", "Fish"]
+    assert read.splits["train"].qrels == {"7": {"0": 1}, "8": {"1": 1}}
+    assert read.splits["dev"].qrels == {"5": {"2": 1}}
+    assert read.splits["train"].negatives == {"7": ["1", "2"], "8": ["0"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("para.title.txt", "3", "expected id TAB title"),
+        ("para.title.txt", "2\tagain", "id: '2' stands twice"),
+        ("qidpidtriples.train.full.2.tsv", "7\t0", "expected query TAB positive TAB negative"),
+        ("qidpidtriples.train.full.2.tsv", "7\t0\t9", "negative: '9' is not in the corpus"),
+        ("qidpidtriples.train.full.2.tsv", "5\t0\t1", "query: '5' is not in the qrels"),
+        ("qidpidtriples.train.full.2.tsv", "7\t0\t0", "negative: '0' is a positive of '7'"),
+    ],
+)
+def test_a_fault_of_such_a_folder_is_named_or_left_out(tmp_path, name, line, said):
+    for other, text in ROCKETQA.items():
+        (tmp_path / other).write_text(text)
+    with (tmp_path / name).open("a") as file:
+        file.write(line + "\n")
+    number = ROCKETQA[name].count("\n") + 1
+    with pytest.raises(InputError, match=re.escape(f"{name}:{number}: {said}")):
+        load_collection(str(tmp_path))
+    read = load_collection(str(tmp_path), "skip")
+    assert read.splits["train"].negatives == {"7": ["1", "2"], "8": ["0"]}
+    assert len(read.notes) <= 1  # titles that are left out are those of no passage
+
+
+def test_bad_rows_are_left_out_and_counted(folder):
+    bad = {
+        "collection.tsv": b"no tab\n3\t \n0\tagain\n\xff\xff\n",
+        "queries.train.tsv": b"7\tagain\n4\t\n",
+        "qrels.train.tsv": b"7\t0\t55\t1\n77\t0\t0\t1\n7\t0\t0\t2\nx\n",
+    }
+    good = load_collection(str(folder))
+    for name, data in bad.items():
+        (folder / name).write_bytes((folder / name).read_bytes() + data)
+    said = []
+    read = load_collection(str(folder), "skip", said.append)
+    assert list(read.passages) == list(good.passages)
+    assert read.splits == good.splits
+    counts = {Path(line.split(": left out ")[0]).name: line for line in said}
+    assert {
+        name: int(line.split(": left out ")[1].split()[0]) for name, line in counts.items()
+    } == {
+        "collection.tsv": 4,
+        "queries.train.tsv": 2,
+        "qrels.train.tsv": 4,
+    }
+
+
+def test_a_corpus_alone_is_a_collection_to_search(folder):
+    read = load_collection(str(folder / "collection.tsv"))
+    assert (len(read.passages), read.splits) == (3, {})
+
+
+def test_top_1000_is_a_run(tmp_path):
+    path = tmp_path / "top1000.dev.tsv"
+    path.write_text("7\t0\twho purrs?\tA cat purrs.\n7\t2\twho purrs?\tDogs bark.\n5\t2\tx\ty\n")
+    assert read_run(path) == {"7": [("0", 0.0), ("2", -1.0)], "5": [("2", 0.0)]}

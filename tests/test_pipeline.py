@@ -30,6 +30,8 @@ from rocketjax.config import (
     TextConfig,
     load,
 )
+from rocketjax.data.collections import load_collection
+from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
 from rocketjax.progress import unwatched
@@ -250,6 +252,64 @@ def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp
     models = [json.loads((path / "request.json").read_text())["retriever"] for path in rounds]
     assert len(set(models)) == 3  # each time another retriever
     assert not (folder / "rounds" / "1" / "index").exists()  # large, and used up
+
+
+def test_rows_with_their_own_negatives_train_without_mining(weights, collection, tmp_path):
+    """A file of rows, a quarter of it held out, and lists as given."""
+    whole = load_collection(str(collection))
+    train = whole.splits["train"]
+    texts = [passage.text for passage in whole.passages]
+    rows = [
+        {
+            "query": f"{text} {query}",  # some passages are equal, and so were their queries
+            "positive": whole.by_id[next(iter(train.qrels[query]))].text,
+            **{f"negative_{j}": texts[(i + 7 * j) % 60] for j in range(1, 6)},
+        }
+        for i, (query, text) in enumerate(train.queries.items())
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = config(weights, path, tmp_path / "run")
+    options = dataclasses.replace(
+        options,
+        data=DataConfig(collection=str(path), hold_out=0.25),
+        lists=ListConfig(source="given", length=4),
+        retriever_warmup=StageConfig(0),
+        evaluate=EvaluateConfig(top_k=20, rerank_depth=10, start=False),
+    )
+    said = []
+    report = pipeline.run(options, said.append, unwatched)
+    lists = read_lists(tmp_path / "run" / "lists" / "lists.jsonl")
+    loaded = load_collection(str(path)).splits["train"]
+    judged = set(read_run(tmp_path / "run" / "runs" / "retriever.trec"))
+    assert report.queries == len(judged)
+    assert 4 <= len(judged) <= 16
+    for item in lists:
+        assert item.query not in judged  # held out
+        assert loaded.qrels[item.query][item.positive] == 1
+        assert set(item.negatives) <= set(loaded.negatives[item.query])
+        assert len(set(item.negatives)) == 3
+    assert f"{len(lists):,} lists of the negatives that the rows came with" in said
+    assert not (tmp_path / "run" / "warmup" / "index").exists()  # nothing was encoded to mine from
+    with pytest.raises(InputError, match="came with a positive and a hard negative"):
+        pipeline.run(
+            dataclasses.replace(
+                options,
+                run_dir=str(tmp_path / "other"),
+                data=DataConfig(collection=str(collection)),
+            ),
+            say,
+            unwatched,
+        )
+
+
+def test_a_split_to_judge_on_is_asked_for(weights, collection, tmp_path):
+    for data, message in (
+        (DataConfig(str(collection), eval_split="test"), r"has no split 'test' .*--data.hold-out"),
+        (DataConfig(str(collection), hold_out=0.2), "--data.hold-out is for collections without"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline.run(config(weights, collection, tmp_path / "run", data=data), say, unwatched)
 
 
 def test_a_refresh_that_is_stopped_goes_on(weights, collection, tmp_path, monkeypatch):

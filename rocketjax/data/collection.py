@@ -1,20 +1,10 @@
 """What a retrieval collection is: passages, and for each split its queries and judgements."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple
 
+from rocketjax.data.passages import InMemory, Passage, StoredPassages
 from rocketjax.errors import InputError
-
-
-class Passage(NamedTuple):
-    """One unit of retrieval. `title` may be empty."""
-
-    id: str
-    title: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -22,25 +12,28 @@ class Split:
     """Queries by id, and qrels: query id -> passage id -> graded relevance (> 0 is relevant).
 
     A query need not be judged (it can be mined for pseudo-positives), nor have answers: the strings
-    that an answering passage contains, which answer recall looks for.
+    that an answering passage contains, which answer recall looks for. `negatives` are the hard
+    negatives that a query came with, by id.
     """
 
     queries: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Collection:
     """A corpus and its splits ("train", "dev", ...).
 
-    `passages` is any sequence, so that a corpus need not live in Python objects; a passage's
-    position in it is its row in every matrix of embeddings made from it.
+    A passage's position in `passages` is its row in every matrix of embeddings made from it.
+    `notes` say what loading left out.
     """
 
     name: str
-    passages: Sequence[Passage]
+    passages: StoredPassages | InMemory
     splits: Mapping[str, Split]
+    notes: Sequence[str] = ()
 
     def split(self, name: str) -> Split:
         """A split by name. Raises InputError where there is none."""
@@ -49,18 +42,12 @@ class Collection:
             raise InputError(f"{self.name} has no split {name!r}; it has {known}")
         return self.splits[name]
 
-    @cached_property
+    @property
     def by_id(self) -> Mapping[str, Passage]:
         """Passages by their id."""
-        return {passage.id: passage for passage in self.passages}
+        return self.passages.by_id
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash of every passage's id, title and text, in order: what an index was made from."""
-        digest = hashlib.blake2b(digest_size=16)
-        for passage in self.passages:
-            for text in passage:
-                data = text.encode()
-                digest.update(len(data).to_bytes(8, "little"))
-                digest.update(data)
-        return digest.hexdigest()
+        return self.passages.fingerprint

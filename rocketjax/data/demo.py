@@ -36,7 +36,8 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import NamedTuple
 
-from rocketjax.data.collection import Collection, Passage, Split
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.passages import InMemory, Passage
 from rocketjax.errors import InputError
 
 _PACKAGES = """
@@ -187,7 +188,7 @@ def load_demo() -> Collection:
         qrels[split][f"q:{first.name}"] = {doc.name: 1 for doc in relevant}
     passages = [Passage(doc.name, doc.name, f"{doc.signature} {doc.body}".strip()) for doc in docs]
     splits = {split: Split(queries[split], qrels[split]) for split in queries}
-    return Collection("demo", passages, splits)
+    return Collection("demo", InMemory(passages), splits)
 
 
 def _docs() -> list[_Doc]:

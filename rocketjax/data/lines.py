@@ -5,82 +5,165 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
 
+from rocketjax.data.passages import Passage
 from rocketjax.errors import InputError
 
+Policy: TypeAlias = Literal["fail", "skip"]
+Row = TypeVar("Row")
+UNREADABLE = (OSError, EOFError, zlib.error)  # the last two: a damaged .gz
+SHOWN = 3  # faults of a file that a report spells out
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place ("file:line") and JSON object. Raises InputError, as `lines` does."""
-    for place, line in lines(path):
+
+class BadRows:
+    """What becomes of a row that is not what it should be: an error, or left out and counted."""
+
+    def __init__(self, policy: Policy = "fail") -> None:
+        self.policy: Policy = policy
+        self._faults: dict[str, list[str]] = {}
+
+    def found(self, place: str, fault: str) -> None:
+        """Notes that the row at `place` ("file:line") is left out. Raises InputError by policy."""
+        if self.policy == "fail":
+            raise InputError(f"{place}: {fault}")
+        self._faults.setdefault(place.rpartition(":")[0], []).append(f"{place}: {fault}")
+
+    def notes(self) -> list[str]:
+        """A line for each file: how many rows were left out, and why the first of them."""
+        return [
+            f"{path}: left out {len(faults):,} bad rows: {'; '.join(faults[:SHOWN])}"
+            + (" .." if len(faults) > SHOWN else "")
+            for path, faults in self._faults.items()
+        ]
+
+
+class BadRow(Exception):
+    """What is wrong with a row, for the one who knows its place."""
+
+
+def parsed(
+    path: Path, parse: Callable[[str], Row | None], bad: BadRows
+) -> Iterator[tuple[str, Row]]:
+    """Each line's place ("file:line") and what `parse` makes of it; not where that is None.
+
+    Empty lines are passed over; "\\r\\n" ends a line as "\\n" does.
+
+    Raises:
+        InputError: what `lines` raises, and BadRow of `parse`, unless `bad` lets it pass.
+    """
+    for place, line in lines(path, bad):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: expected an object, got {line[:40]!r}")
-        yield place, row
+            row = parse(line.rstrip("\r\n"))
+        except BadRow as fault:
+            bad.found(place, str(fault))
+            continue
+        if row is not None:
+            yield place, row
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
     """Each line's place ("file:line") and text; a name that ends in .gz is unpacked.
 
     Raises:
-        InputError: no such file, not UTF-8, or a damaged .gz; file and line are named.
+        InputError: no such file, a damaged .gz or, unless `bad` lets it pass, a line that is not
+            UTF-8; file and line are named.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     place = f"{path}:1"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 place = f"{path}:{number}"
-                yield place, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    bad.found(place, f"not UTF-8: {error}")
+                else:
+                    yield place, text
+    except UNREADABLE as error:
         raise InputError(f"{place}: cannot be read on: {error}") from error
 
 
-def finite(text: str, place: str) -> float:
-    """A finite number. Raises InputError."""
+def opened(path: Path) -> IO[bytes]:
+    """A file to read bytes from; a name that ends in .gz is unpacked."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def json_row(line: str) -> dict[str, Any]:
+    """A line's JSON object. Raises BadRow."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BadRow(f"expected an object, got {line[:40]!r}")
+    return row
+
+
+def columns(line: str, names: str) -> list[str]:
+    """The columns of a line, as many as `names` has, divided by tabs. Raises BadRow."""
+    found = line.split("\t")
+    if len(found) != len(names.split(" TAB ")):
+        raise BadRow(f"expected {names}, got {len(found)} columns: {line[:80]!r}")
+    return found
+
+
+def finite(text: str, field: str) -> float:
+    """A finite number. Raises BadRow."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{place}: expected a finite number, got {text!r}")
+        raise BadRow(f"{field}: expected a finite number, got {text!r}")
     return value
 
 
-def checked_id(row: Mapping[str, Any], place: str) -> str:
-    """The row's _id, a text without white space. Raises InputError."""
-    value = checked_text(row, "_id", place)
-    if re.search(r"\s", value, re.ASCII):
-        raise InputError(
-            f"{place}: _id: {value!r} holds white space, which divides a run's columns"
-        )
-    return value
+def grade(text: str, field: str = "grade") -> int:
+    """A judgement, which may be negative. Raises BadRow."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII):
+        raise BadRow(f"{field}: expected a whole number, got {text[:40]!r}")
+    return int(text)
 
 
-def checked_text(row: Mapping[str, Any], field: str, place: str) -> str:
-    """A field's text, which is not empty. Raises InputError."""
-    value = text_or_none(row, field, place)
-    if not value.strip():
-        got = row.get(field)
-        raise InputError(f"{place}: {field}: expected a text that is not empty, got {got!r}")
-    return value
+def checked_id(value: Any, field: str) -> str:
+    """An id: a text that is not empty, without white space. Raises BadRow."""
+    name = checked_text(value, field)
+    if re.search(r"\s", name, re.ASCII):
+        raise BadRow(f"{field}: {name!r} holds white space, which divides a run's columns")
+    return name
 
 
-def text_or_none(row: Mapping[str, Any], field: str, place: str) -> str:
-    """A field's text; empty where it is missing. Raises InputError where it is no text."""
-    value = row.get(field)
+def checked_text(value: Any, field: str) -> str:
+    """A text that is not empty. Raises BadRow."""
+    text = text_or_none(value, field)
+    if not text.strip():
+        raise BadRow(f"{field}: expected a text that is not empty, got {value!r}")
+    return text
+
+
+def text_or_none(value: Any, field: str) -> str:
+    """A text; empty for None. Raises BadRow where it is no text."""
     if not isinstance(value, str | None):
-        raise InputError(f"{place}: {field}: expected a text, got {value!r}")
+        raise BadRow(f"{field}: expected a text, got {value!r}")
     try:
         (value or "").encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise InputError(f"{place}: {field}: not Unicode: {error}") from error
+        raise BadRow(f"{field}: not Unicode: {error}") from error
     return value or ""
+
+
+def checked_passage(pid: Any, title: Any, text: Any, field: str = "_id") -> Passage:
+    """A passage with an id, and a title or a text. Raises BadRow."""
+    passage = Passage(
+        checked_id(pid, field), text_or_none(title, "title"), text_or_none(text, "text")
+    )
+    if not (passage.title.strip() or passage.text.strip()):
+        raise BadRow(f"text: passage {passage.id!r} is empty; give it a text")
+    return passage

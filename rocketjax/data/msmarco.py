@@ -1,9 +1,12 @@
-"""Folders of tab-separated files: MS MARCO's passages, and DPR's psgs_w100.
+"""Folders of tab-separated files: those of MS MARCO, DPR and RocketQA.
 
 collection.tsv         id TAB text (a further tab belongs to the text)
 psgs_w100.tsv          id TAB text TAB title, quoted as CSV, under the header "id text title"
-queries.SPLIT.tsv      id TAB text
-qrels.SPLIT.tsv        query 0 passage grade, divided by tabs or blanks
+para.txt               id TAB text, with titles in para.title.txt: id TAB title ("-": none)
+queries.SPLIT.tsv      id TAB text; of RocketQA SPLIT.query.txt
+qrels.SPLIT.tsv        query 0 passage grade, or query passage, divided by tabs or blanks
+qidpidtriples.SPLIT.tsv   query, positive and hard negative by id, of queries that qrels.SPLIT.tsv
+                       judges; more may stand before .tsv (qidpidtriples.train.full.2.tsv)
 Each may be packed, as collection.tsv.gz.
 """
 
@@ -12,89 +15,126 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rocketjax.data.collection import Collection, Passage, Split
-from rocketjax.data.lines import lines
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.lines import (
+    BadRow,
+    BadRows,
+    Policy,
+    checked_id,
+    checked_passage,
+    columns,
+    grade,
+    parsed,
+)
+from rocketjax.data.passages import Passage
+from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
+from rocketjax.data.runs import named_text
+from rocketjax.data.store import Stored, store
 from rocketjax.errors import InputError
 
-CORPORA = ("collection.tsv", "collection.tsv.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
+CORPORA = ("collection.tsv", "psgs_w100.tsv", "para.txt")
 
 
 def corpus_file(folder: Path) -> Path | None:
     """The corpus of such a folder; None: it is none."""
-    return next((folder / name for name in CORPORA if (folder / name).is_file()), None)
+    paths = [folder / f"{name}{packed}" for name in CORPORA for packed in ("", ".gz")]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def read_msmarco(folder: Path) -> Collection:
+def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
     """The corpus, and a split for each qrels file, of the queries it judges.
 
     Training queries that no qrels file judges (in MS MARCO, 300,000) make the split "unlabelled".
 
     Raises:
-        InputError: a file is missing, a line is not what it should be, an id stands twice or holds
-            white space, a text is empty, or a judgement points nowhere or contradicts another;
-            file, line and field are named.
+        InputError: a file is missing, or, with the policy "fail", a line is not what it should be,
+            an id stands twice or holds white space, a text is empty, or a judgement points nowhere
+            or contradicts another; file, line and field are named.
     """
-    path = corpus_file(folder)
+    path, bad = corpus_file(folder), BadRows(policy)
     if path is None:
         raise InputError(f"{folder}: holds none of {', '.join(CORPORA)}")
-    passages: dict[str, Passage] = {}
-    rows = _titled(path) if path.name.startswith("psgs") else _plain(path)
-    for place, passage in rows:
-        _check_id(passage.id, place)
-        if not passage.text.strip():
-            raise InputError(f"{place}: text: passage {passage.id!r} is empty; give it a text")
-        if passage.id in passages:
-            raise InputError(f"{place}: id: {passage.id!r} stands twice; ids must be unique")
-        passages[passage.id] = passage
-    if not passages:
-        raise InputError(f"{path}: the corpus is empty")
-    queries, trained = _read_queries(folder)
-    splits = {
-        name: _read_split(file, queries, passages) for name, file in _by_split(folder, "qrels")
-    }
+    passages, notes = read_tsv_corpus(path, policy)
+    queries, trained = _read_queries(folder, bad)
+    splits: dict[str, Split] = {}
+    for name, file in _by_split(folder, r"qrels\.(.+)\.tsv"):
+        qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
+        negatives: dict[str, list[str]] = {}
+        for _, triples in _by_split(folder, rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"):
+            negatives |= _read_triples(triples, qrels, passages.by_id, bad)
+        splits[name] = Split({query: queries[query] for query in qrels}, qrels, {}, negatives)
     if not splits:
         raise InputError(f"{folder}: no judgements; qrels.train.tsv is missing")
-    judged = {query for split in splits.values() for query in split.qrels}
-    unlabelled = {query: queries[query] for query in trained if query not in judged}
-    if unlabelled:
-        splits.setdefault("unlabelled", Split(unlabelled, {}))
-    return Collection(folder.name, list(passages.values()), splits)
+    splits = with_unlabelled(splits, {query: queries[query] for query in trained})
+    return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
 
 
-def _plain(path: Path) -> Iterator[tuple[str, Passage]]:
-    for place, pid, text in _pairs(path):
-        yield place, Passage(pid, "", text)
+def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
+    """A corpus_file's passages, and what was left out."""
+    titles = next((t for t in (path.parent / "para.title.txt",) if t.is_file()), None)
+    if path.name.startswith("para.txt") and titles is not None:
+        return store(
+            str(path), [path, titles], lambda bad: _with_titles(path, titles, policy, bad), policy
+        )
+    parse = _titled if path.name.startswith("psgs") else _plain
+    return store(str(path), [path], lambda bad: parsed(path, parse, bad), policy)
 
 
-def _titled(path: Path) -> Iterator[tuple[str, Passage]]:
-    for place, line in lines(path):
-        try:
-            columns = next(csv.reader([line], delimiter="\t", strict=True), [])
-        except csv.Error as error:
-            raise InputError(f"{place}: not CSV divided by tabs: {error}") from error
-        if not columns or (columns == ["id", "text", "title"] and place == f"{path}:1"):
-            continue
-        if len(columns) != 3:
-            raise InputError(f"{place}: expected id TAB text TAB title, got {line[:80]!r}")
-        pid, text, title = columns
-        yield place, Passage(pid, title, text)
+def _with_titles(
+    path: Path, titles: Path, policy: Policy, bad: BadRows
+) -> Iterator[tuple[str, Passage]]:
+    """Titles may stand in another order than passages, and be fewer."""
+    named, _ = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
+    for place, passage in parsed(path, _plain, bad):
+        title = named.by_id.get(passage.id)
+        yield place, passage if title is None else passage._replace(title=without_dash(title.text))
 
 
-def _read_queries(folder: Path) -> tuple[dict[str, str], set[str]]:
+def without_dash(title: str) -> str:
+    """RocketQA writes "-" where a passage has no title."""
+    return "" if title.strip() == "-" else title
+
+
+def _plain(line: str) -> Passage:
+    name, tab, text = line.partition("\t")
+    if not tab:
+        raise BadRow(f"expected id TAB text, got {line[:80]!r}")
+    return checked_passage(name, "", text.strip(), "id")
+
+
+def _title(line: str) -> Passage:
+    name, tab, text = line.partition("\t")
+    if not tab:
+        raise BadRow(f"expected id TAB title, got {line[:80]!r}")
+    return checked_passage(name, "", text.strip() or "-", "id")
+
+
+def _titled(line: str) -> Passage | None:
+    try:
+        row = next(csv.reader([line], delimiter="\t", strict=True), [])
+    except csv.Error as error:
+        raise BadRow(f"not CSV divided by tabs: {error}") from error
+    if row == ["id", "text", "title"]:
+        return None
+    if len(row) != 3:
+        raise BadRow(f"expected id TAB text TAB title, got {line[:80]!r}")
+    return checked_passage(row[0], row[2], row[1], "id")
+
+
+def _read_queries(folder: Path, bad: BadRows) -> tuple[dict[str, str], set[str]]:
     """Queries of all splits by id, and the ids of the split "train"."""
     queries: dict[str, str] = {}
     trained: set[str] = set()
-    for name, file in _by_split(folder, "queries"):
+    files = [*_by_split(folder, r"queries\.(.+)\.tsv"), *_by_split(folder, r"(.+)\.query\.txt")]
+    for name, file in files:
         seen: set[str] = set()
-        for place, query, text in _pairs(file):
-            _check_id(query, place)
+        for place, (query, text) in parsed(file, named_text, bad):
             if query in seen:
-                raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
-            if queries.setdefault(query, text) != text:  # one split may be a part of another
-                raise InputError(f"{place}: id: {query!r} is another query in another file")
-            if not text.strip():
-                raise InputError(f"{place}: text: query {query!r} is empty; give it a text")
-            seen.add(query)
+                bad.found(place, f"id: {query!r} stands twice; ids must be unique")
+            elif queries.setdefault(query, text) != text:  # one split may be a part of another
+                bad.found(place, f"id: {query!r} is another query in another file")
+            else:
+                seen.add(query)
         if name == "train":
             trained = seen
     if not queries:
@@ -102,50 +142,43 @@ def _read_queries(folder: Path) -> tuple[dict[str, str], set[str]]:
     return queries, trained
 
 
-def _read_split(path: Path, queries: Mapping[str, str], passages: Mapping[str, Passage]) -> Split:
-    qrels: dict[str, dict[str, int]] = {}
-    for place, line in lines(path):
-        columns = re.findall(r"\S+", line, re.ASCII)
-        if not columns:
-            continue
-        if len(columns) != 4 or not re.fullmatch(r"-?[0-9]{1,9}", columns[3], re.ASCII):
-            raise InputError(f"{place}: expected query 0 passage grade, got {line[:80]!r}")
-        query, _, pid, grade = columns[0], columns[1], columns[2], int(columns[3])
-        if query not in queries:
-            raise InputError(f"{place}: query: {query!r} is in no queries.*.tsv of the folder")
-        if pid not in passages:
-            raise InputError(f"{place}: passage: {pid!r} is not in the corpus")
-        before = qrels.setdefault(query, {}).setdefault(pid, grade)
-        if before != grade:
-            raise InputError(
-                f"{place}: grade: {grade}, but {query!r} with {pid!r} had {before}; keep one line"
-            )
-    if not qrels:
-        raise InputError(f"{path}: holds no judgement")
-    return Split({query: queries[query] for query in qrels}, qrels)
+def _judgement(line: str) -> Judgement:
+    found = re.findall(r"\S+", line, re.ASCII)
+    if len(found) == 2:
+        return Judgement(found[0], found[1], 1)
+    if len(found) != 4:
+        raise BadRow(f"expected query 0 passage grade, got {line[:80]!r}")
+    return Judgement(found[0], found[2], grade(found[3]))
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, id and text of each line; empty lines are passed over."""
-    for place, line in lines(path):
-        if not line.strip():
-            continue
-        name, tab, text = line.rstrip("\r\n").partition("\t")
-        if not tab:
-            raise InputError(f"{place}: expected id TAB text, got {line[:80]!r}")
-        yield place, name, text.strip()
+def _read_triples(
+    path: Path,
+    qrels: Mapping[str, Mapping[str, int]],
+    passages: Mapping[str, Passage],
+    bad: BadRows,
+) -> dict[str, list[str]]:
+    """The hard negatives of each judged query, each once, in the file's order."""
+
+    def parse(line: str) -> tuple[str, str]:
+        query, _, negative = columns(line, "query TAB positive TAB negative")
+        if negative not in passages:
+            raise BadRow(f"negative: {negative!r} is not in the corpus")
+        return checked_id(query, "query"), negative
+
+    negatives: dict[str, dict[str, None]] = {}
+    for place, (query, pid) in parsed(path, parse, bad):
+        if query not in qrels:
+            bad.found(place, f"query: {query!r} is not in the qrels file of this split")
+        elif qrels[query].get(pid, 0) > 0:
+            bad.found(place, f"negative: {pid!r} is a positive of {query!r} by its qrels")
+        else:
+            negatives.setdefault(query, {})[pid] = None
+    return {query: list(found) for query, found in negatives.items()}
 
 
-def _by_split(folder: Path, kind: str) -> Iterator[tuple[str, Path]]:
+def _by_split(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
     """("dev.small", queries.dev.small.tsv) and so on, by name."""
-    for path in sorted(folder.glob(f"{kind}.*")):
-        found = re.fullmatch(rf"{kind}\.(.+)\.tsv(\.gz)?", path.name)
+    for path in sorted(folder.iterdir()):
+        found = re.fullmatch(rf"{pattern}(?:\.gz)?", path.name)
         if found:
             yield found[1], path
-
-
-def _check_id(value: str, place: str) -> None:
-    if not value or re.search(r"\s", value, re.ASCII):
-        raise InputError(
-            f"{place}: id: {value!r} is empty or holds white space, which divides a run's columns"
-        )

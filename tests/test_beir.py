@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rocketjax.data.collection import Passage
-from rocketjax.data.formats import read_beir, read_queries, read_run, write_run
+from rocketjax.data.beir import read_beir
+from rocketjax.data.passages import Passage
+from rocketjax.data.runs import read_queries, read_run, write_run
 from rocketjax.errors import InputError
 
 SQUAD = Path(__file__).parents[2] / "shared/data/squad"
@@ -62,20 +63,20 @@ def test_a_good_folder_is_read(folder):
         ("corpus.jsonl", '{"_id": "p9", "title": ["a"], "text": "a"}', "title: .*'a'"),
         ("corpus.jsonl", '{"text": "a"}', "_id: .*None"),
         ("corpus.jsonl", '{"_id": 9, "text": "a"}', "_id: .*9"),
-        ("corpus.jsonl", '{"_id": "p1", "text": "a"}', "_id: 'p1' stands twice"),
+        ("corpus.jsonl", '{"_id": "p1", "text": "a"}', "id: 'p1' stands twice"),
         ("queries.jsonl", "text", "not JSON"),
         ("queries.jsonl", "5", "expected an object"),
         ("queries.jsonl", '{"_id": "q9", "text": " "}', "text: "),
         ("queries.jsonl", '{"_id": "q9"}', "text: .*None"),
         ("queries.jsonl", '{"_id": "q2", "text": "a"}', "_id: 'q2' stands twice"),
-        ("qrels/train.tsv", "q9\tp1\t1", "query-id: 'q9' is not in"),
-        ("qrels/train.tsv", "q1\tp9\t1", "corpus-id: 'p9' is not in"),
+        ("qrels/train.tsv", "q9\tp1\t1", "query: 'q9' is not among"),
+        ("qrels/train.tsv", "q1\tp9\t1", "passage: 'p9' is not in the corpus"),
         ("qrels/train.tsv", "q1 p1 1", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\t0\tp1\t1", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\tp1\t0.5", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\tp1\t²", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\tp1\t--1", "expected query-id, corpus-id, score"),
-        ("qrels/train.tsv", "q1\tp1\t1", "score: 1, but 'q1' with 'p1' had 2"),
+        ("qrels/train.tsv", "q1\tp1\t1", "grade: 1, but 'q1' with 'p1' had 2"),
         ("corpus.jsonl", '{"_id": "p 9", "text": "a"}', "_id: 'p 9' holds white space"),
         ("queries.jsonl", '{"_id": "q\\t9", "text": "a"}', "_id: .* holds white space"),
         ("corpus.jsonl", '{"_id": "p9", "text": "\\ud83d"}', "text: not Unicode"),
@@ -244,11 +245,11 @@ def test_plain_queries_are_numbered_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("q.tsv", "1\ta\n1\tb\n", ":2: _id: '1' stands twice"),
+        ("q.tsv", "1\ta\n1\tb\n", ":2: id: '1' stands twice"),
         ("q.tsv", "1\ta\nno tab\n", ":2: expected id TAB text"),
         ("q.tsv", "1\t \n", ":1: text: expected a text that is not empty"),
-        ("q.tsv", "\ta\n", ":1: _id: expected a text that is not empty"),
-        ("q.tsv", "1 2\ta\n", ":1: _id: '1 2' holds white space"),
+        ("q.tsv", "\ta\n", ":1: id: expected a text that is not empty"),
+        ("q.tsv", "1 2\ta\n", ":1: id: '1 2' holds white space"),
         ("q.csv", "1,a\n", ": queries are read from .tsv (id TAB text), .jsonl ({_id, text})"),
         ("q.txt", "\n", ": holds no query"),
         ("q.jsonl", '{"_id": "1"}\n', ":1: text: expected a text"),

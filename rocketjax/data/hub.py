@@ -1,0 +1,238 @@
+"""Collections that other libraries fetch: Hugging Face's datasets, and ir_datasets.
+
+Neither is needed by anything else: `pip install 'rocketjax[hub]'` brings the first,
+`'rocketjax[irds]'` the second. What they download lies in their own caches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.lines import (
+    BadRow,
+    BadRows,
+    Policy,
+    checked_id,
+    checked_passage,
+    checked_text,
+)
+from rocketjax.data.passages import Passage
+from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
+from rocketjax.data.rows import Row, collection_of, make_split, passages_of, row_of
+from rocketjax.data.store import store
+from rocketjax.errors import InputError
+
+
+def read_datasets(name: str, policy: Policy = "fail") -> Collection:
+    """A dataset of the Hugging Face hub, or a local folder of its files.
+
+    Args:
+        name: ORG/NAME, a folder, or either with ":CONFIG" behind it. One with the configurations
+            "corpus" and "queries" is read as BEIR's on the hub are (judgements in "default" or
+            "qrels", or in the dataset ORG/NAME-qrels); any other as training rows, in the columns
+            that data/rows.py knows, its splits as they are.
+        policy: see `load_collection`.
+
+    Raises:
+        InputError: the library is not installed, the dataset cannot be had, or a row is bad.
+    """
+    library = _import("datasets", "hub")
+    path, _, config = name.partition(":")
+
+    def load(config: str | None, source: str = path) -> Mapping[str, Any]:
+        try:
+            return library.load_dataset(source, config)
+        except Exception as error:  # its own errors, those of its HTTP client, those of the disk
+            wanted = f"hf:{source}" + (f":{config}" if config else "")
+            raise InputError(f"{wanted}: cannot be loaded: {_first_line(error)}") from error
+
+    try:
+        configs = library.get_dataset_config_names(path)
+    except Exception as error:
+        raise InputError(f"hf:{path}: cannot be loaded: {_first_line(error)}") from error
+    if {"corpus", "queries"} <= set(configs):
+        judged = next((name for name in ("qrels", "default") if name in configs), None)
+        corpus, queries = (next(iter(load(part).values())) for part in ("corpus", "queries"))
+        qrels = load(judged) if judged else load(None, f"{path}-qrels")
+        return _judged_dataset(name, corpus, queries, qrels, policy)
+    return _dataset_rows(name, load(config or None), policy)
+
+
+def _dataset_rows(name: str, parts: Mapping[str, Any], policy: Policy) -> Collection:
+    def read(split: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+        return _parsed(f"hf:{name}/{split}", parts[split], row_of, bad)
+
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        return passages_of([Path(split) for split in parts], bad, lambda p, b: read(str(p), b))
+
+    prints = [part._fingerprint for part in parts.values()]
+    stored, notes = store(f"hf:{name}", ["hf", name, *prints], passages, policy, merge=True)
+    bad = BadRows(policy)
+    splits = {split: make_split(read(split, bad), stored.by_id, bad) for split in parts}
+    notes = [note for note in notes if "stands twice" in note]  # others are met again above
+    return collection_of(f"hf:{name}", stored, splits, [*notes, *bad.notes()])
+
+
+def _judged_dataset(
+    name: str, corpus: Any, queries: Any, qrels: Mapping[str, Any], policy: Policy
+) -> Collection:
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        return _parsed(f"hf:{name}/corpus", corpus, _passage, bad)
+
+    stored, notes = store(f"hf:{name}", ["hf", name, corpus._fingerprint], passages, policy)
+    bad = BadRows(policy)
+    texts = dict(row for _, row in _parsed(f"hf:{name}/queries", queries, _query, bad))
+    splits = {}
+    for split, rows in qrels.items():
+        place = f"hf:{name}/{split}"
+        judged = read_qrels(
+            Path(place), _parsed(place, rows, _judgement, bad), texts, stored.by_id, bad
+        )
+        splits[split] = Split({query: texts[query] for query in judged}, judged)
+    return Collection(name, stored, with_unlabelled(splits, texts), [*notes, *bad.notes()])
+
+
+def _parsed(
+    place: str, rows: Any, parse: Callable[[Any], Any], bad: BadRows
+) -> Iterator[tuple[str, Any]]:
+    for number, fields in enumerate(rows):
+        try:
+            yield f"{place}:{number}", parse(fields)
+        except BadRow as fault:
+            bad.found(f"{place}:{number}", str(fault))
+
+
+def _passage(fields: Mapping[str, Any]) -> Passage:
+    return checked_passage(_id_of(fields), fields.get("title"), fields.get("text"))
+
+
+def _query(fields: Mapping[str, Any]) -> tuple[str, str]:
+    return checked_id(_id_of(fields), "_id"), checked_text(fields.get("text"), "text")
+
+
+def _id_of(fields: Mapping[str, Any]) -> Any:
+    value = fields.get("_id", fields.get("id"))
+    return str(value) if isinstance(value, int) else value
+
+
+def _judgement(fields: Mapping[str, Any]) -> Judgement:
+    query, pid = (checked_id(str(fields.get(name, "")), name) for name in ("query-id", "corpus-id"))
+    score = fields.get("score", 1)
+    if not isinstance(score, int | float) or score != int(score):
+        raise BadRow(f"score: expected a whole number, got {score!r}")
+    return Judgement(query, pid, int(score))
+
+
+def read_ir_datasets(name: str, policy: Policy = "fail") -> Collection:
+    """A dataset of ir_datasets: its documents, and a split for each of its judged parts.
+
+    Args:
+        name: an id. Of "msmarco-passage" the splits are "train", "dev/small" and so on, each
+            fetched when it is asked for; of "beir/scifact/test" there is the one split "test".
+        policy: see `load_collection`.
+
+    Raises:
+        InputError: the library is not installed, knows no such dataset, cannot fetch it, or a row
+            is bad.
+    """
+    library = _import("ir_datasets", "irds")
+    known = set(library.registry)
+    if name not in known:
+        raise InputError(f"irds:{name}: ir_datasets {library.__version__} knows no such dataset")
+    dataset = _fetched(name, library.load, name)
+    if not dataset.has_docs():
+        raise InputError(f"irds:{name}: has no documents")
+
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        return _parsed(f"irds:{name}", _fetched(name, dataset.docs_iter), _document, bad)
+
+    source = ["irds", library.__version__, _fetched(name, dataset.docs_namespace)]
+    stored, notes = store(f"irds:{name}", source, passages, policy)
+    parts = {
+        other.removeprefix(f"{name}/"): other for other in known if other.startswith(name + "/")
+    }
+    if dataset.has_qrels():
+        parts = {name.rpartition("/")[2]: name}
+    judged = {
+        split: part
+        for split, part in sorted(parts.items())
+        if library.load(part).has_qrels() and library.load(part).has_queries()
+    }
+    return Collection(name, stored, _Splits(library, judged, stored.by_id, policy), notes)
+
+
+class _Splits(Mapping[str, Split]):
+    """Splits that are fetched when they are asked for."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        names: Mapping[str, str],
+        passages: Mapping[str, Passage],
+        policy: Policy,
+    ) -> None:
+        self.library, self.names, self.passages = library, names, passages
+        self.policy: Policy = policy
+        self._load = lru_cache(maxsize=None)(self._fetch)
+
+    def __getitem__(self, split: str) -> Split:
+        return self._load(self.names[split])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _fetch(self, name: str) -> Split:
+        dataset, bad = self.library.load(name), BadRows(self.policy)
+        place = f"irds:{name}"
+        queries: dict[str, str] = {}
+        answers: dict[str, tuple[str, ...]] = {}
+        for query in _fetched(name, lambda: list(dataset.queries_iter())):
+            queries[query.query_id] = getattr(query, "text", None) or query.default_text()
+            if given := tuple(getattr(query, "answers", ())):
+                answers[query.query_id] = given
+        rows = _fetched(name, lambda: list(dataset.qrels_iter()))
+        judgements = [
+            (f"{place}:{i}", Judgement(row.query_id, row.doc_id, int(row.relevance)))
+            for i, row in enumerate(rows)
+        ]
+        qrels = read_qrels(Path(place), judgements, queries, self.passages, bad)
+        return Split(
+            {query: queries[query] for query in qrels},
+            qrels,
+            {query: texts for query, texts in answers.items() if query in qrels},
+        )
+
+
+def _document(document: Any) -> Passage:
+    text = getattr(document, "text", None)
+    if text is None:
+        return checked_passage(document.doc_id, "", document.default_text(), "doc_id")
+    return checked_passage(document.doc_id, getattr(document, "title", ""), text, "doc_id")
+
+
+def _fetched(name: str, call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except Exception as error:  # of its downloads, and of whatever parses them
+        raise InputError(f"irds:{name}: cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _import(library: str, extra: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise InputError(
+            f"{library} is not installed; pip install 'rocketjax[{extra}]' brings it"
+        ) from error

@@ -1,0 +1,97 @@
+"""TREC runs in and out, and files of queries."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rocketjax.data.beir import read_queries as read_json_queries
+from rocketjax.data.lines import BadRow, BadRows, checked_id, checked_text, finite, lines, parsed
+from rocketjax.errors import InputError
+from rocketjax.files import write_text
+
+
+def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
+    """A TREC run: query Q0 passage rank score tag, best first; scores as exact as float32."""
+    rows = [
+        f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
+        for query, ranked in run.items()
+        for rank, (pid, score) in enumerate(ranked, 1)
+    ]
+    write_text(path, "".join(rows))
+
+
+def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
+    """A TREC run: query id -> (passage id, score), by score, of equal ones by rank.
+
+    Columns are divided by any ASCII white space; a name that ends in .gz is unpacked. (trec_eval
+    ignores the rank, and takes equal scores by passage id.) MS MARCO's top1000 files (query,
+    passage and both their texts, divided by tabs) are read too: in the file's order, with scores
+    that go down from 0.
+
+    Raises:
+        InputError: no file, an empty one, a line that is no such row, a score that is no finite
+            number, or a passage that stands twice for a query; file, line and field are named.
+    """
+    rows: dict[str, dict[str, tuple[float, float]]] = {}
+    for place, (query, pid, number, position) in parsed(path, _ranked, BadRows()):
+        ranked = rows.setdefault(query, {})
+        if pid in ranked:
+            raise InputError(f"{place}: passage: {pid!r} stands twice for query {query!r}")
+        ranked[pid] = (len(ranked) if number is None else -number, position)
+    if not rows:
+        raise InputError(f"{path}: holds no ranking")
+    return {
+        query: [(pid, -found[pid][0]) for pid in sorted(found, key=found.__getitem__)]
+        for query, found in rows.items()
+    }
+
+
+def _ranked(line: str) -> tuple[str, str, float | None, float]:
+    """Query, passage, score (None: as in the file's order) and rank."""
+    if line.count("\t") == 3:
+        query, pid, _, _ = line.split("\t")
+        return checked_id(query, "query"), checked_id(pid, "passage"), None, 0.0
+    columns = re.findall(r"\S+", line, re.ASCII)
+    if len(columns) != 6:
+        raise BadRow(f"expected query Q0 passage rank score tag, got {line[:80]!r}")
+    query, _, pid, rank, score, _ = columns
+    return query, pid, finite(score, "score"), finite(rank, "rank")
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}) or .txt (a line each: 1, 2, ..).
+
+    Raises:
+        InputError: no file, one by another name, an id that stands twice or holds white space, an
+            empty text, or no query at all.
+    """
+    if path.suffix not in (".tsv", ".jsonl", ".txt"):
+        raise InputError(
+            f"{path}: queries are read from .tsv (id TAB text), .jsonl ({{_id, text}}) or .txt "
+            "(one a line)"
+        )
+    if path.suffix == ".jsonl":
+        return read_json_queries(path, BadRows())
+    queries: dict[str, str] = {}
+    rows = _numbered(path) if path.suffix == ".txt" else parsed(path, named_text, BadRows())
+    for place, (query, text) in rows:
+        if query in queries:
+            raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
+        queries[query] = text
+    if not queries:
+        raise InputError(f"{path}: holds no query")
+    return queries
+
+
+def named_text(line: str) -> tuple[str, str]:
+    """id TAB text; a further tab belongs to the text. Raises BadRow."""
+    name, tab, text = line.partition("\t")
+    if not tab:
+        raise BadRow(f"expected id TAB text, got {line[:80]!r}")
+    return checked_id(name, "id"), checked_text(text, "text").strip()
+
+
+def _numbered(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    for number, (place, line) in enumerate(lines(path, BadRows()), 1):
+        if line.strip():
+            yield place, (str(number), line.strip())
