@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rocketjax.inference import Reranker as Reranker
     from rocketjax.inference import Retriever as Retriever
     from rocketjax.loading import load as load
+    from rocketjax.loading import open_reranker as open_reranker
+    from rocketjax.loading import open_retriever as open_retriever
 
 _HOMES = {
     "Config": "config",
@@ -27,8 +29,21 @@ _HOMES = {
     "Reranker": "inference",
     "Retriever": "inference",
     "load": "loading",
+    "open_reranker": "loading",
+    "open_retriever": "loading",
 }
-__all__ = ["Config", "Hit", "InputError", "Model", "Ranked", "Reranker", "Retriever", "load"]
+__all__ = [
+    "Config",
+    "Hit",
+    "InputError",
+    "Model",
+    "Ranked",
+    "Reranker",
+    "Retriever",
+    "load",
+    "open_reranker",
+    "open_retriever",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
-Length: TypeAlias = Annotated[int, pydantic.Field(ge=8)]  # room for special tokens and some text
+Length: TypeAlias = Annotated[int, pydantic.AfterValidator(lambda value: _length(value))]
 Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -31,6 +31,14 @@ Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
 Stage: TypeAlias = Literal[
     "start", "warm-retriever", "encode", "warm-reranker", "mine", "joint", "index", "evaluate"
 ]
+
+
+def _length(value: int) -> int:
+    if 0 < value < 8 or value < 0:  # room for special tokens and some text
+        raise ValueError("should be 0, or at least 8")
+    return value
+
+
 Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
 
 
@@ -60,14 +68,20 @@ class TextConfig:
     """How texts become tokens. Saved with the models: a loaded model needs no flags."""
 
     query_length: Length = 32
-    """Longest query in tokens, [CLS] and [SEP] counted."""
+    """Longest query in tokens, [CLS] and [SEP] counted; 0: as long as the weights' files say."""
     passage_length: Length = 64
-    """Longest passage (title and text) in tokens, as the retriever reads it."""
+    """Longest passage (title and text) in tokens, as the retriever reads it; 0: likewise."""
     pair_length: Length = 96
-    """Longest query + passage in tokens, as the re-ranker reads it; the passage is cut."""
+    """Longest query + passage in tokens, as the re-ranker reads it; the passage is cut. 0:
+    likewise."""
     title: Literal["segment", "joined"] = "joined"
     """The retriever's passage: "segment" = CLS title SEP text SEP (RocketQA), "joined" = CLS title
     text SEP (sentence-transformers)."""
+    query_prompt: str | None = None
+    """Put before every query the retriever reads. None: as the prompts of the weights' folder say
+    (sentence-transformers), nothing where there are none."""
+    passage_prompt: str | None = None
+    """Put before every passage the retriever reads; None: likewise."""
 
 
 @dataclass(frozen=True)
@@ -450,7 +464,7 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
         ]
         raise InputError("; ".join(problems)) from error
     for name, value, limit in (
-        ("text.query_length", config.text.query_length, config.text.pair_length - 2),
+        ("text.query_length", config.text.query_length, (config.text.pair_length or 10**9) - 2),
         ("lists.length", config.lists.length, config.lists.top_n + 1),
         ("lists.scored", config.lists.scored, config.lists.top_n),
         ("evaluate.rerank_depth", config.evaluate.rerank_depth, config.evaluate.top_k),

@@ -21,7 +21,8 @@ class Encode:
     """
 
     model: str
-    """Folder of a run, or of a retriever."""
+    """Folder of a run or of a retriever; or weights by folder or hub name, such as those of
+    sentence-transformers."""
     collection: str
     """The collection, of any format that training takes."""
     output: str

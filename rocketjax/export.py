@@ -1,5 +1,6 @@
 """python -m rocketjax.export: a trained pair as models of sentence-transformers."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ class Export:
     """Writes a trained pair as folders that sentence-transformers loads, with model cards.
 
     OUTPUT/retriever is for SentenceTransformer (separate towers: OUTPUT/retriever/query and
-    /passage), OUTPUT/reranker for CrossEncoder. Nothing is uploaded.
+    /passage), OUTPUT/reranker for CrossEncoder. Nothing is uploaded but with --push: then
+    OUTPUT/retriever becomes the repository NAME-retriever of the Hugging Face hub, OUTPUT/reranker
+    NAME-reranker, by the account that `hf auth login` knows.
 
     Example: python -m rocketjax.export --model runs/demo --output exports/demo --license apache-2.0
     """
@@ -22,6 +25,10 @@ class Export:
     """Folder of a finished run."""
     output: str
     """Folder to write; it must not exist yet."""
+    push: str = ""
+    """ORG/NAME on the Hugging Face hub to upload to; empty: nothing is uploaded."""
+    public: bool = False
+    """Make the uploaded repositories public."""
     license: str = ""
     """Licence that the model cards name, as hubs spell it (apache-2.0); empty: none."""
 
@@ -36,8 +43,11 @@ def _export(options: Export) -> None:
     from rocketjax.config import load as load_config
     from rocketjax.errors import InputError
     from rocketjax.export_folder import export, losses
+    from rocketjax.hub_push import push
     from rocketjax.loading import load
 
+    if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
+        raise InputError(f"--push is {options.push!r}; give ORG/NAME")
     run, output = Path(options.model).expanduser(), Path(options.output).expanduser()
     model = load(run)
     for name in ("config.yaml", "report.json"):
@@ -45,6 +55,10 @@ def _export(options: Export) -> None:
             raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
     export(output, model, load_config(run / "config.yaml"), report.load(run), options.license)
     cli.say(f"{output}: retriever and reranker, for sentence-transformers and for rocketjax")
+    if options.push:
+        for kind in ("retriever", "reranker"):
+            url = push(output / kind, f"{options.push}-{kind}", private=not options.public)
+            cli.say(f"uploaded to {url}")
     for line in losses(model):
         cli.say(f"in sentence-transformers {line}")
 

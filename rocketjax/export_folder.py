@@ -96,7 +96,8 @@ def _as_sentence_transformer(folder: Path, model: Retriever) -> None:
     _write_json(folder / "1_Pooling" / "config.json", pooling)
     limits = {"max_seq_length": longest, "do_lower_case": False}
     _write_json(folder / "sentence_bert_config.json", limits)
-    similarity = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    prompts = {"query": text.query_prompt or "", "document": text.passage_prompt or ""}
+    similarity = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "dot"}
     _write_json(folder / "config_sentence_transformers.json", similarity)
 
 
@@ -133,7 +134,7 @@ a query is cut to {text.query_length}. The dot product of both vectors is the sc
 from sentence_transformers import SentenceTransformer
 
 {opened}
-scores = query.encode(["a query"]) @ passage.encode(["A title and a text"]).T
+scores = query.encode_query(["a query"]) @ passage.encode_document(["A title and a text"]).T
 ```""",
         config,
         report,

@@ -118,6 +118,14 @@ class Reranker:
             program, self.params, texts, (), limit, pad_id, self.batch, advance, steady
         )
 
+    def rank(
+        self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None
+    ) -> "list[Ranked]":
+        """The passages by their score, best first (ties in the order given)."""
+        scores = self.score([query] * len(passages), passages, titles)
+        order = np.argsort(-scores, kind="stable")
+        return [Ranked(int(i), float(scores[i])) for i in order]
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that scores are computed from: two models of one hash are one model."""
@@ -170,17 +178,7 @@ class Model:
 
         With depth 0 the retriever's order stands; what lies beyond `depth` follows in its order.
         """
-        index, passages = self.corpus
-        wanted = min(max(top_k, depth), len(index.vectors))
-        ids, scores = index.search(self.encode_query([query]), wanted)
-        found = [(passages[pid], float(s)) for pid, s in zip(ids[0], scores[0], strict=True) if pid]
-        head, tail = found[:depth], found[depth:]
-        hits = [Hit(passage, score, None) for passage, score in tail]
-        if head:
-            texts, titles = [p.text for p, _ in head], [p.title for p, _ in head]
-            ranked = self.rerank(query, texts, titles)
-            hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
-        return hits[:top_k]
+        return find(self.retriever, self.reranker, self.corpus, query, top_k, depth)
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Queries -> vectors [N, D]."""
@@ -209,9 +207,32 @@ class Model:
         top_k: int | None = None,
     ) -> list[Ranked]:
         """The passages by the re-ranker's score, best first (ties in the order given)."""
-        scores = self.reranker.score([query] * len(passages), passages, titles)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [Ranked(int(i), float(scores[i])) for i in order]
+        return self.reranker.rank(query, passages, titles)[:top_k]
+
+
+def find(
+    retriever: Retriever,
+    reranker: Reranker | None,
+    corpus: Corpus,
+    query: str,
+    top_k: int,
+    depth: int,
+) -> list[Hit]:
+    """What `Model.search` does; without a re-ranker the retriever's order stands."""
+    wanted = min(max(top_k, depth), len(corpus.index.vectors))
+    ids, scores = corpus.index.search(retriever.encode_query([query]), wanted)
+    found = [
+        (corpus.passages[pid], float(score))
+        for pid, score in zip(ids[0], scores[0], strict=True)
+        if pid
+    ]
+    head, tail = (found[:depth], found[depth:]) if reranker else ([], found)
+    hits = [Hit(passage, score, None) for passage, score in tail]
+    if head and reranker:
+        texts, titles = [p.text for p, _ in head], [p.title for p, _ in head]
+        ranked = reranker.rank(query, texts, titles)
+        hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
+    return hits[:top_k]
 
 
 class _Program(Protocol):

@@ -1,14 +1,32 @@
 """Opens what a run left behind: the pair of models, and its index and collection to search."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rocketjax.config import ComputeConfig, Config, IndexConfig
+from rocketjax.config import (
+    ComputeConfig,
+    Config,
+    IndexConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+)
 from rocketjax.config import load as load_config
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
-from rocketjax.inference import Corpus, Model, Retriever
-from rocketjax.model_folder import load_pair, load_retriever
+from rocketjax.inference import Corpus, Model, Reranker, Retriever
+from rocketjax.model_folder import (
+    SETTINGS,
+    load_pair,
+    load_reranker,
+    load_retriever,
+    start_reranker,
+    start_retriever,
+)
 from rocketjax.retrieval.open import open_index
+
+AS_WEIGHTS = TextConfig(query_length=0, passage_length=0, pair_length=0)
 
 
 def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008
@@ -64,8 +82,50 @@ def run_collection(folder: Path) -> str:
     return load_config(path).data.collection
 
 
-def open_retriever(folder: str | Path, compute: ComputeConfig) -> Retriever:
-    """The retriever of a run's folder, or of its own folder."""
+def open_retriever(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Retriever:  # noqa: B008
+    """A retriever: of a run, of its own folder, or plain weights by folder or hub name.
+
+    Weights from sentence-transformers keep its pooling, prompts and lengths; of others the first
+    token is taken, as many tokens as they have positions for.
+
+    Raises:
+        InputError: nothing of that kind is there, or a file is damaged; it is named.
+    """
+    inside = _inside(folder, "retriever")
+    if (inside / SETTINGS).is_file():
+        return load_retriever(inside, compute)
+    with _unless_missing(folder):
+        return start_retriever(RetrieverConfig(str(folder)), AS_WEIGHTS, compute)
+
+
+def open_reranker(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Reranker:  # noqa: B008
+    """A re-ranker: of a run, of its own folder, or a cross-encoder by folder or hub name.
+
+    Raises:
+        InputError: nothing of that kind is there, weights without a head that gives one score, or
+            a file is damaged; it is named.
+    """
+    inside = _inside(folder, "reranker")
+    if (inside / SETTINGS).is_file():
+        return load_reranker(inside, compute)
+    with _unless_missing(folder):
+        return start_reranker(RerankerConfig(str(folder)), AS_WEIGHTS, compute, None)
+
+
+@contextmanager
+def _unless_missing(folder: str | Path) -> Iterator[None]:
+    """runs/demo is a folder to most, and could be a hub name: where it is neither, say so."""
+    try:
+        yield
+    except InputError as error:
+        if Path(folder).expanduser().is_dir():
+            raise
+        raise InputError(
+            f"{folder}: no such folder (of a finished run, or of a model); as a hub name: {error}"
+        ) from error
+
+
+def _inside(folder: str | Path, kind: str) -> Path:
+    """A run holds its models in subfolders."""
     folder = Path(folder).expanduser()
-    inside = folder / "retriever"
-    return load_retriever(inside if inside.is_dir() else folder, compute)
+    return folder / kind if (folder / kind).is_dir() else folder

@@ -24,6 +24,7 @@ from rocketjax.files import new_folder
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.conventions import read_conventions
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.head import head_params, head_tensors
@@ -84,12 +85,13 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
 
 
 def start_reranker(
-    config: RerankerConfig, text: TextConfig, compute: ComputeConfig, seed: int
+    config: RerankerConfig, text: TextConfig, compute: ComputeConfig, seed: int | None
 ) -> Reranker:
     """The re-ranker a run starts from: pretrained encoder, its head too if the weights have one.
 
     A checkpoint that is a cross-encoder keeps its pooler; a fresh head has none (RocketQAv2) and is
-    drawn from `seed`. Raises what `start_retriever` raises.
+    drawn from `seed`. Raises what `start_retriever` raises, and where `seed` is None and the
+    weights have no head.
     """
     folder = pretrained.resolve_weights(config.weights)
     encoder, params, tokenizer = _pretrained_encoder(folder, text)
@@ -97,6 +99,11 @@ def start_reranker(
     settled = make_compute(compute, config.dropout)
     module = CrossEncoder(encoder, settled, pooler="pooler" in (head or {}))
     if head is None:
+        if seed is None:
+            raise InputError(
+                f"{folder}: these weights have no head that scores a pair (classifier.weight is "
+                "missing), so they are no cross-encoder; a run trains one"
+            )
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
@@ -137,9 +144,23 @@ def load_pair(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> M
 
 def _pretrained_encoder(folder: Path, text: TextConfig) -> tuple[EncoderConfig, Params, Tokenizer]:
     config = pretrained.read_encoder_config(folder)
-    tokenizer = _fitting_tokenizer(folder, text, config)
+    tokenizer = _fitting_tokenizer(folder, _settled(text, folder, config), config)
     tensors = pretrained.load_tensors(folder)
     return config, pretrained.encoder_params(tensors, config, str(folder)), tokenizer
+
+
+def _settled(text: TextConfig, folder: Path, config: EncoderConfig) -> TextConfig:
+    """Lengths and prompts that were left to the weights, as their files say."""
+    told = read_conventions(folder)
+    longest = min(told.longest or config.max_length, config.max_length)
+    return dataclasses.replace(
+        text,
+        query_length=text.query_length or longest,
+        passage_length=text.passage_length or longest,
+        pair_length=text.pair_length or longest,
+        query_prompt=told.query_prompt if text.query_prompt is None else text.query_prompt,
+        passage_prompt=told.passage_prompt if text.passage_prompt is None else text.passage_prompt,
+    )
 
 
 def _fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:

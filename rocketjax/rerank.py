@@ -19,7 +19,7 @@ class Rerank:
     """
 
     model: str
-    """Folder of a finished run."""
+    """Folder of a run or of a re-ranker; or a cross-encoder by folder or hub name."""
     collection: str
     """The collection the run's passages are from."""
     queries: str
@@ -44,7 +44,7 @@ def _rerank(options: Rerank) -> None:
     from rocketjax.data.collections import load_collection
     from rocketjax.data.runs import read_queries, read_run, write_run
     from rocketjax.errors import InputError
-    from rocketjax.loading import load
+    from rocketjax.loading import open_reranker
     from rocketjax.ranking import rerank
 
     found = read_run(Path(options.run))
@@ -62,8 +62,8 @@ def _rerank(options: Rerank) -> None:
                 raise InputError(
                     f"{options.run}: passage {pid!r} of query {query!r} is not in {collection.name}"
                 )
-    model = load(options.model, options.compute)
-    ranked = rerank(model.reranker, found, queries, collection.by_id, options.depth, cli.watch)
+    reranker = open_reranker(options.model, options.compute)
+    ranked = rerank(reranker, found, queries, collection.by_id, options.depth, cli.watch)
     write_run(Path(options.output), ranked, "rocketjax-reranker")
     cli.say(f"{len(ranked):,} queries in {options.output}")
 

@@ -1,7 +1,7 @@
 """python -m rocketjax.search: a query, or a file of them, to ranked passages."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from rocketjax import cli
 from rocketjax.config import ComputeConfig, Count, Size
 
 if TYPE_CHECKING:
-    from rocketjax.inference import Hit, Model
+    from rocketjax.inference import Corpus, Hit, Reranker, Retriever
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Search:
     query: cli.Words = ""
     """What to search for; without it and without --queries, queries are asked for one by one."""
     model: str = "runs/demo"
-    """Folder of a finished run."""
+    """Folder of a finished run; or, with --index and --collection, any retriever: its folder, or
+    weights by folder or hub name."""
+    reranker: str = ""
+    """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
     collection: str = ""
     """The collection; empty: the run's."""
     index: str = ""
@@ -47,44 +50,46 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _search(options: Search) -> None:
     from rocketjax.errors import InputError
-    from rocketjax.inference import Model
-    from rocketjax.loading import load, open_corpus
+    from rocketjax.inference import find
+    from rocketjax.loading import open_corpus, open_reranker, open_retriever
 
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
-    pair = load(options.model, options.compute)
-    corpus = open_corpus(Path(options.model), pair.retriever, options.collection, options.index)
+    retriever = open_retriever(options.model, options.compute)
+    reranker = None
+    if options.depth:
+        reranker = open_reranker(options.reranker or options.model, options.compute)
+    corpus = open_corpus(Path(options.model), retriever, options.collection, options.index)
     size = len(corpus.index.vectors)
     if options.top_k > size:
         raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")
-    model = Model(pair.retriever, pair.reranker, lambda: corpus)
     if options.queries:
-        _search_file(options, model)
-    elif options.query:
-        _show(model.search(options.query, options.top_k, options.depth))
-    else:
-        _ask(options, model)
+        _search_file(options, retriever, reranker, corpus)
+        return
+    for query in [options.query] if options.query else _asked():
+        _show(find(retriever, reranker, corpus, query, options.top_k, options.depth))
 
 
-def _search_file(options: Search, model: "Model") -> None:
+def _search_file(
+    options: Search, retriever: "Retriever", reranker: "Reranker | None", corpus: "Corpus"
+) -> None:
     from rocketjax.data.runs import read_queries, write_run
     from rocketjax.ranking import rerank, retrieve
 
     queries = read_queries(Path(options.queries))
     wanted = max(options.top_k, options.depth)
-    ranked = retrieve(model.retriever, model.corpus.index, queries, wanted, cli.watch)
-    if options.depth:
-        passages = model.corpus.passages
-        ranked = rerank(model.reranker, ranked, queries, passages, options.depth, cli.watch)
+    ranked = retrieve(retriever, corpus.index, queries, wanted, cli.watch)
+    if reranker:
+        ranked = rerank(reranker, ranked, queries, corpus.passages, options.depth, cli.watch)
     best = {query: found[: options.top_k] for query, found in ranked.items()}
     write_run(Path(options.output), best, "rocketjax")
     cli.say(f"{len(best):,} queries in {options.output}")
 
 
-def _ask(options: Search, model: "Model") -> None:
+def _asked() -> Iterator[str]:
     cli.say("a query a line; an empty line ends")
     while query := cli.console.input("> ").strip():
-        _show(model.search(query, options.top_k, options.depth))
+        yield query
 
 
 def _show(hits: "list[Hit]") -> None:

@@ -28,6 +28,7 @@ FLOORS = [
         "models.cross_encoder",
         "models.pretrained",
         "models.pooling",
+        "models.conventions",
         "losses",
         "optim",
     },
@@ -39,7 +40,7 @@ FLOORS = [
     {"data.loader", "steps", "inference"},
     {"fit", "model_folder", "corpus", "ranking", "checkpoint", "train_log"},
     {"training", "mining", "report", "loading"},
-    {"export_folder"},
+    {"export_folder", "hub_push"},
     {"stages"},
     {"pipeline"},
     {"cli"},
@@ -55,7 +56,7 @@ OWNERS = {  # a library only one module knows
     "ijson": {"data.rows"},
     "ir_measures": {"metrics"},
     "safetensors": {"models.pretrained"},
-    "huggingface_hub": {"models.pretrained"},
+    "huggingface_hub": {"models.pretrained", "hub_push"},
 }
 
 

@@ -187,7 +187,7 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
 @pytest.mark.parametrize(
     ("command", "args", "message"),
     [
-        (search, ["--model", "nowhere", "cat"], "no trained model here"),
+        (search, ["--model", "runs/nowhere", "cat"], "runs/nowhere: no such folder (of a"),
         (
             search,
             ["--model", "RUN", "--top-k", "61", "cat"],
@@ -195,7 +195,7 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         ),
         (search, ["--model", "RUN", "--queries", "q.tsv"], "--queries and --output go together"),
         (search, ["--model", "RUN", "--top-k", "0", "cat"], "--top-k: Input should be greater"),
-        (search, ["--model", "RUN", "--collection", "nowhere", "cat"], "is no folder"),
+        (search, ["--model", "RUN", "--collection", "nowhere", "cat"], "is no file or folder"),
         (evaluate, ["--collection", "TOPICS"], "give either --model or --runs"),
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),

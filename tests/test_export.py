@@ -132,3 +132,62 @@ def test_the_command(weights, tmp_path, capsys):
     assert [module["path"] for module in modules] == ["", "1_Pooling"]
     assert command.main(arguments) == 2  # what was exported stays
     assert "exists already" in capsys.readouterr().err
+
+
+def test_nothing_is_uploaded_unless_asked(weights, tmp_path, capsys, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, private, exist_ok):
+            calls.append(("create", name, private))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            assert (folder_path / "README.md").is_file()
+            calls.append(("upload", repo_id, folder_path.name))
+            if repo_id.startswith("closed/"):
+                raise OSError("no right to\nmore")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    text = TextConfig(query_length=10, passage_length=12, pair_length=20)
+    model, run = pair_of_small(weights, "shared", text), tmp_path / "run"
+    model_folder.save_retriever(run / "retriever", model.retriever)
+    model_folder.save_reranker(run / "reranker", model.reranker)
+    (run / "config.yaml").write_text(dump(Config()))
+    report.save(REPORT, run)
+
+    def main(name, *more):
+        return command.main(["--model", str(run), "--output", str(tmp_path / name), *more])
+
+    assert (main("a"), calls) == (0, [])
+    assert main("b", "--push", "no-name") == 2
+    assert not (tmp_path / "b").exists()
+    assert main("c", "--push", "org/pair") == 0
+    assert calls == [
+        ("create", "org/pair-retriever", True),
+        ("upload", "org/pair-retriever", "retriever"),
+        ("create", "org/pair-reranker", True),
+        ("upload", "org/pair-reranker", "reranker"),
+    ]
+    capsys.readouterr()
+    assert main("d", "--push", "closed/pair", "--public") == 2
+    assert calls[4] == ("create", "closed/pair-retriever", False)
+    err = capsys.readouterr().err
+    assert "could not be uploaded (no right to)" in err
+    assert (tmp_path / "d" / "retriever" / "model.safetensors").is_file()
+
+
+def test_prompts_leave_with_the_model(weights, tmp_path):
+    library = pytest.importorskip(
+        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    )
+    prompts = {"query_prompt": "cat ", "passage_prompt": "dog sun "}
+    text = TextConfig(query_length=12, passage_length=12, pair_length=20, **prompts)
+    model = pair_of_small(weights, "shared", text)
+    export(tmp_path / "out", model, Config(), REPORT, "")
+    theirs = library.SentenceTransformer(str(tmp_path / "out" / "retriever"), device="cpu")
+    texts = ["sea wave", "purr"]
+    np.testing.assert_allclose(model.encode_query(texts), theirs.encode_query(texts), atol=1e-4)
+    np.testing.assert_allclose(
+        model.encode_passage(texts), theirs.encode_document(texts), atol=1e-4
+    )
+    assert abs(model.encode_query(texts) - model.encode_passage(texts)).max() > 0.01

@@ -389,7 +389,10 @@ def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
     [
         ({"joint": StageConfig(1, 12)}, "joint.batch is 12, which 8 devices"),
         ({"data": DataConfig("no/such/folder")}, "data.collection: 'no/such/folder'"),
-        ({"data": DataConfig("", eval_split="test")}, "no split 'test'; it has dev, train"),
+        (
+            {"data": DataConfig("", eval_split="test")},
+            "no split 'test' to judge on .it has dev, train",
+        ),
         ({"text": TextConfig(pair_length=96)}, "text.pair_length is 96, .* positions for 64"),
         ({"retriever": RetrieverConfig("/no/such/weights")}, "/no/such/weights"),
     ],

@@ -60,10 +60,9 @@ class Collator:
         slots[valid] = np.arange(len(passages))
 
         de, ce = self.retriever_tokenizer, self.reranker_tokenizer
-        text = de.config
-        query = _pad(de.query(queries), text.query_length, de.pad_id)
-        passage = _pad(de.passage(titles, bodies), text.passage_length, de.pad_id)
-        pair = _pad(ce.pair(repeated, titles, bodies), text.pair_length, ce.pad_id)
+        query = _pad(de.query(queries), de.config.query_length, de.pad_id)
+        passage = _pad(de.passage(titles, bodies), de.config.passage_length, de.pad_id)
+        pair = _pad(ce.pair(repeated, titles, bodies), ce.config.pair_length, ce.pad_id)
         return ListBatch(
             query,
             Tokens(*(x[slots] for x in passage)),

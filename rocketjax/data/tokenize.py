@@ -83,20 +83,25 @@ class Tokenizer:
         Raises:
             InputError: a text is empty; its place in `texts` is named.
         """
-        longest = self.config.query_length
-        return [self._one(ids, longest) for ids in self._ids(texts, "queries")]
+        longest, prompt = self.config.query_length, self.config.query_prompt or ""
+        return [self._one(ids, longest) for ids in self._ids(texts, "queries", prompt)]
 
     def passage(self, titles: Sequence[str], texts: Sequence[str]) -> list[Text]:
         """A passage for the retriever, at most `passage_length` tokens; see TextConfig.title.
 
         Titles may be empty. Raises InputError where title and text both are.
         """
-        longest = self.config.passage_length
+        longest, prompt = self.config.passage_length, self.config.passage_prompt or ""
         whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
         if self.config.title == "joined":
-            return [self._one(ids, longest) for ids in self._ids(whole, "passages")]
+            return [self._one(ids, longest) for ids in self._ids(whole, "passages", prompt)]
         _refuse_empty(whole, "passages")
-        heads, bodies = self._raw(titles), self._raw(texts)
+        headed = [
+            bool(title.strip()) for title in titles
+        ]  # the prompt goes before what comes first
+        both = list(zip(headed, titles, texts, strict=True))
+        heads = self._raw([prompt + title if has else "" for has, title, _ in both])
+        bodies = self._raw([text if has else prompt + text for has, _, text in both])
         return [
             self._two(head, body, longest) if head and body else self._one(head or body, longest)
             for head, body in zip(heads, bodies, strict=True)
@@ -117,9 +122,9 @@ class Tokenizer:
             self._two(a, b, self.config.pair_length) for a, b in zip(first, second, strict=True)
         ]
 
-    def _ids(self, texts: Sequence[str], what: str) -> list[list[int]]:
+    def _ids(self, texts: Sequence[str], what: str, prompt: str = "") -> list[list[int]]:
         _refuse_empty(texts, what)
-        return self._raw(texts)
+        return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
