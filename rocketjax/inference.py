@@ -1,7 +1,7 @@
 """Trained models at work: texts in, vectors and scores out, through a few compiled programs."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple, Protocol
@@ -258,16 +258,16 @@ def _in_batches(
 ) -> np.ndarray:
     """Runs texts through a program, sorted by length so that little is padded.
 
-    The order of the result is that of `texts`. Batches come in three sizes (steady: in one) and
+    The order of the result is that of `texts`. Batches come in four sizes (steady: in one) and
     texts in a few padded lengths, so that the number of compilations is bounded whatever comes.
     """
     results = np.empty((len(texts), *width), np.float32)
     devices = len(jax.local_devices())
-    sizes = [batch * devices] if steady else [devices, min(8, batch) * devices, batch * devices]
+    parts = (batch,) if steady else (1, batch // 16, batch // 4, batch)
+    sizes = sorted({max(1, part) * devices for part in parts})
     params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[np.ndarray, jax.Array]] = []
-    for rows, length in _by_length(texts, limit, sizes[-1]):
-        size = next(size for size in sizes if size >= len(rows))
+    for rows, size, length in _by_length(texts, limit, sizes):
         tokens = pad([texts[row] for row in rows], size, length, pad_id)
         waiting.append((rows, program(params, shard_rows(tokens))))
         if len(waiting) > 2:  # fetch late: the devices never wait for the host
@@ -277,14 +277,25 @@ def _in_batches(
     return results
 
 
-def _by_length(texts: Sequence[Text], limit: int, size: int) -> list[tuple[np.ndarray, int]]:
-    """Rows of `texts` in batches of at most `size`, each with the padded length its rows share."""
+def _by_length(
+    texts: Sequence[Text], limit: int, sizes: Sequence[int]
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Rows of `texts` that share a padded length, the size of their batch, and that length."""
     lengths = np.array([bucket(len(text.ids), limit) for text in texts])
-    batches = []
     for length in np.unique(lengths)[::-1]:  # longest first: what does not fit, fails at once
         rows = np.flatnonzero(lengths == length)
-        batches += [(rows[i : i + size], int(length)) for i in range(0, len(rows), size)]
-    return batches
+        while len(rows):
+            size = _fitting(len(rows), sizes)
+            yield rows[:size], size, int(length)
+            rows = rows[size:]
+
+
+def _fitting(rows: int, sizes: Sequence[int]) -> int:
+    """The batch to take next from so many rows: a full one, or one that is two thirds full."""
+    above = next((size for size in sizes if size >= rows), sizes[-1])
+    if 3 * rows >= 2 * above:
+        return above
+    return max((size for size in sizes if size <= rows), default=above)
 
 
 def _fetch(results: np.ndarray, item: tuple[np.ndarray, jax.Array], advance: Advance) -> None:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -20,6 +21,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, no
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["ROCKETJAX_CACHE"] = tempfile.mkdtemp(prefix="rocketjax-tests-")
 atexit.register(shutil.rmtree, os.environ["ROCKETJAX_CACHE"], ignore_errors=True)
+
+# A busy machine is slow, which says nothing of the code; tmp_path is written anew in each example.
+settings.register_profile(
+    "rocketjax",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("rocketjax")
 
 
 @pytest.fixture(autouse=True, scope="module")

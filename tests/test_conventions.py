@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import rocketjax
@@ -53,7 +53,6 @@ def test_prompts_that_are_not_pooled_are_refused(tmp_path):
         read_conventions(tmp_path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(FILES),
     st.binary(max_size=40)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketjax.data.collections import load_collection
@@ -120,7 +120,7 @@ def test_an_empty_file_is_named(folder):
         read_msmarco(folder)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(sorted(GOOD)),
     start=st.integers(0, 60),

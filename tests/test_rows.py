@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketjax.data.collections import load_collection
@@ -316,9 +316,7 @@ def test_damaged_arrays_are_named(tmp_path, text, said):
 ALL = TITLED | UNTITLED | {"tevatron.train.jsonl": TEVATRON["train.jsonl"]}
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400, deadline=None
-)
+@settings(max_examples=400)
 @given(
     name=st.sampled_from(sorted(ALL)),
     policy=st.sampled_from(["fail", "skip"]),
@@ -341,9 +339,7 @@ def test_mutated_files_give_rows_or_one_clear_error(tmp_path, name, policy, star
             assert split.qrels.keys() <= split.queries.keys()
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
-)
+@settings(max_examples=200)
 @given(st.sampled_from(["train.jsonl", "train.json", "x.train.tsv", "x.jsonl.gz"]), st.binary())
 def test_any_bytes_give_rows_or_one_clear_error(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketjax.data import passages as passages_module
@@ -123,7 +123,7 @@ def test_a_reader_that_fails_leaves_nothing(cache):
     assert list(cache.iterdir()) == []
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(
     st.lists(
         st.builds(Passage, st.text(min_size=1), st.text(), st.text()),
