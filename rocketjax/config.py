@@ -119,8 +119,9 @@ class ComputeConfig:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto: bfloat16 on TPU and GPU, else float32. Parameters stay float32."""
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """Implementation of jax.nn.dot_product_attention; auto: plain XLA, best at these lengths."""
+    attention: Literal["auto", "plain", "xla", "cudnn"] = "auto"
+    """plain: matrix products laid out for a CPU; xla, cudnn: jax.nn.dot_product_attention's. auto:
+    plain on a CPU, else xla."""
     remat: Literal["none", "full", "dots"] = "none"
     """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
     unroll: Count = 0

@@ -23,6 +23,7 @@ from rocketjax.errors import InputError
 from rocketjax.files import new_folder
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.models import pretrained
+from rocketjax.models.attention import Attention
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.conventions import read_conventions
 from rocketjax.models.cross_encoder import CrossEncoder
@@ -53,11 +54,17 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
         dtype = "float32" if on_cpu else "bfloat16"
     return Compute(
         dtype=jnp.dtype(dtype),
-        attention="xla" if config.attention == "auto" else config.attention,
+        attention=_attention(config.attention, on_cpu),
         remat=config.remat,
         unroll=config.unroll or (1_000 if on_cpu else 1),
         dropout=dropout,
     )
+
+
+def _attention(asked: str, on_cpu: bool) -> Attention:
+    if asked == "auto":
+        return "plain" if on_cpu else "xla"
+    return asked  # pyright: ignore[reportReturnType]
 
 
 def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeConfig) -> Retriever:

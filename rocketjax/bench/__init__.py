@@ -1,0 +1,1 @@
+"""rocketjax measured side by side with what people would use instead."""

@@ -1,0 +1,92 @@
+"""rocketjax's side: each task is made ready once, and then run again and again."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+
+from rocketjax import steps
+from rocketjax.augment import TrainingList
+from rocketjax.batch import ListBatch
+from rocketjax.bench.work import Work
+from rocketjax.config import (
+    ComputeConfig,
+    LossConfig,
+    OptimizerConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+)
+from rocketjax.data.loader import Collator
+from rocketjax.data.passages import Passage
+from rocketjax.inference import Reranker, Retriever
+from rocketjax.losses import joint_weights
+from rocketjax.model_folder import start_reranker, start_retriever
+from rocketjax.optim import make_optimizer
+from rocketjax.parallel import data_parallel, replicate
+from rocketjax.state import init_state
+
+LOSS = LossConfig(retriever_temperature=0.05)
+
+
+class Ours:
+    """The tasks, each a function that does all of its work once."""
+
+    def __init__(self, work: Work, compute: ComputeConfig) -> None:
+        self.work, self.compute = work, compute
+        text = TextConfig(work.query_length, work.passage_length, work.pair_length)
+        self.retriever: Retriever = start_retriever(RetrieverConfig(work.weights), text, compute)
+        self.reranker: Reranker = start_reranker(RerankerConfig(work.weights), text, compute, 1)
+
+    def encode(self) -> None:
+        """Every passage to its vector, tokenising included."""
+        self.retriever.encode_passage(self.work.passages)
+
+    def rerank(self) -> None:
+        """Every pair to its score, tokenising included."""
+        queries, passages = zip(*self.work.pairs, strict=True)
+        self.reranker.score(queries, passages)
+
+    def train(self) -> Callable[[], None]:
+        """A joint step on every list, tokenising included: both towers, the re-ranker, AdamW."""
+        optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
+        params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
+        terms = steps.joint_terms_of(self.retriever.module, self.reranker.module, LOSS)
+        step = partial(
+            steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
+        )
+        program = data_parallel(step)
+        state = replicate(init_state(params, optimizer, 1))
+        collate, lists = _collator(self.work, self.retriever, self.reranker)
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = program(state, collate(lists))
+            jax.block_until_ready(metrics)
+
+        return run
+
+
+def _collator(
+    work: Work, retriever: Retriever, reranker: Reranker
+) -> tuple[Callable[[Sequence[TrainingList]], ListBatch], list[TrainingList]]:
+    queries = {str(i): query for i, (query, _) in enumerate(work.lists)}
+    passages = {
+        f"{i} {j}": Passage(f"{i} {j}", "", text)
+        for i, (_, texts) in enumerate(work.lists)
+        for j, text in enumerate(texts)
+    }
+    slots = len(work.lists[0][1])
+    lists = [
+        TrainingList(query, f"{query} 0", tuple(f"{query} {j}" for j in range(1, slots)))
+        for query in queries
+    ]
+    return Collator(queries, passages, retriever.tokenizer, reranker.tokenizer, slots), lists
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """How long one run takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

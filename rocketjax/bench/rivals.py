@@ -1,0 +1,81 @@
+"""The other side, in a process of its own: sentence-transformers, and a plain PyTorch train step.
+
+Started by `pair.py` with a file of work; reads the name of a task a line, answers with a JSON line
+of the seconds that one run took. The first run of a task tries batch sizes and keeps the best.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rocketjax.bench.work import Work
+
+BATCHES = (8, 16, 32, 64, 128)
+
+
+class Rivals:
+    """Tasks by the names that `Ours` has."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.batch: dict[str, int] = {}
+
+    def encode(self) -> Callable[[int], Any]:
+        """SentenceTransformer.encode."""
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(self.work.weights)
+        model.max_seq_length = self.work.passage_length
+        return lambda batch: model.encode(self.work.passages, batch_size=batch)
+
+    def rerank(self) -> Callable[[int], Any]:
+        """CrossEncoder.predict."""
+        from sentence_transformers import CrossEncoder
+
+        model = CrossEncoder(self.work.weights, num_labels=1, max_length=self.work.pair_length)
+        return lambda batch: model.predict(self.work.pairs, batch_size=batch)
+
+    def train(self) -> Callable[[int], Any]:
+        """The same step, written plainly: shared tower, re-ranker, AdamW, padded to the longest."""
+        from rocketjax.bench.plain_torch import make_step
+
+        step = make_step(self.work)
+        return lambda _: step()
+
+    def best(self, name: str, run: Callable[[int], Any]) -> int:
+        """Its best batch size, by one run each after one to warm up."""
+        if name == "train":
+            run(0)
+            return 0
+        run(BATCHES[0])
+        taken = {batch: _seconds(run, batch) for batch in BATCHES}
+        return min(taken, key=taken.__getitem__)
+
+
+def _seconds(run: Callable[[int], Any], batch: int) -> float:
+    started = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Answers until its input ends."""
+    rivals = Rivals(Work.read(Path(sys.argv[1])))
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what libraries print must not stand among the answers
+    tasks: dict[str, Callable[[int], Any]] = {}
+    for line in sys.stdin:
+        name = line.strip()
+        if name not in tasks:
+            tasks[name] = getattr(rivals, name)()
+            rivals.batch[name] = rivals.best(name, tasks[name])
+        taken = _seconds(tasks[name], rivals.batch[name])
+        answers.write(json.dumps({"seconds": taken, "batch": rivals.batch[name]}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
