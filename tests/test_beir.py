@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rocketjax.data.beir import read_beir
 from rocketjax.data.passages import Passage
@@ -312,3 +314,64 @@ def test_answers_of_unlabelled_queries_are_kept(folder):
     (folder / "answers.jsonl").write_text('{"_id": "q-new", "answers": []}\n')
     splits = read_beir(folder).splits
     assert splits["unlabelled"].answers == {"q-new": ()} and splits["train"].answers == {}
+
+
+MUTATIONS = st.binary(max_size=12) | st.text('\t\n\r"{}[]:,_id 01pq-aé\x00\u2028', max_size=9).map(
+    str.encode
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "answers.jsonl"]),
+    st.sampled_from(["fail", "skip"]),
+    st.integers(0, 160),
+    st.integers(0, 9),
+    MUTATIONS,
+)
+def test_mutated_folders_give_rows_or_one_clear_error(folder, name, policy, start, length, data):
+    (folder / "answers.jsonl").write_text('{"_id": "q1", "answers": ["Katze"]}\n')
+    good = (folder / name).read_bytes()
+    (folder / name).write_bytes(good[:start] + data + good[start + length :])
+    try:
+        read = read_beir(folder, policy)
+    except InputError as error:
+        assert str(folder) in str(error)
+    else:
+        for split in read.splits.values():
+            assert all(pid in read.by_id for found in split.qrels.values() for pid in found)
+            assert split.qrels.keys() <= split.queries.keys()
+    finally:
+        (folder / name).write_bytes(good)
+
+
+RUN = b"q1 Q0 p1 1 2.5 tag\nq1 Q0 p2 2 -1e3 tag\nq2\tQ0\tp1\t1\t0.5\ttag\n"
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 60), st.integers(0, 9), MUTATIONS)
+def test_mutated_runs_give_rows_or_one_clear_error(tmp_path, start, length, data):
+    path = tmp_path / "a.trec"
+    path.write_bytes(RUN[:start] + data + RUN[start + length :])
+    try:
+        read = read_run(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        for ranked in read.values():
+            scores = [score for _, score in ranked]
+            assert ranked and np.isfinite(scores).all() and scores == sorted(scores, reverse=True)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(["q.tsv", "q.txt", "q.jsonl"]), MUTATIONS | st.binary())
+def test_any_queries_give_rows_or_one_clear_error(tmp_path, name, data):
+    good = {"q.tsv": b"1\ta\n", "q.txt": b"a\n", "q.jsonl": b'{"_id": "1", "text": "a"}\n'}[name]
+    path = tmp_path / name
+    path.write_bytes(good + data)
+    try:
+        read = read_queries(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert read and all(query and text.strip() for query, text in read.items())
