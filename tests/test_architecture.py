@@ -44,9 +44,9 @@ FLOORS = [
     {"stages"},
     {"pipeline"},
     {"cli"},
-    {"bench.work", "bench.plain_torch"},
-    {"bench.ours", "bench.rivals"},
-    {"bench.pair"},
+    {"bench.work"},
+    {"bench.ours", "bench.plain_torch"},
+    {"bench.pair", "bench.rivals"},
     {
         "train",
         "encode",
@@ -68,6 +68,7 @@ OWNERS = {  # a library only one module knows
     "ijson": {"data.rows"},
     "ir_measures": {"metrics"},
     "safetensors": {"models.pretrained"},
+    "torch": {"bench.plain_torch"},  # what rocketjax is compared with
     "huggingface_hub": {"models.pretrained", "hub_push"},
 }
 
@@ -108,5 +109,5 @@ def test_libraries_have_one_owner():
 def test_nothing_loads_pickles():
     for name, path in modules():
         names = {imported.split(".")[0] for imported in imports(path)}
-        assert not names & {"pickle", "dill", "joblib", "torch"}, name
+        assert not names & {"pickle", "dill", "joblib"}, name
         assert "allow_pickle=True" not in path.read_text(), name

@@ -21,7 +21,9 @@ def make_step(work: Work) -> Callable[[], float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(work.weights)
     retriever, encoder = (
-        AutoModel.from_pretrained(work.weights, attn_implementation="sdpa").to(device)
+        AutoModel.from_pretrained(
+            work.weights, attn_implementation="sdpa", use_safetensors=True
+        ).to(device)
         for _ in range(2)
     )
     head = nn.Linear(encoder.config.hidden_size, 1).to(device)
