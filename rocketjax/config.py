@@ -122,14 +122,18 @@ class ComputeConfig:
     attention: Literal["auto", "plain", "xla", "cudnn"] = "auto"
     """plain: matrix products laid out for a CPU; xla, cudnn: jax.nn.dot_product_attention's. auto:
     plain on a CPU, else xla."""
+    padding: Literal["auto", "skip", "keep"] = "auto"
+    """skip: only attention sees padding, all else is computed for tokens laid end to end; keep:
+    texts stay padded. auto: skip, but keep on a TPU, where nobody has measured the moves yet."""
     remat: Literal["none", "full", "dots"] = "none"
     """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
     unroll: Count = 0
     """Layers a scan step holds; 0: all of them on CPU (faster there), one elsewhere."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
     """What spreads the train step over the devices; both give the same result."""
-    batch: Size = 64
-    """Texts a device encodes or scores at once, outside training."""
+    batch: Count = 0
+    """Texts of full length a device encodes or scores at once, outside training, or as many tokens
+    of shorter ones; 0: 16 on a CPU (whose caches more would leave), 256 elsewhere."""
     chunk: Count = 0
     """Texts a device holds the activations of in training; 0: all of its batch. A chunk is run
     again in the backward pass, so batches of thousands of queries and long lists fit."""

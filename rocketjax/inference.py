@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import flax.linen as nn
@@ -12,16 +13,21 @@ import numpy as np
 
 from rocketjax.batch import Tokens
 from rocketjax.data.collection import Passage
-from rocketjax.data.tokenize import Text, Tokenizer, bucket, pad
+from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad
 from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params
-from rocketjax.parallel import replicate, shard_rows
+from rocketjax.parallel import on_each_device, replicate, shard_rows
 from rocketjax.progress import Advance, silent
 from rocketjax.retrieval.index import Index
 
-BATCH = 64  # texts a device takes at once, unless told otherwise
+
+class Batching(NamedTuple):
+    """How texts are given to a device."""
+
+    size: int = 16  # texts of full length at once, or as many tokens of shorter ones
+    skip_padding: bool = True  # tokens are laid end to end
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Retriever:
     module: BiEncoder
     params: Params
     tokenizer: Tokenizer
-    batch: int = BATCH
+    batching: Batching = Batching()
 
     def encode_query(
         self, queries: Sequence[str], advance: Advance = silent, steady: bool = False
@@ -60,8 +66,8 @@ class Retriever:
     ) -> np.ndarray:
         """Tokenised passages -> float32 vectors [N, D].
 
-        `steady`: each device always takes `batch` texts, so that a vector depends neither on the
-        number of devices nor on the company its text is in, to the last bit.
+        `steady`: each device always takes batches of one shape, so that vectors do not depend on
+        the number of devices, to the last bit.
         """
         limit = self.tokenizer.config.passage_length
         return self._run("encode_passage", texts, limit, advance, steady)
@@ -78,7 +84,7 @@ class Retriever:
         width = (self.module.config.hidden_size,)
         pad_id = self.tokenizer.pad_id
         return _in_batches(
-            program, self.params, texts, width, limit, pad_id, self.batch, advance, steady
+            program, self.params, texts, width, limit, pad_id, self.batching, advance, steady
         )
 
 
@@ -89,7 +95,7 @@ class Reranker:
     module: CrossEncoder
     params: Params
     tokenizer: Tokenizer
-    batch: int = BATCH
+    batching: Batching = Batching()
 
     def score(
         self,
@@ -115,7 +121,7 @@ class Reranker:
         limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
         program = partial(_apply, self.module, "__call__")
         return _in_batches(
-            program, self.params, texts, (), limit, pad_id, self.batch, advance, steady
+            program, self.params, texts, (), limit, pad_id, self.batching, advance, steady
         )
 
     def rank(
@@ -236,13 +242,34 @@ def find(
 
 
 class _Program(Protocol):
-    def __call__(self, params: Params, tokens: Tokens) -> jax.Array: ...
+    def __call__(self, params: Params, tokens: Tokens, spots: np.ndarray | None) -> jax.Array: ...
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _apply(module: nn.Module, method: str, params: Params, tokens: Tokens) -> jax.Array:
-    """One program for each module, method and padded shape, whoever calls."""
-    return module.apply({"params": params}, tokens, method=method)  # pyright: ignore
+def _apply(
+    module: nn.Module, method: str, params: Params, tokens: Tokens, spots: jax.Array | None
+) -> jax.Array:
+    """One program for each module, method and shape, whoever calls; each device has its part."""
+
+    def part(params: Params, tokens: Tokens, spots: jax.Array | None) -> jax.Array:
+        own = None if spots is None else spots[0]
+        return module.apply({"params": params}, tokens, None, own, method=method)  # pyright: ignore
+
+    return on_each_device(part)(params, tokens, spots)
+
+
+class Unit(NamedTuple):
+    """Texts that one device takes at once, and the shape they are given."""
+
+    rows: np.ndarray  # which texts
+    texts: int  # N, at least as many
+    width: int  # S
+    room: int  # T, at least as many as they have tokens
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What must be equal to run at the same time."""
+        return self.texts, self.width, self.room
 
 
 def _in_batches(
@@ -252,56 +279,93 @@ def _in_batches(
     width: tuple[int, ...],
     limit: int,
     pad_id: int,
-    batch: int,
+    batching: Batching,
     advance: Advance,
     steady: bool,
 ) -> np.ndarray:
-    """Runs texts through a program, sorted by length so that little is padded.
+    """Runs texts through a program, sorted by length.
 
-    The order of the result is that of `texts`. Batches come in four sizes (steady: in one) and
-    texts in a few padded lengths, so that the number of compilations is bounded whatever comes.
+    The order of the result is that of `texts`. Shapes are few, so that the number of compilations
+    is bounded whatever comes.
     """
     results = np.empty((len(texts), *width), np.float32)
     devices = len(jax.local_devices())
-    parts = (batch,) if steady else (1, batch // 16, batch // 4, batch)
-    sizes = sorted({max(1, part) * devices for part in parts})
     params = replicate(params)  # nothing to do where they lie on the devices already
-    waiting: list[tuple[np.ndarray, jax.Array]] = []
-    for rows, size, length in _by_length(texts, limit, sizes):
-        tokens = pad([texts[row] for row in rows], size, length, pad_id)
-        waiting.append((rows, program(params, shard_rows(tokens))))
+    waiting: list[tuple[list[Unit], jax.Array]] = []
+    for units in _together(plan([len(text.ids) for text in texts], limit, batching, steady), devices):
+        tokens, spots = _lay_out(units, texts, pad_id, devices, batching.skip_padding)
+        waiting.append((units, program(params, *shard_rows((tokens, spots)))))
         if len(waiting) > 2:  # fetch late: the devices never wait for the host
-            _fetch(results, waiting.pop(0), advance)
+            _fetch(results, *waiting.pop(0), advance)
     for item in waiting:
-        _fetch(results, item, advance)
+        _fetch(results, *item, advance)
     return results
 
 
-def _by_length(
-    texts: Sequence[Text], limit: int, sizes: Sequence[int]
-) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Rows of `texts` that share a padded length, the size of their batch, and that length."""
-    lengths = np.array([bucket(len(text.ids), limit) for text in texts])
-    for length in np.unique(lengths)[::-1]:  # longest first: what does not fit, fails at once
-        rows = np.flatnonzero(lengths == length)
+def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -> list[Unit]:
+    """Texts of one padded length to units of a few sizes (steady: of one), the longest first.
+
+    What does not fit into the memory then fails at once.
+    """
+    length = np.array(lengths, np.int64)
+    padded = np.array([bucket(n, limit) for n in lengths], np.int64)
+    units: list[Unit] = []
+    for width in map(int, np.unique(padded)[::-1]):
+        most = max(batching.size * limit, width)
+        parts = (most,) if steady else (most // 16, most // 4, most)
+        rooms = sorted({max(width, part) for part in parts})
+        rows = np.flatnonzero(padded == width)
+        shortest = max(width - 31, width // 2) if batching.skip_padding else width
+        cost = length if batching.skip_padding else padded
         while len(rows):
-            size = _fitting(len(rows), sizes)
-            yield rows[:size], size, int(length)
-            rows = rows[size:]
+            total = np.cumsum(cost[rows])
+            room = _fitting(int(total[-1]), rooms)
+            texts = room // shortest
+            taken = min(int(np.searchsorted(total, room, side="right")), texts)
+            units.append(Unit(rows[:taken], texts, width, room))
+            rows = rows[taken:]
+    return units
 
 
-def _fitting(rows: int, sizes: Sequence[int]) -> int:
-    """The batch to take next from so many rows: a full one, or one that is two thirds full."""
-    above = next((size for size in sizes if size >= rows), sizes[-1])
-    if 3 * rows >= 2 * above:
+def _fitting(tokens: int, rooms: Sequence[int]) -> int:
+    """The room to fill next with so many tokens: one that is full, or two thirds full."""
+    above = next((room for room in rooms if room >= tokens), rooms[-1])
+    if 3 * tokens >= 2 * above:
         return above
-    return max((size for size in sizes if size <= rows), default=above)
+    return max((room for room in rooms if room <= tokens), default=above)
 
 
-def _fetch(results: np.ndarray, item: tuple[np.ndarray, jax.Array], advance: Advance) -> None:
-    rows, values = item
-    results[rows] = np.asarray(values)[: len(rows)]
-    advance(len(rows))
+def _together(units: Sequence[Unit], devices: int) -> Iterator[list[Unit]]:
+    """One unit a device, all of one shape."""
+    for _, alike in groupby(units, key=lambda unit: unit.shape):
+        some = list(alike)
+        yield from (some[i : i + devices] for i in range(0, len(some), devices))
+
+
+def _lay_out(
+    units: Sequence[Unit], texts: Sequence[Text], pad_id: int, devices: int, skip_padding: bool
+) -> tuple[Tokens, np.ndarray | None]:
+    """Tokens [devices * N, S] of one unit a device; devices beyond the units are idle."""
+    size, width, room = units[0].shape
+    parts = [pad([texts[row] for row in unit.rows], size, width, pad_id) for unit in units]
+    parts += [pad([], size, width, pad_id)] * (devices - len(units))
+    tokens = Tokens(*map(np.concatenate, zip(*parts, strict=True)))
+    if not skip_padding:
+        return tokens, None
+    # Texts that only fill up have no tokens here.
+    taken = np.array([len(unit.rows) for unit in units] + [0] * (devices - len(units)))
+    length = np.where(np.arange(size) < taken[:, None], tokens.length.reshape(devices, size), 0)
+    tokens = tokens._replace(length=length.reshape(-1))
+    return tokens, lay_end_to_end(length, width, room)
+
+
+def _fetch(
+    results: np.ndarray, units: Sequence[Unit], values: jax.Array, advance: Advance
+) -> None:
+    parts = np.asarray(values).reshape(-1, units[0].texts, *values.shape[1:])
+    for unit, part in zip(units, parts, strict=False):
+        results[unit.rows] = part[: len(unit.rows)]
+        advance(len(unit.rows))
 
 
 def _fingerprint(module: nn.Module, params: Params, tokenizer: Tokenizer) -> str:

@@ -21,7 +21,7 @@ from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, Tex
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError
 from rocketjax.files import new_folder
-from rocketjax.inference import Model, Reranker, Retriever
+from rocketjax.inference import Batching, Model, Reranker, Retriever
 from rocketjax.models import pretrained
 from rocketjax.models.attention import Attention
 from rocketjax.models.bi_encoder import BiEncoder
@@ -61,6 +61,18 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
     )
 
 
+def make_batching(config: ComputeConfig) -> Batching:
+    """How a device is given texts outside training."""
+    usual = 16 if jax.default_backend() == "cpu" else 256
+    return Batching(config.batch or usual, laid_out(config))
+
+
+def laid_out(config: ComputeConfig) -> bool:
+    """Whether tokens are laid end to end, so that padding costs nothing."""
+    skipped = jax.default_backend() != "tpu" if config.padding == "auto" else None
+    return config.padding == "skip" if skipped is None else skipped
+
+
 def _attention(asked: str, on_cpu: bool) -> Attention:
     if asked == "auto":
         return "plain" if on_cpu else "xla"
@@ -88,7 +100,7 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
         normalize=normalize if config.normalize is None else config.normalize,
     )
     params = replicate(_towers(config.towers, params, params))
-    return Retriever(module, params, tokenizer, compute.batch)
+    return Retriever(module, params, tokenizer, make_batching(compute))
 
 
 def start_reranker(
@@ -115,7 +127,7 @@ def start_reranker(
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
     params = replicate({"encoder": params, **head})
-    return Reranker(module, params, tokenizer, compute.batch)
+    return Reranker(module, params, tokenizer, make_batching(compute))
 
 
 def save_retriever(folder: Path, model: Retriever) -> None:
@@ -236,7 +248,7 @@ def load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
     )
     tokenizer = _fitting_tokenizer(folder, settings.text, config)
     params = replicate(_towers(settings.towers, query, passage))
-    return Retriever(module, params, tokenizer, compute.batch)
+    return Retriever(module, params, tokenizer, make_batching(compute))
 
 
 def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
@@ -248,7 +260,7 @@ def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
         raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
     module = CrossEncoder(config, make_compute(compute), pooler="pooler" in head)
     params = replicate({"encoder": params, **head})
-    return Reranker(module, params, tokenizer, compute.batch)
+    return Reranker(module, params, tokenizer, make_batching(compute))
 
 
 def _save_settings(folder: Path, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from rocketjax import model_folder, report, steps
@@ -170,9 +171,8 @@ def train_jointly(run: Run) -> None:
         first = number * _round_length(config)
         lists = _lists_of_round(run, number, _with(start, params))
         collate = _collator(run, config.lists.length, start.retriever, start.reranker)
-        return list_batches(
-            lists, collate, config.joint.batch, config.seed + number, start=step - first
-        )
+        batch, seed = config.joint.batch, config.seed + number
+        return list_batches(lists, collate.fitted(lists, batch), batch, seed, start=step - first)
 
     params = train_stage(
         "joint",
@@ -311,14 +311,22 @@ def _batches(
     reranker: Reranker,
 ) -> Batches:
     """Batches of lists that stay the same for a whole stage."""
-    collate = _collator(run, slots, retriever, reranker)
+    collate = _collator(run, slots, retriever, reranker).fitted(lists, stage.batch)
     make = partial(list_batches, lists, collate, stage.batch, run.config.seed)
     return lambda step, _: make(start=step)
 
 
 def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
     queries = dict(run.unlabelled) | dict(run.train.queries)
-    return Collator(queries, run.collection.by_id, retriever.tokenizer, reranker.tokenizer, slots)
+    return Collator(
+        queries,
+        run.collection.by_id,
+        retriever.tokenizer,
+        reranker.tokenizer,
+        slots,
+        model_folder.laid_out(run.config.compute) and jax.device_count(),
+        run.config.compute.chunk,
+    )
 
 
 def _start_retriever(run: Run) -> Retriever:

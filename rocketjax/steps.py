@@ -5,13 +5,13 @@ one such function a stage, and `joint_terms_of` is the heart of rocketjax.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rocketjax.batch import Array, ListBatch, Tokens
+from rocketjax.batch import Array, ListBatch, Tokens, chunk_count
 from rocketjax.config import LossConfig
 from rocketjax.losses import (
     Term,
@@ -147,15 +147,16 @@ def encode_lists(
     """Vectors of a batch's queries [B, D] and passages [B, L, D]; `keys` [B]."""
     b, slots = batch.valid.shape
 
-    def encode(method: str, texts: Tokens, keys: jax.Array | None) -> jax.Array:
-        def program(some: tuple[Tokens, jax.Array | None]) -> jax.Array:
+    def encode(method: str, texts: Texts) -> jax.Array:
+        def program(some: Texts) -> jax.Array:
             return retriever.apply({"params": params}, *some, method=method)  # pyright: ignore
 
-        return in_chunks(program, (texts, keys), chunk)
+        return in_chunks(program, texts, chunk)
 
-    query = encode("encode_query", batch.query, _text_keys(keys, 0))
+    spots = batch.spots
+    query = encode("encode_query", Texts(batch.query, _text_keys(keys, 0), spots.query))
     passage_keys = _slot_keys(_text_keys(keys, 1), slots)
-    passage = encode("encode_passage", _flat(batch.passage), passage_keys)
+    passage = encode("encode_passage", Texts(_flat(batch.passage), passage_keys, spots.passage))
     return query, passage.reshape(b, slots, -1)
 
 
@@ -172,36 +173,41 @@ def reranker_scores(
 ) -> jax.Array:
     """s_ce [B, L]."""
 
-    def program(some: tuple[Tokens, jax.Array | None]) -> jax.Array:
+    def program(some: Texts) -> jax.Array:
         return reranker.apply({"params": params}, *some)  # pyright: ignore
 
     pair_keys = _slot_keys(_text_keys(keys, 2), batch.valid.shape[1])
-    scores = in_chunks(program, (_flat(batch.pair), pair_keys), chunk)
+    scores = in_chunks(program, Texts(_flat(batch.pair), pair_keys, batch.spots.pair), chunk)
     return scores.reshape(batch.valid.shape)
 
 
-def in_chunks(
-    program: Callable[[tuple[Tokens, jax.Array | None]], jax.Array],
-    texts: tuple[Tokens, jax.Array | None],
-    chunk: int,
-) -> jax.Array:
-    """program(texts) over N texts and their keys, `chunk` of them at a time; 0: all at once.
+class Texts(NamedTuple):
+    """What an encoder is given."""
+
+    tokens: Tokens  # [N, S]
+    keys: jax.Array | None  # [N]
+    spots: Array | None  # [K, T], of K chunks
+
+
+def in_chunks(program: Callable[[Texts], jax.Array], texts: Texts, chunk: int) -> jax.Array:
+    """program(texts) over N texts, `chunk` of them at a time; 0: all at once.
 
     This is gradient caching (Gao et al. 2021). The losses see vectors and scores only, so no more
     than those are kept for all N; the backward pass runs each chunk again, from the same tokens and
     dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
     """
-    count = texts[0].length.shape[0]
+    count, spots = texts.tokens.length.shape[0], texts.spots
     if not 0 < chunk < count:
-        return program(texts)
-    chunks = -(-count // chunk)
+        return program(texts._replace(spots=None if spots is None else spots[0]))
+    chunks = chunk_count(count, chunk)
 
     def split(x: jax.Array) -> jax.Array:
         # The last chunk is filled up with copies of the last text, whose outputs are cut off.
         rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1)
         return x[rows].reshape(chunks, chunk, *x.shape[1:])
 
-    outputs = jax.lax.map(jax.checkpoint(program), jax.tree.map(split, texts))
+    parts = Texts(*jax.tree.map(split, (texts.tokens, texts.keys)), spots)
+    outputs = jax.lax.map(jax.checkpoint(program), parts)
     return outputs.reshape(chunks * chunk, *outputs.shape[2:])[:count]
 
 

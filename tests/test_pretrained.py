@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from rocketjax.batch import Tokens
 from rocketjax.errors import InputError
 from rocketjax.models import pretrained
-from rocketjax.models.bi_encoder import pool
+from rocketjax.models.bi_encoder import mean
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -186,8 +186,8 @@ def test_real_minilm_parity(torch, transformers, minilm):
         hidden = torch_hidden(torch, model, tokens)
     mask = torch.from_numpy(in_text(tokens)).unsqueeze(-1)
     theirs = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-    mean = pool(jnp.asarray(ours), jnp.asarray(tokens.length), "mean")
-    np.testing.assert_allclose(mean, theirs, atol=1e-5, rtol=0)
+    pooled = mean(jnp.asarray(ours), jnp.asarray(tokens.length))
+    np.testing.assert_allclose(pooled, theirs, atol=1e-5, rtol=0)
 
 
 def test_gradient_parity(torch, transformers, tmp_path):

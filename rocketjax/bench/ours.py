@@ -22,7 +22,7 @@ from rocketjax.data.loader import Collator
 from rocketjax.data.passages import Passage
 from rocketjax.inference import Reranker, Retriever
 from rocketjax.losses import joint_weights
-from rocketjax.model_folder import start_reranker, start_retriever
+from rocketjax.model_folder import laid_out, start_reranker, start_retriever
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel, replicate
 from rocketjax.state import init_state
@@ -52,13 +52,14 @@ class Ours:
         """A joint step on every list, tokenising included: both towers, the re-ranker, AdamW."""
         optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
         params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
-        terms = steps.joint_terms_of(self.retriever.module, self.reranker.module, LOSS)
+        chunk = self.compute.chunk
+        terms = steps.joint_terms_of(self.retriever.module, self.reranker.module, LOSS, chunk)
         step = partial(
             steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
         )
         program = data_parallel(step)
         state = replicate(init_state(params, optimizer, 1))
-        collate, lists = _collator(self.work, self.retriever, self.reranker)
+        collate, lists = _collator(self.work, self.retriever, self.reranker, self.compute)
 
         def run() -> None:
             nonlocal state
@@ -69,7 +70,7 @@ class Ours:
 
 
 def _collator(
-    work: Work, retriever: Retriever, reranker: Reranker
+    work: Work, retriever: Retriever, reranker: Reranker, compute: ComputeConfig
 ) -> tuple[Callable[[Sequence[TrainingList]], ListBatch], list[TrainingList]]:
     queries = {str(i): query for i, (query, _) in enumerate(work.lists)}
     passages = {
@@ -82,7 +83,10 @@ def _collator(
         TrainingList(query, f"{query} 0", tuple(f"{query} {j}" for j in range(1, slots)))
         for query in queries
     ]
-    return Collator(queries, passages, retriever.tokenizer, reranker.tokenizer, slots), lists
+    devices = laid_out(compute) and jax.device_count()
+    tokenizers = retriever.tokenizer, reranker.tokenizer
+    collate = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk)
+    return collate.fitted(lists, len(lists)), lists
 
 
 def seconds(run: Callable[[], None]) -> float:

@@ -186,6 +186,33 @@ def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:
     return Tokens(ids, types, lengths)
 
 
+def lay_end_to_end(length: np.ndarray, width: int, room: int = 0) -> np.ndarray:
+    """Where the tokens of padded texts are, without the padding.
+
+    Args:
+        length: [K, n], of n texts in each of K parts.
+        width: S, to which texts are padded.
+        room: T; 0: what the fullest part needs, rounded up so that few sizes come.
+
+    Returns:
+        [K, T] int32, see batch.Spots.
+    """
+    parts, texts = length.shape
+    room = room or rounded(int(length.sum(axis=1).max()), texts * width)
+    spots = np.full((parts, room), texts * width + 1, np.int32)  # + 1: no text begins there
+    inside = np.arange(width) < length[:, :, None]
+    for part, places in enumerate(inside.reshape(parts, -1)):
+        own = np.flatnonzero(places)
+        spots[part, : len(own)] = own
+    return spots
+
+
+def rounded(tokens: int, most: int) -> int:
+    """The next of a few sizes, a sixteenth of `most` apart; small ones are multiples of 8."""
+    step = max(8, -(-most // 128) * 8)
+    return min(-(-tokens // step) * step, -(-most // 8) * 8)
+
+
 def bucket(longest: int, limit: int) -> int:
     """The padded length of texts of at most `longest` tokens: a multiple of 32, or `limit`.
 

@@ -36,6 +36,25 @@ def attend(qkv: jax.Array, length: jax.Array, implementation: Attention) -> jax.
     )
 
 
+def attend_first(query: jax.Array, keys_values: jax.Array, length: jax.Array) -> jax.Array:
+    """The same for one query a text, its first token's: what the last layer is asked for.
+
+    Args:
+        query: [N, H, D].
+        keys_values: [N, S, 2, H, D].
+        length: [N].
+
+    Returns:
+        [N, H, D].
+    """
+    keys, values = keys_values[:, :, 0], keys_values[:, :, 1]
+    scores = jnp.einsum("nhd,nshd->nhs", query, keys, preferred_element_type=jnp.float32)
+    inside = jnp.arange(keys.shape[1]) < length[:, None, None]
+    weights = jax.nn.softmax(jnp.where(inside, scores * query.shape[-1] ** -0.5, -1e30))
+    out = jnp.einsum("nhs,nshd->nhd", weights.astype(values.dtype), values)
+    return out.astype(query.dtype)
+
+
 @jax.custom_vjp
 def _plain(qkv: jax.Array, length: jax.Array) -> jax.Array:
     return _forward(qkv, length)[0]

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.batch import Tokens
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout
+from rocketjax.batch import Array, Tokens
+from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
 
 
 class CrossEncoder(nn.Module):
@@ -16,16 +16,17 @@ class CrossEncoder(nn.Module):
     pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' own cross-encoders
 
     @nn.compact
-    def __call__(self, tokens: Tokens, keys: jax.Array | None = None) -> jax.Array:
-        """Pairs [N, S] -> float32 scores [N]; `keys` [N] switch dropout on."""
-        hidden = Encoder(self.config, self.compute, name="encoder")(tokens, keys)
-        first = hidden[:, 0].astype(jnp.float32)
+    def __call__(
+        self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
+    ) -> jax.Array:
+        """Pairs [N, S] -> float32 scores [N].
+
+        `keys` [N] switch dropout on; `spots` [T] spare the padding (see batch.Spots).
+        """
+        encoder = Encoder(self.config, self.compute, name="encoder")
+        first = encoder(tokens, keys, spots, first_only=True).astype(jnp.float32)
         if self.pooler:
             first = jnp.tanh(nn.Dense(self.config.hidden_size, name="pooler")(first))
-        if keys is not None:
-            head_keys = jax.vmap(lambda key: jax.random.fold_in(key, self.config.num_layers + 1))(
-                keys
-            )
-            first = dropout(first, head_keys, self.compute.dropout)
+        first = dropout(first, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
         head = nn.Dense(1, kernel_init=nn.initializers.normal(0.02), name="head")
         return head(first)[:, 0]

@@ -1,19 +1,21 @@
 """A Transformer encoder of the BERT family: BERT, MiniLM, ERNIE 2.0, RoBERTa.
 
-One linen module, a pure function of its parameters. The layers are one `nn.scan`, so that their
-parameters are stacked ([num_layers, ...]) and compile time does not grow with depth.
+One linen module, a pure function of its parameters, whose layers are one function each of their
+own. Their parameters are stacked ([num_layers, ...]) and scanned over, so that compile time does
+not grow with depth; the last layer stands apart, since a model may want of it less.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.batch import Tokens
-from rocketjax.models.attention import Attention, attend
+from rocketjax.batch import Array, Tokens
+from rocketjax.models.attention import Attention, attend, attend_first
+from rocketjax.models.layout import Layout
 
 Params: TypeAlias = Any  # a pytree of arrays
 Dtype: TypeAlias = Any
@@ -58,7 +60,7 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
     """Zeroes a share `rate` of x [N, ...] and scales the rest; each row draws from its own key [N].
 
     A key a row, not one for the array: what a text drops then depends neither on the number of
-    devices nor on how a batch is cut into chunks. No keys: x as it is.
+    devices nor on how a batch is cut into chunks or laid out. No keys: x as it is.
     """
     if keys is None or rate == 0.0:
         return x
@@ -68,8 +70,11 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def _fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
-    return None if keys is None else jax.vmap(partial(jax.random.fold_in, data=data))(keys)
+def fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
+    """A new key for each of `keys` [N], by a number for all or by one each [N]."""
+    if keys is None:
+        return None
+    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(data) else None))(keys, data)
 
 
 def _activation(name: str, x: jax.Array) -> jax.Array:
@@ -82,37 +87,95 @@ def _activation(name: str, x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-class Layer(nn.Module):
-    """Self-attention and a two-layer perceptron, each followed by residual and LayerNorm."""
+def layer(
+    config: EncoderConfig,
+    compute: Compute,
+    first_only: bool,
+    x: jax.Array,
+    params: Params,
+    index: jax.Array | int,
+    layout: Layout,
+    keys: jax.Array | None,
+) -> jax.Array:
+    """Self-attention and a two-layer perceptron, each followed by residual and LayerNorm.
 
-    config: EncoderConfig
-    compute: Compute
+    Args:
+        first_only: a model that looks at each text's first token only has no use for the others'
+            last layer, beyond their keys and values.
+        x: [T, D].
+        params: of this layer, whose number is `index`.
+        layout: of the texts.
+        keys: [T], for dropout.
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, index: jax.Array, length: jax.Array, keys: jax.Array | None
-    ) -> tuple[jax.Array, None]:
-        """x [N, S, D] -> [N, S, D]; `index` is the layer's number, `length` [N] the texts'."""
-        config, rate = self.config, self.compute.dropout
-        keys = _fold_in(keys, index + 1)
-        dense = partial(nn.Dense, dtype=self.compute.dtype, param_dtype=jnp.float32)
-        norm = partial(
-            nn.LayerNorm,
-            epsilon=config.layer_norm_eps,
-            dtype=jnp.float32,
-            use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where a unit is large
+    Returns:
+        [T, D], or [N, D] of first tokens.
+    """
+    keys = fold_in(keys, index + 1)
+    dtype, rate, heads = compute.dtype, compute.dropout, config.num_heads
+    if first_only:
+        width = x.shape[-1]
+        keys = None if keys is None else keys[layout.start()]
+        keys_values = layout.grid(_dense(_columns(params["qkv"], slice(width, None)), x, dtype))
+        x = layout.first(x)
+        query = _dense(_columns(params["qkv"], slice(width)), x, dtype)
+        attended = attend_first(
+            _split(query, 1, heads)[:, 0],
+            _split(keys_values, 2, heads),
+            jnp.asarray(layout.length),
         )
+    else:
+        qkv = _split(layout.grid(_dense(params["qkv"], x, dtype)), 3, heads)
+        attended = layout.flat(attend(qkv, jnp.asarray(layout.length), compute.attention))
+    attended = _dense(params["attention_out"], attended.reshape(x.shape), dtype)
+    x = _norm(params["attention_norm"], x + dropout(attended, fold_in(keys, 0), rate), config)
 
-        n, s, d = x.shape
-        qkv = dense(3 * d, name="qkv")(x).reshape(n, s, 3, config.num_heads, -1)
-        attended = attend(qkv, length, self.compute.attention).reshape(n, s, d)
-        attended = dense(d, name="attention_out")(attended)
-        x = norm(name="attention_norm")(x + dropout(attended, _fold_in(keys, 0), rate))
+    hidden = _activation(config.activation, _dense(params["mlp_in"], x, dtype))
+    hidden = _dense(params["mlp_out"], hidden, dtype)
+    x = _norm(params["mlp_norm"], x + dropout(hidden, fold_in(keys, 1), rate), config)
+    return x.astype(dtype)
 
-        hidden = _activation(config.activation, dense(config.intermediate_size, name="mlp_in")(x))
-        hidden = dense(d, name="mlp_out")(hidden)
-        x = norm(name="mlp_norm")(x + dropout(hidden, _fold_in(keys, 1), rate))
-        return x.astype(self.compute.dtype), None
+
+def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
+    """Fresh parameters of all layers, stacked [num_layers, ...]."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes = {
+        "qkv": (width, 3 * width),
+        "attention_out": (width, width),
+        "mlp_in": (width, inner),
+        "mlp_out": (inner, width),
+    }
+
+    def init(key: jax.Array) -> Params:
+        draw = nn.initializers.lecun_normal()
+        norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+        dense = {
+            name: {"kernel": draw(key, shape), "bias": jnp.zeros(shape[-1])}
+            for key, (name, shape) in zip(jax.random.split(key, 4), shapes.items(), strict=True)
+        }
+        return dense | {"attention_norm": norm, "mlp_norm": norm}
+
+    return jax.vmap(init)(jax.random.split(key, config.num_layers))
+
+
+def _dense(params: Params, x: jax.Array, dtype: Dtype) -> jax.Array:
+    return x.astype(dtype) @ params["kernel"].astype(dtype) + params["bias"].astype(dtype)
+
+
+def _columns(params: Params, part: slice) -> Params:
+    return {"kernel": params["kernel"][:, part], "bias": params["bias"][part]}
+
+
+def _split(x: jax.Array, parts: int, heads: int) -> jax.Array:
+    """[..., parts * D] -> [..., parts, heads, D / heads]."""
+    return x.reshape(*x.shape[:-1], parts, heads, -1)
+
+
+def _norm(params: Params, x: jax.Array, config: EncoderConfig) -> jax.Array:
+    """LayerNorm in float32; E[x^2] - E[x]^2 would cancel where a unit is large."""
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.layer_norm_eps)
+    return x * scale * params["scale"] + params["bias"]
 
 
 class Encoder(nn.Module):
@@ -122,63 +185,79 @@ class Encoder(nn.Module):
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, tokens: Tokens, keys: jax.Array | None = None) -> jax.Array:
-        """Encodes texts [N, S] to hidden states [N, S, D] in the compute dtype.
+    def __call__(
+        self,
+        tokens: Tokens,
+        keys: jax.Array | None = None,
+        spots: Array | None = None,
+        first_only: bool = False,
+    ) -> jax.Array:
+        """Encodes texts [N, S] to hidden states in the compute dtype.
 
         Args:
             tokens: [N, S] with S <= config.max_length.
             keys: [N] random keys for dropout, one a text; None: no dropout.
+            spots: [T], where their tokens are (see batch.Spots), so that padding costs nothing.
+            first_only: only each text's first token is wanted.
+
+        Returns:
+            [N, S, D], or [N, D] of first tokens.
 
         Raises:
             ValueError: S is longer than the position table.
         """
-        config = self.config
+        config, compute = self.config, self.compute
         if tokens.ids.shape[1] > config.max_length:
             raise ValueError(
                 f"texts padded to {tokens.ids.shape[1]} tokens, but the encoder has positions "
                 f"for {config.max_length}: lower the text lengths of the config"
             )
-        x = self._embed(tokens)
-        x = nn.LayerNorm(
-            epsilon=config.layer_norm_eps,
-            dtype=jnp.float32,
-            use_fast_variance=False,
-            name="embedding_norm",
-        )(x)
-        x = dropout(x, _fold_in(keys, 0), self.compute.dropout).astype(self.compute.dtype)
-        layers = nn.scan(
-            _rematerialised(self.compute.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=config.num_layers,
-            unroll=min(self.compute.unroll, config.num_layers),
-        )(config, self.compute, name="layers")
-        x, _ = layers(x, jnp.arange(config.num_layers), jnp.asarray(tokens.length), keys)
-        return x
+        layout = Layout(tokens.length, tokens.ids.shape[1], spots)
+        if keys is not None:  # a token's own: the same, however texts are laid out
+            keys = fold_in(keys[layout.text()], layout.position())
+        x = self._embed(tokens, layout)
+        x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
+        layers = self.param("layers", init_layers, config)
+        run = _rematerialised(compute.remat)
+        last = config.num_layers - 1
 
-    def _embed(self, tokens: Tokens) -> jax.Array:
-        """The sum of word, position, segment (and task) embeddings: [N, S, D] float32."""
+        def body(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
+            return run(config, compute, False, x, *item, layout, keys), None
+
+        x, _ = jax.lax.scan(
+            body,
+            x,
+            (jax.tree.map(lambda p: p[:last], layers), jnp.arange(last)),
+            unroll=max(1, min(compute.unroll, last)),
+        )
+        final = jax.tree.map(lambda p: p[last], layers)
+        x = run(config, compute, first_only, x, final, last, layout, keys)
+        return x if first_only else layout.grid(x)
+
+    def _embed(self, tokens: Tokens, layout: Layout) -> jax.Array:
+        """The normalised sum of word, position, segment (and task) embeddings: [T, D] float32."""
         config = self.config
         init = nn.initializers.normal(0.02)
+        width = config.hidden_size
 
         def table(name: str, rows: int) -> jax.Array:
-            return self.param(name, init, (rows, config.hidden_size), jnp.float32)
+            return self.param(name, init, (rows, width), jnp.float32)
 
-        positions = jnp.arange(tokens.ids.shape[1]) + config.position_offset
-        x = table("word_embedding", config.vocab_size)[tokens.ids]
+        positions = layout.position() + config.position_offset
+        x = table("word_embedding", config.vocab_size)[layout.flat(tokens.ids)]
         x = x + table("position_embedding", config.max_positions)[positions]
-        x = x + table("type_embedding", config.type_vocab_size)[tokens.types]
+        x = x + table("type_embedding", config.type_vocab_size)[layout.flat(tokens.types)]
         if config.task_type_vocab_size:  # rocketjax trains one task: number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
-        return x
+        norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+        return _norm(self.param("embedding_norm", lambda _: norm), x, config)
 
 
-def _rematerialised(policy: RematPolicy) -> type[nn.Module]:
+def _rematerialised(policy: RematPolicy) -> Callable[..., jax.Array]:
     if policy == "none":
-        return Layer
+        return layer
     save = {
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
-    return nn.remat(Layer, policy=save, prevent_cse=False)  # scan already prevents CSE
+    return jax.checkpoint(layer, policy=save, static_argnums=(0, 1, 2))
