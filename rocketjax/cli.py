@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rocketjax.allocator import keep_freed_memory
 from rocketjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
 
 def run(command: Callable[[], int | None]) -> int:
     """Runs a command; returns its exit status: 0 done, 2 bad input, 3 diverged, 130 interrupted."""
+    keep_freed_memory()
     try:
         return command() or 0
     except InputError as error:

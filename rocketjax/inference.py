@@ -17,7 +17,7 @@ from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad
 from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Params
+from rocketjax.models.encoder import Params, unstacked
 from rocketjax.parallel import on_each_device, replicate, shard_rows
 from rocketjax.progress import Advance, silent
 from rocketjax.retrieval.index import Index
@@ -30,6 +30,9 @@ class Batching(NamedTuple):
     skip_padding: bool = True  # tokens are laid end to end
 
 
+BATCHING = Batching()
+
+
 @dataclass(frozen=True)
 class Retriever:
     """Encodes queries and passages to vectors whose dot product is the score."""
@@ -37,7 +40,7 @@ class Retriever:
     module: BiEncoder
     params: Params
     tokenizer: Tokenizer
-    batching: Batching = Batching()
+    batching: Batching = BATCHING
 
     def encode_query(
         self, queries: Sequence[str], advance: Advance = silent, steady: bool = False
@@ -73,6 +76,10 @@ class Retriever:
         return self._run("encode_passage", texts, limit, advance, steady)
 
     @cached_property
+    def _placed(self) -> Params:
+        return _place(self.params)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that vectors are computed from: two models of one hash are one model."""
         return _fingerprint(self.module, self.params, self.tokenizer)
@@ -84,7 +91,7 @@ class Retriever:
         width = (self.module.config.hidden_size,)
         pad_id = self.tokenizer.pad_id
         return _in_batches(
-            program, self.params, texts, width, limit, pad_id, self.batching, advance, steady
+            program, self._placed, texts, width, limit, pad_id, self.batching, advance, steady
         )
 
 
@@ -95,7 +102,7 @@ class Reranker:
     module: CrossEncoder
     params: Params
     tokenizer: Tokenizer
-    batching: Batching = Batching()
+    batching: Batching = BATCHING
 
     def score(
         self,
@@ -121,7 +128,7 @@ class Reranker:
         limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
         program = partial(_apply, self.module, "__call__")
         return _in_batches(
-            program, self.params, texts, (), limit, pad_id, self.batching, advance, steady
+            program, self._placed, texts, (), limit, pad_id, self.batching, advance, steady
         )
 
     def rank(
@@ -131,6 +138,10 @@ class Reranker:
         scores = self.score([query] * len(passages), passages, titles)
         order = np.argsort(-scores, kind="stable")
         return [Ranked(int(i), float(scores[i])) for i in order]
+
+    @cached_property
+    def _placed(self) -> Params:
+        return _place(self.params)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -241,6 +252,11 @@ def find(
     return hits[:top_k]
 
 
+def _place(params: Params) -> Params:
+    """Parameters on every device, as they are used fastest there."""
+    return replicate(unstacked(params) if jax.default_backend() == "cpu" else params)
+
+
 class _Program(Protocol):
     def __call__(self, params: Params, tokens: Tokens, spots: np.ndarray | None) -> jax.Array: ...
 
@@ -290,13 +306,17 @@ def _in_batches(
     """
     results = np.empty((len(texts), *width), np.float32)
     devices = len(jax.local_devices())
-    params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[list[Unit], jax.Array]] = []
-    for units in _together(plan([len(text.ids) for text in texts], limit, batching, steady), devices):
+    # Fetched late, so that devices do not wait for the host; two on a CPU would share its cores.
+    in_flight = 1 if jax.default_backend() == "cpu" else 3
+    for units in _together(
+        plan([len(text.ids) for text in texts], limit, batching, steady), devices
+    ):
         tokens, spots = _lay_out(units, texts, pad_id, devices, batching.skip_padding)
-        waiting.append((units, program(params, *shard_rows((tokens, spots)))))
-        if len(waiting) > 2:  # fetch late: the devices never wait for the host
+        placed = shard_rows((tokens, spots))
+        if len(waiting) == in_flight:
             _fetch(results, *waiting.pop(0), advance)
+        waiting.append((units, program(params, *placed)))
     for item in waiting:
         _fetch(results, *item, advance)
     return results
@@ -320,7 +340,9 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
         while len(rows):
             total = np.cumsum(cost[rows])
             room = _fitting(int(total[-1]), rooms)
-            texts = room // shortest
+            texts = room // width
+            if total[min(texts, len(rows)) - 1] < 0.9 * room:
+                texts = room // shortest
             taken = min(int(np.searchsorted(total, room, side="right")), texts)
             units.append(Unit(rows[:taken], texts, width, room))
             rows = rows[taken:]
@@ -359,9 +381,7 @@ def _lay_out(
     return tokens, lay_end_to_end(length, width, room)
 
 
-def _fetch(
-    results: np.ndarray, units: Sequence[Unit], values: jax.Array, advance: Advance
-) -> None:
+def _fetch(results: np.ndarray, units: Sequence[Unit], values: jax.Array, advance: Advance) -> None:
     parts = np.asarray(values).reshape(-1, units[0].texts, *values.shape[1:])
     for unit, part in zip(units, parts, strict=False):
         results[unit.rows] = part[: len(unit.rows)]

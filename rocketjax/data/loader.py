@@ -93,9 +93,7 @@ class Collator:
                 need = 1.05 * lengths.sum(axis=1).max()
                 most = max(lengths.shape[1], shapes[kind].room)
                 room = rounded(round(need), lengths.shape[1] * texts.ids.shape[1])
-                shapes[kind] = Shape(
-                    max(texts.ids.shape[1], shapes[kind].width), max(room, most)
-                )
+                shapes[kind] = Shape(max(texts.ids.shape[1], shapes[kind].width), max(room, most))
         return Collator(
             self.queries,
             self.passages,
@@ -167,9 +165,7 @@ def _number(pid: str) -> int:
     return int.from_bytes(hashlib.blake2b(pid.encode(), digest_size=4).digest(), "little") >> 1
 
 
-def _pad(
-    texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray
-) -> Tokens:
+def _pad(texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray) -> Tokens:
     """Texts by `order`, padded to `width` where they fit.
 
     One more than there are stands for an empty slot: it is masked, but never degenerate, and so

@@ -5,7 +5,7 @@ own. Their parameters are stacked ([num_layers, ...]) and scanned over, so that 
 not grow with depth; the last layer stands apart, since a model may want of it less.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -157,6 +157,23 @@ def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
     return jax.vmap(init)(jax.random.split(key, config.num_layers))
 
 
+def unstacked(params: Params) -> Params:
+    """The same parameters with every encoder's layers apart, as a tuple: an encoder takes either.
+
+    Out of the stack, each layer's matrices are copied at every call, which a CPU feels.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    return {
+        name: tuple(
+            jax.tree.map(lambda p, i=i: p[i], value) for i in range(len(jax.tree.leaves(value)[0]))
+        )
+        if name == "layers"
+        else unstacked(value)
+        for name, value in params.items()
+    }
+
+
 def _dense(params: Params, x: jax.Array, dtype: Dtype) -> jax.Array:
     return x.astype(dtype) @ params["kernel"].astype(dtype) + params["bias"].astype(dtype)
 
@@ -217,20 +234,25 @@ class Encoder(nn.Module):
             keys = fold_in(keys[layout.text()], layout.position())
         x = self._embed(tokens, layout)
         x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
-        layers = self.param("layers", init_layers, config)
+        if self.has_variable("params", "layers"):
+            layers = self.get_variable("params", "layers")
+        else:
+            layers = self.param("layers", init_layers, config)
         run = _rematerialised(compute.remat)
         last = config.num_layers - 1
 
-        def body(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
+        def body(x: jax.Array, item: tuple[Params, int | jax.Array]) -> tuple[jax.Array, None]:
             return run(config, compute, False, x, *item, layout, keys), None
 
-        x, _ = jax.lax.scan(
-            body,
-            x,
-            (jax.tree.map(lambda p: p[:last], layers), jnp.arange(last)),
-            unroll=max(1, min(compute.unroll, last)),
-        )
-        final = jax.tree.map(lambda p: p[last], layers)
+        if isinstance(layers, tuple):
+            for item in zip(layers[:last], range(last), strict=True):
+                x, _ = body(x, item)
+            final = layers[last]
+        else:
+            first = jax.tree.map(lambda p: p[:last], layers)
+            unroll = max(1, min(compute.unroll, last))
+            x, _ = jax.lax.scan(body, x, (first, jnp.arange(last)), unroll=unroll)
+            final = jax.tree.map(lambda p: p[last], layers)
         x = run(config, compute, first_only, x, final, last, layout, keys)
         return x if first_only else layout.grid(x)
 

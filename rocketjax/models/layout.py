@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from rocketjax.batch import Array
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["length", "spots"], meta_fields=["width"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["length", "spots"], meta_fields=["width"])
 @dataclass(frozen=True)
 class Layout:
     """Where the tokens of N texts of at most S tokens stand."""
