@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rocketjax.batch import Tokens
 from rocketjax.data.collection import Passage
@@ -18,7 +19,7 @@ from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params, unstacked
-from rocketjax.parallel import on_each_device, replicate, shard_rows
+from rocketjax.parallel import local_mesh, on_each_device, replicate, shard_rows
 from rocketjax.progress import Advance, silent
 from rocketjax.retrieval.index import Index
 
@@ -258,12 +259,19 @@ def _place(params: Params) -> Params:
 
 
 class _Program(Protocol):
-    def __call__(self, params: Params, tokens: Tokens, spots: np.ndarray | None) -> jax.Array: ...
+    def __call__(
+        self, mesh: Mesh, params: Params, tokens: Tokens, spots: np.ndarray | None
+    ) -> jax.Array: ...
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(
-    module: nn.Module, method: str, params: Params, tokens: Tokens, spots: jax.Array | None
+    module: nn.Module,
+    method: str,
+    mesh: Mesh,
+    params: Params,
+    tokens: Tokens,
+    spots: jax.Array | None,
 ) -> jax.Array:
     """One program for each module, method and shape, whoever calls; each device has its part."""
 
@@ -271,7 +279,7 @@ def _apply(
         own = None if spots is None else spots[0]
         return module.apply({"params": params}, tokens, None, own, method=method)  # pyright: ignore
 
-    return on_each_device(part)(params, tokens, spots)
+    return on_each_device(part, mesh)(params, tokens, spots)
 
 
 class Unit(NamedTuple):
@@ -305,7 +313,9 @@ def _in_batches(
     is bounded whatever comes.
     """
     results = np.empty((len(texts), *width), np.float32)
-    devices = len(jax.local_devices())
+    mesh = local_mesh()
+    devices = mesh.size
+    params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[list[Unit], jax.Array]] = []
     # Fetched late, so that devices do not wait for the host; two on a CPU would share its cores.
     in_flight = 1 if jax.default_backend() == "cpu" else 3
@@ -316,7 +326,7 @@ def _in_batches(
         placed = shard_rows((tokens, spots))
         if len(waiting) == in_flight:
             _fetch(results, *waiting.pop(0), advance)
-        waiting.append((units, program(params, *placed)))
+        waiting.append((units, program(mesh, params, *placed)))
     for item in waiting:
         _fetch(results, *item, advance)
     return results

@@ -85,12 +85,16 @@ def shard_rows(tree: Tree, devices: list[Device] | None = None) -> Tree:
     return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))
 
 
-def on_each_device(part: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Runs `part(params, *arrays)` on this process's devices, each with its rows of the arrays.
+def local_mesh() -> Mesh:
+    """This process's devices."""
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def on_each_device(part: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Runs `part(params, *arrays)` on the devices of a mesh, each with its rows of the arrays.
 
     Made for within a jit; what comes out are the rows of all.
     """
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
 
     def everywhere(params: Any, *arrays: Any) -> jax.Array:
         specs = (P(), *(P(AXIS) for _ in arrays))

@@ -206,7 +206,8 @@ def in_chunks(program: Callable[[Texts], jax.Array], texts: Texts, chunk: int) -
         rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1)
         return x[rows].reshape(chunks, chunk, *x.shape[1:])
 
-    parts = Texts(*jax.tree.map(split, (texts.tokens, texts.keys)), spots)
+    tokens, keys = jax.tree.map(split, (texts.tokens, texts.keys))
+    parts = Texts(tokens, keys, spots)
     outputs = jax.lax.map(jax.checkpoint(program), parts)
     return outputs.reshape(chunks * chunk, *outputs.shape[2:])[:count]
 

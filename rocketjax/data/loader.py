@@ -1,7 +1,9 @@
 """Training lists to padded batches: seeded, shuffled anew each epoch, addressable by step."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import grain
@@ -38,72 +40,50 @@ class Shape(NamedTuple):
     room: int = 0  # T, tokens of the fullest part (see batch.Spots)
 
 
-class Texts(NamedTuple):
-    """The three kinds of texts of some lists, padded: [n, S] each."""
+class Shapes(NamedTuple):
+    """Of the three kinds of texts."""
 
-    query: Tokens  # one a list
-    passage: Tokens  # one a list's slot
-    pair: Tokens
+    query: Shape = Shape()
+    passage: Shape = Shape()
+    pair: Shape = Shape()
 
 
+UNKNOWN = Shapes()
+SAMPLE = 4  # batches by which shapes are chosen
+
+
+@dataclass(frozen=True)
 class Collator:
     """Looks up a list's texts, tokenises them, and lays the batch out in few shapes."""
 
-    def __init__(
-        self,
-        queries: Mapping[str, str],
-        passages: Mapping[str, Passage],
-        retriever_tokenizer: Tokenizer,
-        reranker_tokenizer: Tokenizer,
-        slots: int,
-        devices: int = 0,
-        chunk: int = 0,
-        shapes: tuple[Shape, Shape, Shape] = (Shape(), Shape(), Shape()),
-    ) -> None:
-        """Sets what every batch has in common.
-
-        Args:
-            slots: of a list.
-            devices: how many share a batch, each cutting its texts into chunks of `chunk`: every
-                one's tokens are laid end to end. 0: padding stays.
-            shapes: of queries, passages and pairs; see `fitted`.
-        """
-        self.queries = queries
-        self.passages = passages
-        self.retriever_tokenizer = retriever_tokenizer
-        self.reranker_tokenizer = reranker_tokenizer
-        self.slots = slots
-        self.devices = devices
-        self.chunk = chunk
-        self.shapes = shapes
+    queries: Mapping[str, str]
+    passages: Mapping[str, Passage]
+    retriever_tokenizer: Tokenizer
+    reranker_tokenizer: Tokenizer
+    slots: int  # of a list
+    devices: int = 0  # share a batch, and lay its tokens end to end; 0: padding stays
+    chunk: int = 0  # texts that a device takes at once; 0: all of its own
+    shapes: Shapes = UNKNOWN
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
-        """One whose shapes fit nearly all batches of these lists: by four of them, and a margin.
+        """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
 
         By the lists alone, not by what came before, so that a resumed run computes the same bits.
         """
         if not self.devices:
             return self
-        stride = max(1, len(lists) // (4 * batch))
-        some = [lists[i * stride % len(lists)] for i in range(4 * batch)]
-        shapes = [Shape()] * 3
-        for start in range(0, len(some), batch):
-            for kind, texts in enumerate(self._texts(some[start : start + batch])[0]):
-                lengths = _parts(texts.length, self.devices, self.chunk)
-                need = 1.05 * lengths.sum(axis=1).max()
-                most = max(lengths.shape[1], shapes[kind].room)
-                room = rounded(round(need), lengths.shape[1] * texts.ids.shape[1])
-                shapes[kind] = Shape(max(texts.ids.shape[1], shapes[kind].width), max(room, most))
-        return Collator(
-            self.queries,
-            self.passages,
-            self.retriever_tokenizer,
-            self.reranker_tokenizer,
-            self.slots,
-            self.devices,
-            self.chunk,
-            (shapes[0], shapes[1], shapes[2]),
-        )
+        stride = max(1, len(lists) // (SAMPLE * batch))
+        some = [lists[i * stride % len(lists)] for i in range(SAMPLE * batch)]
+        parts = (self._texts(some[i : i + batch])[0] for i in range(0, len(some), batch))
+        shapes = (self._shape(texts) for texts in zip(*parts, strict=True))
+        return dataclasses.replace(self, shapes=Shapes(*shapes))
+
+    def _shape(self, batches: Sequence[Tokens]) -> Shape:
+        """For all of these batches of one kind of texts, and a twentieth more tokens."""
+        lengths = [_parts(np.asarray(b.length), self.devices, self.chunk) for b in batches]
+        width = max(b.ids.shape[1] for b in batches)
+        need = max(int(length.sum(axis=1).max()) for length in lengths)
+        return Shape(width, rounded(round(1.05 * need), lengths[0].shape[1] * width))
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
@@ -112,14 +92,17 @@ class Collator:
         if self.devices:
             spots = Spots(*(self._spots(*item) for item in zip(texts, self.shapes, strict=True)))
         query, passage, pair = texts
-        slotted = (
-            Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
-            for some in (passage, pair)
-        )
-        return ListBatch(query, *slotted, valid, ids, spots)
 
-    def _texts(self, lists: Sequence[TrainingList]) -> tuple[Texts, np.ndarray, np.ndarray]:
-        """Padded texts, and which slots are taken [B, L], by which passages [B, L]."""
+        def slotted(some: Tokens) -> Tokens:
+            return Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
+
+        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, spots)
+
+    def _texts(
+        self, lists: Sequence[TrainingList]
+    ) -> tuple[tuple[Tokens, Tokens, Tokens], np.ndarray, np.ndarray]:
+        """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L], and
+        by which passages [B, L]."""
         members = [[item.positive, *item.negatives][: self.slots] for item in lists]
         passages = [self.passages[pid] for ids in members for pid in ids]
         queries = [self.queries[item.query] for item in lists]
@@ -135,24 +118,22 @@ class Collator:
             (de.passage(titles, bodies), de.config.passage_length, de.pad_id, slots.ravel()),
             (ce.pair(repeated, titles, bodies), ce.config.pair_length, ce.pad_id, slots.ravel()),
         )
-        texts = Texts(
-            *(
-                _pad(some, limit, shape.width, pad_id, order)
-                for (some, limit, pad_id, order), shape in zip(kinds, self.shapes, strict=True)
-            )
+        query, passage, pair = (
+            _pad(some, limit, shape.width, pad_id, order)
+            for (some, limit, pad_id, order), shape in zip(kinds, self.shapes, strict=True)
         )
         ids = np.array([*(_number(p.id) for p in passages), 0], np.int32)[slots]
-        return texts, valid, ids
+        return (query, passage, pair), valid, ids
 
     def _spots(self, texts: Tokens, shape: Shape) -> np.ndarray:
         """Where the tokens of every device's every chunk are: [devices * chunks, T]."""
-        lengths = _parts(texts.length, self.devices, self.chunk)
+        lengths = _parts(np.asarray(texts.length), self.devices, self.chunk)
         fits = lengths.sum(axis=1).max() <= shape.room
         return lay_end_to_end(lengths, texts.ids.shape[1], shape.room if fits else 0)
 
 
 def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:
-    """Lengths of a batch's texts [n] by device and chunk [K, n / K], cut as steps.in_chunks does."""
+    """Lengths of a batch's texts [n] by device and chunk [K, m], cut as steps.in_chunks does."""
     length = length.reshape(devices, -1)
     chunks = chunk_count(length.shape[1], chunk)
     size = chunk if chunks > 1 else length.shape[1]
