@@ -373,7 +373,11 @@ def test_a_changed_collection_is_not_searched(weights, finished, tmp_path):
         rocketjax.load(folder).search("cat")
 
 
-def test_a_re_ranker_that_cannot_tell_does_not_denoise(weights, collection, tmp_path):
+def test_a_re_ranker_that_cannot_tell_does_not_denoise(weights, collection, tmp_path, monkeypatch):
+    def alike(reranker, pairs, *args):
+        return [0.0] * len(pairs)
+
+    monkeypatch.setattr("rocketjax.mining.score_pairs", alike)
     lists = ListConfig(length=4, top_n=30)
     settings = config(weights, collection, tmp_path / "run", lists=lists)
     with pytest.raises(InputError, match="cannot denoise lists; warm it up longer"):
