@@ -101,8 +101,8 @@ def row_of(fields: Mapping[str, Any]) -> Row:
         if mark in fields:
             return read(fields)
     raise BadRow(
-        f"fields {', '.join(map(str, list(fields)[:20]))[:200]}: none of the known formats; expected a query with "
-        "one of " + ", ".join(_FORMATS)
+        f"fields {', '.join(map(str, list(fields)[:20]))[:200]}: none of the known "
+        "formats; expected a query with one of " + ", ".join(_FORMATS)
     )
 
 

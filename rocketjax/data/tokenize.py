@@ -58,7 +58,9 @@ class Tokenizer:
             self._single = self._template("a")
             self._double = self._template("a", "a")
             self._raw(_PROBES)
-        except Exception as error:  # whatever transformers and tokenizers meet in damaged files
+        except BaseException as error:  # whatever transformers and tokenizers meet in their files
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise  # Rust's panics are no Exception
             raise InputError(
                 f"{folder}: no usable tokenizer ({str(error)[:300]}); the folder needs "
                 "tokenizer.json, or what transformers makes one of (vocab.txt and "
@@ -141,7 +143,10 @@ class Tokenizer:
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"a text is not Unicode, or no text at all: {error}") from error
         return [encoding.ids for encoding in encodings]
 
     def _one(self, ids: list[int], longest: int) -> Text:

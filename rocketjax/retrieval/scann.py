@@ -1,6 +1,7 @@
 """Approximate top-k by dot product with ScaNN, on the CPU: its only importer."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import re
@@ -38,6 +39,7 @@ class Settings:
     top_k: Annotated[_Count, pydantic.Field(ge=1)]  # what these were chosen for
     recall: float  # of the exact top_k, measured on a sample
     vectors: Manifest
+    digest: str = ""  # of what ScaNN parses: its C++ aborts the process over some damages
 
 
 class ScannIndex:
@@ -128,6 +130,7 @@ def build_scann(
     )
     with new_folder(vectors.folder / "scann") as aside:
         searcher.serialize(str(aside), relative_path=True)
+        chosen = dataclasses.replace(chosen, digest=_digest(aside))
         values = json.dumps(dataclasses.asdict(chosen), indent=2)  # pyright: ignore
         (aside / SETTINGS).write_text(values + "\n", encoding="utf-8")
     return index
@@ -154,6 +157,8 @@ def open_scann(vectors: Vectors) -> ScannIndex:
             f"{new.collection_hash}, {new.model_hash}); delete it and build it anew"
         )
     _refuse_strangers(folder, len(vectors))
+    if settings.digest != _digest(folder):
+        raise InputError(f"{folder}: damaged: not as it was built; delete it and build it anew")
     try:
         return ScannIndex(vectors, _ops().load_searcher(str(folder)), settings)
     except InputError:  # ScaNN is not installed
@@ -204,6 +209,14 @@ def _refuse_strangers(folder: Path, count: int) -> None:
                 f"{folder / name}: holds {shape}, but the corpus {count} passages; delete "
                 f"{folder} and build it anew"
             )
+
+
+def _digest(folder: Path) -> str:
+    """Of all files but the arrays, which are large, and whose shape says enough."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.glob("*.pb*")):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 _ASSET = r'assets \{\s+asset_type: ([A-Z0-9_]+)\s+asset_path: "([\w.-]+)"\s+\}'

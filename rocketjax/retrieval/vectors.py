@@ -38,7 +38,7 @@ class Manifest:
     model_hash: str  # what it computes with: parameters, tokenizer, lengths, pooling
     collection: str
     collection_hash: str
-    passages: Annotated[int, pydantic.Field(ge=0, lt=2**31)]  # rows are int32
+    passages: Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # rows are int32
     width: Annotated[int, pydantic.Field(ge=1, lt=2**31)]
     dtype: Literal["float32", "float16", "bfloat16"]
     shard: Annotated[int, pydantic.Field(ge=1, lt=2**62)]  # passages in a shard, but for the last
