@@ -400,6 +400,11 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
     return _validated(dataclasses.asdict(config), lambda name: f"--{name.replace('_', '-')}")
 
 
+_SHORT = reprlib.Repr()  # a value in few words: aliases let a small file hold a huge one
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
 def dump(config: Config) -> str:
     """The whole config as YAML, as `load` reads it."""
     values = dataclasses.asdict(config)
@@ -468,7 +473,7 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
         config = pydantic.TypeAdapter(Config).validate_python(values)
     except pydantic.ValidationError as error:
         problems = [
-            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {reprlib.repr(e['input'])}"
+            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {_SHORT.repr(e['input'])}"
             for e in error.errors()
         ]
         raise InputError("; ".join(problems)) from error

@@ -224,7 +224,7 @@ def find(
     pairs = [(pid, float(score)) for pid, score in zip(ids[0], scores[0], strict=True) if pid]
     if strange := [pid for pid, _ in pairs if pid not in corpus.passages]:
         folder = corpus.index.vectors.folder
-        raise InputError(f"{folder}: passage {strange[0]!r} is not in the collection; encode again")
+        raise InputError(f"{folder}: passage {strange[0]} is not in the collection; encode again")
     found = [(corpus.passages[pid], score) for pid, score in pairs]
     head, tail = (found[:depth], found[depth:]) if reranker else ([], found)
     hits = [Hit(passage, score, None) for passage, score in tail]

@@ -15,6 +15,7 @@ import struct
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ def use_tokenizer(folder):
     texts = (*tokenizer.query(["cat purr ?"]), *tokenizer.passage(["sun"], ["sea wave " * 9]))
     for text in (*texts, *tokenizer.pair(["cat " * 20], [""], ["dog " * 20])):
         assert len(text.ids) == len(text.types) <= 20
-        assert 0 <= text.ids.min() and text.ids.max() < tokenizer.vocabulary_size
+        assert text.ids.min() >= 0 and text.ids.max() < tokenizer.vocabulary_size
 
 
 def use_vectors(folder):
@@ -444,3 +445,310 @@ def test_mutants_are_read_or_refused_by_one_error(name, weights, tmp_path, capfd
     capfd.readouterr()  # what Rust and C++ say of themselves
     print(f"{name}: {outcomes}")
     assert outcomes["refused"] > reader.examples // 20  # else these are no damage
+
+
+# ---- lies
+
+
+def safetensors(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(first, last, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, last]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        safetensors({"a": tensor(0, 8)}, b"\0" * 8, length=10**6),
+        safetensors({"a": tensor(0, 8)}, b"\0" * 8, length=2**63),
+        safetensors({"a": tensor(0, 8)}, b"\0" * 8, length=3),
+        safetensors({"a": tensor(0, 8)}, b"\0" * 4),
+        safetensors({"a": tensor(0, 8)}, b"\0" * 16),
+        safetensors({"a": tensor(0, 8), "b": tensor(4, 12)}, b"\0" * 12),
+        safetensors({"a": tensor(0, 8), "b": tensor(0, 8)}, b"\0" * 8),
+        safetensors({"a": tensor(0, 8), "b": tensor(12, 20)}, b"\0" * 20),
+        safetensors({"a": tensor(8, 0)}, b"\0" * 8),
+        safetensors({"a": tensor(0, 8, (3,))}, b"\0" * 8),
+        safetensors({"a": tensor(0, 8, (2,), "F16")}, b"\0" * 8),
+        safetensors({"a": tensor(0, 8, (2**62, 4))}, b"\0" * 8),
+        safetensors({"a": tensor(0, 8, (-2,))}, b"\0" * 8),
+        safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(tensor(0, 8)).encode(),) * 2), b"\0" * 8),
+        safetensors(b"[" * 100_000),
+        b"\0" * 4,
+    ],
+    ids=[
+        *("header beyond the file", "absurd header", "header cut", "data cut", "data left over"),
+        *("overlap", "the same bytes twice", "gap", "backwards", "shape", "type", "overflow"),
+        *("negative", "name twice", "depth", "no header"),
+    ],
+)
+def test_lying_safetensors_are_refused(tmp_path, data):
+    path = write(tmp_path / "model.safetensors", data)
+    with limited(), pytest.raises(InputError, match=rf"^{path}: damaged or not readable"):
+        pretrained.load_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["bert.embeddings.LayerNorm.gamma", "shard"])
+def test_a_tensor_that_stands_twice_is_refused(weights, tmp_path, other):
+    make_tensors(tmp_path, weights)
+    read = pretrained.read_encoder_config(tmp_path)
+    name = "embeddings.LayerNorm.weight" if other == "shard" else other
+    write(tmp_path / "model-3.safetensors", save({name: np.ones(32, np.float32)}))
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    index["weight_map"][name] = "model-3.safetensors"
+    if other == "shard":
+        index["weight_map"]["some.other"] = "model-1.safetensors"
+        index["weight_map"]["one.more"] = "model-2.safetensors"
+    write(tmp_path / "model.safetensors.index.json", json.dumps(index).encode())
+    with pytest.raises(InputError, match=r"stands in another shard|two tensors are"):
+        pretrained.encoder_params(pretrained.load_tensors(tmp_path), read, str(tmp_path))
+
+
+def test_every_wrong_shape_is_named_and_nothing_is_made_of_absurd_sizes(weights, tmp_path):
+    make_model(tmp_path, weights)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    absurd = {"vocab_size": 10**7, "hidden_size": 10**7, "intermediate_size": 10**7}
+    absurd |= {"num_attention_heads": 1, "max_position_embeddings": 10**7}
+    write(tmp_path / "config.json", json.dumps(fields | absurd).encode())
+    tracemalloc.start()
+    try:
+        with limited(), pytest.raises(InputError, match=r"do not fit config\.json") as caught:
+            model_folder.load_retriever(tmp_path, ComputeConfig())
+        assert tracemalloc.get_traced_memory()[1] < 64 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+    tensors = pretrained.load_tensors(tmp_path)
+    assert len(tensors) == 5 + 2 * 16
+    assert all(name in str(caught.value) for name in tensors)
+
+
+@pytest.mark.parametrize("name", ["00000.npy", "00000.ids.npy"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((10**12,), "|S4"),
+        ((8,), "|S1000000000"),
+        ((10**6, 10**6), "<f4"),
+        ((2**40, 2**40), "<f4"),
+        ((-8, 8), "<f4"),
+        ((8, 8), "|O"),
+    ],
+    ids=str,
+)
+def test_arrays_that_promise_more_than_they_hold_are_refused(tmp_path, name, shape, dtype):
+    make_vectors(tmp_path, None)
+    header = str({"descr": dtype, "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + b"\0" * 999
+    write(tmp_path / name, data)
+    with limited(), pytest.raises(InputError, match=rf"^{tmp_path}/{name}: damaged"):
+        Vectors(tmp_path)
+
+
+def test_a_manifest_of_endless_shards_is_refused_at_once(tmp_path):
+    make_vectors(tmp_path, None)
+    values = json.loads((tmp_path / "manifest.json").read_text())
+    for change in ({"passages": 2**31 - 1, "shard": 1}, {"passages": 10**30}, {"shard": 10**30}):
+        write(tmp_path / "manifest.json", json.dumps(values | change).encode())
+        with limited(20), pytest.raises(InputError, match=r"shards are missing|manifest\.json"):
+            Vectors(tmp_path)
+
+
+def test_ids_that_the_collection_has_not_are_named(weights, tmp_path):
+    from rocketjax.inference import Corpus, find
+
+    (tmp_path / "model").mkdir()
+    make_model(tmp_path / "model", weights)
+    model = model_folder.load_retriever(tmp_path / "model", ComputeConfig())
+    vectors = vectors_folder(tmp_path / "index", np.ones((3, 32), np.float32))
+    found = vectors.names(np.array([[0, 1]])), np.ones((1, 2), np.float32)
+    index = SimpleNamespace(vectors=vectors, search=lambda queries, top_k: found)
+    corpus = Corpus(index, {"p0": Passage("p0", "", "x")})
+    with pytest.raises(InputError, match=r"index: passage p1 is not in the collection"):
+        find(model, None, corpus, "cat", 3, 0)
+
+
+# ---- size
+
+
+SETTINGS = [
+    *(("a model's folder", name) for name in ("config.json", "rocketjax.json", "tokenizer.json")),
+    *(("a model's folder", name) for name in ("tokenizer_config.json", "vocab.txt")),
+    ("modules.json, prompts, lengths", "modules.json"),
+    ("modules.json, prompts, lengths", "1_Pooling/config.json"),
+    ("modules.json, prompts, lengths", "sentence_bert_config.json"),
+    ("safetensors, their index", "model.safetensors.index.json"),
+    ("vectors: manifest, shards", "manifest.json"),
+    ("ScaNN index", "scann/index.json"),
+    ("ScaNN index", "scann/scann_assets.pbtxt"),
+    *(("request.json", "request.json"), ("report.json", "report.json")),
+    *(("stages.json, config.yaml of a run", name) for name in ("stages.json", "config.yaml")),
+    ("config YAML", "run.yaml"),
+]
+
+
+def made(name, folder, weights):
+    if name == "ScaNN index" and not installed():
+        pytest.skip("scann is not installed (no wheel here)")
+    folder.mkdir()
+    READERS[name].make(folder, weights)
+    return READERS[name].use
+
+
+@pytest.mark.parametrize(("name", "file"), SETTINGS)
+@pytest.mark.parametrize("fault", ["gigabytes", "deep", "pipe", "link"])
+def test_settings_that_are_no_such_file_are_refused(name, file, fault, weights, tmp_path):
+    use = made(name, tmp_path / "hostile", weights)
+    path = tmp_path / "hostile" / file
+    if fault == "deep":
+        write(path, b"[" * 100_000)
+    elif fault == "gigabytes":
+        with path.open("ab") as data:
+            data.truncate(8 * 2**30)  # sparse: takes no room on the disk
+    else:
+        good = path.read_bytes() if path.exists() else b"x"
+        path.unlink(missing_ok=True)
+        if path.suffix == ".yaml":
+            return  # what the user names is opened, whatever it is: --config <(...)
+        if fault == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(write(tmp_path / "secret", good))
+    try:
+        with limited(20):
+            use(tmp_path / "hostile")
+    except InputError as error:
+        assert refused(error, tmp_path / "hostile")
+    else:  # a file that need not be there
+        assert (fault in ("deep", "pipe") and not path.is_file()) or path.name == "vocab.txt"
+
+
+def test_a_link_within_the_folder_or_the_hubs_cache_is_followed(weights, tmp_path):
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots" / "0123abc"
+    blobs.mkdir()
+    folder.mkdir(parents=True)
+    make_model(folder, weights)
+    for i, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / f"blob{i}")
+        path.symlink_to(f"../../blobs/blob{i}")
+    use_model(folder)
+    (folder / "config.json").rename(folder / "real.json")
+    (folder / "config.json").symlink_to("real.json")
+    use_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "00000.npy", "00000.ids.npy"])
+def test_data_are_not_read_through_a_link_out_of_the_folder(name, weights, tmp_path):
+    kind = "a model's folder" if name.startswith("model") else "vectors: manifest, shards"
+    use = made(kind, tmp_path / "hostile", weights)
+    path = tmp_path / "hostile" / name
+    path.rename(tmp_path / "secret")
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=rf"{path}: a link to {tmp_path}/secret, outside"):
+        use(tmp_path / "hostile")
+
+
+def test_a_yaml_bomb_is_refused_in_few_words(tmp_path):
+    names = ("on_bad_rows", "train_split", "eval_split", "max_eval_queries", "hold_out")
+    lines = ["data:", "  collection: &b0 [x, x]"]
+    for i, name in enumerate(names, 1):  # 99 ** 5 strings, if someone wrote them out
+        lines += [f"  {name}: &b{i} [{', '.join([f'*b{i - 1}'] * 99)}]"]
+    path = write(tmp_path / "run.yaml", "\n".join(lines).encode())
+    with limited(20), pytest.raises(InputError, match=r"run\.yaml:7: data\.hold_out: ") as caught:
+        config.load(path)
+    assert refused(caught.value, path)
+
+
+# ---- lines that do not end
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_a_packed_line_of_gigabytes_is_not_unpacked_whole(policy, tmp_path):
+    path = tmp_path / "collection.tsv.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"1\tone\n2\t")
+        for _ in range(8):
+            file.write(b"a" * LONGEST)
+        file.write(b"\n3\tthree\n")
+    assert path.stat().st_size < MEGABYTE
+    tracemalloc.start()
+    try:
+        with limited():
+            read = load_collection(str(path), policy)
+        assert policy == "skip" and [p.id for p in read.passages] == ["1", "3"]
+        assert f"{path}:2: longer than" in read.notes[0]
+    except InputError as error:
+        assert policy == "fail" and f"{path}:2: longer than {LONGEST:,} bytes" in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 6 * LONGEST  # the line, and what Python copies of it
+
+
+@pytest.mark.parametrize("item", [b'{"question": "%s"}', b'"%s"', b"[%s]"])
+def test_an_endless_item_of_an_array_is_not_read_whole(item, tmp_path):
+    path = tmp_path / "train.json.gz"
+    with gzip.open(path, "wb", 1) as file:
+        start, end = item.split(b"%s")
+        file.write(b'[{"question": "q", "positive_ctxs": [{"text": "t"}]}, ' + start)
+        for _ in range(4):
+            file.write(b"1," * (LONGEST // 2) if item == b"[%s]" else b"a" * LONGEST)
+        file.write(b"1" + end + b"]")
+    with limited(), pytest.raises(InputError, match=rf"^{path}:item 1: .* is longer than"):
+        load_collection(str(path))
+
+
+# ---- code
+
+
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("sprung").write_text("ran")
+class Trap: pass
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_code_of_a_folder_is_run(weights, tmp_path, monkeypatch):
+    """Neither by what it says of custom classes nor by files that lie about."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("trap", "tokenizer", "modeling_trap", "tokenization_trap", "__init__", "setup"):
+        write(folder / f"{name}.py", CODE.encode())
+    traps = {"AutoTokenizer": ["tokenization_trap.Trap", None], "AutoConfig": "trap.Trap"}
+    traps |= {"AutoModel": "modeling_trap.Trap"}
+    for values in (
+        {"config.json": {"auto_map": traps}},
+        {"tokenizer_config.json": {"auto_map": traps}},
+        {"tokenizer_config.json": {"auto_map": traps, "tokenizer_class": "Trap"}},
+        {"tokenizer_config.json": {"auto_map": ["trap.Trap", "trap.Trap"]}},
+        {"tokenizer_config.json": {"tokenizer_class": "trap.Trap"}},
+        {"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer"}},
+        {"config.json": {"auto_map": traps, "model_type": "trap"}},
+        {"modules.json": [{"path": "", "type": "trap.Trap"}]},
+        {"modules.json": [{"path": "", "type": "trap.Transformer"}, {"type": "trap.Pooling"}]},
+    ):
+        make_model(folder, weights)
+        (folder / "modules.json").unlink(missing_ok=True)
+        for name, fields in values.items():
+            old = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+            write(folder / name, json.dumps(old | fields if old else fields).encode())
+        with contextlib.suppress(InputError):
+            use_model(folder)
+        with contextlib.suppress(InputError):
+            use_conventions(folder)
+        assert not (folder / "sprung").exists(), values
+    assert not {"trap", "modeling_trap", "tokenization_trap"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("name", ["../secret.json", "/etc/passwd", "a/b.json", 7])
+def test_a_tokenizers_files_lie_in_its_folder(name, weights, tmp_path):
+    use = made("tokenizer files", tmp_path / "hostile", weights)
+    path = tmp_path / "hostile" / "tokenizer_config.json"
+    fields = json.loads(path.read_text())
+    write(path, json.dumps(fields | {"fast_tokenizer_files": ["tokenizer.json", name]}).encode())
+    with pytest.raises(InputError, match="fast_tokenizer_files: expected plain names"):
+        use(tmp_path / "hostile")

@@ -139,6 +139,7 @@ def shown(value: Any) -> str:
 
 
 _SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = 80
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -212,8 +212,12 @@ def _check_files(folder: Path) -> None:
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(settings).__name__}")
     names = settings.get("fast_tokenizer_files") or []
-    if not isinstance(names, list) or not all(re.fullmatch(r"[\w.-]+", str(n)) for n in names):
+    if not isinstance(names, list) or not all(map(_is_plain, names)):
         raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) is not None
 
 
 _PROBES = (
