@@ -51,7 +51,7 @@ def pair(weights, tmp_path_factory):
     return make_pair(weights, tmp_path_factory.mktemp("pair"))
 
 
-def jobs(model, count, seed=0):
+def jobs(model, count, seed=0, most=40):
     """Calls of every kind on texts of mixed sizes."""
     rng = np.random.default_rng(seed)
 
@@ -59,7 +59,7 @@ def jobs(model, count, seed=0):
         return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(n)]
 
     def job(kind):
-        n = int(rng.integers(1, 40))
+        n = int(rng.integers(1, most))
         queries, passages = texts(n, 12), texts(n, 50)
         return {
             0: lambda: model.encode_query(queries),
@@ -123,7 +123,7 @@ def test_models_in_one_process_do_not_meet(pair, weights, tmp_path):
     """One of another width under the same names, and the same folder again."""
     small = make_pair(make_weights(tmp_path / "small", width=16), tmp_path)
     again = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
-    calls = jobs(pair, 10), jobs(small, 10)
+    calls = jobs(pair, 10, most=8), jobs(small, 10, most=8)  # few programs
     alone = [[call() for call in some] for some in calls]
     both = together([call for two in zip(*calls, strict=True) for call in two])
     for found, want in zip(both, (r for two in zip(*alone, strict=True) for r in two), strict=True):
@@ -214,7 +214,9 @@ def test_threads_that_meet_cold_programs_give_the_same_bits(pair):
     """Nothing is compiled, and no corpus placed on the devices, when they start."""
     corpus = pair.corpus._replace(index=ExactIndex(pair.corpus.index.vectors))
     model = Model(pair.retriever, pair.reranker, once(lambda: corpus))
-    calls = jobs(model, 16, seed=1)
+    query, some = WORDS[0], WORDS[:5]
+    calls = [lambda: model.score([query] * 5, some), lambda: model.encode_query(some)] * THREADS
+    calls += [lambda: np.array([hit[1] for hit in model.search(query, 5, 0)])] * THREADS
     jax.clear_caches()
     found = together(calls)
     for one, call in zip(found, calls, strict=True):
