@@ -20,7 +20,7 @@ def rows():
                 yield number, cells
 
 
-def tests_of(path):
+def names_in(path):
     """The names of a file's tests, as pytest finds them."""
     nodes = ast.parse(path.read_text(encoding="utf-8")).body
     return {
@@ -35,7 +35,7 @@ def test_every_row_names_a_test_that_is_there(line, cells):
     found = re.fullmatch(r"`(tests/test_\w+\.py)::(test_\w+)`", cells[-1])
     assert found, f"{PAGE}:{line}: the last column is no `tests/test_x.py::test_name`"
     path = ROOT / found[1]
-    assert path.is_file() and found[2] in tests_of(path), f"{PAGE}:{line}: no {cells[-1]}"
+    assert path.is_file() and found[2] in names_in(path), f"{PAGE}:{line}: no {cells[-1]}"
 
 
 def test_the_page_has_rows_and_each_is_whole():
