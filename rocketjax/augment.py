@@ -19,6 +19,7 @@ import pydantic
 
 from rocketjax.calibrate import Calibration
 from rocketjax.config import ListConfig
+from rocketjax.data.lines import BadRows, lines
 from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
@@ -301,14 +302,14 @@ def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:
     """Each line's place ("file:line") and row."""
     adapter = pydantic.TypeAdapter(cls)
     fields = ", ".join(field.name for field in dataclasses.fields(cls))
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for place, line in lines(path, BadRows()):
         try:
-            yield f"{path}:{number}", adapter.validate_json(line, strict=True)
+            yield place, adapter.validate_json(line, strict=True)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the line"
             raise InputError(
-                f"{path}:{number}: {where}: {first['msg']}; expected an object of {fields}"
+                f"{place}: {where}: {first['msg']}; expected an object of {fields}"
             ) from error
 
 

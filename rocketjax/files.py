@@ -1,15 +1,75 @@
-"""Files and folders that appear whole or not at all: written aside, then renamed."""
+"""Files: written aside and renamed, so that they appear whole or not at all; read with mistrust.
 
+What is read may come from a stranger: a link may lead anywhere, a header may promise anything.
+"""
+
+import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from rocketjax.errors import InputError
+
+MOST = 8 * 2**20  # bytes of a settings file; Python makes some tens of them of one of JSON
+
+
+def checked_file(path: Path, most: int | None = None, root: Path | None = None) -> Path:
+    """`path`, if it is a file that may be opened.
+
+    Args:
+        most: bytes it may have.
+        root: the folder it belongs to; default the one it is in. A link must not lead out of it,
+            but for what huggingface_hub links in its cache.
+
+    Raises:
+        InputError: it is none: missing, a device or a pipe, a link out of `root`, or too large.
+    """
+    try:
+        status = path.stat()
+        target, home = path.resolve(), (root or path.parent).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise InputError(f"{path}: {reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: not a regular file")
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if not target.is_relative_to(home) and target.parent != blobs:
+        raise InputError(
+            f"{path}: a link to {target}, outside of its folder, is not followed; if it is yours, "
+            "put a copy in its place"
+        )
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path}: has {status.st_size:,} bytes; at most {most:,} are read")
+    return path
+
+
+def read_json(path: Path, root: Path | None = None) -> Any:
+    """What a settings file of JSON says. Raises InputError, as `checked_file` does."""
+    try:
+        return json.loads(checked_file(path, MOST, root).read_text(encoding="utf-8"))
+    except InputError:  # which is a ValueError, too
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """Maps a numpy file: its header is held against its length, and nothing else is read.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that promises more than it holds.
+    """
+    checked_file(path)
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever numpy, Python's parser and the system say of a header
+        raise InputError(f"{path}: damaged: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

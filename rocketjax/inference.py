@@ -239,11 +239,11 @@ def find(
     """What `Model.search` does; without a re-ranker the retriever's order stands."""
     wanted = min(max(top_k, depth), len(corpus.index.vectors))
     ids, scores = corpus.index.search(retriever.encode_query([query]), wanted)
-    found = [
-        (corpus.passages[pid], float(score))
-        for pid, score in zip(ids[0], scores[0], strict=True)
-        if pid
-    ]
+    pairs = [(pid, float(score)) for pid, score in zip(ids[0], scores[0], strict=True) if pid]
+    if strange := [pid for pid, _ in pairs if pid not in corpus.passages]:
+        folder = corpus.index.vectors.folder
+        raise InputError(f"{folder}: passage {strange[0]} is not in the collection; encode again")
+    found = [(corpus.passages[pid], score) for pid, score in pairs]
     head, tail = (found[:depth], found[depth:]) if reranker else ([], found)
     hits = [Hit(passage, score, None) for passage, score in tail]
     if head and reranker:

@@ -1,8 +1,10 @@
 """Opens what a run left behind: the pair of models, and its index and collection to search."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from rocketjax.config import (
     ComputeConfig,
@@ -26,6 +28,7 @@ from rocketjax.model_folder import (
 )
 from rocketjax.retrieval.open import open_index
 
+Made = TypeVar("Made")
 AS_WEIGHTS = TextConfig(query_length=0, passage_length=0, pair_length=0)
 
 
@@ -39,7 +42,21 @@ def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:
     pair = load_pair(folder, compute)
     if not (folder / "index").is_dir():
         return pair
-    return Model(pair.retriever, pair.reranker, lambda: open_corpus(folder, pair.retriever))
+    opened = once(lambda: open_corpus(folder, pair.retriever))
+    return Model(pair.retriever, pair.reranker, opened)
+
+
+def once(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Makes it when first asked, for all threads that ask: a corpus is large."""
+    lock, made = threading.Lock(), []
+
+    def get() -> Made:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get
 
 
 def open_corpus(

@@ -31,7 +31,7 @@ from rocketjax.calibrate import Calibration, platt
 from rocketjax.config import ListConfig
 from rocketjax.data.collection import Passage
 from rocketjax.errors import InputError
-from rocketjax.files import write_text
+from rocketjax.files import read_json, write_text
 from rocketjax.inference import Model
 from rocketjax.metrics import Qrels
 from rocketjax.progress import Watch, unwatched
@@ -170,10 +170,9 @@ def _request(
 def _claim(folder: Path, request: dict[str, object]) -> None:
     path = folder / "request.json"
     if path.is_file():
-        try:
-            other = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: damaged: {error}; delete the folder") from error
+        other = read_json(path)
+        if not isinstance(other, dict):
+            raise InputError(f"{path}: damaged: not a JSON object; delete the folder")
         wrong = [name for name in request if other.get(name) != request[name]]
         if wrong:
             raise InputError(

@@ -20,7 +20,7 @@ from rocketjax.batch import Tokens
 from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError
-from rocketjax.files import new_folder
+from rocketjax.files import new_folder, read_json
 from rocketjax.inference import Batching, Model, Reranker, Retriever
 from rocketjax.models import pretrained
 from rocketjax.models.attention import Attention
@@ -114,7 +114,7 @@ def start_reranker(
     """
     folder = pretrained.resolve_weights(config.weights)
     encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    head = head_params(pretrained.load_tensors(folder), encoder)
+    head = head_params(pretrained.load_tensors(folder), encoder, str(folder))
     settled = make_compute(compute, config.dropout)
     module = CrossEncoder(encoder, settled, pooler="pooler" in (head or {}))
     if head is None:
@@ -190,6 +190,11 @@ def _fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) ->
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but config.json says "
             f"vocab_size {config.vocab_size}: tokenizer and weights are not of one model"
         )
+    if tokenizer.segments > config.type_vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer numbers {tokenizer.segments} segments, but config.json says "
+            f"type_vocab_size {config.type_vocab_size}: they are not of one model"
+        )
     lengths = dataclasses.asdict(text)
     for name in ("query_length", "passage_length", "pair_length"):
         if lengths[name] > config.max_length:
@@ -255,7 +260,7 @@ def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
     """Opens a re-ranker's own folder. Raises InputError, as `load_pair` does."""
     settings = _read_settings(folder, "reranker")
     config, params, tokenizer = _pretrained_encoder(folder, settings.text)
-    head = head_params(pretrained.load_tensors(folder), config)
+    head = head_params(pretrained.load_tensors(folder), config, str(folder))
     if head is None:
         raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
     module = CrossEncoder(config, make_compute(compute), pooler="pooler" in head)
@@ -271,10 +276,11 @@ def _save_settings(folder: Path, settings: Settings) -> None:
 def _read_settings(folder: Path, kind: str) -> Settings:
     path = folder / SETTINGS
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        settings = pydantic.TypeAdapter(Settings).validate_python(values)
-    except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+        settings = pydantic.TypeAdapter(Settings).validate_python(read_json(path))
+    except pydantic.ValidationError as error:
         raise InputError(f"{path}: damaged: {error}") from error
+    if 0 in (settings.text.query_length, settings.text.passage_length, settings.text.pair_length):
+        raise InputError(f"{path}: damaged: text: a length is 0; a saved model says its lengths")
     if settings.kind != kind:
         raise InputError(f"{path}: kind is {settings.kind!r}, but a {kind} is wanted here")
     return settings

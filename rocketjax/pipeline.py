@@ -17,7 +17,7 @@ from rocketjax.config import Config, DataConfig, Stage, differences, dump, load,
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
-from rocketjax.files import write_text
+from rocketjax.files import read_json, write_text
 from rocketjax.parallel import check_divisible
 from rocketjax.progress import Say, Watch
 from rocketjax.report import Report
@@ -167,10 +167,9 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
             "start anew, or choose another --name"
         )
     path = folder / "stages.json"
-    try:
-        done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}; --overwrite starts anew") from error
+    done = read_json(path) if path.is_file() else {}
+    if not isinstance(done, dict) or not all(isinstance(s, int | float) for s in done.values()):
+        raise InputError(f"{path}: damaged: not stages and seconds; --overwrite starts anew")
     if config.from_stage is not None:
         names = [step.name for step in STAGES]
         again = STAGES[names.index(config.from_stage) :]

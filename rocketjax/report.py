@@ -10,7 +10,8 @@ from rocketjax import metrics
 from rocketjax.config import EvaluateConfig
 from rocketjax.data.answers import answer_recall
 from rocketjax.data.collection import Collection, Split
-from rocketjax.files import write_text
+from rocketjax.errors import InputError
+from rocketjax.files import MOST, checked_file, write_text
 from rocketjax.ranking import Judged, Scored
 
 PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
@@ -101,8 +102,12 @@ def save(report: Report, folder: Path) -> None:
 
 
 def load(folder: Path) -> Report:
-    """Reads report.json."""
-    return pydantic.TypeAdapter(Report).validate_json((folder / "report.json").read_bytes())
+    """Reads report.json. Raises InputError where it is missing or damaged."""
+    path = checked_file(folder / "report.json", MOST)
+    try:
+        return pydantic.TypeAdapter(Report).validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: damaged: {error}; --from evaluate makes it anew") from error
 
 
 def _row(model: str, name: str, before: dict[str, float] | None, after: dict[str, float]) -> Row:

@@ -15,7 +15,7 @@ TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt",
 WORDS = sorted({word for topic in TOPICS for word in topic.split()})
 
 
-def make_weights(folder):
+def make_weights(folder, width=32):
     """A model folder as transformers writes it: two random layers and a word tokenizer."""
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -32,7 +32,7 @@ def make_weights(folder):
         cls_token="[CLS]",
         sep_token="[SEP]",
     ).save_pretrained(folder)
-    config = EncoderConfig(len(vocabulary), 32, 2, 4, 64, 64)  # 64 positions
+    config = EncoderConfig(len(vocabulary), width, 2, 4, 64, 64)  # 64 positions
     text = tokens(np.random.default_rng(0), 1)
     params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
     params = jax.tree.map(lambda x: np.asarray(x) * 2, params)
@@ -43,7 +43,7 @@ def make_weights(folder):
 
 def make_topics(folder):
     """A BEIR folder: a query's words come from its passage's topic."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     rng = np.random.default_rng(0)
 
     def text(topic):

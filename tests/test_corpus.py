@@ -130,7 +130,7 @@ def test_an_empty_corpus_is_refused(retriever, tmp_path):
     ("name", "content", "message"),
     [
         ("00001.npy", b"\x93NUMPY but not for long", "00001.npy: damaged"),
-        ("00001.ids.npy", b"", "00001.npy: damaged"),
+        ("00001.ids.npy", b"", "00001.ids.npy: damaged"),
         ("manifest.json", b"{", "manifest.json: damaged"),
     ],
 )

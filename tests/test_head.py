@@ -29,18 +29,18 @@ def head(pooler):
 @pytest.mark.parametrize("pooler", [False, True], ids=["plain", "pooler"])
 def test_out_and_in_again_is_exact(config, pooler):
     params = head(pooler)
-    again = head_params(head_tensors(params, config), config)
+    again = head_params(head_tensors(params, config), config, "here")
     assert again is not None and again.keys() == params.keys()
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_an_encoder_has_none():
-    assert head_params({"bert.pooler.dense.weight": np.ones((SIZE, SIZE))}, CONFIG) is None
+    assert head_params({"bert.pooler.dense.weight": np.ones((SIZE, SIZE))}, CONFIG, "here") is None
 
 
 def test_a_unit_without_a_pooler_is_read():
     tensors = {"classifier.weight": draw(1, SIZE), "classifier.bias": draw(1)}
-    params = head_params(tensors, CONFIG)
+    params = head_params(tensors, CONFIG, "here")
     assert params is not None and params.keys() == {"head"}
     np.testing.assert_array_equal(params["head"]["kernel"], tensors["classifier.weight"].T)
 
@@ -57,13 +57,13 @@ def test_a_unit_without_a_pooler_is_read():
                 "classifier.bias": np.ones(1),
                 "bert.pooler.dense.weight": np.ones((16, 8)),
             },
-            r"bert.pooler.dense.weight is \[16, 8\]",
+            r"bert.pooler.dense.weight is float64 \[16, 8\]",
         ),
     ],
 )
 def test_a_bad_head_is_named(tensors, message):
     with pytest.raises(InputError, match=message):
-        head_params(tensors, CONFIG)
+        head_params(tensors, CONFIG, "here")
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
@@ -105,7 +105,7 @@ def test_a_cross_encoder_of_transformers_gives_the_same_scores(tmp_path):
     theirs.eval().save_pretrained(tmp_path)
     tensors = pretrained.load_tensors(tmp_path)
     config = pretrained.read_encoder_config(tmp_path)
-    found = head_params(tensors, config)
+    found = head_params(tensors, config, "here")
     assert found is not None and "pooler" in found  # its tanh is part of the score
     params = {"encoder": pretrained.encoder_params(tensors, config, "here"), **found}
     tokens = make_tokens()

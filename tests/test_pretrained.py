@@ -361,12 +361,15 @@ def test_unused_tensors_are_ignored_and_old_names_read():
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_floats_become_float32(tmp_path, dtype):
-    value = np.linspace(-2, 2, 24).reshape(4, 6).astype(dtype)
-    save_file({"x": value, "ids": np.arange(3)}, tmp_path / "model.safetensors")
-    tensors = pretrained.load_tensors(tmp_path)
-    assert tensors["x"].dtype == np.float32
-    assert tensors["ids"].dtype == np.int64
-    np.testing.assert_array_equal(tensors["x"], value.astype(np.float32))
+    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    tensors = {name: value.astype(dtype) for name, value in tensors.items()}
+    save_file(tensors | {"position_ids": np.arange(3)}, tmp_path / "model.safetensors")
+    loaded = pretrained.load_tensors(tmp_path)
+    assert loaded["position_ids"].dtype == np.int64
+    params = pretrained.encoder_params(loaded, CONFIG, "here")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    for name, value in pretrained.encoder_tensors(params, CONFIG).items():
+        np.testing.assert_array_equal(value, tensors[name].astype(np.float32))
 
 
 def test_shards_are_joined(tmp_path):

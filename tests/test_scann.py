@@ -163,7 +163,7 @@ def test_a_pickle_in_the_folder_is_never_opened(copied, tmp_path):
 def test_assets_outside_the_folder_are_refused(copied, name):
     path = copied / "scann" / "scann_assets.pbtxt"
     path.write_text(path.read_text().replace("dataset.npy", name, 1))
-    with pytest.raises(InputError, match=r"asset_path .* is no file of"):
+    with pytest.raises(InputError, match=r"pbtxt: (damaged|asset_path .* is no file of)"):
         open_scann(Vectors(copied))
 
 

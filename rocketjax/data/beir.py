@@ -20,6 +20,7 @@ from rocketjax.data.lines import (
     checked_text,
     json_row,
     parsed,
+    shown,
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
@@ -103,7 +104,7 @@ def _read_answers(
         if query not in queries:
             raise BadRow(f"_id: {query!r} is not in queries.jsonl")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise BadRow(f"answers: expected a list of texts, got {texts!r}")
+            raise BadRow(f"answers: expected a list of texts, got {shown(texts)}")
         return query, tuple(texts)
 
     answers: dict[str, tuple[str, ...]] = {}

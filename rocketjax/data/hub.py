@@ -4,6 +4,7 @@ Neither is needed by anything else: `pip install 'rocketjax[hub]'` brings the fi
 `'rocketjax[irds]'` the second. What they download lies in their own caches.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from rocketjax.data.lines import (
     checked_id,
     checked_passage,
     checked_text,
+    shown,
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
@@ -121,8 +123,8 @@ def _id_of(fields: Mapping[str, Any]) -> Any:
 def _judgement(fields: Mapping[str, Any]) -> Judgement:
     query, pid = (checked_id(str(fields.get(name, "")), name) for name in ("query-id", "corpus-id"))
     score = fields.get("score", 1)
-    if not isinstance(score, int | float) or score != int(score):
-        raise BadRow(f"score: expected a whole number, got {score!r}")
+    if not isinstance(score, int | float) or not math.isfinite(score) or score != int(score):
+        raise BadRow(f"score: expected a whole number, got {shown(score)}")
     return Judgement(query, pid, int(score))
 
 

@@ -4,8 +4,10 @@ import gzip
 import json
 import math
 import re
+import reprlib
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
 
@@ -16,6 +18,7 @@ Policy: TypeAlias = Literal["fail", "skip"]
 Row = TypeVar("Row")
 UNREADABLE = (OSError, EOFError, zlib.error)  # the last two: a damaged .gz
 SHOWN = 3  # faults of a file that a report spells out
+LONGEST = 16 * 2**20  # bytes of a line: a packed one of a megabyte may unpack to a gigabyte
 
 
 class BadRows:
@@ -71,15 +74,20 @@ def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
 
     Raises:
         InputError: no such file, a damaged .gz or, unless `bad` lets it pass, a line that is not
-            UTF-8; file and line are named.
+            UTF-8, or longer than `LONGEST`; file and line are named.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     place = f"{path}:1"
     try:
         with opened(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, LONGEST + 1), b""), 1):
                 place = f"{path}:{number}"
+                if len(line) > LONGEST:
+                    bad.found(place, f"longer than {LONGEST:,} bytes")
+                    while not line.endswith(b"\n") and (line := file.readline(LONGEST)):
+                        pass
+                    continue
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -121,8 +129,18 @@ def finite(text: str, field: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadRow(f"{field}: expected a finite number, got {text!r}")
+        raise BadRow(f"{field}: expected a finite number, got {shown(text)}")
     return value
+
+
+def shown(value: Any) -> str:
+    """A value of any size and depth, in a few words."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def grade(text: str, field: str = "grade") -> int:
@@ -136,7 +154,7 @@ def checked_id(value: Any, field: str) -> str:
     """An id: a text that is not empty, without white space. Raises BadRow."""
     name = checked_text(value, field)
     if re.search(r"\s", name, re.ASCII):
-        raise BadRow(f"{field}: {name!r} holds white space, which divides a run's columns")
+        raise BadRow(f"{field}: {shown(name)} holds white space, which divides a run's columns")
     return name
 
 
@@ -144,14 +162,14 @@ def checked_text(value: Any, field: str) -> str:
     """A text that is not empty. Raises BadRow."""
     text = text_or_none(value, field)
     if not text.strip():
-        raise BadRow(f"{field}: expected a text that is not empty, got {value!r}")
+        raise BadRow(f"{field}: expected a text that is not empty, got {shown(value)}")
     return text
 
 
 def text_or_none(value: Any, field: str) -> str:
     """A text; empty for None. Raises BadRow where it is no text."""
     if not isinstance(value, str | None):
-        raise BadRow(f"{field}: expected a text, got {value!r}")
+        raise BadRow(f"{field}: expected a text, got {shown(value)}")
     try:
         (value or "").encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
@@ -165,5 +183,5 @@ def checked_passage(pid: Any, title: Any, text: Any, field: str = "_id") -> Pass
         checked_id(pid, field), text_or_none(title, "title"), text_or_none(text, "text")
     )
     if not (passage.title.strip() or passage.text.strip()):
-        raise BadRow(f"text: passage {passage.id!r} is empty; give it a text")
+        raise BadRow(f"text: passage {shown(passage.id)} is empty; give it a text")
     return passage

@@ -18,6 +18,9 @@ from typing import NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
+from rocketjax.errors import InputError
+from rocketjax.files import map_npy
+
 ROWS = 16_384  # in a batch of Arrow
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
 FILES = ("passages.arrow", "hashes.npy", "rows.npy")
@@ -38,16 +41,23 @@ class StoredPassages(Sequence[Passage]):
         """Maps the files of `folder` into memory.
 
         Raises:
-            OSError, ValueError: a file is missing or damaged (pyarrow's errors are these, too).
+            OSError, ValueError: a file is missing or damaged.
         """
+        self.folder = folder
         passages, hashes, rows = (folder / name for name in FILES)
-        self._table = pa.ipc.open_file(pa.memory_map(str(passages))).read_all()
+        try:
+            self._table = pa.ipc.open_file(pa.memory_map(str(passages))).read_all()
+            self._table.validate()
+        except pa.ArrowException as error:  # not all of them are ValueErrors
+            raise ValueError(f"{passages}: damaged: {error}") from error
         self.fingerprint = fingerprint
-        self.by_id = PassagesById(
-            self, np.load(hashes, mmap_mode="r"), np.load(rows, mmap_mode="r")
-        )
-        if not len(self) == len(self.by_id.hashes) == len(self.by_id.rows):
-            raise ValueError(f"{folder}: passages and their index are not of one length")
+        self.by_id = PassagesById(self, map_npy(hashes), map_npy(rows))
+        shape = (len(self),)
+        kinds = ((shape, np.uint64), (shape, np.uint32))
+        if self._table.schema != SCHEMA or kinds != tuple(
+            (part.shape, part.dtype) for part in (self.by_id.hashes, self.by_id.rows)
+        ):
+            raise ValueError(f"{folder}: passages and their index do not fit")
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -59,12 +69,21 @@ class StoredPassages(Sequence[Passage]):
     def __getitem__(self, at: int | slice) -> Passage | list[Passage]:
         if isinstance(at, int):
             at = range(len(self))[at]  # negative ones, and IndexError
-            return Passage(*(column[at].as_py() for column in self._table.columns))
+            return Passage(*(column[0].as_py() for column in self._part(at, 1).columns))
         start, stop, step = at.indices(len(self))
         if step != 1:
             return [self[i] for i in range(start, stop, step)]
-        part = self._table.slice(start, max(stop - start, 0))
+        part = self._part(start, max(stop - start, 0))
         return list(map(Passage, *(column.to_pylist() for column in part.columns)))
+
+    def _part(self, start: int, count: int) -> pa.Table:
+        """Some rows, held against what Arrow expects: damaged offsets lead anywhere in memory."""
+        part = self._table.slice(start, count)
+        try:
+            part.validate(full=True)
+        except pa.ArrowException as error:
+            raise InputError(f"{self.folder}: damaged: {error}; delete that folder") from error
+        return part
 
     def __iter__(self) -> Iterator[Passage]:
         for start in range(0, len(self), ROWS):
@@ -81,7 +100,10 @@ class PassagesById(Mapping[str, Passage]):
         wanted = id_hash(pid)
         at = int(np.searchsorted(self.hashes, wanted))
         while at < len(self.hashes) and self.hashes[at] == wanted:
-            passage = self.passages[int(self.rows[at])]
+            row = int(self.rows[at])
+            if row >= len(self):
+                raise InputError(f"{self.passages.folder}: damaged: row {row}; delete that folder")
+            passage = self.passages[row]
             if passage.id == pid:
                 return passage
             at += 1

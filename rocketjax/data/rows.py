@@ -20,12 +20,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ijson
 
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.lines import (
+    LONGEST,
     UNREADABLE,
     BadRow,
     BadRows,
@@ -36,6 +37,7 @@ from rocketjax.data.lines import (
     json_row,
     opened,
     parsed,
+    shown,
     text_or_none,
 )
 from rocketjax.data.passages import Passage, StoredPassages
@@ -99,8 +101,8 @@ def row_of(fields: Mapping[str, Any]) -> Row:
         if mark in fields:
             return read(fields)
     raise BadRow(
-        f"fields {', '.join(map(str, fields))}: none of the known formats; expected a query with "
-        "one of " + ", ".join(_FORMATS)
+        f"fields {', '.join(map(str, list(fields)[:20]))[:200]}: none of the known "
+        "formats; expected a query with one of " + ", ".join(_FORMATS)
     )
 
 
@@ -171,16 +173,32 @@ def _array_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
         with opened(path) as file:
             if file.read(3) != b"\xef\xbb\xbf":
                 file.seek(0)
-            for number, fields in enumerate(ijson.items(file, "item", use_float=True), 1):
-                place = f"{path}:item {number}"
+            bounded = _Bounded(file)
+            for number, fields in enumerate(ijson.items(bounded, "item", use_float=True), 1):
+                place, bounded.left = f"{path}:item {number}", LONGEST
                 try:
                     if not isinstance(fields, dict):
-                        raise BadRow(f"expected an object, got {str(fields)[:40]!r}")
+                        raise BadRow(f"expected an object, got {shown(fields)}")
                     yield place, row_of(fields)
                 except BadRow as fault:
                     bad.found(place, str(fault))
     except (ijson.JSONError, UnicodeDecodeError, *UNREADABLE) as error:
         raise InputError(f"{place}: cannot be read on after it: {error}") from error
+
+
+class _Bounded:
+    """A file of which no more than LONGEST bytes are read until someone allows more."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, LONGEST
+
+    def read(self, size: int) -> bytes:
+        """As ijson asks for it."""
+        if self.left <= 0:
+            raise OSError(f"the next item is longer than {LONGEST:,} bytes")
+        data = self.file.read(size)
+        self.left -= len(data)
+        return data
 
 
 def _tsv_row(line: str) -> Row:
@@ -256,7 +274,7 @@ def _labelled_pair(fields: Mapping[str, Any]) -> Row:
 
 def _labelled(text: Any, label: Any, name: str) -> tuple[Passage, bool]:
     if label not in (0, 1):  # False and True, 0.0 and 1.0 are equal to these
-        raise BadRow(f"label: expected 0 or 1, got {label!r}")
+        raise BadRow(f"label: expected 0 or 1, got {shown(label)}")
     return _passage("", checked_text(text, name)), label == 1
 
 
@@ -291,7 +309,7 @@ def _row(
 def _context(item: Any, field: str) -> Passage:
     """{title, text} with, where there is one, docid, passage_id or psg_id."""
     if not isinstance(item, dict):
-        raise BadRow(f"{field}: expected objects of title and text, got {str(item)[:40]!r}")
+        raise BadRow(f"{field}: expected objects of title and text, got {shown(item)}")
     names = [name for name in ("docid", "passage_id", "psg_id") if item.get(name) is not None]
     title, text = (text_or_none(item.get(name), name) for name in ("title", "text"))
     if not names:
@@ -325,5 +343,5 @@ def _list(fields: Mapping[str, Any], name: str) -> Sequence[Any]:
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise BadRow(f"{name}: expected a list, got {str(value)[:40]!r}")
+        raise BadRow(f"{name}: expected a list, got {shown(value)}")
     return value

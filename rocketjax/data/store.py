@@ -29,6 +29,7 @@ from rocketjax.data.passages import (
     id_hash,
 )
 from rocketjax.errors import InputError
+from rocketjax.files import read_json
 
 _VERSION = 1  # of what a reader makes of a file: a later one does not take up what this one stored
 Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # places and passages
@@ -98,8 +99,9 @@ def _key(source: Sequence[Any]) -> str:
 def _open(folder: Path) -> Stored | None:
     """None where it is not there, or damaged: the corpus is then read again."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return Stored(StoredPassages(folder, manifest["fingerprint"]), manifest["notes"])
+        manifest = read_json(folder / "manifest.json")
+        fingerprint, notes = str(manifest["fingerprint"]), list(map(str, manifest["notes"]))
+        return Stored(StoredPassages(folder, fingerprint), notes)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,15 +1,18 @@
 """Texts to token ids: the only importer of transformers' tokenizers."""
 
 import os
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rocketjax.batch import Tokens
 from rocketjax.config import TextConfig
 from rocketjax.errors import InputError
+from rocketjax.files import MOST, checked_file, read_json
 
 
 class Text(NamedTuple):
@@ -40,6 +43,7 @@ class Tokenizer:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer  # slow to import, and not all need it
 
+        _check_files(folder)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
@@ -47,22 +51,34 @@ class Tokenizer:
             # Used directly: transformers' wrapper keeps truncation in it between calls, which
             # threads would trip over.
             self._backend = self._tokenizer.backend_tokenizer
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self.config = config
+            self.pad_id: int = self._tokenizer.pad_token_id or 0
+            self._single = self._template("a")
+            self._double = self._template("a", "a")
+            self._raw(_PROBES)
+        except BaseException as error:  # whatever transformers and tokenizers meet in their files
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise  # Rust's panics are no Exception
             raise InputError(
-                f"{folder}: no usable tokenizer ({error}); the folder needs tokenizer.json, or "
-                "what transformers makes one of (vocab.txt and tokenizer_config.json)"
+                f"{folder}: no usable tokenizer ({str(error)[:300]}); the folder needs "
+                "tokenizer.json, or what transformers makes one of (vocab.txt and "
+                "tokenizer_config.json)"
             ) from error
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self.config = config
-        self.pad_id: int = self._tokenizer.pad_token_id or 0
-        self._single = self._template("a")
-        self._double = self._template("a", "a")
+        self._check_templates(folder)
 
     @property
     def vocabulary_size(self) -> int:
         """One more than the largest token id."""
-        return max(self._tokenizer.get_vocab().values()) + 1
+        special = [*chain(*self._single.pieces, *self._double.pieces), self.pad_id]
+        return max(*self._tokenizer.get_vocab().values(), *special) + 1
+
+    @property
+    def segments(self) -> int:
+        """One more than the largest segment of a text."""
+        both = (self._single, self._double)
+        return max(chain(*(t.types for t in both), *chain(*(t.piece_types for t in both)))) + 1
 
     @property
     def description(self) -> str:
@@ -127,7 +143,10 @@ class Tokenizer:
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"a text is not Unicode, or no text at all: {error}") from error
         return [encoding.ids for encoding in encodings]
 
     def _one(self, ids: list[int], longest: int) -> Text:
@@ -148,6 +167,17 @@ class Tokenizer:
             np.array([*types, *types_after], np.int32),
         )
 
+    def _check_templates(self, folder: Path) -> None:
+        if (len(self._single.pieces), len(self._double.pieces)) != (2, 3):
+            raise InputError(f"{folder}: no usable tokenizer: it makes no token of the letter a")
+        lengths = (self.config.query_length, self.config.passage_length, self.config.pair_length)
+        special = _special_count(self._double)
+        if special + 2 > min(lengths):
+            raise InputError(
+                f"{folder}: its tokenizer puts {special} special tokens around two texts, which "
+                f"leaves no room for them within text lengths of {min(lengths)}"
+            )
+
     def _template(self, *texts: str) -> Template:
         """Encodes one-letter texts and looks which tokens are not theirs."""
         encoding = self._backend.encode(*texts)
@@ -165,6 +195,29 @@ class Tokenizer:
                 pieces.append([])
                 piece_types.append([])
         return Template(tuple(pieces), tuple(types), tuple(piece_types))
+
+
+_WEIGHTS = {".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".ckpt"}
+_MOST_OF_TOKENIZER = 32 * 2**20  # bytes of a file of it; 17 million hold 250,000 tokens
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses, before transformers opens any of it, what leads out of the folder or is absurd."""
+    for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
+        if path.suffix not in _WEIGHTS and not path.is_dir():
+            named = path.name.startswith(("tokenizer.", "vocab", "merges", "sentencepiece", "sp"))
+            checked_file(path, _MOST_OF_TOKENIZER if named else MOST, folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(settings).__name__}")
+    names = settings.get("fast_tokenizer_files") or []
+    if not isinstance(names, list) or not all(map(_is_plain, names)):
+        raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) is not None
 
 
 _PROBES = (

@@ -1,10 +1,11 @@
 """How long a text a model folder takes, and which prompts go before it: what its files say."""
 
-import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocketjax.errors import InputError
+from rocketjax.files import read_json
 
 _PASSAGES = ("document", "passage", "corpus")  # names sentence-transformers looks for, in order
 _ABSURD = 1_000_000  # transformers writes 1e30 where it knows no limit
@@ -25,17 +26,17 @@ def read_conventions(folder: Path) -> Conventions:
         InputError: a file is damaged, or its prompts are not to be pooled (the bi-encoder pools
             all tokens).
     """
-    prompts = _object(folder / "config_sentence_transformers.json")
+    prompts = _object(folder, "config_sentence_transformers.json")
     named = prompts.get("prompts") or {}
     default = str(prompts.get("default_prompt_name"))
-    if not isinstance(named, dict) or not all(isinstance(p, str) for p in named.values()):
+    if not isinstance(named, dict) or not all(map(_is_text, named.values())):
         raise InputError(f"{folder}/config_sentence_transformers.json: prompts: expected texts")
     query, passage = (
         next((named[name] for name in (*names, default) if name in named), "")
         for names in (("query",), _PASSAGES)
     )
     if query or passage:
-        pooling = _object(folder / "1_Pooling" / "config.json")
+        pooling = _object(folder, "1_Pooling/config.json")
         if pooling.get("include_prompt") is False:
             raise InputError(
                 f"{folder}/1_Pooling/config.json: include_prompt is false; supported: true"
@@ -49,20 +50,23 @@ def _longest(folder: Path) -> int | None:
         ("sentence_bert_config.json", "max_seq_length"),
         ("tokenizer_config.json", "model_max_length"),
     ):
-        value = _object(folder / name).get(field)
+        value = _object(folder, name).get(field)
         if isinstance(value, int | float) and 0 < value < _ABSURD:
             return int(value)
     return None
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _is_text(value: Any) -> bool:
+    """JSON can spell half of a surrogate pair, which is no text."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _object(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
+    path = folder / name
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    value = read_json(path, folder)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -6,7 +6,7 @@ import numpy as np
 
 from rocketjax.errors import InputError
 from rocketjax.models.encoder import EncoderConfig, Params
-from rocketjax.models.pretrained import Tensors, family
+from rocketjax.models.pretrained import FLOATS, Tensors, family
 
 # Cross-encoders of transformers have a pooler, tanh(W h + b), between [CLS] and the linear unit;
 # RocketQAv2's has none. One without is written with W = 2^-12 I and a unit 2^12 times as large:
@@ -17,13 +17,16 @@ _BERT = ("{}pooler.dense", "classifier")
 _ROBERTA = ("classifier.dense", "classifier.out_proj")
 
 
-def head_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> Params | None:
+def head_params(
+    tensors: Mapping[str, np.ndarray], config: EncoderConfig, source: str
+) -> Params | None:
     """The head of a cross-encoder: {"head": ..} and, where it has one, {"pooler": ..}.
 
     Args:
         tensors: named as transformers names them, of BERT's kind (pooler.dense, classifier) or
             RoBERTa's (classifier.dense, classifier.out_proj).
         config: of the same checkpoint.
+        source: what the tensors were read from, for the error message.
 
     Returns:
         Kernels [D, 1] and [D, D] with their biases; None: an encoder without a head.
@@ -34,17 +37,18 @@ def head_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> Par
     pooler, unit = _names(tensors, config)
     if f"{unit}.weight" not in tensors:
         return None
-    labels = tensors[f"{unit}.weight"].shape[0]
+    shape = tensors[f"{unit}.weight"].shape
+    labels = shape[0] if shape else "no"
     if labels != 1:
         raise InputError(
-            f"{unit}.weight gives {labels} labels; a re-ranker gives one score: num_labels must "
-            "be 1"
+            f"{source}: {unit}.weight gives {labels} labels; a re-ranker gives one score: "
+            "num_labels must be 1"
         )
     size = config.hidden_size
-    head = _dense(tensors, unit, (1, size))
+    head = _dense(tensors, unit, (1, size), source)
     if f"{pooler}.weight" not in tensors:
         return {"head": head}
-    pooled = _dense(tensors, pooler, (size, size))
+    pooled = _dense(tensors, pooler, (size, size), source)
     if not pooled["bias"].any() and np.array_equal(pooled["kernel"], _SCALE * np.eye(size)):
         return {"head": {"kernel": head["kernel"] * _SCALE, "bias": head["bias"]}}
     return {"head": head, "pooler": pooled}
@@ -75,12 +79,16 @@ def _names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[st
     return _BERT[0].format(f"{family(config)}."), _BERT[1]
 
 
-def _dense(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, int]) -> Params:
+def _dense(
+    tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, int], source: str
+) -> Params:
     weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
-    if weight.shape != shape or bias is None or bias.shape != shape[:1]:
-        shown = "missing" if bias is None else list(bias.shape)
+    fits = bias is not None and (weight.shape, bias.shape) == (shape, shape[:1])
+    if bias is None or not fits or not {weight.dtype, bias.dtype} <= FLOATS:
+        shown = "missing" if bias is None else f"{bias.dtype} {list(bias.shape)}"
         raise InputError(
-            f"{name}.weight is {list(weight.shape)} and {name}.bias {shown}; wanted: "
-            f"{list(shape)} and {list(shape[:1])}"
+            f"{source}: {name}.weight is {weight.dtype} {list(weight.shape)} and {name}.bias "
+            f"{shown}; wanted: float32 {list(shape)} and {list(shape[:1])}"
         )
-    return {"kernel": np.ascontiguousarray(weight.T, np.float32), "bias": bias.astype(np.float32)}
+    kernel, bias = (np.array(x, np.float32, order="C") for x in (weight.T, bias))
+    return {"kernel": kernel, "bias": bias}

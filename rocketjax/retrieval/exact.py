@@ -1,5 +1,6 @@
 """Exact top-k by dot product on the accelerators, the corpus spread over all of them."""
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,9 @@ from rocketjax.retrieval.vectors import Vectors
 QUERIES = 256
 ROWS = 8_192
 SHARE_OF_MEMORY = 0.6  # of a device, for the corpus; the models are there too
+# Of many threads' searches: the corpus is placed once, and no device is asked for one search's
+# part of a collective while another waits for a different one.
+_one_at_a_time = threading.Lock()
 RECALL_ON_TPU = 0.999  # of approx_max_k within a block; elsewhere selection is exact
 
 
@@ -59,6 +63,10 @@ class ExactIndex:
     def rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The same by row: rows [Q, top_k] int32 and scores [Q, top_k] float32."""
         check_search(queries, top_k, self.vectors)
+        with _one_at_a_time:
+            return self._rows(queries, top_k)
+
+    def _rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         parts = [
             np.pad(queries[i : i + QUERIES], ((0, max(0, QUERIES - len(queries[i:]))), (0, 0)))
             for i in range(0, len(queries), QUERIES)

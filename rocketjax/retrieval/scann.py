@@ -1,19 +1,20 @@
 """Approximate top-k by dot product with ScaNN, on the CPU: its only importer."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pydantic
 
 from rocketjax.config import IndexConfig
 from rocketjax.errors import InputError
-from rocketjax.files import new_folder
+from rocketjax.files import MOST, checked_file, map_npy, new_folder
 from rocketjax.progress import Say
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import check_search
@@ -25,16 +26,20 @@ BRUTE_FORCE = 20_000  # up to so many passages ScaNN's authors compare with all 
 NO_TREE = 100_000  # up to so many with all their quantised forms
 
 
+_Count: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Settings:
     """index.json: how widely a built index is searched, and whose vectors it holds."""
 
-    leaves: pydantic.NonNegativeInt  # partitions; 0: none
-    leaves_to_search: pydantic.NonNegativeInt
-    reorder: pydantic.NonNegativeInt  # passages scored exactly; 0: all are anyway
-    top_k: pydantic.PositiveInt  # what these were chosen for
+    leaves: _Count  # partitions; 0: none
+    leaves_to_search: _Count
+    reorder: _Count  # passages scored exactly; 0: all are anyway
+    top_k: Annotated[_Count, pydantic.Field(ge=1)]  # what these were chosen for
     recall: float  # of the exact top_k, measured on a sample
     vectors: Manifest
+    digest: str = ""  # of what ScaNN parses: its C++ aborts the process over some damages
 
 
 class ScannIndex:
@@ -125,6 +130,7 @@ def build_scann(
     )
     with new_folder(vectors.folder / "scann") as aside:
         searcher.serialize(str(aside), relative_path=True)
+        chosen = dataclasses.replace(chosen, digest=_digest(aside))
         values = json.dumps(dataclasses.asdict(chosen), indent=2)  # pyright: ignore
         (aside / SETTINGS).write_text(values + "\n", encoding="utf-8")
     return index
@@ -139,8 +145,9 @@ def open_scann(vectors: Vectors) -> ScannIndex:
     folder = vectors.folder / "scann"
     path = folder / SETTINGS
     try:
-        settings = pydantic.TypeAdapter(Settings).validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = checked_file(path, MOST).read_bytes()
+        settings = pydantic.TypeAdapter(Settings).validate_json(data)
+    except ValueError as error:  # pydantic's and our own are ValueErrors
         raise InputError(f"{path}: damaged: {error}; delete {folder} and build it anew") from error
     if settings.vectors != vectors.manifest:
         old, new = settings.vectors, vectors.manifest
@@ -149,10 +156,14 @@ def open_scann(vectors: Vectors) -> ScannIndex:
             f"{old.model_hash}), but the vectors are of {new.collection} by {new.model} (hashes "
             f"{new.collection_hash}, {new.model_hash}); delete it and build it anew"
         )
-    _refuse_strangers(folder)
+    _refuse_strangers(folder, len(vectors))
+    if settings.digest != _digest(folder):
+        raise InputError(f"{folder}: damaged: not as it was built; delete it and build it anew")
     try:
         return ScannIndex(vectors, _ops().load_searcher(str(folder)), settings)
-    except (RuntimeError, ValueError, OSError) as error:
+    except InputError:  # ScaNN is not installed
+        raise
+    except Exception as error:  # whatever its C++ makes of a damaged file
         raise InputError(f"{folder}: damaged: {error}; delete it and build it anew") from error
 
 
@@ -179,20 +190,36 @@ def _widened(index: ScannIndex, config: IndexConfig, queries: np.ndarray) -> Sca
         index = ScannIndex(index.vectors, index._searcher, settings)
 
 
-def _refuse_strangers(folder: Path) -> None:
+def _refuse_strangers(folder: Path, count: int) -> None:
     """ScaNN unpickles scann_docids.pkl, and reads whatever its list of assets points at."""
     for path in folder.iterdir():
         known = path.name == SETTINGS or path.suffix in {".npy", ".pb", ".pbtxt"}
         if not known or path.is_symlink() or not path.is_file():
             raise InputError(f"{path}: does not belong to an index of ours; it is not opened")
     assets = folder / ASSETS
-    text = assets.read_text(encoding="utf-8") if assets.is_file() else ""
-    names = re.findall(r'asset_path:\s*"([^"]*)"', text)
-    if not names or text.count("asset_path") != len(names):
+    text = checked_file(assets, MOST).read_bytes().decode("utf-8", "replace")
+    # All of the text must be such blocks: protobuf knows more ways to spell a name.
+    if not re.fullmatch(rf"(\s*{_ASSET}\s*)+", text):
         raise InputError(f"{assets}: damaged; delete {folder} and build it anew")
-    for name in names:
-        if not (folder / name).is_file() or Path(name).name != name:
+    for _, name in re.findall(_ASSET, text):
+        if not (folder / name).is_file():
             raise InputError(f"{assets}: asset_path {name!r} is no file of {folder}")
+        if name.endswith(".npy") and (shape := map_npy(folder / name).shape)[:1] != (count,):
+            raise InputError(
+                f"{folder / name}: holds {shape}, but the corpus {count} passages; delete "
+                f"{folder} and build it anew"
+            )
+
+
+def _digest(folder: Path) -> str:
+    """Of all files but the arrays, which are large, and whose shape says enough."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.glob("*.pb*")):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+_ASSET = r'assets \{\s+asset_type: ([A-Z0-9_]+)\s+asset_path: "([\w.-]+)"\s+\}'
 
 
 def _reorder_type(vectors: Vectors) -> Any:

@@ -11,15 +11,16 @@ shards and no others. bfloat16, which numpy's files do not know, is stored as ui
 
 import dataclasses
 import json
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import ml_dtypes
 import numpy as np
 import pydantic
 
 from rocketjax.errors import InputError
-from rocketjax.files import write_npy, write_text
+from rocketjax.files import MOST, checked_file, map_npy, write_npy, write_text
 
 MANIFEST = "manifest.json"
 DTYPES = {
@@ -37,10 +38,10 @@ class Manifest:
     model_hash: str  # what it computes with: parameters, tokenizer, lengths, pooling
     collection: str
     collection_hash: str
-    passages: pydantic.NonNegativeInt
-    width: pydantic.PositiveInt
+    passages: Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # rows are int32
+    width: Annotated[int, pydantic.Field(ge=1, lt=2**31)]
     dtype: Literal["float32", "float16", "bfloat16"]
-    shard: pydantic.PositiveInt  # passages in a shard; the last may hold fewer
+    shard: Annotated[int, pydantic.Field(ge=1, lt=2**62)]  # passages in a shard, but for the last
 
     @property
     def shards(self) -> int:
@@ -61,8 +62,9 @@ def read_manifest(folder: Path) -> Manifest:
             "python -m rocketjax.encode"
         )
     try:
-        return pydantic.TypeAdapter(Manifest).validate_json(path.read_bytes())
-    except ValueError as error:
+        data = checked_file(path, MOST).read_bytes()
+        return pydantic.TypeAdapter(Manifest).validate_json(data)
+    except pydantic.ValidationError as error:
         raise InputError(f"{path}: damaged: {error}; encode the corpus anew") from error
 
 
@@ -103,12 +105,7 @@ class Vectors:
         """
         self.folder = folder
         self.manifest = read_manifest(folder)
-        missing = [i for i in range(self.manifest.shards) if not has_shard(folder, i)]
-        if missing:
-            raise InputError(
-                f"{folder}: {len(missing)} of {self.manifest.shards} shards are missing (the first "
-                f"is {_shard_path(folder, missing[0]).name}); run the same encode again, it goes on"
-            )
+        self._refuse_missing()
         shards = [self._open(i) for i in range(self.manifest.shards)]
         self._shards = [vectors for _, vectors in shards]
         self.ids: np.ndarray = np.concatenate([ids for ids, _ in shards])  # [N] bytes
@@ -133,19 +130,35 @@ class Vectors:
 
     def names(self, rows: np.ndarray) -> np.ndarray:
         """Passage ids (str) of rows of any shape; row -1, "nothing found", has the id ""."""
-        return np.where(rows >= 0, np.char.decode(self.ids[rows], "utf-8"), "")
+        try:
+            return np.where(rows >= 0, np.char.decode(self.ids[rows], "utf-8"), "")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.folder}: passage ids: {error}; encode again") from error
 
     def _empty(self) -> np.ndarray:
         return np.empty((0, self.width), self.dtype)
+
+    def _refuse_missing(self) -> None:
+        """A manifest may promise more shards than could be looked for one by one."""
+        there = {path.name for path in self.folder.iterdir()}
+        names = (_shard_path(self.folder, i).name for i in range(self.manifest.shards))
+        first = next((name for name in names if name not in there), None)
+        if first is None:
+            return
+        numbers = [int(name[:-4]) for name in there if re.fullmatch(r"[0-9]{5,18}\.npy", name)]
+        count = self.manifest.shards - sum(number < self.manifest.shards for number in numbers)
+        raise InputError(
+            f"{self.folder}: {count} of {self.manifest.shards} shards are missing (the first is "
+            f"{first}); run the same encode again, it goes on"
+        )
 
     def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         path = _shard_path(self.folder, shard)
         count = len(self.manifest.rows(shard))
         try:
-            ids = np.load(path.with_suffix(".ids.npy"), allow_pickle=False)
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: damaged: {error}; delete it and encode again") from error
+            ids, vectors = map_npy(path.with_suffix(".ids.npy")), map_npy(path)
+        except InputError as error:
+            raise InputError(f"{error}; delete the shard's files and encode again") from error
         stored = DTYPES[self.manifest.dtype]
         if stored == ml_dtypes.bfloat16:
             stored = np.dtype(np.uint16)
@@ -156,7 +169,7 @@ class Vectors:
             )
         if ids.shape != (count,) or ids.dtype.kind != "S":
             raise InputError(f"{path.with_suffix('.ids.npy')}: not the ids of {count} passages")
-        return ids, vectors
+        return np.array(ids), vectors
 
 
 def _shard_path(folder: Path, shard: int) -> Path:
