@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parents[1] / "rocketjax"
 
 # Leaves first. A module may import any module of an earlier row.
 FLOORS = [
-    {"errors", "batch", "progress"},
-    {"files", "data.passages", "models.attention"},
+    {"errors", "batch", "progress", "preemption"},
+    {"files", "lock", "data.passages", "models.attention"},
     {"data.collection", "data.lines"},
     {"data.store", "data.qrels"},
     {

@@ -30,6 +30,14 @@ def list_batches(
     return iter(batches.map(collate).to_iter_dataset(options))
 
 
+def lists_of_step(
+    lists: Sequence[TrainingList], batch: int, seed: int, step: int
+) -> list[TrainingList]:
+    """The lists of which `list_batches` makes the batch of a step."""
+    ordered = grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
+    return list(ordered[step * batch : (step + 1) * batch])
+
+
 class Collator:
     """Looks up a list's texts, tokenises them and pads the batch to few lengths."""
 
