@@ -167,10 +167,10 @@ class StageConfig:
     """Optimizer steps; 0 leaves the stage out."""
     batch: Size = 8
     """Lists in a step over all devices; divisible by the number of devices."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     max_bad_steps: Count = 0
     """Skip so many steps whose loss or gradient is not finite; one more stops the training. A run
     that was stopped by one may go on with more."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 @dataclass(frozen=True)
