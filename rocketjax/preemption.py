@@ -44,12 +44,12 @@ def heeded() -> Iterator[None]:
         if first and not _Signals.deferred:
             raise Preempted
 
-    _Signals.asked = False
     before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _Signals.asked = False  # what comes next was not asked to end
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""python dying.py SIGNAL MODULE:NAME CALLS ARGS..: rocketjax.train ARGS, and a real signal to itself.
+"""python dying.py SIGNAL MODULE:NAME CALLS ARGS..: rocketjax.train ARGS, which signals itself.
 
 The signal comes as MODULE's NAME is called for the CALLS-th time.
 """
