@@ -13,7 +13,9 @@ import pytest
 from tiny import list_batch
 
 from rocketjax import preemption
+from rocketjax.augment import TrainingList
 from rocketjax.config import CheckpointConfig, Config, OptimizerConfig, StageConfig
+from rocketjax.data.loader import list_batches, lists_of_step
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
 from rocketjax.losses import Term
@@ -79,6 +81,12 @@ def preempt(folder, last, **options):
 
 def with_(section, **changes):
     return dataclasses.replace(section, **changes)
+
+
+def test_the_lists_of_a_step_are_those_of_its_batch():
+    lists = [TrainingList(f"q{i}", "p", ()) for i in range(11)]
+    found = list_batches(lists, list, 4, seed=3, start=2)  # over the end of two passes
+    assert [next(found) for _ in range(5)] == [lists_of_step(lists, 4, 3, s) for s in range(2, 7)]
 
 
 @pytest.mark.parametrize("value", [-1, -2], ids=["loss", "gradient"])
