@@ -51,7 +51,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self._facts: dict[int, Facts] = {}
-        for path in sorted(self._folder.glob("[0-9]*")):
+        for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
             if wrong := _what_is_wrong(path):
                 say(f"{path}: {wrong}; removed")
                 remove(path)

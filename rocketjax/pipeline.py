@@ -160,8 +160,8 @@ def _open_folder(folder: Path, config: Config) -> dict[str, float]:
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
         if not config.overwrite:
             return _go_on(folder, config)
-        for path in there:
-            remove(path)
+        for path in sorted(there, key=lambda path: path.name == "config.yaml"):
+            remove(path)  # the config last: stopped halfway, it is still a run's folder
     if config.from_stage not in (None, "start"):
         raise InputError(f"{folder}: no run here to go on with --from {config.from_stage}")
     _write_config(folder, config)
