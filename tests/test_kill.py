@@ -54,8 +54,11 @@ def start(command, cwd, env):
 def finish(command, cwd, env):
     """Exit status and output."""
     process = start(command, cwd, env)
-    said, _ = process.communicate(timeout=600)
-    return process.returncode, said
+    try:
+        said, _ = process.communicate(timeout=900)
+        return process.returncode, said
+    finally:
+        process.kill()
 
 
 def home(place, name, weights, collection, refresh=2, every=2, **stages):
