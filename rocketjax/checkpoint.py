@@ -1,14 +1,33 @@
-"""Train states on disk: the only importer of orbax."""
+"""Train states on disk, each proven whole before it is used: the only importer of orbax.
 
+    checkpoints/joint/40/state/      the state, as orbax writes it
+                         facts.json  what it belongs to, and how well training went
+                         sums.json   size and hash of every other file; written last
+
+A checkpoint without sums.json is half-written, one that differs from it is damaged; neither is
+ever read. Tensorstore alone would not notice a flipped bit.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from rocketjax.errors import InputError
+from rocketjax.files import remove, write_text
+from rocketjax.progress import Say
 from rocketjax.state import TrainState
+
+SUMS = "sums.json"
+Facts = Mapping[str, Any]
 
 
 @jax.jit
@@ -19,30 +38,91 @@ def _copy(state: TrainState) -> TrainState:
 class Checkpoints:
     """The checkpoints of one stage, by step; use it as a context.
 
-    Saving goes on behind the training's back; leaving the context waits for it. Orbax writes a
-    checkpoint aside and renames it: a half-written one is never restored.
+    Saving goes on behind the training's back; leaving the context waits for it. The last `keep`
+    stay, and of those with a loss the one with the lowest.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        """Opens or makes the folder; the last `keep` checkpoints stay."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+    def __init__(self, folder: Path, keep: int, say: Say) -> None:
+        """Opens or makes the folder; says which checkpoints are no good, and removes them."""
+        self._folder = folder.resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._keep = keep
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future[None] | None = None
+        self._facts: dict[int, Facts] = {}
+        for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
+            if wrong := _what_is_wrong(path):
+                say(f"{path}: {wrong}; removed")
+                remove(path)
+            else:
+                facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+                self._facts[int(path.name)] = facts
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The latest state, shaped and placed as `like`; None where nothing was saved."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+    def latest(self) -> int | None:
+        """The last step saved; None where nothing is."""
+        return max(self._facts, default=None)
+
+    def best(self) -> int | None:
+        """The step with the lowest "loss" among its facts, the later of equals."""
+        judged = [step for step, facts in self._facts.items() if facts.get("loss") is not None]
+        return min(judged, key=lambda step: (self._facts[step]["loss"], -step), default=None)
+
+    def facts(self, step: int) -> Facts:
+        """What was saved beside the state."""
+        return self._facts[step]
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of `step`, shaped and placed as `like`."""
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return cast(TrainState, self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
+        return cast(TrainState, self._checkpointer.restore(self._path(step) / "state", shapes))
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Saves a state as that of `step`."""
-        if step == self._manager.latest_step():
+    def save(self, step: int, state: TrainState, facts: Facts) -> None:
+        """Saves a state, and facts that JSON can hold; what is saved of `step` already stays."""
+        self.wait()
+        if step in self._facts:
             return
         # A copy: the train step takes its state's memory back while this is still written.
         copied = jax.block_until_ready(_copy(jax.block_until_ready(state)))
-        self._manager.save(step, args=ocp.args.StandardSave(copied))
+        path = self._path(step)
+        with self._writing():
+            remove(path)
+            path.mkdir()
+            self._checkpointer.save(path / "state", copied)
+        self._saving = self._thread.submit(self._finish, step, dict(facts))
+
+    def wait(self) -> None:
+        """Until what was saved is on disk, and whole; then removes what need not be kept.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        with self._writing():
+            saving.result()
+        for step in set(self._facts) - {*sorted(self._facts)[-self._keep :], self.best()}:
+            del self._facts[step]
+            (self._path(step) / SUMS).unlink()  # half-written from now on, should this be stopped
+            remove(self._path(step))
+
+    def _finish(self, step: int, facts: Facts) -> None:
+        self._checkpointer.wait_until_finished()
+        path = self._path(step)
+        write_text(path / "facts.json", json.dumps(facts, indent=2) + "\n")
+        write_text(path / SUMS, json.dumps(_sums(path), indent=2) + "\n")
+        self._facts[step] = facts
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore raises ValueError where a disk is full
+            raise InputError(f"{self._folder}: a checkpoint cannot be written: {error}") from error
+
+    def _path(self, step: int) -> Path:
+        return self._folder / str(step)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -53,5 +133,35 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._checkpointer.close()
+
+
+def _what_is_wrong(path: Path) -> str:
+    """Why a checkpoint cannot be used; empty where it can."""
+    if not (path / SUMS).is_file():
+        return "half-written"
+    try:
+        wanted = json.loads((path / SUMS).read_bytes())
+    except ValueError:
+        return f"damaged: {SUMS} is not JSON"
+    found = _sums(path)
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            what = "missing" if name not in found else "not what was written"
+            return f"damaged: {name} is {what}"
+    return ""
+
+
+def _sums(path: Path) -> dict[str, list[int | str]]:
+    """Size and hash of every file but SUMS, by its path."""
+    result: dict[str, list[int | str]] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name != SUMS:
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "blake2b").hexdigest()[:32]
+            result[file.relative_to(path).as_posix()] = [file.stat().st_size, digest]
+    return result

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rocketjax import preemption
 from rocketjax.allocator import keep_freed_memory
 from rocketjax.errors import InputError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
+GOES_ON = "the same command goes on from here (without --overwrite and --from)"
 console = Console()
 
 
@@ -52,18 +54,25 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
 
 
 def run(command: Callable[[], int | None]) -> int:
-    """Runs a command; returns its exit status: 0 done, 2 bad input, 3 diverged, 130 interrupted."""
+    """Runs a command; returns its exit status.
+
+    0 done, 2 bad input, 3 diverged, 75 stopped by SIGTERM, 130 by Ctrl-C.
+    """
     keep_freed_memory()
     try:
-        return command() or 0
+        with preemption.heeded():
+            return command() or 0
     except InputError as error:
         _complain(f"error: {error}")
         return 2
     except FloatingPointError as error:  # fit.NonFiniteError, which knows jax
         _complain(f"training diverged at {error}")
         return 3
+    except preemption.Preempted:
+        _complain(f"stopped by SIGTERM; {GOES_ON}")
+        return preemption.EXIT_STATUS
     except KeyboardInterrupt:
-        _complain("stopped; the same command goes on from here")
+        _complain(f"stopped; {GOES_ON}")
         return 130
 
 

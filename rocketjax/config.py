@@ -175,6 +175,9 @@ class StageConfig:
     batch: Size = 8
     """Lists in a step over all devices; divisible by the number of devices."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    max_bad_steps: Count = 0
+    """Skip so many steps whose loss or gradient is not finite; one more stops the training. A run
+    that was stopped by one may go on with more."""
 
 
 @dataclass(frozen=True)
@@ -303,12 +306,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a stopped run goes on from."""
+    """What a stopped run goes on from. A finished stage keeps its models only."""
 
     every: Size = 20
     """Optimizer steps between two checkpoints."""
     keep: Size = 2
-    """Checkpoints kept while a stage trains; a finished stage keeps its models only."""
+    """Last checkpoints kept while a stage trains, beside the best: the one with the lowest loss,
+    smoothed over some 10 steps. In a first pass over its lists, a step's loss is one on lists not
+    seen before."""
+    take: Literal["last", "best"] = "last"
+    """A stage ends with its last state, or with that of its best checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -417,13 +424,25 @@ def dump(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The fields, as "joint.steps: 24 -> 48", in which two configs would train differently."""
-    invocation = {"overwrite", "stages", "from_stage", "run_dir", "name"}
-    before, after = (_flat(dataclasses.asdict(config)) for config in (old, new))
+    before, after = training_fields(old), training_fields(new)
     return [
-        f"{name}: {before[name]} -> {after[name]}"
-        for name in before
-        if before[name] != after[name] and name not in invocation
+        f"{name}: {before[name]} -> {after[name]}" for name in after if before[name] != after[name]
     ]
+
+
+def training_fields(config: Config) -> dict[str, Any]:
+    """All fields by their dotted names, but those that change nothing of what is trained.
+
+    More bad steps than were met until now are as if they had been allowed from the start.
+    """
+    free = {"overwrite", "stages", "from_stage", "run_dir", "name"}
+    free |= {"checkpoint.every", "checkpoint.keep"}
+    fields = _flat(dataclasses.asdict(config))
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in free and not name.endswith(".max_bad_steps")
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

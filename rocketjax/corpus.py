@@ -12,6 +12,7 @@ from rocketjax.config import IndexConfig
 from rocketjax.data.collection import Collection, Passage
 from rocketjax.data.tokenize import Text, Tokenizer
 from rocketjax.errors import InputError
+from rocketjax.files import is_empty
 from rocketjax.inference import Retriever
 from rocketjax.progress import Watch, silent
 from rocketjax.retrieval.vectors import (
@@ -73,6 +74,8 @@ def encode_corpus(
     manifest = make_manifest(retriever, name, collection, config)
     _claim(folder, manifest)
     index, count = worker or (jax.process_index(), jax.process_count())
+    if count == 1:
+        sweep(folder)  # what several write aside is no one's to remove
     mine = [i for i in range(index, manifest.shards, count) if not has_shard(folder, i)]
     total = sum(len(manifest.rows(i)) for i in mine)
     shown = watch("encode corpus", total, "passages") if mine else nullcontext(silent)
@@ -96,11 +99,10 @@ def _claim(folder: Path, manifest: Manifest) -> None:
                     f"{folder}: holds vectors of {_named(other, what)}, not of "
                     f"{_named(manifest, what)}; choose another folder, or delete this one"
                 )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif not is_empty(folder):
         raise InputError(f"{folder}: holds other files and no vectors; choose another folder")
     else:
         write_manifest(folder, manifest)
-    sweep(folder)
 
 
 def _named(manifest: Manifest, what: str) -> str:

@@ -4,10 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Count, IndexConfig, Size
+
+if TYPE_CHECKING:
+    from rocketjax.data.collection import Collection
+    from rocketjax.inference import Retriever
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,28 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _encode(options: Encode) -> None:
-    import numpy as np
-
-    from rocketjax.corpus import encode_corpus
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.loading import open_retriever
-    from rocketjax.retrieval.open import build_index, open_index
+    from rocketjax.lock import held
 
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(options.model, options.compute)
     collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     folder = Path(options.output)
+    with held(folder, cli.say, shared=options.workers > 1):
+        _encode_into(folder, options, retriever, collection)
+
+
+def _encode_into(
+    folder: Path, options: Encode, retriever: "Retriever", collection: "Collection"
+) -> None:
+    import numpy as np
+
+    from rocketjax.corpus import encode_corpus
+    from rocketjax.retrieval.open import build_index, open_index
+
     worker = (options.worker, options.workers) if options.workers > 1 else None
     vectors = encode_corpus(
         retriever, options.model, collection, options.index, folder, cli.watch, worker

@@ -5,6 +5,7 @@ What is read may come from a stranger: a link may lead anywhere, a header may pr
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -112,3 +113,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is missing or holds nothing but hidden files: locks, and what was aside."""
+    return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left aside, however deep; for when none is at work."""
+    for path in list(folder.rglob(".*")):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder; what is not there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

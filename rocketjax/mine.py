@@ -49,6 +49,7 @@ def _mine(options: Mine) -> None:
     from rocketjax.augment import describe
     from rocketjax.data.collections import load_collection
     from rocketjax.loading import load, open_corpus, run_collection
+    from rocketjax.lock import held
     from rocketjax.mining import mine
 
     model = load(options.model, options.compute)
@@ -61,17 +62,18 @@ def _mine(options: Mine) -> None:
         queries |= collection.splits["unlabelled"].queries
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
-    lists, report = mine(
-        model,
-        corpus.index,
-        queries,
-        split.qrels,
-        collection.by_id,
-        options.lists,
-        options.seed,
-        Path(options.output),
-        cli.watch,
-    )
+    with held(Path(options.output), cli.say):
+        lists, report = mine(
+            model,
+            corpus.index,
+            queries,
+            split.qrels,
+            collection.by_id,
+            options.lists,
+            options.seed,
+            Path(options.output),
+            cli.watch,
+        )
     texts = collection.by_id
     cli.say(describe(report, queries.__getitem__, lambda pid: " ".join(texts[pid][1:])))
     cli.say(f"{len(lists):,} lists in {options.output}/lists.jsonl")

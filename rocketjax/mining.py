@@ -31,7 +31,7 @@ from rocketjax.calibrate import Calibration, platt
 from rocketjax.config import ListConfig
 from rocketjax.data.collection import Passage
 from rocketjax.errors import InputError
-from rocketjax.files import read_json, write_text
+from rocketjax.files import is_empty, read_json, write_text
 from rocketjax.inference import Model
 from rocketjax.metrics import Qrels
 from rocketjax.progress import Watch, unwatched
@@ -180,7 +180,7 @@ def _claim(folder: Path, request: dict[str, object]) -> None:
                 "folder, or delete this one"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_empty(folder):
         raise InputError(f"{folder}: holds other files and no mined lists; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(request, indent=2) + "\n")

@@ -3,21 +3,22 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Set
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from rocketjax import report, stages
+from rocketjax import lock, report, stages
 from rocketjax.config import Config, DataConfig, Stage, differences, dump, load, run_folder
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
-from rocketjax.files import read_json, write_text
+from rocketjax.files import is_empty, read_json, remove, sweep, write_text
+from rocketjax.lock import held
 from rocketjax.parallel import check_divisible
 from rocketjax.progress import Say, Watch
 from rocketjax.report import Report
@@ -53,12 +54,20 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
         The report, or None where `config.stages` left out the evaluation.
 
     Raises:
-        InputError: anything given that does not fit; nothing trained is lost.
+        InputError: anything given that does not fit, or another run is at work in the folder;
+            nothing trained is lost.
         NonFiniteError: training diverged.
+        Preempted: a SIGTERM came, and a command made it heeded.
     """
     for name in ("retriever_warmup", "reranker_warmup", "joint"):
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)
+    # One process of several holds the lock for all.
+    with held(folder, say) if jax.process_index() == 0 else nullcontext():
+        return _run(config, folder, say, watch)
+
+
+def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
     done = _open_folder(folder, config)
     waiting = [step for step in STAGES if step.name not in done]
     chosen = [step for step in waiting if not config.stages or step.name in config.stages]
@@ -71,6 +80,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
             step.run(context)
             done[step.name] = round(time.monotonic() - started, 2)
             write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
+            remove(folder / "checkpoints" / step.name)  # the models are stored, and known to be
     else:
         say(f"{folder}: every stage asked for is done; --overwrite trains anew")
     if "evaluate" not in done:
@@ -144,14 +154,14 @@ def _open_folder(folder: Path, config: Config) -> dict[str, float]:
             say to go over to.
     """
     # A folder with nothing but a config is of a run that was refused before its first stage.
-    if folder.exists() and {path.name for path in folder.iterdir()} - {"config.yaml"}:
+    there = [path for path in folder.iterdir() if path.name != lock.NAME]
+    if not is_empty(folder) and {path.name for path in there} != {"config.yaml"}:
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
-        if config.overwrite:
-            shutil.rmtree(folder)
-        else:
+        if not config.overwrite:
             return _go_on(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(there, key=lambda path: path.name == "config.yaml"):
+            remove(path)  # the config last: stopped halfway, it is still a run's folder
     if config.from_stage not in (None, "start"):
         raise InputError(f"{folder}: no run here to go on with --from {config.from_stage}")
     _write_config(folder, config)
@@ -177,8 +187,11 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
         write_text(path, json.dumps(done, indent=2) + "\n")  # before what it speaks of goes
         for step in again:
             for name in (*step.leaves, f"checkpoints/{step.name}"):
-                _remove(folder / name)
-        _write_config(folder, config)
+                remove(folder / name)
+    _write_config(folder, config)
+    for name in done:
+        remove(folder / "checkpoints" / name)  # stopped just before
+    sweep(folder)
     return done
 
 
@@ -194,10 +207,3 @@ def _check_earlier(step: Step, done: dict[str, float]) -> None:
 def _write_config(folder: Path, config: Config) -> None:
     lasting = dataclasses.replace(config, overwrite=False, stages=(), from_stage=None)
     write_text(folder / "config.yaml", dump(lasting))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

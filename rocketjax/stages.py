@@ -11,9 +11,10 @@ evaluate         runs, report.json                both models on held-out querie
 """
 
 import dataclasses
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -28,12 +29,12 @@ from rocketjax.augment import (
     read_lists,
     write_lists,
 )
-from rocketjax.batch import ListBatch
 from rocketjax.config import Config, ListConfig, StageConfig, resolve_loss
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collection import Collection, Split
-from rocketjax.data.loader import Collator, list_batches
+from rocketjax.data.loader import Collator, list_batches, lists_of_step
 from rocketjax.data.runs import read_run, write_run
+from rocketjax.errors import InputError
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.losses import joint_weights
 from rocketjax.mining import mine
@@ -42,7 +43,7 @@ from rocketjax.progress import Say, Watch
 from rocketjax.ranking import Judged, rank_both
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.open import build_index, open_index
-from rocketjax.training import Batches, train_stage
+from rocketjax.training import Feed, Feeds, train_stage
 
 SAMPLE = 200  # training queries on which an index's recall is measured
 
@@ -101,13 +102,13 @@ def warm_retriever(run: Run) -> None:
             start.module, run.config.loss.retriever_temperature, run.config.compute.chunk
         ),
         {"retriever": 1.0},
-        _batches(run, lists, stage, 1, start, _start_reranker(run)),
+        _feeds(run, lists, stage, 1, start, _start_reranker(run)),
         run.folder,
+        run.say,
         run.watch,
     )
     warm = dataclasses.replace(start, params=params["retriever"])
     model_folder.save_retriever(run.folder / "warmup" / "retriever", warm)
-    _forget_checkpoints(run, name)
 
 
 def encode(run: Run) -> None:
@@ -133,13 +134,13 @@ def warm_reranker(run: Run) -> None:
         {"reranker": model.reranker.params},
         steps.reranker_terms_of(model.reranker.module, run.config.compute.chunk),
         {"reranker": 1.0},
-        _batches(run, lists, stage, config.length, model.retriever, model.reranker),
+        _feeds(run, lists, stage, config.length, model.retriever, model.reranker),
         run.folder,
+        run.say,
         run.watch,
     )
     warm = dataclasses.replace(model.reranker, params=params["reranker"])
     model_folder.save_reranker(run.folder / "warmup" / "reranker", warm)
-    _forget_checkpoints(run, name)
 
 
 def mine_lists(run: Run) -> None:
@@ -166,13 +167,13 @@ def train_jointly(run: Run) -> None:
         start.retriever.module, start.reranker.module, loss, config.compute.chunk
     )
 
-    def feed(step: int, params: Params) -> Iterator[ListBatch]:
+    collate = _collator(run, config.lists.length, start.retriever, start.reranker)
+
+    def feeds(step: int, params: Params) -> Feed:
         number = step // _round_length(config)
         first = number * _round_length(config)
-        lists = _lists_of_round(run, number, _with(start, params))
-        collate = _collator(run, config.lists.length, start.retriever, start.reranker)
-        batch, seed = config.joint.batch, config.seed + number
-        return list_batches(lists, collate.fitted(lists, batch), batch, seed, start=step - first)
+        lists = _lists_of_round(run, number, _with(start, params), fresh=step == first)
+        return _feed(run, lists, collate, config.joint.batch, config.seed + number, first, step)
 
     params = train_stage(
         "joint",
@@ -181,15 +182,15 @@ def train_jointly(run: Run) -> None:
         {"retriever": start.retriever.params, "reranker": start.reranker.params},
         terms_of,
         joint_weights(loss),
-        feed,
+        feeds,
         run.folder,
+        run.say,
         run.watch,
         config.lists.refresh,
     )
     model = _with(start, params)
     model_folder.save_retriever(run.folder / "retriever", model.retriever)
     model_folder.save_reranker(run.folder / "reranker", model.reranker)
-    _forget_checkpoints(run, "joint")
 
 
 def index_corpus(run: Run) -> None:
@@ -251,12 +252,20 @@ def _mine_round(
     )
 
 
-def _lists_of_round(run: Run, number: int, model: Model) -> list[TrainingList]:
-    """The lists of a round of joint training; from the second on, mined by `model` as it is now."""
+def _lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[TrainingList]:
+    """The lists of a round of joint training; from the second on, mined by `model` as it is now.
+
+    `fresh`: the round has not begun, so that `model` is the one to mine with.
+    """
     if number == 0:
         return read_lists(run.folder / "lists" / "lists.jsonl")
     folder = run.folder / "rounds" / str(number)
     if not (folder / "lists" / "lists.jsonl").is_file():
+        if not fresh:
+            raise InputError(
+                f"{folder / 'lists'}: the lists that this round was training on are gone; bring "
+                "them back, or train the stage anew: --from joint"
+            )
         run.say(f"refresh {number}: encode and mine with both models as they are")
         index = _index(run, model.retriever, f"refresh {number}", folder / "index")
         _, mined = _mine_round(run, number, model, index, folder / "lists")
@@ -302,18 +311,44 @@ def _positives(split: Split, query: str) -> list[str]:
     return sorted(pid for pid, grade in split.qrels.get(query, {}).items() if grade > 0)
 
 
-def _batches(
+def _feeds(
     run: Run,
     lists: Sequence[TrainingList],
     stage: StageConfig,
     slots: int,
     retriever: Retriever,
     reranker: Reranker,
-) -> Batches:
-    """Batches of lists that stay the same for a whole stage."""
-    collate = _collator(run, slots, retriever, reranker).fitted(lists, stage.batch)
-    make = partial(list_batches, lists, collate, stage.batch, run.config.seed)
-    return lambda step, _: make(start=step)
+) -> Feeds:
+    """Feeds of lists that stay the same for a whole stage."""
+    collate = _collator(run, slots, retriever, reranker)
+    return lambda step, _: _feed(run, lists, collate, stage.batch, run.config.seed, 0, step)
+
+
+def _feed(
+    run: Run,
+    lists: Sequence[TrainingList],
+    collate: Collator,
+    batch: int,
+    seed: int,
+    first: int,
+    step: int,
+) -> Feed:
+    """Batches from `step` on, of a round that began at `first`."""
+
+    def queries_of(number: int) -> list[str]:
+        return [item.query for item in lists_of_step(lists, batch, seed, number - first)]
+
+    batches = list_batches(lists, collate.fitted(lists, batch), batch, seed, start=step - first)
+    return Feed(batches, queries_of, _hash(run, lists, collate.queries))
+
+
+def _hash(run: Run, lists: Sequence[TrainingList], queries: Mapping[str, str]) -> str:
+    """Of all that batches are made of, but the tokenizers."""
+    digest = hashlib.blake2b(run.collection.fingerprint.encode(), digest_size=16)
+    for item in lists:
+        digest.update("\t".join((item.query, item.positive, *item.negatives)).encode())
+        digest.update(f"\n{queries[item.query]}\n".encode())
+    return digest.hexdigest()
 
 
 def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
@@ -412,8 +447,3 @@ def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
 def _described(run: Run, mined: MiningReport) -> str:
     queries = dict(run.unlabelled) | dict(run.train.queries)
     return describe(mined, queries.__getitem__, lambda pid: " ".join(run.collection.by_id[pid][1:]))
-
-
-def _forget_checkpoints(run: Run, name: str) -> None:
-    """Once a stage's models are stored."""
-    shutil.rmtree(run.folder / "checkpoints" / name, ignore_errors=True)

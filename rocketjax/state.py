@@ -12,7 +12,8 @@ from rocketjax.models.encoder import Params
 class TrainState:
     """A value: a step makes a new one and the old one's memory is taken back."""
 
-    step: jax.Array  # [] int32, steps done
+    step: jax.Array  # [] int32, steps done, skipped ones counted
+    skipped: jax.Array  # [] int32, steps of them whose update was not finite and left out
     seed: jax.Array  # [] uint32
     params: Params  # {"retriever": .., "reranker": ..}, or the one that is trained
     opt_state: optax.OptState
@@ -27,6 +28,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
         params=params,
         opt_state=optimizer.init(params),

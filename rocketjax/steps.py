@@ -5,6 +5,7 @@ one such function a stage, and `joint_terms_of` is the heart of rocketjax.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -40,6 +41,9 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step; runs inside an `AXIS` of devices, each with its rows of the batch.
 
+    Where a metric or the gradient is not finite, parameters and optimizer stay as they are, and
+    the step counts as skipped: the batch is used up, the learning rate's schedule waits.
+
     Args:
         terms_of: the stage's loss terms, as sums over this device's rows.
         weights: of the terms in the loss; terms without a weight are only reported.
@@ -50,13 +54,18 @@ def train_step(
     rows = batch.valid.shape[0]
     keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
     grads, metrics = loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
+    metrics |= {"gradient_norm": optax.tree.norm(grads)}
+    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = partial(jnp.where, finite)
     next_state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
+        skipped=state.skipped + ~finite,
+        params=jax.tree.map(keep, params, state.params),
+        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
-    return next_state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+    return next_state, metrics
 
 
 def loss_gradient(

@@ -2,27 +2,41 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rocketjax.files import write_text
 
+SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
+
 
 class TrainLog:
-    """Appends a stage's steps; a stage that goes on at `start` takes back what it wrote beyond."""
+    """Appends a stage's steps; a stage that goes on at `start` takes back what it wrote beyond.
+
+    `loss` is the running mean of the stage's loss, None before its first step; it hangs on the
+    lines alone, so that a stop does not change it.
+    """
 
     def __init__(self, path: Path, stage: str, start: int) -> None:
         """Opens the log; lines of this stage from step `start` on are dropped, torn ones too."""
         self.path = path
         self.stage = stage
+        self.loss: float | None = None
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines if line.endswith(b"\n") and self._stays(line, start)]
+        rows = [(line, json.loads(line)) for line in lines if line.endswith(b"\n")]
+        kept = [(line, row) for line, row in rows if row["stage"] != stage or row["step"] < start]
         if len(kept) < len(lines):
-            write_text(path, b"".join(kept).decode())
+            write_text(path, b"".join(line for line, _ in kept).decode())
+        for _, row in kept:
+            if row["stage"] == stage:
+                self._follow(row)
 
-    def write(self, values: dict[str, float]) -> None:
+    def write(self, values: dict[str, Any]) -> None:
         """Adds one step's line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.stage} | values) + "\n")
+        self._follow(values)
 
-    def _stays(self, line: bytes, start: int) -> bool:
-        row = json.loads(line)
-        return row["stage"] != self.stage or row["step"] < start
+    def _follow(self, values: dict[str, Any]) -> None:
+        if (loss := values.get("loss")) is not None:  # none of a skipped step
+            before = loss if self.loss is None else self.loss
+            self.loss = SMOOTHING * before + (1 - SMOOTHING) * loss

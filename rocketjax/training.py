@@ -1,24 +1,37 @@
 """Trains one stage: from parameters and batches to parameters, with checkpoints to go on from."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from rocketjax import steps
+import jax
+
+from rocketjax import preemption, steps
 from rocketjax.batch import ListBatch
-from rocketjax.checkpoint import Checkpoints
-from rocketjax.config import Config, StageConfig
-from rocketjax.fit import fit
+from rocketjax.checkpoint import Checkpoints, Facts
+from rocketjax.config import Config, StageConfig, training_fields
+from rocketjax.errors import InputError
+from rocketjax.fit import QueriesOf, fit
 from rocketjax.models.encoder import Params
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel, replicate
-from rocketjax.progress import Watch
-from rocketjax.state import init_state
+from rocketjax.progress import Say, Watch
+from rocketjax.state import TrainState, init_state
 from rocketjax.train_log import TrainLog
 
-# From a step on: the batches of one round of training; and the models' parameters at its start.
-Batches: TypeAlias = Callable[[int, Params], Iterator[ListBatch]]
+
+class Feed(NamedTuple):
+    """One round of training, from a step on."""
+
+    batches: Iterator[ListBatch]
+    queries_of: QueriesOf
+    lists: str  # a hash of the lists and texts that the round's batches are made of
+
+
+# Of a step and the models' parameters at it; the lists may be mined with them.
+Feeds: TypeAlias = Callable[[int, Params], Feed]
 
 
 def train_stage(
@@ -28,22 +41,24 @@ def train_stage(
     params: Params,
     terms_of: steps.TermsOf,
     weights: Mapping[str, float],
-    batches: Batches,
+    feeds: Feeds,
     folder: Path,
+    say: Say,
     watch: Watch,
     round_length: int = 0,
 ) -> Params:
     """Trains `params` for the stage's steps, or for what is left of them.
 
     Args:
-        batches: called at every round's first step (and where a stopped run goes on) with that
-            step and the parameters at hand; the batches may be mined with them.
-        folder: the run's; the stage's checkpoints are kept in checkpoints/`name` until its caller
-            has stored the result, every step's metrics go to log.jsonl.
-        round_length: steps for which one call of `batches` serves; 0: all.
+        feeds: called at every round's first step, and where a stopped run goes on.
+        folder: the run's; the stage's checkpoints are in checkpoints/`name`, every step's metrics
+            go to log.jsonl.
+        round_length: steps for which one feed serves; 0: all.
 
     Raises:
         NonFiniteError: training diverged; the last checkpoint before it stays.
+        InputError: the last checkpoint belongs to other options or lists.
+        Preempted: a SIGTERM came; what was trained is saved.
     """
     if stage.steps == 0:
         return params
@@ -51,20 +66,96 @@ def train_stage(
     step = partial(steps.train_step, terms_of=terms_of, weights=weights, optimizer=optimizer)
     program = data_parallel(step, backend=config.compute.parallel)
     state = replicate(init_state(params, optimizer, config.seed))
-    every = config.checkpoint.every
+    facts = {"options": _as_json(training_fields(config)), "devices": jax.device_count()}
+    every, length = config.checkpoint.every, round_length or stage.steps
     with (
-        Checkpoints(folder / "checkpoints" / name, config.checkpoint.keep) as saved,
+        Checkpoints(folder / "checkpoints" / name, config.checkpoint.keep, say) as saved,
         watch(name, stage.steps, "steps") as advance,
     ):
-        state = saved.restore(state) or state
-        done = int(state.step)
-        advance(done)
-        log = TrainLog(folder / "log.jsonl", name, done)
-        while done < stage.steps:
-            length = round_length or stage.steps
-            stop = min((done // length + 1) * length, stage.steps)
-            feed = batches(done, state.params)
-            numbers = range(done, stop)
-            state = fit(state, program, feed, numbers, log.write, saved.save, every, advance)
-            done = stop
+        state, facts = _go_on(saved, state, name, facts, say)
+        log = TrainLog(folder / "log.jsonl", name, int(state.step))
+        advance(int(state.step))
+        while (done := int(state.step)) < stage.steps:
+            end = min((done // length + 1) * length, stage.steps)
+            saved.wait()  # a round's lists are mined with this very state
+            feed = feeds(done, state.params)
+            if done % length and facts["lists"] != feed.lists:
+                raise _refusal(name, done, "other lists or texts")
+            facts["lists"] = feed.lists
+            with preemption.deferred() as asked:
+                state = fit(
+                    state,
+                    program,
+                    feed.batches,
+                    feed.queries_of,
+                    range(done, end),
+                    partial(_report, log, name, say),
+                    partial(_save, saved, log, facts, every, end),
+                    every,
+                    advance,
+                    max(stage.max_bad_steps - int(state.skipped), 0),
+                    asked,
+                )
+        saved.wait()
+        best = saved.best()
+        if config.checkpoint.take == "best" and best is not None:
+            say(f"{name}: ends with its best checkpoint, that of step {best}")
+            state = saved.restore(best, state)
         return state.params
+
+
+def _go_on(
+    saved: Checkpoints, state: TrainState, name: str, facts: Facts, say: Say
+) -> tuple[TrainState, dict[str, Any]]:
+    """The last good checkpoint's state and facts, or those of the start."""
+    step = saved.latest()
+    if step is None:
+        say(f"{name}: starts at step 0")
+        return state, {**facts}
+    say(f"{name}: goes on from step {step}")
+    before = saved.facts(step)
+    wrong = [
+        f"{key}: {before['options'].get(key)} -> {value}"
+        for key, value in facts["options"].items()
+        if before["options"].get(key) != value
+    ]
+    if wrong:
+        raise _refusal(name, step, f"other options ({'; '.join(wrong)})")
+    if before["devices"] != facts["devices"]:
+        say(
+            f"{name}: {before['devices']} devices until now, {facts['devices']} from here: the "
+            "same batches in the same order, results equal but for rounding"
+        )
+    return saved.restore(step, state), {**facts, "lists": before["lists"]}
+
+
+def _save(
+    saved: Checkpoints,
+    log: TrainLog,
+    facts: Facts,
+    every: int,
+    end: int,
+    done: int,
+    state: TrainState,
+) -> None:
+    # The best is chosen among these only: the choice must not know where a run was stopped.
+    regular = done % every == 0 or done == end
+    saved.save(done, state, {**facts, "loss": log.loss if regular else None})
+
+
+def _refusal(name: str, step: int, what: str) -> InputError:
+    return InputError(
+        f"the checkpoint of step {step} of {name} was trained with {what}; go on with those, or "
+        f"train the stage anew: --from {name}"
+    )
+
+
+def _report(log: TrainLog, name: str, say: Say, values: dict[str, Any]) -> None:
+    log.write(values)
+    if "bad" in values:
+        say(f"{name}: step {values['step']} is not applied: {values['bad']} (see log.jsonl)")
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As they come back from a file."""
+    return json.loads(json.dumps(values))

@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parents[1] / "rocketjax"
 
 # Leaves first. A module may import any module of an earlier row.
 FLOORS = [
-    {"errors", "batch", "progress", "allocator"},
-    {"files", "models.attention", "models.layout"},
+    {"errors", "batch", "progress", "allocator", "preemption"},
+    {"files", "lock", "models.attention", "models.layout"},
     {"data.passages"},
     {"data.collection", "data.lines"},
     {"data.store", "data.qrels"},

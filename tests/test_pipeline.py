@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, pipeline, stages
+from rocketjax import cli, lock, pipeline, stages
 from rocketjax.augment import read_lists
 from rocketjax.config import (
     CheckpointConfig,
@@ -344,6 +345,16 @@ def test_an_earlier_run_is_not_lost_unasked(weights, collection, finished, tmp_p
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
+def test_a_folder_in_use_is_refused_and_not_touched(weights, collection, tmp_path):
+    settings = config(weights, collection, tmp_path / "run", overwrite=True)
+    with (
+        lock.held(tmp_path / "run", say),
+        pytest.raises(InputError, match=rf"process {os.getpid()} on .* is at work here"),
+    ):
+        pipeline.run(settings, say, unwatched)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_loaded_run_searches(finished, collection):
     model = rocketjax.load(finished.folder)
     hits = model.search("sun ray warm", top_k=7, depth=5)
@@ -387,8 +398,12 @@ def test_a_re_ranker_that_cannot_tell_does_not_denoise(weights, collection, tmp_
 def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
     wild = OptimizerConfig(retriever_lr=1e30, reranker_lr=1e30, warmup=0.0)
     settings = config(weights, collection, tmp_path / "wild", joint=StageConfig(20, 8, wild))
-    with pytest.raises(NonFiniteError, match=r"step \d+: .*loss = nan.*lower the learning rate"):
+    with pytest.raises(
+        NonFiniteError, match=r"step \d+: .*loss = nan.*; queries q\d+, q.*lower the"
+    ):
         pipeline.run(settings, say, unwatched)
+    row = json.loads((tmp_path / "wild" / "log.jsonl").read_text().splitlines()[-1])
+    assert row["stage"] == "joint" and len(row["queries"]) == 8
 
 
 @pytest.mark.parametrize(

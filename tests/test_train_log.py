@@ -26,3 +26,20 @@ def test_a_stage_that_goes_on_takes_back_what_it_wrote_beyond(tmp_path):
         *(("joint", step) for step in range(3)),
     ]
     assert rows(path)[-1]["loss"] == 3.0
+
+
+def test_the_running_loss_is_the_same_after_a_stop(tmp_path):
+    """A skipped step has no loss, and another stage's losses are its own."""
+    path = tmp_path / "log.jsonl"
+    TrainLog(path, "warm", 0).write({"step": 0, "loss": 100.0})
+    log = TrainLog(path, "joint", 0)
+    assert log.loss is None
+    losses = [3.0, 2.7, 2.1, 1.9]
+    for step, loss in enumerate(losses):
+        log.write({"step": step, "loss": loss})
+    log.write({"step": 4, "bad": "loss = nan", "queries": ["q"]})
+    assert 1.9 < log.loss < 3.0
+    again = TrainLog(path, "joint", 2)
+    for step in (2, 3):
+        again.write({"step": step, "loss": losses[step]})
+    assert again.loss == log.loss  # to the last bit

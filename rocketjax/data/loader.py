@@ -33,6 +33,14 @@ def list_batches(
     return iter(batches.map(collate).to_iter_dataset(options))
 
 
+def lists_of_step(
+    lists: Sequence[TrainingList], batch: int, seed: int, step: int
+) -> list[TrainingList]:
+    """The lists of which `list_batches` makes the batch of a step."""
+    ordered = grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
+    return list(ordered[step * batch : (step + 1) * batch])
+
+
 class Shape(NamedTuple):
     """What a kind of texts is laid out in where it fits, so that one compiled program serves."""
 
