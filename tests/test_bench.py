@@ -35,11 +35,11 @@ def test_work_is_drawn_from_the_collection_and_travels(work, collection, tmp_pat
 def test_figures_follow_from_the_times(monkeypatch):
     taken = iter([9.0, 2.0, 1.0, 4.0])
     monkeypatch.setattr(pair, "seconds", lambda run: next(taken, 2.0))
-    answers = iter([(1.0, 32), (4.0, 32), (3.0, 32), (8.0, 32)])
+    answers = iter([{"seconds": s, "setting": "its own"} for s in (1.0, 4.0, 3.0, 8.0)])
     result = pair.compare("encode", "passages", 12, lambda: None, lambda _: next(answers), 3)
     # Ours 9, 2, 1; theirs 4, 3, 8: medians 2 and 4, ratios 0.44, 1.5, 8.
     assert (result.ours, result.theirs, result.ratio) == (6.0, 3.0, 1.5)
-    assert result.setting == "its batch size 32"
+    assert result.setting == "its own"
 
 
 def test_both_sides_take_the_same_step(work):
