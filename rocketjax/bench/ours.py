@@ -85,7 +85,7 @@ def _collator(
     return Collator(queries, passages, retriever.tokenizer, reranker.tokenizer, slots), lists
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """How long one run takes."""
     started = time.perf_counter()
     run()

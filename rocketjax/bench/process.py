@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ Ask: TypeAlias = Callable[[str], Answer]
 
 
 @contextmanager
-def asked(module: str, work: Path) -> Iterator[Ask]:
+def asked(module: str, work: Path, environment: Mapping[str, str] | None = None) -> Iterator[Ask]:
     """Starts `python -m module work`, which calls `answer`; gives the function that asks it.
 
     Raises:
@@ -27,6 +27,7 @@ def asked(module: str, work: Path) -> Iterator[Ask]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
     assert process.stdin and process.stdout and process.stderr
 
