@@ -44,7 +44,7 @@ FLOORS = [
     {"stages"},
     {"pipeline"},
     {"cli"},
-    {"bench.process", "bench.work", "bench.pieces"},
+    {"bench.process", "bench.work", "bench.pieces", "bench.flops"},
     {
         "bench.ours",
         "bench.plain_torch",
@@ -73,6 +73,7 @@ FLOORS = [
         "evaluate",
         "export",
         "bench.__main__",
+        "bench.plan",
     },  # none imports another
 ]
 OWNERS = {  # a library only one module knows
