@@ -18,7 +18,7 @@ from rocketjax.config import Config, Count, Positive, Size, StageConfig, load
 from rocketjax.models.encoder import EncoderConfig
 
 BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
-PARAMETERS = 109_482_240  # of BERT base
+PARAMETERS = 108_891_648  # of BERT base without its pooler
 STATE = 16  # bytes of a parameter: itself, its gradient and Adam's two moments, float32
 
 
@@ -141,7 +141,8 @@ def _trained(
 
 def _corpus(config: Config, plan: Plan) -> Stage:
     flops = plan.passages * forward_flops(BERT_BASE, plan.passage_tokens)
-    memory = 4 * PARAMETERS + _activations(config.compute.batch, config.text.passage_length) / 12
+    held = _layer(config.compute.batch, config.text.passage_length)
+    memory = 4 * PARAMETERS + held
     return Stage("", plan.passages * plan.passage_tokens, flops, _hours(plan, flops), memory)
 
 
@@ -149,7 +150,7 @@ def _scored(name: str, config: Config, plan: Plan, pairs: float) -> Stage:
     """Pairs through the re-ranker, while the corpus' vectors lie on the devices for search."""
     flops = pairs * forward_flops(BERT_BASE, plan.pair_tokens)
     vectors = 2 * plan.passages * BERT_BASE.hidden_size / MACHINES[plan.machine].count
-    held = _activations(config.compute.batch, config.text.pair_length) / 12
+    held = _layer(config.compute.batch, config.text.pair_length)
     memory = 3 * 4 * PARAMETERS + vectors + held
     return Stage(name, pairs * plan.pair_tokens, flops, _hours(plan, flops), memory)
 
@@ -170,11 +171,13 @@ def _lengths(plan: Plan) -> dict[str, float]:
 
 
 def _activations(texts: float, length: int) -> float:
-    """Bytes that backward needs of so many texts: of a layer 16 D for a token in two bytes, and
-    the float32 attention of each head with every other token.
-    """
-    d, heads = BERT_BASE.hidden_size, BERT_BASE.num_heads
-    return texts * length * BERT_BASE.num_layers * (2 * 16 * d + 4 * heads * length)
+    """Bytes that backward needs of so many texts."""
+    return BERT_BASE.num_layers * _layer(texts, length)
+
+
+def _layer(texts: float, length: int) -> float:
+    """Of one layer: 16 D values of two bytes for a token, and each head's attention in float32."""
+    return texts * length * (2 * 16 * BERT_BASE.hidden_size + 4 * BERT_BASE.num_heads * length)
 
 
 if __name__ == "__main__":
