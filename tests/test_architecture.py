@@ -45,9 +45,26 @@ FLOORS = [
     {"stages"},
     {"pipeline"},
     {"cli"},
-    {"bench.work"},
-    {"bench.ours", "bench.plain_torch"},
-    {"bench.pair", "bench.rivals"},
+    {"bench.process", "bench.work", "bench.pieces", "bench.flops"},
+    {
+        "bench.ours",
+        "bench.plain_torch",
+        "bench.plain_mining",
+        "bench.torch_search",
+        "bench.faiss_flat",
+    },
+    {"bench.pair", "bench.rivals", "bench.fact", "bench.joint"},
+    {
+        "bench.search",
+        "bench.mine",
+        "bench.memory",
+        "bench.feed",
+        "bench.tokens",
+        "bench.collectives",
+        "bench.compiles",
+        "bench.table",
+    },
+    {"bench.facts"},
     {
         "train",
         "encode",
@@ -57,6 +74,7 @@ FLOORS = [
         "evaluate",
         "export",
         "bench.__main__",
+        "bench.plan",
     },  # none imports another
 ]
 OWNERS = {  # a library only one module knows
@@ -69,7 +87,10 @@ OWNERS = {  # a library only one module knows
     "ijson": {"data.rows"},
     "ir_measures": {"metrics"},
     "safetensors": {"models.pretrained"},
-    "torch": {"bench.plain_torch"},  # what rocketjax is compared with
+    # What rocketjax is compared with.
+    "torch": {"bench.plain_torch", "bench.torch_search", "bench.plain_mining"},
+    "faiss": {"bench.faiss_flat"},
+    "sentence_transformers": {"bench.rivals", "bench.plain_mining"},
     "huggingface_hub": {"models.pretrained", "hub_push"},
 }
 

@@ -1,16 +1,30 @@
 """The benchmark: real texts, both sides doing the same work, figures that follow from times."""
 
+import dataclasses
 import json
 import math
+from functools import partial
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from tiny import list_batch, models, vectors_folder
 
+from rocketjax import config, steps
 from rocketjax.bench import __main__ as bench
-from rocketjax.bench import pair
+from rocketjax.bench import collectives, compiles, feed, memory, pair, plan, search, tokens
+from rocketjax.bench.flops import forward_flops
 from rocketjax.bench.ours import Ours
+from rocketjax.bench.pieces import cut
 from rocketjax.bench.work import Work, make_work
-from rocketjax.config import ComputeConfig
+from rocketjax.config import ComputeConfig, OptimizerConfig
 from rocketjax.data.collections import load_collection
+from rocketjax.models.encoder import EncoderConfig
+from rocketjax.optim import make_optimizer
+from rocketjax.parallel import data_parallel
+from rocketjax.retrieval.scann import installed
+from rocketjax.state import init_state
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +49,11 @@ def test_work_is_drawn_from_the_collection_and_travels(work, collection, tmp_pat
 def test_figures_follow_from_the_times(monkeypatch):
     taken = iter([9.0, 2.0, 1.0, 4.0])
     monkeypatch.setattr(pair, "seconds", lambda run: next(taken, 2.0))
-    answers = iter([(1.0, 32), (4.0, 32), (3.0, 32), (8.0, 32)])
+    answers = iter([{"seconds": s, "setting": "its own"} for s in (1.0, 4.0, 3.0, 8.0)])
     result = pair.compare("encode", "passages", 12, lambda: None, lambda _: next(answers), 3)
     # Ours 9, 2, 1; theirs 4, 3, 8: medians 2 and 4, ratios 0.44, 1.5, 8.
     assert (result.ours, result.theirs, result.ratio) == (6.0, 3.0, 1.5)
-    assert result.setting == "its batch size 32"
+    assert result.setting == "its own"
 
 
 def test_both_sides_take_the_same_step(work):
@@ -81,3 +95,111 @@ def test_the_command_prints_and_writes_its_figures(weights, collection, tmp_path
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [row["task"] for row in figures["results"]] == ["encode", "train"]
     assert all(row["ours"] > 0 and row["theirs"] > 0 for row in figures["results"])
+
+
+def test_pieces_are_the_passages_words_and_as_many_as_asked_for(collection):
+    loaded = load_collection(str(collection))  # 60 passages of 6 words
+    pieces = cut(loaded, 2, 180).passages
+    assert len(pieces) == 180
+    words = [word for piece in pieces for word in piece.text.split()]
+    assert words == [word for passage in loaded.passages for word in passage.text.split()]
+    more = cut(loaded, 2, 250).passages  # pieces then start at every word
+    assert len(more) == len({piece.id for piece in more}) == 250
+    assert [piece.text.split()[0] for piece in more[:5]] == loaded.passages[0].text.split()[:5]
+    assert len(cut(loaded, 2, 1_000).passages) == 300  # and more there are not
+
+
+@pytest.mark.skipif(not installed(), reason="scann is not installed (no wheel here)")
+def test_searches_find_what_they_are_tuned_for(tmp_path):
+    pytest.importorskip("faiss", reason="the extra `bench` brings it")
+    pytest.importorskip("torch", reason="the extra `bench` brings it")
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((600, 16)).astype(np.float32)
+    array /= np.linalg.norm(array, axis=1, keepdims=True)
+    vectors = vectors_folder(tmp_path, array, shard=600)
+    said = []
+    queries = array[:40] + 0.1 * rng.standard_normal((40, 16)).astype(np.float32)
+    results = list(search.measure(vectors, queries, [1], 1, said.append))
+    assert [result.task for result in results] == [
+        "search by 1",
+        "search by 32",
+        "search by 512",
+        "search, 1 thread",
+        "search exact",
+    ]
+    assert all(result.ours > 0 and result.theirs > 0 for result in results)
+    beside = results[3].setting
+    assert "recall 1.000; IVFFlat" in beside  # brute force on our side
+    assert float(beside.rpartition(" ")[2]) >= 0.9
+    assert search.recall(np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])) == 0.75
+
+
+def test_mining_is_measured_beside_the_same_work(weights, collection, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    args = ["--tasks", "mine", "--weights", str(weights), "--collection", str(collection)]
+    args += ["--rounds", "1", "--mined", "3", "--vectors-folder", str(tmp_path / "vectors")]
+    args += ["--query-length", "10", "--passage-length", "12", "--pair-length", "20"]
+    assert bench.main([*args, "--length", "3"]) == 0, capsys.readouterr().err
+    assert "its batch size" in capsys.readouterr().out
+    assert (tmp_path / "vectors" / "passages" / "00000.npy").is_file()
+
+
+def test_bytes_of_collectives_are_read_off_a_program():
+    program = """
+  %all-reduce.1 = (f32[3,4]{1,0}, f32[]) all-reduce(%a, %b), replica_groups={{0,1}}, to_apply=%add
+  %all-gather.2 = bf16[2,8]{1,0} all-gather(%c), dimensions={0}
+  %reduce-scatter = f32[5]{0} reduce-scatter(%d), to_apply=%add
+  %fusion = f32[1000]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+    found = collectives.sent(program, 2)
+    assert found == {"all-reduce": 52, "all-gather": 32, "reduce-scatter": 40}
+
+
+def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
+    retriever, _, params = models(shared=True)
+    params = {"retriever": params["retriever"]}
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    terms = steps.retriever_terms_of(retriever, 1.0)
+    step = partial(
+        steps.train_step, terms_of=terms, weights={"retriever": 1.0}, optimizer=optimizer
+    )
+    program = data_parallel(step, jax.devices()[:2], backend="shard_map")
+    lowered = program.lower(init_state(params, optimizer, 1), list_batch())  # pyright: ignore
+    sent = sum(collectives.sent(lowered.compile().as_text(), 2).values())
+    size = sum(x.nbytes for x in jax.tree.leaves(params)) + 2 * 4 * 8 * 5 * 16  # there and back
+    assert size <= sent <= size + 1_000  # ids and masks of 40 passages, counts and metrics
+
+
+def test_facts_follow_from_what_was_run(work):
+    ours = Ours(dataclasses.replace(work, lists=work.lists[:8]), ComputeConfig(batch=2))
+    facts = [*memory.measure(ours, 2, 1, (2, 4)), *feed.measure(ours, 1), *tokens.measure(ours, 1)]
+    value = {fact.name: fact.value for fact in facts}
+    grown = value["memory, lists of 4"] / value["memory, lists of 2"]
+    assert value["memory, lists of 4 beside 2"] == pytest.approx(grown)
+    assert grown < 1.5  # twice the passages, the same chunk
+    assert all(number > 0 for number in value.values())
+
+
+def test_compilations_are_counted():
+    with compiles.counting() as taken:
+        jax.jit(lambda x: x * 3 + 1)(np.arange(7.0))
+        once = len(taken)
+        assert once and sum(taken) > 0
+    jax.jit(lambda x: x * 5 + 2)(np.arange(7.0))
+    assert len(taken) == once
+
+
+def test_a_plan_multiplies_out():
+    # 2 layers of 4 x 3^2 + 2 x 3 x 5 = 66 weights, 2 x 7^2 x 3 for attention; 2 for a multiply-add.
+    shape = EncoderConfig(10, 3, 2, 1, 5, 8)
+    assert forward_flops(shape, 7) == 2 * 2 * (7 * 66 + 2 * 49 * 3)
+    root = Path(__file__).parents[1]
+    loaded = config.load(root / "configs" / "nq.yaml")
+    planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}
+    joint = planned["joint"]
+    assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
+    assert joint.hours * 3600 == pytest.approx(joint.flops / (989e12 * 0.3))
+    assert planned["encode"].tokens == pytest.approx(8_841_823 * 70.5)
+    narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
+    assert narrow.name == "joint"
+    assert narrow.memory < joint.memory and narrow.flops == joint.flops

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from tiny import vectors_folder
 
 from rocketjax import inference, parallel
 from rocketjax.config import ComputeConfig, IndexConfig, RetrieverConfig, TextConfig
@@ -47,6 +48,13 @@ def test_vectors_are_the_passages_in_order(retriever, loaded, tmp_path):
     assert vectors.names(np.arange(60)).tolist() == [p.id for p in loaded.passages]
     assert vectors.names(np.array([[3, -1]])).tolist() == [[loaded.passages[3].id, ""]]
     assert len(vectors) == 60 and vectors.width == 32
+
+
+@pytest.mark.parametrize("ids", [["a", "bc", "d-1"], ["å", "東京", "x"]], ids=["ascii", "utf-8"])
+def test_ids_are_read_as_they_were_written(tmp_path, ids):
+    vectors = vectors_folder(tmp_path, np.zeros((3, 2), np.float32), ids)
+    assert vectors.names(np.array([[2, -1], [0, 1]])).tolist() == [[ids[2], ""], ids[:2]]
+    assert vectors.names(np.empty((0, 4), np.int64)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

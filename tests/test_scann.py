@@ -1,5 +1,6 @@
 """The real ScaNN through our interface: its recall, its folder, and what is not opened."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -13,7 +14,7 @@ from rocketjax.errors import InputError
 from rocketjax.retrieval import open as opening
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.open import build_index, open_index
-from rocketjax.retrieval.scann import build_scann, installed, open_scann
+from rocketjax.retrieval.scann import ScannIndex, build_scann, installed, open_scann
 from rocketjax.retrieval.vectors import Vectors
 
 pytestmark = pytest.mark.skipif(not installed(), reason="scann is not installed (no wheel here)")
@@ -80,6 +81,9 @@ def test_a_large_corpus_is_partitioned_and_meets_the_target(tmp_path):
     assert index.settings.leaves == 318  # the square root
     assert index.settings.recall >= 0.95 and "of 318 leaves" in said[0]
     assert recall(index, queries, 20) >= 0.95
+    chosen = index.settings
+    fewer = dataclasses.replace(chosen, leaves_to_search=chosen.leaves_to_search - 1)
+    assert recall(ScannIndex(vectors, index.searcher, fewer), queries, 20) < 0.95  # none to spare
     again = open_scann(Vectors(tmp_path))
     np.testing.assert_array_equal(again.search(queries, 20)[0], index.search(queries, 20)[0])
     config = IndexConfig(target_recall=0.95, leaves_to_search=9, reorder=60)
@@ -107,6 +111,15 @@ def test_two_byte_vectors_are_reordered_in_two_bytes(tmp_path):
     index = build_scann(vectors, IndexConfig(), queries, 50, quiet)
     assert recall(index, queries, 50) >= 0.95
     assert any("bfloat16" in path.name for path in (tmp_path / "scann").iterdir())
+
+
+def test_threads_change_no_result(hashed):
+    index, queries = hashed
+    want = index.search(queries, 10)
+    for threads in (1, 3):
+        index.use_threads(threads)
+        for got, expected in zip(index.search(queries, 10), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_a_moved_folder_is_opened_without_building(hashed, tmp_path, monkeypatch):

@@ -2,22 +2,21 @@
 
 import json
 import os
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.table import Table
-
 from rocketjax import cli
-from rocketjax.config import MINILM, ComputeConfig, Length, Size
+from rocketjax.config import MINILM, ComputeConfig, Count, Length, Size
 
 if TYPE_CHECKING:
+    from rocketjax.bench.ours import Ours
     from rocketjax.bench.pair import Result
+    from rocketjax.data.collection import Collection
 
-Task = Literal["encode", "rerank", "train"]
+Task = Literal["encode", "rerank", "train", "mine", "search", "facts"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,9 @@ class Bench:
 
     encode: sentence-transformers' encode; rerank: its CrossEncoder.predict; both at the batch size
     that is best for them, tokenising included. train: the joint step, written plainly in PyTorch.
+    mine: queries to written lists, beside the same with sentence-transformers. search: ScaNN
+    through our interface beside ScaNN itself, and beside faiss' IVFFlat, both tuned to a recall@10
+    of 0.95; exact search beside torch. facts: rocketjax alone, beside what it should be; minutes.
     Speeds are medians over rounds, the ratio is the median of the rounds' ratios. Needs the extra
     `bench`.
 
@@ -52,6 +54,18 @@ class Bench:
     """Longest passage in tokens."""
     pair_length: Length = 158
     """Longest pair in tokens."""
+    mined: Size = 32
+    """Queries to mine for."""
+    searched: Size = 2_000
+    """Queries to search for; one half tunes both sides, the other is measured."""
+    vectors: Size = 300_000
+    """Vectors to search: pieces of the collection's passages, as many as there are up to this."""
+    piece: Size = 8
+    """Words in a piece; pieces overlap where there would be too few."""
+    vectors_folder: str = "runs/bench"
+    """Where vectors are kept from one run to the next; a stopped run goes on there."""
+    threads: Count = 0
+    """Of both sides' search; 0: one a core, and then a single one."""
     rounds: Size = 5
     """Rounds, each a run of both sides."""
     json: str = ""
@@ -65,15 +79,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _bench(options: Bench) -> None:
+    from rocketjax.bench import facts
     from rocketjax.bench.ours import Ours
-    from rocketjax.bench.pair import compare, rival_process
+    from rocketjax.bench.table import facts_table, machine, results_table
     from rocketjax.bench.work import make_work
     from rocketjax.data.collections import load_collection
     from rocketjax.files import write_text
     from rocketjax.models.pretrained import resolve_weights
 
     collection = load_collection(options.collection)
-    lengths = (options.query_length, options.passage_length, options.pair_length)
     work = make_work(
         collection,
         collection.split(options.split),
@@ -81,43 +95,82 @@ def _bench(options: Bench) -> None:
         options.passages,
         options.lists,
         options.length,
-        lengths,
+        (options.query_length, options.passage_length, options.pair_length),
     )
     ours = Ours(work, options.compute)
-    passages = options.lists * options.length
-    plans = {
-        "encode": ("passages", len(work.passages), lambda: ours.encode),
-        "rerank": ("pairs", len(work.pairs), lambda: ours.rerank),
-        "train": ("passages", passages, ours.train),
-    }
-    results = []
-    with rival_process(work) as rival:
-        for task in options.tasks:
-            unit, units, ready = plans[task]
-            cli.say(f"{task}: {units} {unit} a run, {options.rounds} rounds")
-            results.append(compare(task, unit, units, ready(), rival, options.rounds))
-    cli.console.print(_table(results))
+    results = list(_shown(_results(options, collection, ours)))
+    known = []
+    if "facts" in options.tasks:
+        measured = facts.measure(
+            ours, options.collection, options.split, options.compute, options.rounds
+        )
+        known = list(_shown(measured))
+    if results:
+        cli.console.print(results_table(results))
+    if known:
+        cli.console.print(facts_table(known))
     if options.json:
-        figures = {"machine": _machine(), "results": [result._asdict() for result in results]}
+        figures = {
+            "machine": machine(),
+            "results": [result._asdict() for result in results],
+            "facts": [fact._asdict() for fact in known],
+        }
         write_text(Path(options.json), json.dumps(figures, indent=2) + "\n")
 
 
-def _table(results: "list[Result]") -> Table:
-    table = Table(title=_machine())
-    for name in ("task", "a second", "rocketjax", "rival", "ratio", ""):
-        table.add_column(name, justify="left" if name in ("task", "a second", "") else "right")
-    for result in results:
-        speeds = (f"{result.ours:,.1f}", f"{result.theirs:,.1f}", f"{result.ratio:.2f}")
-        table.add_row(result.task, result.unit, *speeds, result.setting)
-    return table
+def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Result]":
+    from rocketjax.bench import mine
+    from rocketjax.pipeline import sample_queries
+
+    yield from _texts(options, ours)
+    split, folder = collection.split(options.split), Path(options.vectors_folder)
+    if "mine" in options.tasks:
+        some = sample_queries(split, options.mined, seed=0)
+        to = folder / "passages"
+        yield mine.measure(ours, collection, some, to, options.rounds, cli.say, cli.watch)
+    if "search" in options.tasks:
+        some = sample_queries(split, options.searched, seed=0)
+        yield from _searches(options, collection, list(some.queries.values()))
 
 
-def _machine() -> str:
-    import jax
+def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
+    from rocketjax.bench.pair import compare, rival_process
 
-    device = jax.devices()[0]
-    where = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
-    return f"{where}, jax {jax.__version__}, Python {platform.python_version()}"
+    plans = {
+        "encode": ("passages", len(ours.work.passages), lambda: ours.encode),
+        "rerank": ("pairs", len(ours.work.pairs), lambda: ours.rerank),
+        "train": ("passages", options.lists * options.length, ours.train),
+    }
+    tasks = [task for task in options.tasks if task in plans]
+    if not tasks:
+        return
+    with rival_process(ours.work) as rival:
+        for task in tasks:
+            unit, units, ready = plans[task]
+            cli.say(f"{task}: {units} {unit} a run, {options.rounds} rounds")
+            yield compare(task, unit, units, ready(), rival, options.rounds)
+
+
+def _searches(
+    options: Bench, collection: "Collection", queries: Sequence[str]
+) -> "Iterator[Result]":
+    from rocketjax.bench import search
+    from rocketjax.bench.pieces import cut, encoded
+    from rocketjax.models.pretrained import resolve_weights
+
+    weights, folder = str(resolve_weights(options.weights)), Path(options.vectors_folder) / "pieces"
+    pieces = cut(collection, options.piece, options.vectors)
+    retriever, vectors = encoded(pieces, options.piece, weights, folder, options.compute, cli.watch)
+    threads = [options.threads] if options.threads else sorted({os.cpu_count() or 1, 1})[::-1]
+    asked = retriever.encode_query(queries)
+    yield from search.measure(vectors, asked, threads, options.rounds, cli.say)
+
+
+def _shown(figures: "Iterator") -> "Iterator":
+    """The same, each said as soon as it is there: the whole takes minutes."""
+    for figure in figures:
+        cli.say("  ".join(f"{x:,.3f}" if isinstance(x, float) else str(x) for x in figure))
+        yield figure
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Runs both sides in turn, round by round, so that a busy machine disturbs both alike."""
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +8,8 @@ from statistics import median
 from typing import NamedTuple
 
 from rocketjax.bench.ours import seconds
+from rocketjax.bench.process import Ask, asked
 from rocketjax.bench.work import Work
-from rocketjax.errors import InputError
-
-Rival = Callable[[str], tuple[float, int]]  # a task's name -> seconds, batch size
 
 
 class Result(NamedTuple):
@@ -29,50 +24,29 @@ class Result(NamedTuple):
 
 
 @contextmanager
-def rival_process(work: Work) -> Iterator[Rival]:
+def rival_process(work: Work) -> Iterator[Ask]:
     """The other process, ready to be asked."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.json"
         work.write(path)
-        command = [sys.executable, "-m", "rocketjax.bench.rivals", str(path)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdin and process.stdout and process.stderr
-
-        def ask(task: str) -> tuple[float, int]:
-            process.stdin.write(f"{task}\n")  # pyright: ignore
-            process.stdin.flush()  # pyright: ignore
-            line = process.stdout.readline()  # pyright: ignore
-            if not line:
-                said = process.stderr.read().strip().rpartition("\n")[2]  # pyright: ignore
-                raise InputError(f"the rival stopped: {said}; pip install 'rocketjax[bench]'")
-            answer = json.loads(line)
-            return answer["seconds"], answer["batch"]
-
-        try:
+        with asked("rocketjax.bench.rivals", path) as ask:
             yield ask
-        finally:
-            process.kill()
-            process.communicate()  # closes its pipes
 
 
 def compare(
-    task: str, unit: str, units: int, ours: Callable[[], None], rival: Rival, rounds: int
+    task: str, unit: str, units: int, ours: Callable[[], object], rival: Ask, rounds: int
 ) -> Result:
-    """`rounds` times ours and theirs in turn, each after one run to warm up."""
+    """`rounds` times ours and theirs in turn, each after one run to warm up.
+
+    The rival is asked for the task, and answers with the seconds that it took and its setting.
+    """
     ours()
-    _, batch = rival(task)
+    setting = rival(task)["setting"]
     pairs = []
     for number in range(rounds):  # who is first changes from round to round
         mine = seconds(ours) if number % 2 else None
-        theirs, _ = rival(task)
+        theirs = rival(task)["seconds"]
         pairs.append((seconds(ours) if mine is None else mine, theirs))
     mine, theirs = (median(column) for column in zip(*pairs, strict=True))
     ratio = median(theirs / mine for mine, theirs in pairs)
-    setting = f"its batch size {batch}" if batch else ""
     return Result(task, unit, units / mine, units / theirs, ratio, setting)

@@ -4,13 +4,13 @@ Started by `pair.py` with a file of work; reads the name of a task a line, answe
 of the seconds that one run took. The first run of a task tries batch sizes and keeps the best.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rocketjax.bench.process import Answer, answer
 from rocketjax.bench.work import Work
 
 BATCHES = (8, 16, 32, 64, 128)
@@ -64,17 +64,17 @@ def _seconds(run: Callable[[int], Any], batch: int) -> float:
 def main() -> None:
     """Answers until its input ends."""
     rivals = Rivals(Work.read(Path(sys.argv[1])))
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print must not stand among the answers
     tasks: dict[str, Callable[[int], Any]] = {}
-    for line in sys.stdin:
-        name = line.strip()
+
+    def run(name: str) -> Answer:
         if name not in tasks:
             tasks[name] = getattr(rivals, name)()
             rivals.batch[name] = rivals.best(name, tasks[name])
-        taken = _seconds(tasks[name], rivals.batch[name])
-        answers.write(json.dumps({"seconds": taken, "batch": rivals.batch[name]}) + "\n")
-        answers.flush()
+        batch = rivals.batch[name]
+        setting = f"its batch size {batch}" if batch else ""
+        return {"seconds": _seconds(tasks[name], batch), "setting": setting}
+
+    answer(run)
 
 
 if __name__ == "__main__":

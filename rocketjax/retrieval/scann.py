@@ -4,8 +4,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -24,6 +27,7 @@ SETTINGS = "index.json"
 ASSETS = "scann_assets.pbtxt"
 BRUTE_FORCE = 20_000  # up to so many passages ScaNN's authors compare with all of them,
 NO_TREE = 100_000  # up to so many with all their quantised forms
+SCATTERED = 4  # times as long as in a row does it take to read from all over the memory
 
 
 _Count: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
@@ -49,7 +53,8 @@ class ScannIndex:
         """Use `build_scann` or `open_scann`."""
         self.vectors = vectors
         self.settings = settings
-        self._searcher = searcher
+        self.searcher = searcher
+        self._threads = os.cpu_count() or 1
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index.search`. Above the top_k it was made for, it searches wider in proportion."""
@@ -64,17 +69,31 @@ class ScannIndex:
         wider = max(1.0, top_k / self.settings.top_k)
         leaves = min(self.settings.leaves, round(wider * self.settings.leaves_to_search))
         reorder = min(len(self.vectors), max(top_k, round(wider * self.settings.reorder)))
-        many = len(queries) > 1
-        run = self._searcher.search_batched_parallel if many else self._searcher.search_batched
+        run, options = self.searcher.search_batched, {}
+        if len(queries) > 1 and self._threads > 1:
+            # By itself it hands out 256 queries at a time, so that fewer have one thread only.
+            share = -(-len(queries) // self._threads)
+            run, options = self.searcher.search_batched_parallel, {"batch_size": min(share, 256)}
         rows, scores = run(
             np.ascontiguousarray(queries, np.float32),
             final_num_neighbors=top_k,
             pre_reorder_num_neighbors=reorder if self.settings.reorder else None,
             leaves_to_search=leaves or None,
+            **options,
         )
-        found = ~np.isnan(scores)  # ScaNN fills up with NaN where it finds fewer
-        rows = np.where(found, rows.astype(np.int64), -1)
-        return rows, np.where(found, scores, -np.inf).astype(np.float32)
+        rows, nothing = rows.astype(np.int64), np.isnan(scores)
+        if nothing.any():  # ScaNN fills up with NaN where it finds fewer
+            rows[nothing], scores = -1, np.where(nothing, -np.inf, scores)
+        return rows, scores.astype(np.float32, copy=False)
+
+    def use_threads(self, threads: int) -> None:
+        """Searches with so many threads from now on; at first, with one a core."""
+        self._threads = threads
+        if threads > 1:
+            self.searcher.set_num_threads(threads - 1)  # the caller's own is one more
+
+
+_Measure: TypeAlias = Callable[[int, int], ScannIndex]  # of leaves to search and of reorder
 
 
 def installed() -> bool:
@@ -120,7 +139,7 @@ def build_scann(
         recall=0.0,
         vectors=vectors.manifest,
     )
-    index = _widened(ScannIndex(vectors, searcher, settings), config, queries)
+    index = _tuned(ScannIndex(vectors, searcher, settings), config, queries)
     chosen = index.settings
     say(
         f"ScaNN: {count:,} passages in {built:.1f} s, "
@@ -167,27 +186,78 @@ def open_scann(vectors: Vectors) -> ScannIndex:
         raise InputError(f"{folder}: damaged: {error}; delete it and build it anew") from error
 
 
-def _widened(index: ScannIndex, config: IndexConfig, queries: np.ndarray) -> ScannIndex:
+def _tuned(index: ScannIndex, config: IndexConfig, queries: np.ndarray) -> ScannIndex:
+    """The width that finds the target recall for the least work; the widest where none does."""
+    exact, _ = ExactIndex(index.vectors).rows(queries, index.settings.top_k)
+    measure = partial(_measured, index, queries, exact)
+    return _narrowed(measure, _widened(measure, index.settings, config), config)
+
+
+def _measured(
+    index: ScannIndex, queries: np.ndarray, exact: np.ndarray, leaves: int, reorder: int
+) -> ScannIndex:
+    """The index searched so widely, its recall measured."""
+    settings = dataclasses.replace(index.settings, leaves_to_search=leaves, reorder=reorder)
+    top_k = settings.top_k
+    found, _ = ScannIndex(index.vectors, index.searcher, settings).rows(queries, top_k)
+    shares = [len(np.intersect1d(a, b)) / top_k for a, b in zip(found, exact, strict=True)]
+    recall = round(float(np.mean(shares)), 6) if shares else 1.0
+    settings = dataclasses.replace(settings, recall=recall)
+    return ScannIndex(index.vectors, index.searcher, settings)
+
+
+def _widened(measure: _Measure, settings: Settings, config: IndexConfig) -> ScannIndex:
     """Doubles what is searched until the target recall is met, or all is searched."""
-    count = len(index.vectors)
-    top_k = index.settings.top_k
-    exact, _ = ExactIndex(index.vectors).rows(queries, top_k)
+    leaves, reorder = settings.leaves_to_search, settings.reorder
     while True:
-        settings = index.settings
-        found, _ = index.rows(queries, top_k)
-        shares = [len(np.intersect1d(a, b)) / top_k for a, b in zip(found, exact, strict=True)]
-        recall = float(np.mean(shares)) if shares else 1.0
-        leaves, reorder = settings.leaves_to_search, settings.reorder
-        if not config.leaves_to_search:
-            leaves = min(settings.leaves, 2 * leaves)
-        if not config.reorder:
-            reorder = min(count, 2 * reorder)
-        met = recall >= config.target_recall
-        if met or (leaves, reorder) == (settings.leaves_to_search, settings.reorder):
-            settings = dataclasses.replace(settings, recall=round(recall, 6))
-            return ScannIndex(index.vectors, index._searcher, settings)
-        settings = dataclasses.replace(settings, leaves_to_search=leaves, reorder=reorder)
-        index = ScannIndex(index.vectors, index._searcher, settings)
+        index = measure(leaves, reorder)
+        wider = (
+            leaves if config.leaves_to_search else min(settings.leaves, 2 * leaves),
+            reorder if config.reorder else min(settings.vectors.passages, 2 * reorder),
+        )
+        if index.settings.recall >= config.target_recall or wider == (leaves, reorder):
+            return index
+        leaves, reorder = wider
+
+
+def _narrowed(measure: _Measure, wide: ScannIndex, config: IndexConfig) -> ScannIndex:
+    """The cheapest that finds the target too, or as much as the wide one where that does not.
+
+    Fewer passages to reorder ask for more leaves: for fewer and fewer of them, the least number of
+    leaves is found by halving. What is compared is the work to be done and not the time it took,
+    so that the same vectors always yield the same index.
+    """
+    found, best = wide.settings, wide
+    target = min(config.target_recall, found.recall)
+    low, high = 1, min(found.leaves, 2 * found.leaves_to_search)
+    if config.leaves_to_search or not found.leaves:
+        low = high = found.leaves_to_search
+    reorder = found.reorder
+    while True:
+        index = measure(high, reorder)
+        if index.settings.recall < target:
+            return best
+        most = high
+        while low < most:
+            middle = (low + most) // 2
+            narrower = measure(middle, reorder)
+            if narrower.settings.recall >= target:
+                index, most = narrower, middle
+            else:
+                low = middle + 1
+        best = min(best, index, key=_work)
+        fewer = int(reorder / 1.25)
+        if config.reorder or fewer < found.top_k:
+            return best
+        reorder = fewer
+
+
+def _work(index: ScannIndex) -> float:
+    """Of a query, in bytes read: quantised forms in a row, passages to reorder from all over."""
+    chosen, vectors = index.settings, index.vectors
+    share = chosen.leaves_to_search / chosen.leaves if chosen.leaves else 1.0
+    quantised = share * len(vectors) * vectors.width / 4  # four bits for two dimensions
+    return quantised + SCATTERED * chosen.reorder * vectors.width * vectors.dtype.itemsize
 
 
 def _refuse_strangers(folder: Path, count: int) -> None:

@@ -12,6 +12,7 @@ shards and no others. bfloat16, which numpy's files do not know, is stored as ui
 import dataclasses
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -130,10 +131,22 @@ class Vectors:
 
     def names(self, rows: np.ndarray) -> np.ndarray:
         """Passage ids (str) of rows of any shape; row -1, "nothing found", has the id ""."""
-        try:
-            return np.where(rows >= 0, np.char.decode(self.ids[rows], "utf-8"), "")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.folder}: passage ids: {error}; encode again") from error
+        ids = self.ids[rows]
+        if self._ascii:  # 50 times as fast as decoding: every byte is its character's number
+            size = ids.dtype.itemsize
+            numbers = ids.reshape(-1, 1).view(np.uint8).astype(np.uint32)
+            names = numbers.view(f"U{size}").reshape(rows.shape)
+        else:
+            try:
+                names = np.char.decode(ids, "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"{self.folder}: passage ids: {error}; encode again") from error
+        nothing = rows < 0
+        return np.where(nothing, "", names) if nothing.any() else names
+
+    @cached_property
+    def _ascii(self) -> bool:
+        return not len(self) or self.ids.view(np.uint8).max() < 128
 
     def _empty(self) -> np.ndarray:
         return np.empty((0, self.width), self.dtype)

@@ -1,0 +1,117 @@
+"""Search: ScaNN through our interface beside ScaNN itself and faiss, exact search beside torch."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rocketjax.bench.ours import seconds
+from rocketjax.bench.pair import Result, compare
+from rocketjax.bench.process import Ask, asked
+from rocketjax.config import IndexConfig
+from rocketjax.progress import Say
+from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.scann import ScannIndex, build_scann
+from rocketjax.retrieval.vectors import Vectors
+
+TOP_K = 10
+RECALL = 0.95  # at TOP_K, that both sides are tuned for on one half of the queries
+BATCHES = (1, 32, 512)
+SINGLE = 256  # queries of a run where they come one by one
+AT_ONCE = 256  # queries of a run of exact search
+
+
+def measure(
+    vectors: Vectors, queries: np.ndarray, threads: Sequence[int], rounds: int, say: Say
+) -> Iterator[Result]:
+    """All of it, over the same vectors; speeds in queries a second.
+
+    Args:
+        queries: [Q, D] real ones; what is tuned for is measured on the other half.
+        threads: how many threads both sides may have, one comparison each.
+    """
+    half = len(queries) // 2
+    tuning, measured = queries[:half], queries[half:]
+    index = build_scann(vectors, IndexConfig(target_recall=RECALL), tuning, TOP_K, say)
+    for batch in BATCHES:
+        some = np.resize(measured, (batch, vectors.width))
+        yield _through_interface(index, some, rounds)
+    exact = ExactIndex(vectors)
+    truth, _ = exact.rows(queries, TOP_K)
+    with _rival("rocketjax.bench.faiss_flat", vectors, queries, truth) as faiss:
+        for number in threads:
+            index.use_threads(number)
+            yield _beside_faiss(index, measured, truth[half:], faiss, number, rounds)
+    some = measured[:AT_ONCE]
+    with _rival("rocketjax.bench.torch_search", vectors, some, truth) as torch:
+        run = partial(exact.search, some, TOP_K)
+        yield compare("search exact", "queries", len(some), run, torch, rounds)
+
+
+def _through_interface(index: ScannIndex, queries: np.ndarray, rounds: int) -> Result:
+    """Ids and scores by `ScannIndex.search`, beside what a user of scann gets: rows and scores."""
+    batch = len(queries)
+    turns = max(1, SINGLE // batch)
+    width = {
+        "final_num_neighbors": TOP_K,
+        "pre_reorder_num_neighbors": index.settings.reorder or None,
+        "leaves_to_search": index.settings.leaves_to_search or None,
+    }
+    many = batch > 1
+    direct = index.searcher.search_batched_parallel if many else index.searcher.search_batched
+    theirs = _repeated(partial(direct, queries, **width), turns)
+    ours = _repeated(partial(index.search, queries, TOP_K), turns)
+    result = compare(
+        f"search by {batch}",
+        "queries",
+        batch * turns,
+        ours,
+        lambda _: {"seconds": seconds(theirs), "setting": "scann called directly"},
+        8 * rounds,  # short runs
+    )
+    return result
+
+
+def _beside_faiss(
+    index: ScannIndex, queries: np.ndarray, truth: np.ndarray, rival: Ask, threads: int, rounds: int
+) -> Result:
+    run = partial(index.search, queries, TOP_K)
+    result = compare(f"{threads}", "queries", len(queries), run, rival, rounds)
+    found = index.rows(queries, TOP_K)[0]
+    width = index.settings
+    ours = f"{width.leaves_to_search} of {width.leaves} leaves, {width.reorder} reordered, "
+    ours += f"recall {recall(found, truth):.3f}"
+    return result._replace(
+        task=f"search, {threads} threads" if threads > 1 else "search, 1 thread",
+        setting=f"{ours}; {result.setting}",
+    )
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """The share of the true rows [Q, k] that is among the found ones [Q, k]."""
+    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]
+    return float(np.mean(shares))
+
+
+def _repeated(run: Callable[[], object], turns: int) -> Callable[[], None]:
+    def runs() -> None:
+        for _ in range(turns):
+            run()
+
+    return runs
+
+
+@contextmanager
+def _rival(module: str, vectors: Vectors, queries: np.ndarray, truth: np.ndarray) -> Iterator[Ask]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "queries.npy", queries)
+        np.save(folder / "truth.npy", truth)
+        values = {"vectors": str(vectors.folder.resolve()), "top_k": TOP_K, "recall": RECALL}
+        (folder / "work.json").write_text(json.dumps(values), encoding="utf-8")
+        with asked(module, folder) as ask:
+            yield ask
