@@ -12,8 +12,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rocketjax import report, stages
-from rocketjax.config import Config, DataConfig, Stage, differences, dump, load, run_folder
+from rocketjax import distributed, report, stages
+from rocketjax.config import (
+    Config,
+    DataConfig,
+    HostsConfig,
+    Stage,
+    differences,
+    dump,
+    load,
+    run_folder,
+)
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -59,7 +68,9 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
     for name in ("retriever_warmup", "reranker_warmup", "joint"):
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)
-    done = _open_folder(folder, config)
+    distributed.check_same("options", dump(_lasting(config)))
+    distributed.check_shared(folder)
+    done = distributed.from_main(lambda: _open_folder(folder, config))
     waiting = [step for step in STAGES if step.name not in done]
     chosen = [step for step in waiting if not config.stages or step.name in config.stages]
     if chosen:
@@ -70,7 +81,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
             started = time.monotonic()
             step.run(context)
             done[step.name] = round(time.monotonic() - started, 2)
-            write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
+            distributed.from_main(lambda: _write_done(folder, done))
     else:
         say(f"{folder}: every stage asked for is done; --overwrite trains anew")
     if "evaluate" not in done:
@@ -92,7 +103,10 @@ def sample_queries(split: Split, most: int, seed: int) -> Split:
 
 
 def _context(config: Config, folder: Path, say: Say, watch: Watch) -> stages.Run:
-    collection = load_collection(config.data.collection, config.data.on_bad_rows, say)
+    collection = distributed.main_first(
+        lambda: load_collection(config.data.collection, config.data.on_bad_rows, say)
+    )
+    distributed.check_same("data.collection", collection.fingerprint)
     train, judged = _splits(collection, config.data)
     held_out = sample_queries(judged, config.data.max_eval_queries, config.seed)
     say(
@@ -175,7 +189,7 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
         names = [step.name for step in STAGES]
         again = STAGES[names.index(config.from_stage) :]
         done = {name: value for name, value in done.items() if name not in {s.name for s in again}}
-        write_text(path, json.dumps(done, indent=2) + "\n")  # before what it speaks of goes
+        _write_done(folder, done)  # before what it speaks of goes
         for step in again:
             for name in (*step.leaves, f"checkpoints/{step.name}"):
                 _remove(folder / name)
@@ -192,9 +206,19 @@ def _check_earlier(step: Step, done: dict[str, float]) -> None:
             )
 
 
+def _write_done(folder: Path, done: dict[str, float]) -> None:
+    write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
+
+
 def _write_config(folder: Path, config: Config) -> None:
-    lasting = dataclasses.replace(config, overwrite=False, stages=(), from_stage=None)
-    write_text(folder / "config.yaml", dump(lasting))
+    write_text(folder / "config.yaml", dump(_lasting(config)))
+
+
+def _lasting(config: Config) -> Config:
+    """Without what is about one invocation."""
+    return dataclasses.replace(
+        config, overwrite=False, stages=(), from_stage=None, hosts=HostsConfig()
+    )
 
 
 def _remove(path: Path) -> None:

@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "rocketjax"
 # Leaves first. A module may import any module of an earlier row.
 FLOORS = [
     {"errors", "batch", "progress"},
+    {"distributed"},
     {"files", "data.passages", "models.attention"},
     {"data.collection", "data.lines"},
     {"data.store", "data.qrels"},
@@ -22,7 +23,7 @@ FLOORS = [
     },
     {"calibrate", "data.runs", "data.hub"},
     {"data.msmarco"},
-    {"parallel", "retrieval.vectors"},
+    {"parallel", "retrieval.vectors", "hosts"},
     {
         "models.bi_encoder",
         "models.cross_encoder",
