@@ -11,6 +11,7 @@ wait for another as long as it takes, which a collective on devices does not all
 import itertools
 import json
 import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from rocketjax.errors import InputError
 T = TypeVar("T")
 LOOK = 2_000  # milliseconds that a process waits before it hears a Ctrl-C
 _calls = itertools.count()  # the same in every process, as their calls are
+_steps = itertools.count()  # jax wants one count for the whole run
 
 
 def is_main() -> bool:
@@ -76,8 +78,8 @@ def check_same(what: str, value: str) -> None:
     for process, (host, theirs) in enumerate(found):
         if theirs != found[0][1]:
             raise InputError(
-                f"{what}: process {process} ({host}) has {_different(theirs, found[0][1])}, "
-                f"process 0 ({found[0][0]}) has {_different(found[0][1], theirs)}; give all the same"
+                f"{what}: process {process} ({host}) has {_different(theirs, found[0][1])}, but "
+                f"process 0 ({found[0][0]}) {_different(found[0][1], theirs)}; give all the same"
             )
 
 
@@ -109,8 +111,7 @@ def together(asked: Callable[[], bool]) -> Callable[[], bool]:
     """
     if jax.process_count() == 1:
         return asked
-    steps = itertools.count()
-    return lambda: multihost_utils.reached_preemption_sync_point(next(steps))
+    return lambda: multihost_utils.reached_preemption_sync_point(next(_steps))
 
 
 def _waited_for(key: str) -> str:
@@ -124,7 +125,7 @@ def _waited_for(key: str) -> str:
 
 
 def _leave_mark(folder: Path) -> str:
-    token = socket.gethostname() + f"-{next(_calls)}"
+    token = uuid.uuid4().hex
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f".shared.{token}").write_text("one folder for all processes\n")

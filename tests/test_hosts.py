@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import vectors_folder
 
 from rocketjax import hosts
 from rocketjax.augment import TrainingList
@@ -81,7 +80,7 @@ def free_port():
         return some.getsockname()[1]
 
 
-def ended(processes, seconds=240):
+def ended(processes, seconds=120):
     """Exit status, output and errors of each; none outlives the test."""
     results = []
     try:
@@ -184,7 +183,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, tw
     folder = tmp_path / "run"
     train = ("--config", options, "--run-dir", folder)
     survivor, victim = run("train", 2, *train, places=by_options())
-    assert victim.wait(240) == -9
+    assert victim.wait(120) == -9
     died = time.monotonic()
     _, err = survivor.communicate(timeout=60)
     assert time.monotonic() - died < 30
@@ -213,7 +212,8 @@ def stepped(backend, devices):
         return {"sum": state["sum"] + total}, {"ids": everyones, "loss": total}
 
     program = data_parallel(step, devices, backend)
-    state, own, ids, losses = replicate({"sum": jnp.zeros(())}), [], [], []
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    state, own, ids, losses = replicate({"sum": jnp.zeros(())}, local), [], [], []
     for _, batch in zip(range(3), list_batches(lists, collate, 8, seed=1), strict=False):
         own.append(own_rows(batch, devices)["id"])
         state, metrics = program(state, batch)

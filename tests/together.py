@@ -65,7 +65,7 @@ def _parts(weights, collection, folder):
     try:
         distributed.check_same("options", f"a: 1\nb: {me}")
     except ValueError as error:
-        assert "has b: 1, process 0" in str(error)
+        assert "has b: 1, but process 0" in str(error)
     else:
         raise AssertionError("two configs were taken for one")
     values = {}
