@@ -7,6 +7,7 @@ so that they need not wait until it is missed.
 """
 
 import faulthandler
+import itertools
 import os
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from rocketjax.config import HostsConfig
 from rocketjax.errors import InputError
 
 BEAT = 1.0  # seconds between two looks at the others
+SILENT = 5.0  # seconds without a beat after which a process is named, should jax abort this one
 FAREWELL = 10.0  # seconds that process 0 keeps the service up for the others to hear of an error
 ALIVE, FAILED, GONE = "rocketjax/alive/", "rocketjax/failed/", "rocketjax/gone/"
 GO_ON = "the same command, on every host, goes on where the run was"
@@ -134,11 +136,10 @@ class _Member:
         assert self._sentinel.stdin is not None
         self._pipe = self._sentinel.stdin
         faulthandler.enable(self._pipe)
-        known = "auto" if config.coordinator == "auto" else f"{config.processes} processes"
         self._expect(
-            f"{known}: not all met at {config.coordinator} within {config.wait} s "
-            "(--hosts.wait); start the same command on every host, and see that they reach process "
-            "0 there"
+            f"hosts.coordinator {config.coordinator}: the processes did not all meet within "
+            f"{config.wait} s (--hosts.wait); start the same command on every host, each of which "
+            "must reach process 0"
         )
         try:
             _initialize(jax, config)
@@ -149,14 +150,16 @@ class _Member:
         self._client: Any = global_state.client
         self._timeout = config.timeout
         self._ended = threading.Event()
-        self._expect(self._death([0], {}) if self.process else "process 0 was aborted; see above")
         threading.Thread(target=self._watch, daemon=True).start()
 
     def part(self) -> None:
         """Ends the membership in good order."""
         import jax
 
-        jax.distributed.shutdown()  # waits for the others
+        from rocketjax import distributed
+
+        distributed.barrier()  # as long as it takes; jax's own end has but hosts.timeout
+        jax.distributed.shutdown()
         self._ended.set()
         self._dismiss()
 
@@ -193,25 +196,32 @@ class _Member:
     def _watch(self) -> None:
         """Hears of the others' errors, and notices who is silent, in case jax aborts for it."""
         seen: dict[str, tuple[str, float]] = {}  # process -> its last beat, and since when
-        beat = 0
-        while not self._ended.wait(BEAT):
-            beat += 1
+        expected = ""
+        for beat in itertools.count():
             self._tell(f"{ALIVE}{self.process}", f"{beat} {socket.gethostname()}")
-            for _, note in self._look(FAILED):
+            for key, note in self._look(FAILED):
+                if key == f"{FAILED}{self.process}":
+                    continue  # this process is about to end
                 status, _, text = note.partition(" ")
                 print(f"error: {text}", file=sys.stderr)
                 self._exit(int(status))
-            now, alive = time.monotonic(), dict(self._look(ALIVE))
-            for name, value in alive.items():
+            now = time.monotonic()
+            for key, value in self._look(ALIVE):
+                name = f"{key.rsplit('/', 1)[-1]} ({value.split(' ')[1]})"
                 if seen.get(name, ("", 0.0))[0] != value:
                     seen[name] = (value, now)
-            silent = [name for name in seen if now - seen[name][1] > max(3.0, self._timeout / 3)]
-            if silent:
-                hosts = {int(_number(name)): value.split(" ")[1] for name, value in alive.items()}
-                self._expect(self._death(sorted(int(_number(name)) for name in silent), hosts))
+            death = self._death([name for name, (_, since) in seen.items() if now - since > SILENT])
+            if death != expected:
+                self._expect(death)
+                expected = death
+            if self._ended.wait(BEAT):
+                return
 
-    def _death(self, processes: list[int], hosts: dict[int, str]) -> str:
-        named = ", ".join(f"{i} ({hosts[i]})" if i in hosts else str(i) for i in processes)
+    def _death(self, silent: list[str]) -> str:
+        """What an abort means by now: without process 0 it comes at once, before silence tells."""
+        if not silent and self.process == 0:
+            return f"process 0 of {self.count} was aborted; see above"
+        named = ", ".join(silent) or "0"
         return f"process {named} of {self.count} died, or cannot be reached; {GO_ON}"
 
     def _expect(self, message: str) -> None:
@@ -230,10 +240,6 @@ class _Member:
         except RuntimeError:
             time.sleep(BEAT)
             return []
-
-
-def _number(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
 
 
 def _initialize(jax: Any, config: HostsConfig) -> None:
