@@ -77,7 +77,7 @@ def _parts(weights, collection, folder):
 
 def stop(folder):
     """Asks in every step whether to stop, until a SIGTERM to one of them says so to all."""
-    from rocketjax import cli, distributed
+    from rocketjax import cli, distributed, hosts
     from rocketjax.config import HostsConfig
 
     with cli.joined(HostsConfig(timeout=30)):
@@ -92,6 +92,7 @@ def stop(folder):
             if step == 20 and me == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
         (Path(folder) / str(me)).write_text(json.dumps(step))
+        return hosts.leave(75, "stopped")
 
 
 def idle(ready):
