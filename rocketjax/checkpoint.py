@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from rocketjax import distributed
 from rocketjax.errors import InputError
 from rocketjax.files import remove, write_text
 from rocketjax.progress import Say
@@ -39,25 +40,34 @@ class Checkpoints:
     """The checkpoints of one stage, by step; use it as a context.
 
     Saving goes on behind the training's back; leaving the context waits for it. The last `keep`
-    stay, and of those with a loss the one with the lowest.
+    stay, and of those with a loss the one with the lowest. Where several processes run, process 0
+    saves and each restores; all of them hold the same state.
     """
 
     def __init__(self, folder: Path, keep: int, say: Say) -> None:
         """Opens or makes the folder; says which checkpoints are no good, and removes them."""
         self._folder = folder.resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._keep = keep
-        self._checkpointer = ocp.StandardCheckpointer()
+        # Each process by itself: orbax refuses to share out arrays that lie on one's own devices.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        self._checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
-        self._facts: dict[int, Facts] = {}
+        self._facts: dict[int, Facts] = dict(distributed.from_main(lambda: self._found(say)))
+
+    def _found(self, say: Say) -> list[tuple[int, Facts]]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        found = []
         for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
             if wrong := _what_is_wrong(path):
                 say(f"{path}: {wrong}; removed")
                 remove(path)
             else:
                 facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
-                self._facts[int(path.name)] = facts
+                found.append((int(path.name), facts))
+        return found
 
     def latest(self) -> int | None:
         """The last step saved; None where nothing is."""
@@ -65,6 +75,9 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the lowest "loss" among its facts, the later of equals."""
+        return distributed.from_main(self._best)  # who alone follows the loss
+
+    def _best(self) -> int | None:
         judged = [step for step, facts in self._facts.items() if facts.get("loss") is not None]
         return min(judged, key=lambda step: (self._facts[step]["loss"], -step), default=None)
 
@@ -82,8 +95,13 @@ class Checkpoints:
         self.wait()
         if step in self._facts:
             return
+        if not distributed.is_main():
+            self._facts[step] = facts
+            return
         # A copy: the train step takes its state's memory back while this is still written.
         copied = jax.block_until_ready(_copy(jax.block_until_ready(state)))
+        if jax.process_count() > 1:
+            copied = jax.device_get(copied)
         path = self._path(step)
         with self._writing():
             remove(path)
@@ -102,7 +120,7 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         with self._writing():
             saving.result()
-        for step in set(self._facts) - {*sorted(self._facts)[-self._keep :], self.best()}:
+        for step in set(self._facts) - {*sorted(self._facts)[-self._keep :], self._best()}:
             del self._facts[step]
             (self._path(step) / SUMS).unlink()  # half-written from now on, should this be stopped
             remove(self._path(step))

@@ -19,8 +19,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rocketjax import preemption
+from rocketjax import hosts, preemption
 from rocketjax.allocator import keep_freed_memory
+from rocketjax.config import HostsConfig
 from rocketjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,17 +64,24 @@ def run(command: Callable[[], int | None]) -> int:
         with preemption.heeded():
             return command() or 0
     except InputError as error:
-        _complain(f"error: {error}")
-        return 2
+        return _failed(2, f"error: {error}")
     except FloatingPointError as error:  # fit.NonFiniteError, which knows jax
-        _complain(f"training diverged at {error}")
-        return 3
+        return _failed(3, f"training diverged at {error}")
     except preemption.Preempted:
-        _complain(f"stopped by SIGTERM; {GOES_ON}")
-        return preemption.EXIT_STATUS
+        return _failed(preemption.EXIT_STATUS, f"stopped by SIGTERM; {GOES_ON}")
     except KeyboardInterrupt:
-        _complain(f"stopped; {GOES_ON}")
-        return 130
+        return _failed(130, f"stopped; {GOES_ON}")
+    except Exception as error:
+        hosts.crash(error)
+        raise
+
+
+@contextmanager
+def joined(config: HostsConfig) -> Iterator[None]:
+    """Runs its block as one of several processes, where so asked for; only process 0 talks."""
+    with hosts.joined(config) as main:
+        console.quiet = not main
+        yield
 
 
 def say(line: str) -> None:
@@ -106,5 +114,6 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f}/s")
 
 
-def _complain(message: str) -> None:
+def _failed(status: int, message: str) -> int:
     Console(stderr=True).print(message, style="bold red", markup=False, soft_wrap=True)
+    return hosts.leave(status, message)

@@ -319,6 +319,23 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    """Several processes, on one host or many, that work as one: docs/hosts.md."""
+
+    coordinator: str = ""
+    """HOST:PORT at which process 0 is reached by the others; auto: ask the cluster (TPU pod,
+    SLURM, Open MPI, Kubernetes). Empty: one process, or what ROCKETJAX_COORDINATOR says."""
+    processes: Count = 0
+    """How many processes there are; 0: what ROCKETJAX_PROCESSES says."""
+    process: Count | None = None
+    """Which of them this is, from 0; None: what ROCKETJAX_PROCESS says."""
+    timeout: Annotated[int, pydantic.Field(ge=10)] = 60
+    """Seconds after which a process that is not heard of counts as dead, which ends the others."""
+    wait: Size = 300
+    """Seconds that processes have to meet at the start."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Joint training of a retriever and a re-ranker."""
 
@@ -355,6 +372,7 @@ class Config:
     loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
 def run_folder(config: Config) -> Path:
@@ -441,7 +459,9 @@ def training_fields(config: Config) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if name not in free and not name.endswith(".max_bad_steps")
+        if name not in free
+        and not name.endswith(".max_bad_steps")
+        and not name.startswith("hosts.")
     }
 
 

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
+from rocketjax import distributed
 from rocketjax.config import IndexConfig
 from rocketjax.data.collection import Collection, Passage
 from rocketjax.data.tokenize import Text, Tokenizer
@@ -72,18 +72,20 @@ def encode_corpus(
     if not collection.passages:
         raise InputError(f"{collection.name}: the corpus is empty")
     manifest = make_manifest(retriever, name, collection, config)
-    _claim(folder, manifest)
     index, count = worker or (jax.process_index(), jax.process_count())
-    if count == 1:
-        sweep(folder)  # what several write aside is no one's to remove
+    if worker is None:
+        distributed.from_main(lambda: _claim(folder, manifest))
+    else:
+        _claim(folder, manifest)
+    sweep(folder, range(index, manifest.shards, count))
     mine = [i for i in range(index, manifest.shards, count) if not has_shard(folder, i)]
     total = sum(len(manifest.rows(i)) for i in mine)
     shown = watch("encode corpus", total, "passages") if mine else nullcontext(silent)
     with shown as advance:
         for shard, texts, ids in _tokenised(mine, manifest, collection, retriever.tokenizer):
             write_shard(folder, shard, ids, retriever.encode_passage_tokens(texts, advance))
-    if worker is None and count > 1:
-        multihost_utils.sync_global_devices("encode corpus")  # no one reads half a corpus
+    if worker is None:
+        distributed.barrier()  # no one reads half a corpus
     whole = all(has_shard(folder, i) for i in range(manifest.shards))
     return Vectors(folder) if whole else None
 

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, IndexConfig, Size
+from rocketjax.config import ComputeConfig, Count, HostsConfig, IndexConfig, Size
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection
@@ -41,25 +42,41 @@ class Encode:
     """How many workers encode shards of the same output."""
     index: IndexConfig = field(default_factory=IndexConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _encode(cli.parse_options(Encode, args, "rocketjax.encode")))
+
+    def command() -> None:
+        options = cli.parse_options(Encode, args, "rocketjax.encode")
+        with cli.joined(options.hosts):
+            _encode(options)
+
+    return cli.run(command)
 
 
 def _encode(options: Encode) -> None:
+    import jax
+
+    from rocketjax import distributed
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.loading import open_retriever
     from rocketjax.lock import held
 
+    if options.workers > 1 and jax.process_count() > 1:
+        raise InputError("--workers share work without knowing of each other; leave --hosts out")
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(options.model, options.compute)
-    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     folder = Path(options.output)
-    with held(folder, cli.say, shared=options.workers > 1):
+    distributed.check_shared(folder)
+    collection = distributed.main_first(
+        lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
+    )
+    alone = options.workers == 1
+    with held(folder, cli.say, shared=not alone) if distributed.is_main() else nullcontext():
         _encode_into(folder, options, retriever, collection)
 
 
@@ -68,6 +85,7 @@ def _encode_into(
 ) -> None:
     import numpy as np
 
+    from rocketjax import distributed
     from rocketjax.corpus import encode_corpus
     from rocketjax.retrieval.open import build_index, open_index
 
@@ -79,7 +97,7 @@ def _encode_into(
         cli.say(f"{folder}: this worker's shards are done, others are missing")
         return
     cli.say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
-    if (folder / "scann").is_dir():
+    if distributed.from_main((folder / "scann").is_dir):
         names = (options.model, collection.fingerprint, collection.name)
         open_index(folder, options.index, retriever.fingerprint, *names)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, EvaluateConfig
+from rocketjax.config import ComputeConfig, Count, EvaluateConfig, HostsConfig
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection, Split
@@ -46,15 +46,22 @@ class Evaluate:
     """Folder for each run's values by query, as TSV."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(100, 50))
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _evaluate(cli.parse_options(Evaluate, args, "rocketjax.evaluate")))
+
+    def command() -> None:
+        options = cli.parse_options(Evaluate, args, "rocketjax.evaluate")
+        with cli.joined(options.hosts):
+            _evaluate(options)
+
+    return cli.run(command)
 
 
 def _evaluate(options: Evaluate) -> None:
-    from rocketjax import metrics
+    from rocketjax import distributed, metrics
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.pipeline import sample_queries
@@ -62,14 +69,16 @@ def _evaluate(options: Evaluate) -> None:
 
     if bool(options.model) == bool(options.runs):
         raise InputError("give either --model or --runs")
-    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
+    collection = distributed.main_first(
+        lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
+    )
     split = sample_queries(collection.split(options.split), options.max_queries, 1)
     runs = _judge(options, collection, split) if options.model else _read(options.runs)
     depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
     values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
     if options.model:
         values["oracle"] = oracle_of(split, runs["retriever"], options.evaluate)
-    for name in values if options.per_query else ():
+    for name in values if options.per_query and distributed.is_main() else ():
         folder = Path(options.per_query)
         folder.mkdir(parents=True, exist_ok=True)
         metrics.write_per_query(folder / f"{Path(name).stem}.per_query.tsv", values[name])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, ListConfig
+from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,32 @@ class Mine:
     """Of the sampled negatives."""
     lists: ListConfig = field(default_factory=ListConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _mine(cli.parse_options(Mine, args, "rocketjax.mine")))
+
+    def command() -> None:
+        options = cli.parse_options(Mine, args, "rocketjax.mine")
+        with cli.joined(options.hosts):
+            _mine(options)
+
+    return cli.run(command)
 
 
 def _mine(options: Mine) -> None:
+    from rocketjax import distributed
     from rocketjax.augment import describe
     from rocketjax.data.collections import load_collection
     from rocketjax.loading import load, open_corpus, run_collection
     from rocketjax.lock import held
     from rocketjax.mining import mine
 
+    distributed.check_shared(Path(options.output))
     model = load(options.model, options.compute)
     name = options.collection or run_collection(Path(options.model))
-    collection = load_collection(name, options.on_bad_rows, cli.say)
+    collection = distributed.main_first(lambda: load_collection(name, options.on_bad_rows, cli.say))
     corpus = open_corpus(Path(options.model), model.retriever, name, options.index)
     split = collection.split(options.split)
     queries = dict(split.queries)

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
+from rocketjax import distributed
 from rocketjax.augment import (
     Candidates,
     MiningReport,
@@ -61,33 +61,35 @@ def mine(
         InputError: `folder` holds lists of another request; no query at all; or the re-ranker
             cannot tell positives from candidates (see calibrate.py).
     """
-    _claim(folder, _request(model, index, queries, qrels, config, seed))
+    request = _request(model, index, queries, qrels, config, seed)
+    distributed.from_main(lambda: _claim(folder, request))
     depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n
     scored = (config.scored or config.top_n) if config.denoised else 0
     size = max(1, PAIRS_AT_ONCE // max(scored, 1)) if scored else PAIRS_AT_ONCE
     names = list(queries)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]  # before anyone writes
-    _wait_for_all("missing")
+    missing = distributed.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
+    turns, own = jax.process_count(), jax.process_index()
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
-        for turn, i in enumerate(missing):
-            some = {query: queries[query] for query in parts[i]}
-            # All processes search together, each has a part of the parts re-ranked.
-            rows = _candidates(model, index, some, qrels, depth)
-            if turn % jax.process_count() == jax.process_index():
-                if scored:
-                    rows = _scored(model, rows, some, passages, scored)
+        for start in range(0, len(missing), turns):
+            # All processes search for a part each, together; then each has its own re-ranked.
+            group = [(i, {q: queries[q] for q in parts[i]}) for i in missing[start : start + turns]]
+            found = [_candidates(model, index, some, qrels, depth) for _, some in group]
+            for i, some in group[own : own + 1]:
+                rows = _scored(model, found[own], some, passages, scored) if scored else found[own]
                 write_candidates(paths[i], rows)
-            advance(len(some))
-    _wait_for_all("mined")
+            advance(sum(len(some) for _, some in group))
+    distributed.barrier()
     candidates = [row for path in paths for row in read_candidates(path)]
     lists, report = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
-    if jax.process_index() == 0:
+
+    def write() -> None:
         report_values = json.dumps(dataclasses.asdict(report), indent=2)
         write_text(folder / "report.json", report_values + "\n")
         write_lists(folder / "lists.jsonl", lists)
-    _wait_for_all("lists")
+
+    distributed.from_main(write)
     return read_lists(folder / "lists.jsonl"), report
 
 
@@ -184,8 +186,3 @@ def _claim(folder: Path, request: dict[str, object]) -> None:
         raise InputError(f"{folder}: holds other files and no mined lists; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(request, indent=2) + "\n")
-
-
-def _wait_for_all(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"mine: {what}")

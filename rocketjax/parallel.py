@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,6 +30,11 @@ def check_divisible(batch: int, devices: int, what: str) -> None:
         )
 
 
+def all_devices() -> list[Device]:
+    """Every process' devices, those of one side by side, so that its rows of a batch are too."""
+    return sorted(jax.devices(), key=lambda device: device.process_index)
+
+
 def data_parallel(
     step: PerDevice[State],
     devices: list[Device] | None = None,
@@ -39,15 +45,16 @@ def data_parallel(
     Args:
         step: sees the whole state and its device's rows of the batch; talks to the other devices
             through collectives over `AXIS` and must return the same on each of them.
-        devices: default all.
+        devices: default all, of all processes.
         backend: two ways to the same result; pmap is what jax keeps for such functions, shard_map
             where it is going.
 
     Returns:
         A function of the state, which has no device axis and is donated (do not use it again),
-        and of the global batch [B, ...], whose rows are dealt out in order.
+        and of the global batch [B, ...], whose rows are dealt out in order. Where several
+        processes run, each gives the same batch and its own copy of the state, on its own devices.
     """
-    devices = devices or jax.devices()
+    devices = devices or all_devices()
     if backend == "pmap":
         # State in and out without a device axis: every device computes the same new state.
         mapped = jax.pmap(
@@ -58,14 +65,35 @@ def data_parallel(
             donate_argnums=0,
             devices=devices,
         )
-        return lambda state, batch: mapped(state, _deal(batch, len(devices)))
+        local = sum(device.process_index == jax.process_index() for device in devices)
+        return lambda state, batch: mapped(state, _deal(own_rows(batch, devices), local))
     mesh = Mesh(np.array(devices), (AXIS,))
     # check_vma=False: with it on, jax would add the gradients up by itself, and our psum again.
     sharded = jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
         donate_argnums=0,
     )
-    return sharded
+    if jax.process_count() == 1:
+        return sharded
+
+    def joint(state: State, batch: Any) -> tuple[State, Any]:
+        whole = multihost_utils.host_local_array_to_global_array(
+            (state, own_rows(batch, devices)), mesh, (P(), P(AXIS))
+        )
+        return multihost_utils.global_array_to_host_local_array(sharded(*whole), mesh, P())
+
+    return joint
+
+
+def own_rows(batch: Tree, devices: list[Device]) -> Tree:
+    """This process' share [b, ...] of a global batch [B, ...] that is dealt out over `devices`."""
+    own = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
+
+    def rows(x: Any) -> Any:
+        each = len(x) // len(devices)
+        return x[own[0] * each : (own[-1] + 1) * each]
+
+    return jax.tree.map(rows, batch)
 
 
 def _deal(batch: Tree, devices: int) -> Tree:
@@ -74,13 +102,13 @@ def _deal(batch: Tree, devices: int) -> Tree:
 
 
 def replicate(tree: Tree, devices: list[Device] | None = None) -> Tree:
-    """A copy of every array on every device: no transfer is left to the step."""
+    """A copy of every array on every device of this process: no transfer is left to the step."""
     mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
 def shard_rows(tree: Tree, devices: list[Device] | None = None) -> Tree:
-    """Spreads the rows [N, ...] of every array over the devices; N is divisible by them."""
+    """Spreads the rows [N, ...] of every array over this process' devices, which divide N."""
     mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))
 

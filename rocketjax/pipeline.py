@@ -12,8 +12,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rocketjax import lock, report, stages
-from rocketjax.config import Config, DataConfig, Stage, differences, dump, load, run_folder
+from rocketjax import distributed, lock, report, stages
+from rocketjax.config import (
+    Config,
+    DataConfig,
+    HostsConfig,
+    Stage,
+    differences,
+    dump,
+    load,
+    run_folder,
+)
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -62,13 +71,15 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
     for name in ("retriever_warmup", "reranker_warmup", "joint"):
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)
+    distributed.check_same("options", dump(_lasting(config)))
+    distributed.check_shared(folder)
     # One process of several holds the lock for all.
-    with held(folder, say) if jax.process_index() == 0 else nullcontext():
+    with held(folder, say) if distributed.is_main() else nullcontext():
         return _run(config, folder, say, watch)
 
 
 def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
-    done = _open_folder(folder, config)
+    done = distributed.from_main(lambda: _open_folder(folder, config))
     waiting = [step for step in STAGES if step.name not in done]
     chosen = [step for step in waiting if not config.stages or step.name in config.stages]
     if chosen:
@@ -79,8 +90,7 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
             started = time.monotonic()
             step.run(context)
             done[step.name] = round(time.monotonic() - started, 2)
-            write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
-            remove(folder / "checkpoints" / step.name)  # the models are stored, and known to be
+            distributed.from_main(lambda step=step: _write_done(folder, done, step.name))
     else:
         say(f"{folder}: every stage asked for is done; --overwrite trains anew")
     if "evaluate" not in done:
@@ -102,7 +112,10 @@ def sample_queries(split: Split, most: int, seed: int) -> Split:
 
 
 def _context(config: Config, folder: Path, say: Say, watch: Watch) -> stages.Run:
-    collection = load_collection(config.data.collection, config.data.on_bad_rows, say)
+    collection = distributed.main_first(
+        lambda: load_collection(config.data.collection, config.data.on_bad_rows, say)
+    )
+    distributed.check_same("data.collection", collection.fingerprint)
     train, judged = _splits(collection, config.data)
     held_out = sample_queries(judged, config.data.max_eval_queries, config.seed)
     say(
@@ -184,7 +197,7 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
         names = [step.name for step in STAGES]
         again = STAGES[names.index(config.from_stage) :]
         done = {name: value for name, value in done.items() if name not in {s.name for s in again}}
-        write_text(path, json.dumps(done, indent=2) + "\n")  # before what it speaks of goes
+        _write_done(folder, done)  # before what it speaks of goes
         for step in again:
             for name in (*step.leaves, f"checkpoints/{step.name}"):
                 remove(folder / name)
@@ -204,6 +217,18 @@ def _check_earlier(step: Step, done: dict[str, float]) -> None:
             )
 
 
+def _write_done(folder: Path, done: dict[str, float], last: str = "") -> None:
+    write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
+    if last:
+        remove(folder / "checkpoints" / last)  # the models are stored, and known to be
+
+
 def _write_config(folder: Path, config: Config) -> None:
-    lasting = dataclasses.replace(config, overwrite=False, stages=(), from_stage=None)
-    write_text(folder / "config.yaml", dump(lasting))
+    write_text(folder / "config.yaml", dump(_lasting(config)))
+
+
+def _lasting(config: Config) -> Config:
+    """Without what is about one invocation."""
+    return dataclasses.replace(
+        config, overwrite=False, stages=(), from_stage=None, hosts=HostsConfig()
+    )

@@ -13,14 +13,15 @@ evaluate         runs, report.json                both models on held-out querie
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from rocketjax import model_folder, report, steps
+from rocketjax import distributed, model_folder, report, steps
 from rocketjax.augment import (
     MiningReport,
     TrainingList,
@@ -108,7 +109,7 @@ def warm_retriever(run: Run) -> None:
         run.watch,
     )
     warm = dataclasses.replace(start, params=params["retriever"])
-    model_folder.save_retriever(run.folder / "warmup" / "retriever", warm)
+    _save(model_folder.save_retriever, run.folder / "warmup" / "retriever", warm)
 
 
 def encode(run: Run) -> None:
@@ -140,7 +141,7 @@ def warm_reranker(run: Run) -> None:
         run.watch,
     )
     warm = dataclasses.replace(model.reranker, params=params["reranker"])
-    model_folder.save_reranker(run.folder / "warmup" / "reranker", warm)
+    _save(model_folder.save_reranker, run.folder / "warmup" / "reranker", warm)
 
 
 def mine_lists(run: Run) -> None:
@@ -148,8 +149,7 @@ def mine_lists(run: Run) -> None:
     if run.config.joint.steps == 0:
         return
     if given := _given(run, _joint_queries(run, 0)):
-        (run.folder / "lists").mkdir(exist_ok=True)
-        write_lists(run.folder / "lists" / "lists.jsonl", given)
+        _write_given(run.folder / "lists", given)
         run.say(f"{len(given):,} lists of the negatives that the rows came with")
         return
     model = Model(_warm_retriever(run)[0], _warm_reranker(run))
@@ -189,8 +189,8 @@ def train_jointly(run: Run) -> None:
         config.lists.refresh,
     )
     model = _with(start, params)
-    model_folder.save_retriever(run.folder / "retriever", model.retriever)
-    model_folder.save_reranker(run.folder / "reranker", model.reranker)
+    _save(model_folder.save_retriever, run.folder / "retriever", model.retriever)
+    _save(model_folder.save_reranker, run.folder / "reranker", model.reranker)
 
 
 def index_corpus(run: Run) -> None:
@@ -208,7 +208,11 @@ def evaluate(run: Run) -> None:
     if run.config.evaluate.start:
         paths = (run.folder / "start" / f"{name}.trec" for name in ("retriever", "reranker"))
         before = Judged(*map(read_run, paths))
-    report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
+
+    def write() -> None:
+        report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
+
+    distributed.from_main(write)
 
 
 def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
@@ -217,6 +221,14 @@ def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
         return []
     train = run.train
     return given_lists(queries, train.qrels, train.negatives, run.config.lists, run.config.seed)
+
+
+def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
+    def write() -> None:
+        folder.mkdir(exist_ok=True)
+        write_lists(folder / "lists.jsonl", lists)
+
+    distributed.from_main(write)
 
 
 def _mined_for_warm_up(run: Run, model: Model, config: ListConfig) -> list[TrainingList]:
@@ -260,7 +272,7 @@ def _lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tr
     if number == 0:
         return read_lists(run.folder / "lists" / "lists.jsonl")
     folder = run.folder / "rounds" / str(number)
-    if not (folder / "lists" / "lists.jsonl").is_file():
+    if not distributed.from_main((folder / "lists" / "lists.jsonl").is_file):
         if not fresh:
             raise InputError(
                 f"{folder / 'lists'}: the lists that this round was training on are gone; bring "
@@ -270,7 +282,7 @@ def _lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tr
         index = _index(run, model.retriever, f"refresh {number}", folder / "index")
         _, mined = _mine_round(run, number, model, index, folder / "lists")
         run.say(_described(run, mined))
-    shutil.rmtree(folder / "index", ignore_errors=True)  # large, and never needed again
+    _remove(folder / "index")  # large, and never needed again
     return read_lists(folder / "lists" / "lists.jsonl")
 
 
@@ -409,7 +421,7 @@ def _index(run: Run, retriever: Retriever, name: str, folder: Path) -> Index:
     """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
     vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
     assert vectors is not None  # all processes have done their part
-    if (folder / "scann").is_dir():
+    if distributed.from_main((folder / "scann").is_dir):
         return _open(run, retriever, folder)
     sample = sorted(run.train.queries)[:SAMPLE]
     queries = retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
@@ -438,12 +450,24 @@ def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
         config.rerank_depth,
         run.watch,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, ranked in (("retriever", judged.retriever), ("reranker", judged.reranker)):
-        write_run(folder / f"{name}.trec", ranked, f"rocketjax-{name}-{folder.name}")
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, ranked in (("retriever", judged.retriever), ("reranker", judged.reranker)):
+            write_run(folder / f"{name}.trec", ranked, f"rocketjax-{name}-{folder.name}")
+
+    distributed.from_main(write)
     return judged
 
 
 def _described(run: Run, mined: MiningReport) -> str:
     queries = dict(run.unlabelled) | dict(run.train.queries)
     return describe(mined, queries.__getitem__, lambda pid: " ".join(run.collection.by_id[pid][1:]))
+
+
+def _save(save: Callable[[Path, Any], None], folder: Path, model: Retriever | Reranker) -> None:
+    distributed.from_main(lambda: save(folder, model))
+
+
+def _remove(folder: Path) -> None:
+    distributed.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))

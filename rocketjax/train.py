@@ -39,10 +39,11 @@ def main(args: Sequence[str] | None = None) -> int:
         config = parse(sys.argv[1:] if args is None else args, "rocketjax.train", DESCRIPTION)
         from rocketjax import pipeline  # imports jax: not for --help
 
-        report = pipeline.run(config, cli.say, cli.watch)
-        if report is not None:
-            cli.console.print(table(report))
-            cli.say(NEXT.format(folder=report.folder))
+        with cli.joined(config.hosts):
+            report = pipeline.run(config, cli.say, cli.watch)
+            if report is not None:
+                cli.console.print(table(report))
+                cli.say(NEXT.format(folder=report.folder))
 
     return cli.run(command)
 

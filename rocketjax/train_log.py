@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rocketjax.distributed import is_main
 from rocketjax.files import write_text
 
 SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
@@ -14,6 +15,7 @@ class TrainLog:
 
     `loss` is the running mean of the stage's loss, None before its first step; it hangs on the
     lines alone, so that a stop does not change it.
+    Where several processes run, process 0 writes, and it alone follows the loss.
     """
 
     def __init__(self, path: Path, stage: str, start: int) -> None:
@@ -21,6 +23,8 @@ class TrainLog:
         self.path = path
         self.stage = stage
         self.loss: float | None = None
+        if not is_main():
+            return
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         rows = [(line, json.loads(line)) for line in lines if line.endswith(b"\n")]
         kept = [(line, row) for line, row in rows if row["stage"] != stage or row["step"] < start]
@@ -32,6 +36,8 @@ class TrainLog:
 
     def write(self, values: dict[str, Any]) -> None:
         """Adds one step's line."""
+        if not is_main():
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.stage} | values) + "\n")
         self._follow(values)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from rocketjax import preemption, steps
+from rocketjax import distributed, preemption, steps
 from rocketjax.batch import ListBatch
 from rocketjax.checkpoint import Checkpoints, Facts
 from rocketjax.config import Config, StageConfig, training_fields
@@ -94,7 +94,7 @@ def train_stage(
                     every,
                     advance,
                     max(stage.max_bad_steps - int(state.skipped), 0),
-                    asked,
+                    distributed.together(asked),
                 )
         saved.wait()
         best = saved.best()

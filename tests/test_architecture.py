@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "rocketjax"
 # Leaves first. A module may import any module of an earlier row.
 FLOORS = [
     {"errors", "batch", "progress", "allocator", "preemption"},
+    {"distributed"},
     {"files", "lock", "models.attention", "models.layout"},
     {"data.passages"},
     {"data.collection", "data.lines"},
@@ -23,7 +24,7 @@ FLOORS = [
     },
     {"calibrate", "data.runs", "data.hub"},
     {"data.msmarco"},
-    {"parallel", "retrieval.vectors"},
+    {"parallel", "retrieval.vectors", "hosts"},
     {
         "models.bi_encoder",
         "models.cross_encoder",

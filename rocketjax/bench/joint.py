@@ -43,6 +43,7 @@ def make_joint(ours: Ours, length: int = 0, chunk: int = 0) -> Joint:
     step = partial(
         steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
     )
-    collate, lists = side._collator(work, ours.retriever, ours.reranker)
+    compute = dataclasses.replace(ours.compute, chunk=chunk)
+    collate, lists = side.collator(work, ours.retriever, ours.reranker, compute)
     state = replicate(init_state(params, optimizer, 1))
     return Joint(data_parallel(step, backend="shard_map"), state, collate, lists)

@@ -59,7 +59,7 @@ class Ours:
         )
         program = data_parallel(step)
         state = replicate(init_state(params, optimizer, 1))
-        collate, lists = _collator(self.work, self.retriever, self.reranker, self.compute)
+        collate, lists = collator(self.work, self.retriever, self.reranker, self.compute)
 
         def run() -> None:
             nonlocal state
@@ -69,9 +69,10 @@ class Ours:
         return run
 
 
-def _collator(
+def collator(
     work: Work, retriever: Retriever, reranker: Reranker, compute: ComputeConfig
 ) -> tuple[Callable[[Sequence[TrainingList]], ListBatch], list[TrainingList]]:
+    """What makes a batch of the work's lists, and the lists."""
     queries = {str(i): query for i, (query, _) in enumerate(work.lists)}
     passages = {
         f"{i} {j}": Passage(f"{i} {j}", "", text)

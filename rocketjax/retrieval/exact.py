@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rocketjax import distributed
 from rocketjax.parallel import AXIS
 from rocketjax.retrieval.index import check_search
 from rocketjax.retrieval.vectors import Vectors
@@ -50,7 +51,7 @@ class ExactIndex:
         self._block = min(ROWS, -(-count // 128) * 128)
         blocks = -(-count // (self._block * len(devices)))  # of a device, for the whole corpus
         size = self._block * vectors.width * vectors.dtype.itemsize
-        most = _memory(devices[0]) if memory is None else memory
+        most = distributed.from_main(_memory) if memory is None else memory
         fitting = blocks if most is None else max(1, min(blocks, int(most // size)))
         self._piece = fitting * self._block * len(devices)
         self._resident: jax.Array | None = None
@@ -108,8 +109,8 @@ class ExactIndex:
         return piece
 
 
-def _memory(device: Any) -> int | None:
-    stats = device.memory_stats()
+def _memory() -> int | None:
+    stats = jax.local_devices()[0].memory_stats()  # another process' device does not tell
     return int(SHARE_OF_MEMORY * stats["bytes_limit"]) if stats else None
 
 

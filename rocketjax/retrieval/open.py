@@ -25,8 +25,9 @@ def build_index(
         queries: [S, D], on which an approximate index's recall@top_k is measured.
 
     Raises:
-        InputError: ScaNN is asked for and not installed.
+        InputError: ScaNN is asked for and not installed, or several processes run.
     """
+    _check_kind(config)
     if config.kind == "scann" or (config.kind == "auto" and _alone() and installed()):
         return build_scann(vectors, config, queries, top_k, say)
     if config.kind == "auto" and _alone():
@@ -49,8 +50,10 @@ def open_index(
         collection_hash, collection: the collection whose passages the ids stand for.
 
     Raises:
-        InputError: vectors of another model or collection (both are named), or damaged files.
+        InputError: vectors of another model or collection (both are named), damaged files, or
+            ScaNN asked for where several processes run.
     """
+    _check_kind(config)
     vectors = Vectors(folder)
     held = vectors.manifest
     for what, old_hash, old, new_hash, new in (
@@ -66,6 +69,14 @@ def open_index(
     if config.kind == "scann" or (config.kind == "auto" and built and _alone() and installed()):
         return open_scann(vectors)
     return ExactIndex(vectors)
+
+
+def _check_kind(config: IndexConfig) -> None:
+    if config.kind == "scann" and not _alone():
+        raise InputError(
+            "ScaNN searches within one process; where several run take --index.kind auto or exact, "
+            "which spreads the corpus over the devices of all"
+        )
 
 
 def _alone() -> bool:

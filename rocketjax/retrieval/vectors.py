@@ -12,6 +12,7 @@ shards and no others. bfloat16, which numpy's files do not know, is stored as ui
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -189,7 +190,8 @@ def _shard_path(folder: Path, shard: int) -> Path:
     return folder / f"{shard:05d}.npy"
 
 
-def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left aside: the hidden files."""
-    for path in folder.glob(".*.npy.*"):
-        path.unlink(missing_ok=True)
+def sweep(folder: Path, shards: Iterable[int]) -> None:
+    """Removes what a killed writer of these shards left aside; others may be at work on theirs."""
+    for shard in shards:
+        for path in folder.glob(f".{shard:05d}.*npy.*"):
+            path.unlink(missing_ok=True)

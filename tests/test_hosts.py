@@ -1,0 +1,334 @@
+"""Two processes of two simulated devices each, beside one of four: the same run."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rocketjax import hosts
+from rocketjax.augment import TrainingList
+from rocketjax.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    HostsConfig,
+    IndexConfig,
+    ListConfig,
+    OptimizerConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+    dump,
+)
+from rocketjax.corpus import encode_corpus
+from rocketjax.data.collections import load_collection
+from rocketjax.data.loader import list_batches
+from rocketjax.errors import InputError
+from rocketjax.model_folder import start_retriever
+from rocketjax.parallel import AXIS, data_parallel, own_rows, replicate
+from rocketjax.progress import unwatched
+from rocketjax.retrieval.exact import ExactIndex
+
+TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
+
+
+def run(*args, devices=2, places=({},)):
+    """Starts a process for each of the environments."""
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
+    flags += f" --xla_force_host_platform_device_count={devices}"
+    program = str(Path(__file__).with_name("together.py"))
+    return [
+        subprocess.Popen(
+            [sys.executable, program, *map(str, args), *place.get("args", ())],
+            env=os.environ | {"XLA_FLAGS": flags} | place.get("env", {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places
+    ]
+
+
+def by_environment(count=2):
+    names = {"COORDINATOR": f"localhost:{free_port()}", "PROCESSES": str(count)}
+    told = {f"ROCKETJAX_{name}": value for name, value in names.items()}
+    return [{"env": told | {"ROCKETJAX_PROCESS": str(i)}} for i in range(count)]
+
+
+def by_options(count=2, timeout=300):
+    """`timeout`: on a busy machine even a healthy process may not be heard of for a while."""
+    options = ["--hosts.coordinator", f"localhost:{free_port()}", "--hosts.timeout", str(timeout)]
+    options += ["--hosts.processes", str(count), "--hosts.process"]
+    return [{"args": [*options, str(i)]} for i in range(count)]
+
+
+def free_port():
+    with socket.socket() as some:
+        some.bind(("localhost", 0))
+        return some.getsockname()[1]
+
+
+def ended(processes, seconds=400):
+    """Exit status, output and errors of each; none outlives the test."""
+    results = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=seconds)
+            results.append((process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return results
+
+
+def well(results):
+    assert [status for status, _, _ in results] == [0] * len(results), results
+    return results
+
+
+# The whole pipeline
+
+
+@pytest.fixture(scope="module")
+def options(weights, collection, tmp_path_factory):
+    """A file of options, for runs whose folders are given apart."""
+    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3)
+    config = Config(
+        data=DataConfig(str(collection), max_eval_queries=15),
+        text=TEXT,
+        retriever=RetrieverConfig(str(weights)),
+        reranker=RerankerConfig(str(weights)),
+        lists=ListConfig(length=4, top_n=20, low=0.6, calibration="sigmoid", refresh=2),
+        index=IndexConfig("exact", shard=16),
+        retriever_warmup=StageConfig(2, 8, optimizer=optimizer),
+        reranker_warmup=StageConfig(2, 8, optimizer=optimizer),
+        joint=StageConfig(4, 8, optimizer=optimizer),
+        evaluate=EvaluateConfig(20, 10),
+        checkpoint=CheckpointConfig(every=1),
+    )
+    path = tmp_path_factory.mktemp("options") / "config.yaml"
+    path.write_text(dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    train = ("train", -1, "--config", options, "--run-dir", folder)
+    results = well(ended(run(*train, places=by_options())))
+    assert "held-out queries" in results[0][1]
+    assert results[1][1] == ""  # process 0 talks
+    return folder
+
+
+def written(folder):
+    """What a run leaves behind, by its bytes; times and places left out."""
+    paths = [p for p in folder.rglob("*") if p.suffix in (".jsonl", ".npy", ".trec", ".tsv")]
+    paths += folder.rglob("model.safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def tensors(folder):
+    from safetensors.numpy import load_file
+
+    paths = sorted(folder.rglob("model.safetensors"))
+    return {
+        f"{path.relative_to(folder)}/{name}": value
+        for path in paths
+        for name, value in load_file(path).items()
+    }
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_what_one_trains(options, two, tmp_path):
+    folder = tmp_path / "run"
+    well(ended(run("train", -1, "--config", options, "--run-dir", folder, devices=4)))
+    one, other = log(folder), log(two)
+    assert [(row["stage"], row["step"]) for row in one] == [
+        (row["stage"], row["step"]) for row in other
+    ]
+    assert len(one) == 2 + 2 + 4
+    for row, same in zip(one, other, strict=True):
+        for name, value in row.items():
+            assert same[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (row["step"], name)
+    mine, theirs = tensors(folder), tensors(two)
+    assert len(mine) > 100 and mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        np.testing.assert_allclose(theirs[name], value, atol=2e-5, err_msg=name)
+    names = ("lists", "warmup/lists", "rounds/1/lists")
+    for name in names:  # scores are rounded before they decide
+        assert (folder / name / "lists.jsonl").read_bytes() == (
+            two / name / "lists.jsonl"
+        ).read_bytes()
+    assert written(folder).keys() == written(two).keys()
+
+
+def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, two, tmp_path):
+    folder = tmp_path / "run"
+    train = ("--config", options, "--run-dir", folder)
+    survivor, victim = run("train", 2, *train, places=by_options(timeout=40))
+    assert victim.wait(240) == -9
+    died = time.monotonic()
+    victim.communicate()
+    _, err = survivor.communicate(timeout=100)
+    assert time.monotonic() - died < 80
+    assert survivor.returncode != 0
+    last = err.strip().splitlines()[-1]
+    assert re.match(r"error: process 1 \(\S+\) of 2 died, or cannot be reached; the same", last)
+    assert log(folder)[-1]["stage"] == "joint" and len(log(folder)) < 8
+    well(ended(run("train", -1, *train, places=by_options())))
+    assert written(folder) == written(two)
+
+
+# Its parts
+
+
+def stepped(backend, devices):
+    """An epoch of three batches of eight lists through a step that tells what it was dealt."""
+    lists = [TrainingList(str(i), "p", ()) for i in range(24)]
+
+    def collate(some):
+        return {"id": np.array([int(item.query) for item in some], np.int32)}
+
+    def step(state, batch):
+        everyones = jax.lax.all_gather(batch["id"], AXIS, tiled=True)
+        noise = jnp.sin(batch["id"].astype(jnp.float32) + state["sum"])
+        total = jax.lax.psum(noise.sum(), AXIS)
+        return {"sum": state["sum"] + total}, {"ids": everyones, "loss": total}
+
+    program = data_parallel(step, devices, backend)
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    state, own, ids, losses = replicate({"sum": jnp.zeros(())}, local), [], [], []
+    for _, batch in zip(range(3), list_batches(lists, collate, 8, seed=1), strict=False):
+        own.append(own_rows(batch, devices)["id"])
+        state, metrics = program(state, batch)
+        ids.append(np.asarray(metrics["ids"]))
+        losses.append(float(metrics["loss"]))
+    values = {"own": own, "ids": ids, "losses": losses, "sum": state["sum"]}
+    return {f"{backend} {name}": np.asarray(value) for name, value in values.items()}
+
+
+def encoded(weights, collection, folder):
+    retriever = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
+    config = IndexConfig(shard=16)
+    loaded = load_collection(str(collection))
+    return encode_corpus(retriever, "tiny", loaded, config, folder, unwatched)
+
+
+def searched(vectors, weights):
+    """What exact search finds, over all devices, the corpus at rest or streamed through them."""
+    found = {"vectors": vectors.rows(0, len(vectors))}
+    queries = found["vectors"][::7] + 0.01
+    for name, memory in (("resident", None), ("streamed", 1)):
+        rows, scores = ExactIndex(vectors, memory=memory).rows(queries, 9)
+        found |= {f"{name} rows": rows, f"{name} scores": scores}
+    return found
+
+
+def test_the_parts_are_those_of_one_process(weights, collection, tmp_path, monkeypatch):
+    well(ended(run("parts", weights, collection, tmp_path, places=by_environment())))
+    one = {}
+    for backend in ("pmap", "shard_map"):
+        one |= stepped(backend, jax.devices()[:4])
+    one |= searched(encoded(weights, collection, tmp_path / "one"), weights)
+    two = [np.load(tmp_path / f"{i}.npz") for i in range(2)]
+    for backend in ("pmap", "shard_map"):
+        order = one[f"{backend} ids"]
+        assert sorted(order.reshape(-1)) == list(range(24))  # each example once an epoch
+        dealt = [part[f"{backend} own"] for part in two]
+        np.testing.assert_array_equal(np.concatenate(dealt, axis=1), order)
+        for part in two:
+            np.testing.assert_array_equal(part[f"{backend} ids"], order)
+            for name in ("losses", "sum"):
+                key = f"{backend} {name}"
+                np.testing.assert_allclose(part[key], one[key], rtol=1e-5)
+    for part in two:
+        for name in (n for n in one if not n.startswith(("pmap", "shard_map"))):
+            np.testing.assert_array_equal(part[name], one[name], err_msg=name)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_death_is_named_whoever_dies(tmp_path, victim):
+    processes = run("idle", tmp_path / "ready", places=by_environment())
+    wait_for(tmp_path / "ready")
+    processes[victim].kill()
+    died = time.monotonic()
+    _, err = processes[1 - victim].communicate(timeout=100)
+    assert time.monotonic() - died < 60
+    assert processes[1 - victim].returncode != 0
+    ended(processes)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"error: process {victim}") and "the same command" in last
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_an_error_of_one_process_ends_all_at_once(tmp_path, who):
+    results = ended(run("fails", who, tmp_path / "ready", places=by_environment()), 50)
+    assert [status for status, _, _ in results] == [2, 2]
+    assert results[who][2].strip().splitlines()[-1] == "error: the disk is full"
+    told = results[1 - who][2].strip().splitlines()[-1]
+    assert re.fullmatch(
+        rf"error: process {who} of 2 \(\S+\) stopped: error: the disk is full", told
+    )
+
+
+def test_a_sigterm_to_one_stops_all_at_one_step(tmp_path):
+    results = ended(run("stop", tmp_path, places=by_environment()))
+    assert [status for status, _, _ in results] == [75, 75]
+    steps = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
+    assert steps[0] == steps[1] > 20
+
+
+def wait_for(path, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (HostsConfig("nowhere"), "give HOST:PORT, or auto"),
+        (HostsConfig("host:1"), r"hosts.process is not given, hosts.processes 0; .* from 0 to N"),
+        (HostsConfig("host:1", 2, 2), "hosts.process is 2, hosts.processes 2"),
+        (HostsConfig(processes=2), "go with hosts.coordinator HOST:PORT"),
+        (HostsConfig("auto", 2, 0), "go with hosts.coordinator HOST:PORT"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(given, message):
+    with pytest.raises(InputError, match=message):
+        hosts.settled(given)
+
+
+def test_the_environment_fills_in_what_options_leave_open(monkeypatch):
+    assert hosts.settled(HostsConfig()) == HostsConfig()
+    monkeypatch.setenv("ROCKETJAX_COORDINATOR", "host:1")
+    monkeypatch.setenv("ROCKETJAX_PROCESSES", "4")
+    monkeypatch.setenv("ROCKETJAX_PROCESS", "3")
+    assert hosts.settled(HostsConfig()) == HostsConfig("host:1", 4, 3)
+    given = HostsConfig("other:2", process=0, timeout=20)
+    assert hosts.settled(given) == dataclasses.replace(given, processes=4)
+    monkeypatch.setenv("ROCKETJAX_PROCESS", "three")
+    with pytest.raises(InputError, match="ROCKETJAX_PROCESS: invalid literal"):
+        hosts.settled(HostsConfig())

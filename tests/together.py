@@ -1,0 +1,136 @@
+"""What test_hosts.py runs in several processes at once: python together.py WHAT ARGUMENTS.
+
+Each process knows its place by the options it is given, or by the environment.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def train(die_at, *args):
+    """The command; process 1 is killed once it has done this step of joint training."""
+    from rocketjax.train import main
+    from rocketjax.train_log import TrainLog
+
+    write = TrainLog.write
+
+    def dies(self, values):
+        write(self, values)
+        if self.stage == "joint" and values["step"] == int(die_at) and "1" in args[-1:]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    TrainLog.write = dies
+    return main(args)
+
+
+def parts(weights, collection, folder):
+    """Dealing, both backends, encoding and searching; what each process saw goes into a file."""
+    from rocketjax import cli
+    from rocketjax.config import HostsConfig
+
+    def command():
+        with cli.joined(HostsConfig(timeout=30)):
+            _parts(weights, collection, Path(folder))
+
+    return cli.run(command)
+
+
+def _parts(weights, collection, folder):
+    import jax
+    from test_hosts import encoded, searched, stepped
+
+    from rocketjax import distributed
+    from rocketjax.parallel import all_devices
+
+    me = jax.process_index()
+    assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
+    assert distributed.from_main(lambda: {"who": jax.process_index()}) == {"who": 0}
+    assert distributed.everyones(me) == [0, 1]
+    order = []
+    distributed.main_first(lambda: order.append(time.time()))
+    assert distributed.everyones(order)[0] < distributed.everyones(order)[1]
+    distributed.check_shared(folder)
+    try:
+        distributed.check_shared(folder / str(me))
+    except ValueError as error:
+        assert "process 1" in str(error) and "does not see what process 0" in str(error)
+    else:
+        raise AssertionError("two folders were taken for one")
+    try:
+        distributed.check_same("options", f"a: 1\nb: {me}")
+    except ValueError as error:
+        assert "has b: 1, but process 0" in str(error)
+    else:
+        raise AssertionError("two configs were taken for one")
+    values = {}
+    for backend in ("pmap", "shard_map"):
+        values |= stepped(backend, all_devices())
+    values |= searched(encoded(weights, collection, folder / "vectors"), weights)
+    np.savez(folder / f"{me}.npz", **values)
+
+
+def stop(folder):
+    """Asks in every step whether to stop, until a SIGTERM to one of them says so to all."""
+    from rocketjax import cli, distributed, hosts
+    from rocketjax.config import HostsConfig
+
+    with cli.joined(HostsConfig(timeout=30)):
+        import jax
+
+        asked = distributed.together(lambda: False)
+        me, step = jax.process_index(), 0
+        while not asked():
+            step += 1
+            time.sleep(0.01 * (1 + me))  # one is slower than the other
+            distributed.barrier()
+            if step == 20 and me == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        (Path(folder) / str(me)).write_text(json.dumps(step))
+        return hosts.leave(75, "stopped")
+
+
+def idle(ready):
+    """Says that all are there, and waits."""
+    from rocketjax import cli
+    from rocketjax.config import HostsConfig
+
+    def command():
+        with cli.joined(HostsConfig(timeout=10)):
+            from rocketjax import distributed
+
+            distributed.barrier()
+            if distributed.is_main():
+                Path(ready).touch()
+            time.sleep(100)
+
+    return cli.run(command)
+
+
+def fails(who, ready):
+    """One process finds something wrong."""
+    from rocketjax import cli
+    from rocketjax.config import HostsConfig
+    from rocketjax.errors import InputError
+
+    def command():
+        with cli.joined(HostsConfig(timeout=60)):
+            import jax
+
+            from rocketjax import distributed
+
+            distributed.barrier()
+            if jax.process_index() == int(who):
+                raise InputError("the disk is full")
+            distributed.barrier()
+
+    return cli.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(globals()[sys.argv[1]](*sys.argv[2:]))
