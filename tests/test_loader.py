@@ -15,7 +15,14 @@ from rocketjax.data.loader import Collator, list_batches
 from rocketjax.data.tokenize import Tokenizer
 
 LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "a", *(f"{kind}{i}" for kind in "qpt" for i in range(12))]
+WORDS = [
+    "[PAD]",
+    "[CLS]",
+    "[SEP]",
+    "a",
+    *(f"{kind}{i}" for kind in "qpt" for i in range(12)),
+    "[UNK]",
+]
 
 
 def names(batch):
@@ -60,7 +67,7 @@ def test_a_start_skips_exactly_what_was_seen(start):
 def tokenizer(tmp_path_factory):
     """A word is a token."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}))
+    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, "[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     PreTrainedTokenizerFast(
@@ -118,3 +125,52 @@ def test_batches_of_texts_come_out_of_the_loader(tokenizer):
     batches = list_batches(LISTS, collator(tokenizer, slots=2), 4, seed=1)
     rows = [read(batch.query, row) for batch in islice(batches, 3) for row in range(4)]
     assert rows == [f"[CLS] a {query} [SEP]" for query in chain(*first(3))]
+
+
+def laid(tokenizer, **options):
+    """A collator of lists of two whose texts have from one to nine words."""
+    queries = {f"q{i}": " ".join(["a"] * (1 + i % 9)) for i in range(12)}
+    passages = {f"p{i}": Passage(f"p{i}", "", " ".join(["a"] * (1 + 5 * i % 9))) for i in range(12)}
+    lists = [TrainingList(f"q{i}", f"p{i}", (f"p{(i + 1) % 12}",) * (i % 2)) for i in range(12)]
+    return Collator(queries, passages, tokenizer, tokenizer, 2, **options), lists
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 0), (2, 0), (2, 3), (4, 1)])
+def test_spots_are_where_the_tokens_are(tokenizer, devices, chunk):
+    """Of each device's each chunk, cut as the train step cuts them, and in one shape."""
+    collate, lists = laid(tokenizer, devices=devices, chunk=chunk)
+    collate = collate.fitted(lists, 4)
+    shapes = set()
+    for start in range(0, 12, 4):
+        batch = collate(lists[start : start + 4])
+        for tokens, spots in zip(
+            (batch.query, batch.passage, batch.pair), batch.spots, strict=True
+        ):
+            ids = tokens.ids.reshape(devices, -1, tokens.ids.shape[-1])
+            length = tokens.length.reshape(devices, -1)
+            size = chunk if 0 < chunk < length.shape[1] else length.shape[1]
+            parts = -(-length.shape[1] // size)
+            assert spots.shape[0] == devices * parts
+            for number, part in enumerate(spots):
+                device, first = number // parts, number % parts * size
+                rows = np.minimum(np.arange(first, first + size), length.shape[1] - 1)
+                grid = ids[device, rows].reshape(-1)
+                own = [ids[device, row, : length[device, row]] for row in rows]
+                inside = part[part < grid.size]
+                assert grid[inside].tolist() == np.concatenate(own).tolist()
+        shapes.add(
+            tuple((x.ids.shape, s.shape) for x, s in zip(batch[:3], batch.spots, strict=True))
+        )
+        assert (batch.passage.length[~batch.valid] == 1).all()  # an empty slot costs one token
+    assert len(shapes) == 1
+    assert collate.fitted(lists, 4).shapes == collate.shapes  # by the lists alone
+
+
+def test_a_batch_that_does_not_fit_gets_room(tokenizer):
+    collate, lists = laid(tokenizer, devices=2)
+    fitted = collate.fitted(lists[:1], 4)  # one word a text
+    long = [item for item in lists if len(collate.queries[item.query]) > 9][:4]
+    batch = fitted(long)
+    assert batch.spots.query.shape[1] > fitted.shapes.query.room
+    assert (batch.spots.query < 2 * batch.query.ids.shape[1]).sum() == batch.query.length.sum()
+    assert laid(tokenizer)[0].fitted(lists, 4)(lists[:4]).spots.query is None  # padding stays

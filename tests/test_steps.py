@@ -9,8 +9,10 @@ import optax
 import pytest
 from tiny import list_batch, models, tokens
 
-from rocketjax.batch import ListBatch
+from rocketjax.batch import ListBatch, Spots
 from rocketjax.config import PRESETS, LossConfig, OptimizerConfig
+from rocketjax.data.loader import _parts
+from rocketjax.data.tokenize import lay_end_to_end
 from rocketjax.errors import InputError
 from rocketjax.losses import joint_terms, joint_weights
 from rocketjax.optim import decay_mask, make_optimizer, make_schedule
@@ -157,6 +159,34 @@ def test_chunks_give_the_gradients_of_the_whole(dropout, chunk, devices):
     got, metrics_got = gradient(params, batch, chunked, weights, devices)
     assert_trees_close(got, want)
     assert metrics_got == pytest.approx(metrics_want, rel=1e-4, abs=1e-6)
+
+
+def with_spots(batch, devices, chunk):
+    """The batch with its tokens laid end to end, as the loader does it."""
+    kinds = []
+    for texts in (batch.query, batch.passage, batch.pair):
+        lengths = _parts(texts.length, devices, chunk)
+        kinds.append(lay_end_to_end(lengths, texts.ids.shape[-1]))
+    return batch._replace(spots=Spots(*kinds))
+
+
+@pytest.mark.parametrize(
+    ("dropout", "chunk", "devices", "backend"),
+    [(0.1, 0, 8, "pmap"), (0.1, 3, 2, "shard_map"), (0.0, 16, 1, "pmap")],
+)
+def test_skipping_padding_gives_the_gradients_of_keeping_it(dropout, chunk, devices, backend):
+    """Over every parameter, on any number of devices, whole or in chunks, with the same dropout."""
+    retriever, reranker, params = models(dropout)
+    config = PRESETS["default"]
+    weights = joint_weights(config)
+    batch = list_batch(rows=8)
+    want, metrics = gradient(params, batch, joint_terms_of(retriever, reranker, config), weights, 1)
+    terms_of = joint_terms_of(retriever, reranker, config, chunk)
+    laid = with_spots(batch, devices, chunk)
+    assert laid.spots.pair.size < batch.pair.ids.size
+    got, metrics_got = gradient(params, laid, terms_of, weights, devices, backend)
+    assert_trees_close(got, want)
+    assert metrics_got == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
 def test_chunks_work_for_the_warm_ups():

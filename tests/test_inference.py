@@ -1,0 +1,57 @@
+"""How texts are dealt to devices: every one once, in few shapes, with little room left over."""
+
+import numpy as np
+import pytest
+
+from rocketjax.data.tokenize import bucket
+from rocketjax.inference import Batching, plan
+
+LIMIT = 128
+
+
+def lengths(kind, count, seed=0):
+    rng = np.random.default_rng(seed)
+    if kind == "short":
+        return rng.integers(2, 20, count)
+    if kind == "full":
+        return np.full(count, LIMIT)
+    return rng.integers(2, LIMIT + 1, count)
+
+
+@pytest.mark.parametrize("kind", ["short", "full", "mixed"])
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+@pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.parametrize("skip", [True, False])
+def test_every_text_is_in_one_unit_that_has_room_for_it(kind, count, steady, skip):
+    length = lengths(kind, count)
+    units = plan(length.tolist(), LIMIT, Batching(16, skip), steady)
+    rows = [row for unit in units for row in unit.rows]
+    assert sorted(rows) == list(range(count))
+    for unit in units:
+        assert len(unit.rows) <= unit.texts
+        assert all(bucket(length[row], LIMIT) == unit.width for row in unit.rows)
+        assert length[unit.rows].sum() <= unit.room
+        if not skip:
+            assert unit.texts * unit.width <= unit.room  # padded, they fit as well
+    widths = [unit.width for unit in units]
+    assert widths == sorted(widths, reverse=True)
+    if steady:
+        assert len({(unit.width, unit.room) for unit in units}) == len(set(widths))
+
+
+def test_shapes_are_few_whatever_comes():
+    shapes = set()
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        length = lengths(("short", "full", "mixed")[seed % 3], int(rng.integers(1, 400)), seed)
+        shapes |= {unit.shape for unit in plan(length.tolist(), LIMIT, Batching(), False)}
+    assert len(shapes) <= 4 * 6  # padded lengths; three sizes, for few long or many short ones
+
+
+def test_little_room_is_left_over():
+    """Real texts' spread: less than a tenth of what is computed is not text."""
+    length = lengths("mixed", 5_000)
+    units = plan(length.tolist(), LIMIT, Batching(), False)
+    assert length.sum() / sum(unit.room for unit in units) > 0.9
+    padded = plan(length.tolist(), LIMIT, Batching(skip_padding=False), False)
+    assert length.sum() / sum(unit.room for unit in padded) < 0.85
