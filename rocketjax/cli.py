@@ -23,6 +23,7 @@ from rocketjax import hosts, preemption
 from rocketjax.allocator import keep_freed_memory
 from rocketjax.config import HostsConfig
 from rocketjax.errors import InputError
+from rocketjax.files import cache_folder
 
 if TYPE_CHECKING:
     from rocketjax.progress import Advance
@@ -81,7 +82,21 @@ def joined(config: HostsConfig) -> Iterator[None]:
     """Runs its block as one of several processes, where so asked for; only process 0 talks."""
     with hosts.joined(config) as main:
         console.quiet = not main
+        keep_programs()
         yield
+
+
+def keep_programs() -> None:
+    """Compiled programs stay in the cache folder, so that the next start need not compile them.
+
+    Not on a CPU, where loading them takes XLA pages of warnings about the machine, nor where jax
+    was told of another folder (JAX_COMPILATION_CACHE_DIR).
+    """
+    import jax
+
+    told = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.default_backend() != "cpu" and told is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
 
 
 def say(line: str) -> None:

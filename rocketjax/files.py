@@ -133,3 +133,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """What may be deleted at any time: ~/.cache/rocketjax, or where the environment says.
+
+    That is ROCKETJAX_CACHE, or the folder rocketjax in XDG_CACHE_HOME.
+    """
+    own = os.environ.get("ROCKETJAX_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rocketjax"

@@ -47,6 +47,7 @@ def _rerank(options: Rerank) -> None:
     from rocketjax.loading import open_reranker
     from rocketjax.ranking import rerank
 
+    cli.keep_programs()
     found = read_run(Path(options.run))
     collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     queries = (

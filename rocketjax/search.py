@@ -53,6 +53,7 @@ def _search(options: Search) -> None:
     from rocketjax.inference import find
     from rocketjax.loading import open_corpus, open_reranker, open_retriever
 
+    cli.keep_programs()
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
     retriever = open_retriever(options.model, options.compute)

@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS
 
-from rocketjax import encode, evaluate, export, mine, pipeline, rerank, search, train
+from rocketjax import cli, encode, evaluate, export, mine, pipeline, rerank, search, train
 from rocketjax.augment import read_lists
 from rocketjax.cli import console
 from rocketjax.config import (
@@ -223,3 +224,14 @@ def test_rerank_refuses_strangers(run, collection, tmp_path, capsys):
         assert rerank.main(args + paths) == 2
         assert message in words(capsys.readouterr().err)
     assert not (tmp_path / "out.trec").exists()
+
+
+def test_programs_are_kept_between_starts_but_not_on_a_cpu(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: kept.append(setting))
+    monkeypatch.setenv("ROCKETJAX_CACHE", str(tmp_path))
+    cli.keep_programs()
+    assert kept == []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cli.keep_programs()
+    assert kept == [("jax_compilation_cache_dir", str(tmp_path / "programs"))]

@@ -284,7 +284,9 @@ def make_rows(folder, _):
 def make_store(folder, _):
     rows = [(f"x:{i}", Passage(f"p{i}", "T" * (i % 3), f"text {i}")) for i in range(30)]
     store.store("x", ["hostile", str(folder)], lambda bad: iter(rows), "fail")
-    stored = store._cache() / store._key([store._VERSION, "fail", False, "hostile", str(folder)])
+    stored = store.cache_folder() / store._key(
+        [store._VERSION, "fail", False, "hostile", str(folder)]
+    )
     shutil.copytree(stored, folder, dirs_exist_ok=True)
 
 

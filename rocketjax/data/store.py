@@ -29,7 +29,7 @@ from rocketjax.data.passages import (
     id_hash,
 )
 from rocketjax.errors import InputError
-from rocketjax.files import read_json
+from rocketjax.files import cache_folder, read_json
 
 _VERSION = 1  # of what a reader makes of a file: a later one does not take up what this one stored
 Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # places and passages
@@ -57,7 +57,7 @@ def store(
     Raises:
         InputError: what `read` raises, an id that stands twice, or no passage at all.
     """
-    folder = _cache() / _key([_VERSION, policy, merge, *source])
+    folder = cache_folder() / _key([_VERSION, policy, merge, *source])
     found = _open(folder)
     if found is None:
         aside = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -76,13 +76,6 @@ def store(
         if found is None:
             raise InputError(f"{folder}: cannot be read; set ROCKETJAX_CACHE to another folder")
     return found
-
-
-def _cache() -> Path:
-    own = os.environ.get("ROCKETJAX_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rocketjax"
 
 
 def _key(source: Sequence[Any]) -> str:
