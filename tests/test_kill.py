@@ -171,7 +171,8 @@ def test_on_fewer_devices_it_ends_the_same_but_for_rounding(undisturbed, place):
     for path in undisturbed.glob("re*/**/model.safetensors"):
         want, found = load_file(path), load_file(run / path.relative_to(undisturbed))
         for key, value in found.items():
-            np.testing.assert_allclose(value, want[key], atol=1e-4, err_msg=key)
+            # A tenth of what one step moves a parameter, six of which follow each other.
+            np.testing.assert_allclose(value, want[key], atol=3e-4, err_msg=key)
 
 
 def half_written(run, since):
