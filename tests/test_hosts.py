@@ -26,6 +26,7 @@ from rocketjax.config import (
     HostsConfig,
     IndexConfig,
     ListConfig,
+    LossConfig,
     OptimizerConfig,
     RerankerConfig,
     RetrieverConfig,
@@ -68,8 +69,9 @@ def by_environment(count=2):
     return [{"env": told | {"ROCKETJAX_PROCESS": str(i)}} for i in range(count)]
 
 
-def by_options(count=2):
-    options = ["--hosts.coordinator", f"localhost:{free_port()}", "--hosts.timeout", "20"]
+def by_options(count=2, timeout=300):
+    """`timeout`: on a busy machine even a healthy process may not be heard of for a while."""
+    options = ["--hosts.coordinator", f"localhost:{free_port()}", "--hosts.timeout", str(timeout)]
     options += ["--hosts.processes", str(count), "--hosts.process"]
     return [{"args": [*options, str(i)]} for i in range(count)]
 
@@ -80,7 +82,7 @@ def free_port():
         return some.getsockname()[1]
 
 
-def ended(processes, seconds=240):
+def ended(processes, seconds=400):
     """Exit status, output and errors of each; none outlives the test."""
     results = []
     try:
@@ -95,8 +97,7 @@ def ended(processes, seconds=240):
 
 
 def well(results):
-    for status, out, err in results:
-        assert status == 0, f"{out}\n{err}"
+    assert [status for status, _, _ in results] == [0] * len(results), results
     return results
 
 
@@ -106,7 +107,8 @@ def well(results):
 @pytest.fixture(scope="module")
 def options(weights, collection, tmp_path_factory):
     """A file of options, for runs whose folders are given apart."""
-    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3)
+    # eps: else Adam makes whole steps of gradients that are nothing but rounding.
+    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3, eps=1e-4)
     config = Config(
         data=DataConfig(str(collection), max_eval_queries=15),
         text=TEXT,
@@ -117,6 +119,7 @@ def options(weights, collection, tmp_path_factory):
         retriever_warmup=StageConfig(2, 8, optimizer=optimizer),
         reranker_warmup=StageConfig(2, 8, optimizer=optimizer),
         joint=StageConfig(4, 8, optimizer=optimizer),
+        loss=LossConfig(),
         evaluate=EvaluateConfig(20, 10),
         checkpoint=CheckpointConfig(every=1),
     )
@@ -167,11 +170,13 @@ def test_two_processes_train_what_one_trains(options, two, tmp_path):
     assert len(one) == 2 + 2 + 4
     for row, same in zip(one, other, strict=True):
         for name, value in row.items():
-            assert same[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (row["step"], name)
+            assert same[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["step"], name)
+        assert row["gradient_norm"] > 0
     mine, theirs = tensors(folder), tensors(two)
     assert len(mine) > 100 and mine.keys() == theirs.keys()
     for name, value in mine.items():
-        np.testing.assert_allclose(theirs[name], value, atol=2e-5, err_msg=name)
+        largest = max(np.abs(value).max(), 1e-2)
+        np.testing.assert_allclose(theirs[name], value, atol=1e-3 * largest, err_msg=name)
     names = ("lists", "warmup/lists", "rounds/1/lists")
     for name in names:  # scores are rounded before they decide
         assert (folder / name / "lists.jsonl").read_bytes() == (
@@ -183,12 +188,12 @@ def test_two_processes_train_what_one_trains(options, two, tmp_path):
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, two, tmp_path):
     folder = tmp_path / "run"
     train = ("--config", options, "--run-dir", folder)
-    survivor, victim = run("train", 2, *train, places=by_options())
+    survivor, victim = run("train", 2, *train, places=by_options(timeout=40))
     assert victim.wait(240) == -9
     died = time.monotonic()
     victim.communicate()
     _, err = survivor.communicate(timeout=100)
-    assert time.monotonic() - died < 60
+    assert time.monotonic() - died < 80
     assert survivor.returncode != 0
     last = err.strip().splitlines()[-1]
     assert re.match(r"error: process 1 \(\S+\) of 2 died, or cannot be reached; the same", last)
