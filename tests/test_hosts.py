@@ -26,6 +26,7 @@ from rocketjax.config import (
     HostsConfig,
     IndexConfig,
     ListConfig,
+    LossConfig,
     OptimizerConfig,
     RerankerConfig,
     RetrieverConfig,
@@ -106,7 +107,8 @@ def well(results):
 @pytest.fixture(scope="module")
 def options(weights, collection, tmp_path_factory):
     """A file of options, for runs whose folders are given apart."""
-    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3)
+    # eps: else Adam makes whole steps of gradients that are nothing but rounding.
+    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3, eps=1e-4)
     config = Config(
         data=DataConfig(str(collection), max_eval_queries=15),
         text=TEXT,
@@ -117,6 +119,7 @@ def options(weights, collection, tmp_path_factory):
         retriever_warmup=StageConfig(2, 8, optimizer=optimizer),
         reranker_warmup=StageConfig(2, 8, optimizer=optimizer),
         joint=StageConfig(4, 8, optimizer=optimizer),
+        loss=LossConfig(),
         evaluate=EvaluateConfig(20, 10),
         checkpoint=CheckpointConfig(every=1),
     )
@@ -167,11 +170,13 @@ def test_two_processes_train_what_one_trains(options, two, tmp_path):
     assert len(one) == 2 + 2 + 4
     for row, same in zip(one, other, strict=True):
         for name, value in row.items():
-            assert same[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (row["step"], name)
+            assert same[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["step"], name)
+        assert row["gradient_norm"] > 0
     mine, theirs = tensors(folder), tensors(two)
     assert len(mine) > 100 and mine.keys() == theirs.keys()
     for name, value in mine.items():
-        np.testing.assert_allclose(theirs[name], value, atol=2e-5, err_msg=name)
+        largest = max(np.abs(value).max(), 1e-2)
+        np.testing.assert_allclose(theirs[name], value, atol=1e-3 * largest, err_msg=name)
     names = ("lists", "warmup/lists", "rounds/1/lists")
     for name in names:  # scores are rounded before they decide
         assert (folder / name / "lists.jsonl").read_bytes() == (
