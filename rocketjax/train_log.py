@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rocketjax.distributed import is_main
+from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
 SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
@@ -26,7 +27,11 @@ class TrainLog:
         if not is_main():
             return
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        rows = [(line, json.loads(line)) for line in lines if line.endswith(b"\n")]
+        rows = [
+            (line, _row(path, number, line))
+            for number, line in enumerate(lines, 1)
+            if line.endswith(b"\n")
+        ]
         kept = [(line, row) for line, row in rows if row["stage"] != stage or row["step"] < start]
         if len(kept) < len(lines):
             write_text(path, b"".join(line for line, _ in kept).decode())
@@ -46,3 +51,15 @@ class TrainLog:
         if (loss := values.get("loss")) is not None:  # none of a skipped step
             before = loss if self.loss is None else self.loss
             self.loss = SMOOTHING * before + (1 - SMOOTHING) * loss
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        known = isinstance(row["stage"], str) and isinstance(row["step"], int)
+        loss = row.get("loss")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known, row, loss = False, {}, None
+    if not known or not (loss is None or isinstance(loss, int | float)):
+        raise InputError(f"{path}:{number}: no step of a training log; delete the line")
+    return row

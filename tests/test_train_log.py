@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from rocketjax.errors import InputError
 from rocketjax.train_log import TrainLog
 
 
@@ -43,3 +46,17 @@ def test_the_running_loss_is_the_same_after_a_stop(tmp_path):
     for step in (2, 3):
         again.write({"step": step, "loss": losses[step]})
     assert again.loss == log.loss  # to the last bit
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"[]", b"7", b'{"stage": "joint"}', b'{"stage": 1, "step": 2}', b"\xff", b"[" * 100_000],
+)
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    TrainLog(path, "joint", 0).write({"step": 0, "loss": 1.0})
+    whole = path.read_bytes() + line + b"\n"
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"log\.jsonl:2: no step of a training log"):
+        TrainLog(path, "joint", 1)
+    assert path.read_bytes() == whole
