@@ -67,7 +67,7 @@ def platt(positive_scores: Sequence[float], candidate_scores: Sequence[float]) -
         loss, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
     )
     scale = float(fit.x[0] / deviation)
-    if scale <= 0:
+    if scale <= 0 or scores.min() == scores.max():  # of equal scores, any scale would do
         raise InputError(
             "the re-ranker does not score known positives above other candidates, so it cannot "
             "denoise lists; warm it up longer (--reranker-warmup.steps), or leave denoising out "

@@ -74,3 +74,8 @@ def test_a_re_ranker_that_cannot_tell_is_refused(positive, candidate):
 def test_nothing_to_fit_is_refused(positive, candidate):
     with pytest.raises(InputError, match="judge some training queries"):
         platt(positive, candidate)
+
+
+def test_equal_scores_tell_nothing():
+    with pytest.raises(InputError, match="cannot denoise lists"):
+        platt([0.5] * 3, [0.5] * 7)

@@ -55,7 +55,7 @@ def test_skipping_padding_changes_neither_outputs_nor_gradients(pooling, dropout
     retriever, reranker, params = models(dropout=dropout)
     retriever = retriever.clone(pooling=pooling)
     text = tokens(np.random.default_rng(0), 7)
-    spots = lay_end_to_end(text.length[None], 12)[0]
+    spots = lay_end_to_end(text.length[None], 12, 56)[0]
     assert len(spots) < text.ids.size
     keys = jax.random.split(jax.random.key(0), 7) if dropout else None
 
@@ -94,9 +94,13 @@ def test_first_tokens_only_are_those_of_the_whole(layers):
 
     np.testing.assert_allclose(first(params), whole(params), atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(first(unstacked(params)), first(params), atol=1e-5, rtol=1e-5)
-    grads = (jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2))(params) for f in (first, whole))
-    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-3))
+    one, other = (
+        jax.tree.leaves(jax.jit(jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2)))(params))
+        for f in (first, whole)
+    )
+    largest = max(np.abs(leaf).max() for leaf in other)  # some true gradients are 0: of key biases
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-3 * largest))
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])

@@ -127,6 +127,12 @@ def test_batches_of_texts_come_out_of_the_loader(tokenizer):
     assert rows == [f"[CLS] a {query} [SEP]" for query in chain(*first(3))]
 
 
+@pytest.fixture
+def small_rooms(monkeypatch):
+    """Texts as few as these are given all the room they could take, otherwise."""
+    monkeypatch.setattr("rocketjax.data.tokenize.ROOM", 8)
+
+
 def laid(tokenizer, **options):
     """A collator of lists of two whose texts have from one to nine words."""
     queries = {f"q{i}": " ".join(["a"] * (1 + i % 9)) for i in range(12)}
@@ -136,7 +142,7 @@ def laid(tokenizer, **options):
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 0), (2, 0), (2, 3), (4, 1)])
-def test_spots_are_where_the_tokens_are(tokenizer, devices, chunk):
+def test_spots_are_where_the_tokens_are(small_rooms, tokenizer, devices, chunk):
     """Of each device's each chunk, cut as the train step cuts them, and in one shape."""
     collate, lists = laid(tokenizer, devices=devices, chunk=chunk)
     collate = collate.fitted(lists, 4)
@@ -166,7 +172,7 @@ def test_spots_are_where_the_tokens_are(tokenizer, devices, chunk):
     assert collate.fitted(lists, 4).shapes == collate.shapes  # by the lists alone
 
 
-def test_a_batch_that_does_not_fit_gets_room(tokenizer):
+def test_a_batch_that_does_not_fit_gets_room(small_rooms, tokenizer):
     collate, lists = laid(tokenizer, devices=2)
     fitted = collate.fitted(lists[:1], 4)  # one word a text
     long = [item for item in lists if len(collate.queries[item.query]) > 9][:4]

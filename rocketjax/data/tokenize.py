@@ -14,6 +14,8 @@ from rocketjax.config import TextConfig
 from rocketjax.errors import InputError
 from rocketjax.files import MOST, checked_file, read_json
 
+ROOM = 256  # tokens by which the sizes of parts differ, at least
+
 
 class Text(NamedTuple):
     """A text as a model reads it, special tokens in place, not yet padded."""
@@ -261,8 +263,8 @@ def lay_end_to_end(length: np.ndarray, width: int, room: int = 0) -> np.ndarray:
 
 
 def rounded(tokens: int, most: int) -> int:
-    """The next of a few sizes, a sixteenth of `most` apart; small ones are multiples of 8."""
-    step = max(8, -(-most // 128) * 8)
+    """The next of a few sizes: each is a program to compile, so small batches have but one."""
+    step = max(ROOM, -(-most // 64) * 8)
     return min(-(-tokens // step) * step, -(-most // 8) * 8)
 
 
