@@ -170,7 +170,8 @@ def test_two_processes_train_what_one_trains(options, two, tmp_path):
     ]
     assert len(one) == 2 + 2 + 4
     for row, same in zip(one, other, strict=True):
-        for name, value in row.items():
+        numbers = {name: value for name, value in row.items() if name != "stage"}
+        for name, value in numbers.items():
             assert same[name] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["step"], name)
         assert row["gradient_norm"] > 0
     mine, theirs = tensors(folder), tensors(two)
