@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 
 from rocketjax.bench.process import Answer, answer
+from rocketjax.retrieval.index import recall
 from rocketjax.retrieval.vectors import Vectors
 
 LISTS = (1, 2, 4, 8)  # times the square root of the corpus
@@ -47,7 +48,7 @@ class Flat:
         started = time.perf_counter()
         _, found = index.search(self.measured, self.top_k)
         taken = time.perf_counter() - started
-        share = self._recall(found, self.measured_truth)
+        share = recall(found, self.measured_truth)
         setting = f"IVFFlat {index.nlist} lists, {index.nprobe} probed, recall {share:.3f}"
         return {"seconds": taken, "setting": setting}
 
@@ -65,7 +66,7 @@ class Flat:
         while low < high:
             index.nprobe = (low + high) // 2
             found = index.search(self.tuning, self.top_k)[1]
-            if self._recall(found, self.truth) >= self.recall:
+            if recall(found, self.truth) >= self.recall:
                 high = index.nprobe
             else:
                 low = index.nprobe + 1
@@ -78,10 +79,6 @@ class Flat:
             index.search(self.tuning, self.top_k)
             times.append(time.perf_counter() - started)
         return min(times)
-
-    def _recall(self, found: np.ndarray, truth: np.ndarray) -> float:
-        shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]
-        return float(np.mean(shares))
 
 
 def main() -> None:

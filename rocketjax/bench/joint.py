@@ -2,19 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-from rocketjax import steps
 from rocketjax.augment import TrainingList
 from rocketjax.batch import ListBatch
 from rocketjax.bench import ours as side
-from rocketjax.bench.ours import LOSS, Ours
-from rocketjax.config import OptimizerConfig
-from rocketjax.losses import joint_weights
-from rocketjax.optim import make_optimizer
-from rocketjax.parallel import data_parallel, replicate
-from rocketjax.state import TrainState, init_state
+from rocketjax.bench.ours import Ours
+from rocketjax.parallel import data_parallel
+from rocketjax.state import TrainState
 
 
 class Joint(NamedTuple):
@@ -37,13 +32,7 @@ def make_joint(ours: Ours, length: int = 0, chunk: int = 0) -> Joint:
     if length:
         lists = [(query, (texts * length)[:length]) for query, texts in work.lists]
         work = dataclasses.replace(work, lists=lists)
-    optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
-    params = {"retriever": ours.retriever.params, "reranker": ours.reranker.params}
-    terms = steps.joint_terms_of(ours.retriever.module, ours.reranker.module, LOSS, chunk)
-    step = partial(
-        steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
-    )
+    step, state = ours.joint_step(chunk)
     compute = dataclasses.replace(ours.compute, chunk=chunk)
     collate, lists = side.collator(work, ours.retriever, ours.reranker, compute)
-    state = replicate(init_state(params, optimizer, 1))
     return Joint(data_parallel(step, backend="shard_map"), state, collate, lists)

@@ -24,8 +24,8 @@ from rocketjax.inference import Reranker, Retriever
 from rocketjax.losses import joint_weights
 from rocketjax.model_folder import laid_out, start_reranker, start_retriever
 from rocketjax.optim import make_optimizer
-from rocketjax.parallel import data_parallel, replicate
-from rocketjax.state import init_state
+from rocketjax.parallel import PerDevice, data_parallel, replicate
+from rocketjax.state import TrainState, init_state
 
 LOSS = LossConfig(retriever_temperature=0.05)
 
@@ -50,15 +50,8 @@ class Ours:
 
     def train(self) -> Callable[[], None]:
         """A joint step on every list, tokenising included: both towers, the re-ranker, AdamW."""
-        optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
-        params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
-        chunk = self.compute.chunk
-        terms = steps.joint_terms_of(self.retriever.module, self.reranker.module, LOSS, chunk)
-        step = partial(
-            steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
-        )
+        step, state = self.joint_step(self.compute.chunk)
         program = data_parallel(step)
-        state = replicate(init_state(params, optimizer, 1))
         collate, lists = collator(self.work, self.retriever, self.reranker, self.compute)
 
         def run() -> None:
@@ -67,6 +60,16 @@ class Ours:
             jax.block_until_ready(metrics)
 
         return run
+
+    def joint_step(self, chunk: int) -> tuple[PerDevice[TrainState], TrainState]:
+        """The joint step as a device runs it, and the state before it, on every device."""
+        optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
+        params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
+        terms = steps.joint_terms_of(self.retriever.module, self.reranker.module, LOSS, chunk)
+        step = partial(
+            steps.train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer
+        )
+        return step, replicate(init_state(params, optimizer, 1))
 
 
 def collator(

@@ -15,6 +15,7 @@ from rocketjax.bench.process import Ask, asked
 from rocketjax.config import IndexConfig
 from rocketjax.progress import Say
 from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.index import recall
 from rocketjax.retrieval.scann import ScannIndex, build_scann
 from rocketjax.retrieval.vectors import Vectors
 
@@ -89,12 +90,6 @@ def _beside_faiss(
         task=f"search, {threads} threads" if threads > 1 else "search, 1 thread",
         setting=f"{ours}; {result.setting}",
     )
-
-
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    """The share of the true rows [Q, k] that is among the found ones [Q, k]."""
-    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]
-    return float(np.mean(shares))
 
 
 def _repeated(run: Callable[[], object], turns: int) -> Callable[[], None]:

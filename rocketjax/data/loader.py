@@ -27,8 +27,7 @@ def list_batches(
     Step s's batch hangs on seed and s alone: `start` goes on where a run was stopped. A
     thread tokenises two batches ahead of the train step.
     """
-    ordered = grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
-    batches = ordered[start * batch :].batch(batch, batch_fn=list)
+    batches = _ordered(lists, seed)[start * batch :].batch(batch, batch_fn=list)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(batches.map(collate).to_iter_dataset(options))
 
@@ -37,8 +36,12 @@ def lists_of_step(
     lists: Sequence[TrainingList], batch: int, seed: int, step: int
 ) -> list[TrainingList]:
     """The lists of which `list_batches` makes the batch of a step."""
-    ordered = grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
-    return list(ordered[step * batch : (step + 1) * batch])
+    return list(_ordered(lists, seed)[step * batch : (step + 1) * batch])
+
+
+def _ordered(lists: Sequence[TrainingList], seed: int) -> "grain.MapDataset[TrainingList]":
+    """Epoch after epoch, each shuffled anew."""
+    return grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
 
 
 class Shape(NamedTuple):

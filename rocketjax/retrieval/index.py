@@ -38,3 +38,9 @@ def check_search(queries: np.ndarray, top_k: int, vectors: Vectors) -> None:
         )
     if not 1 <= top_k <= len(vectors):
         raise InputError(f"top_k is {top_k}, but the corpus holds {len(vectors)} passages")
+
+
+def recall(found: np.ndarray, exact: np.ndarray) -> float:
+    """The share of the exact rows [Q, k] that is among the found ones [Q, k]; 1 of no query."""
+    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)]
+    return float(np.mean(shares)) if shares else 1.0

@@ -20,7 +20,7 @@ from rocketjax.errors import InputError
 from rocketjax.files import MOST, checked_file, map_npy, new_folder
 from rocketjax.progress import Say
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.retrieval.index import check_search
+from rocketjax.retrieval.index import check_search, recall
 from rocketjax.retrieval.vectors import Manifest, Vectors
 
 SETTINGS = "index.json"
@@ -198,11 +198,8 @@ def _measured(
 ) -> ScannIndex:
     """The index searched so widely, its recall measured."""
     settings = dataclasses.replace(index.settings, leaves_to_search=leaves, reorder=reorder)
-    top_k = settings.top_k
-    found, _ = ScannIndex(index.vectors, index.searcher, settings).rows(queries, top_k)
-    shares = [len(np.intersect1d(a, b)) / top_k for a, b in zip(found, exact, strict=True)]
-    recall = round(float(np.mean(shares)), 6) if shares else 1.0
-    settings = dataclasses.replace(settings, recall=recall)
+    found, _ = ScannIndex(index.vectors, index.searcher, settings).rows(queries, settings.top_k)
+    settings = dataclasses.replace(settings, recall=round(recall(found, exact), 6))
     return ScannIndex(index.vectors, index.searcher, settings)
 
 
