@@ -86,9 +86,20 @@ class Checkpoints:
         return self._facts[step]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, shaped and placed as `like`."""
+        """The state of `step`, shaped and placed as `like`.
+
+        Raises:
+            InputError: whole by its sums, and yet no such state: forged, or of other versions.
+        """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return cast(TrainState, self._checkpointer.restore(self._path(step) / "state", shapes))
+        path = self._path(step) / "state"
+        try:
+            return cast(TrainState, self._checkpointer.restore(path, shapes))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path}: holds no such training state: {error}; delete {path.parent}, and the "
+                "checkpoint before it is used"
+            ) from error
 
     def save(self, step: int, state: TrainState, facts: Facts) -> None:
         """Saves a state, and facts that JSON can hold; what is saved of `step` already stays."""

@@ -243,7 +243,9 @@ class LossConfig:
     retriever_weight: Amount = 1.0
     """Weight of the retriever's listwise cross-entropy."""
     reranker_weight: Amount = 1.0
-    """Weight of the re-ranker's listwise cross-entropy."""
+    """Weight of the re-ranker's own loss."""
+    reranker_loss: Literal["listwise", "pointwise"] = "listwise"
+    """The re-ranker's own loss, in its warm-up too: over each list, or over each passage alone."""
     distill_weight: Amount = 0.3
     """Weight of the KL divergence between the two list distributions."""
     direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
@@ -380,8 +382,8 @@ def run_folder(config: Config) -> Path:
     return Path(config.run_dir or f"runs/{config.name}")
 
 
-def load(path: Path) -> Config:
-    """Reads a config file; what it leaves out keeps its default.
+def load(path: Path, default: Config | None = None) -> Config:
+    """Reads a config file; what it leaves out stays as in `default` (None: as in Config()).
 
     Raises:
         InputError: unreadable file, unknown field (the nearest name is given) or a value that
@@ -403,12 +405,12 @@ def load(path: Path) -> Config:
     lines: dict[str, int] = {}
     if node is not None:
         _check_names(Config, node, path, "", lines)
-    values = _merged(dataclasses.asdict(Config()), values)
+    values = _merged(dataclasses.asdict(default or Config()), values)
     return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
 
 
 def parse(args: Sequence[str], program: str, description: str) -> Config:
-    """The config of a command line: `--config FILE` if given, then overrides.
+    """The config of a command line: every `--config FILE`, one over the other, then overrides.
 
     Leaves with tyro's message on an unknown option (with the nearest name) and on --help.
 
@@ -416,15 +418,18 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         InputError: what `load` raises, or an override out of range.
     """
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--config", type=Path)
+    files.add_argument("--config", type=Path, action="append", default=[])
     chosen, rest = files.parse_known_args(args)
-    default = load(chosen.config) if chosen.config else Config()
+    default = Config()
+    for path in chosen.config:
+        default = load(path, default)
     config = tyro.cli(
         Config,
         args=rest,
         default=default,
         prog=program,
-        description=f"{description} --config FILE reads options from a file first.",
+        description=f"{description} --config FILE reads options from a file first, a second "
+        "--config from another over it.",
     )
     return _validated(dataclasses.asdict(config), lambda name: f"--{name.replace('_', '-')}")
 

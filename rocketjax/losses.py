@@ -50,6 +50,26 @@ def listwise_cross_entropy(scores: Array, valid: Array) -> Term:
     return Term(jnp.sum(loss, where=is_list), _number(is_list))
 
 
+def pointwise_cross_entropy(scores: Array, valid: Array) -> Term:
+    """Cross-entropy of sigmoid(score) with 1 for the positive and 0 for the others, over passages.
+
+    How cross-encoders are usually trained, each passage by itself; the paper compares its listwise
+    loss with this one. The gradient of a passage with respect to its score is sigmoid(score) - 1
+    or sigmoid(score).
+    """
+    counted = valid & valid[:, :1]
+    sign = jnp.where(jnp.arange(valid.shape[1]) == 0, -1.0, 1.0)
+    loss = jax.nn.softplus(sign * scores.astype(jnp.float32))
+    return Term(jnp.sum(loss, where=counted), _number(counted))
+
+
+def reranker_loss(scores: Array, valid: Array, config: LossConfig) -> Term:
+    """The re-ranker's own loss, as `config.reranker_loss` says."""
+    if config.reranker_loss == "pointwise":
+        return pointwise_cross_entropy(scores, valid)
+    return listwise_cross_entropy(scores, valid)
+
+
 def distillation(
     retriever_scores: Array,
     reranker_scores: Array,
@@ -130,7 +150,7 @@ def joint_terms(
     retriever_scores = retriever_scores / config.retriever_temperature
     return {
         "retriever": listwise_cross_entropy(retriever_scores, valid),
-        "reranker": listwise_cross_entropy(reranker_scores, valid),
+        "reranker": reranker_loss(reranker_scores, valid, config),
         "distill": distillation(retriever_scores, reranker_scores, valid, config),
     }
 

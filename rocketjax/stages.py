@@ -133,7 +133,9 @@ def warm_reranker(run: Run) -> None:
         run.config,
         stage,
         {"reranker": model.reranker.params},
-        steps.reranker_terms_of(model.reranker.module, run.config.compute.chunk),
+        steps.reranker_terms_of(
+            model.reranker.module, resolve_loss(run.config.loss), run.config.compute.chunk
+        ),
         {"reranker": 1.0},
         _feeds(run, lists, stage, config.length, model.retriever, model.reranker),
         run.folder,

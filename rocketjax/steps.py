@@ -18,7 +18,7 @@ from rocketjax.losses import (
     Term,
     in_batch_cross_entropy,
     joint_terms,
-    listwise_cross_entropy,
+    reranker_loss,
 )
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
@@ -115,13 +115,13 @@ def joint_terms_of(
     return terms
 
 
-def reranker_terms_of(reranker: CrossEncoder, chunk: int = 0) -> TermsOf:
-    """The re-ranker's warm-up: listwise, alone."""
+def reranker_terms_of(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) -> TermsOf:
+    """The re-ranker's warm-up: on lists, alone."""
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
         return {
-            "reranker": listwise_cross_entropy(ce, batch.valid),
+            "reranker": reranker_loss(ce, batch.valid, loss),
             "reranker_accuracy": accuracy(ce, batch.valid),
         }
 

@@ -45,6 +45,8 @@ FLOORS = [
     {"export_folder", "hub_push"},
     {"stages"},
     {"pipeline"},
+    {"ablation.arms", "ablation.sample", "ablation.bm25", "ablation.ranks", "ablation.recipe"},
+    {"ablation.rivals", "ablation.page"},
     {"cli"},
     {"bench.process", "bench.work", "bench.pieces", "bench.flops"},
     {
@@ -76,6 +78,7 @@ FLOORS = [
         "export",
         "bench.__main__",
         "bench.plan",
+        "ablate",
     },  # none imports another
 ]
 OWNERS = {  # a library only one module knows
@@ -91,7 +94,8 @@ OWNERS = {  # a library only one module knows
     # What rocketjax is compared with.
     "torch": {"bench.plain_torch", "bench.torch_search", "bench.plain_mining"},
     "faiss": {"bench.faiss_flat"},
-    "sentence_transformers": {"bench.rivals", "bench.plain_mining"},
+    "sentence_transformers": {"bench.rivals", "bench.plain_mining", "ablation.recipe"},
+    "bm25s": {"ablation.bm25"},
     "huggingface_hub": {"models.pretrained", "hub_push"},
 }
 

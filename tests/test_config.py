@@ -177,6 +177,17 @@ def test_the_command_line_overrides_the_file_and_the_file_the_default(file):
         assert config.reranker_warmup == Config().reranker_warmup
 
 
+def test_a_later_file_goes_over_an_earlier_one(file, tmp_path):
+    first = file("seed: 7\njoint: {steps: 11, batch: 4}\n")
+    second = tmp_path / "second.yaml"
+    second.write_text("joint: {steps: 12}\n")
+    config = parse(["--config", str(first), "--config", str(second)], "rocket", "Trains.")
+    assert (config.seed, config.joint.steps, config.joint.batch) == (7, 12, 4)
+    second.write_text("joint: {stepps: 12}\n")
+    with pytest.raises(InputError, match=r"second\.yaml:1: unknown field joint\.stepps"):
+        parse(["--config", str(first), "--config", str(second)], "rocket", "Trains.")
+
+
 def test_an_unknown_option_leaves_with_status_2_and_the_nearest_name(capsys):
     with pytest.raises(SystemExit) as caught:
         parse(["--joint.stepps", "3"], "rocket", "Trains.")

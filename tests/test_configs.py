@@ -26,15 +26,23 @@ def test_the_demo_is_the_default():
     assert load(Path(__file__).parents[1] / "configs" / "demo.yaml") == Config()
 
 
+def read(path):
+    """As the command in its first line does: an arm of the ablation upon the ablation's base."""
+    base = path.with_name("ablation.yaml")
+    return load(path, load(base) if path.name.startswith("ablation_") else None)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_first_lines_hold_the_command(path):
-    assert f"python -m rocketjax.train --config configs/{path.name}" in path.read_text()
+    base = "--config configs/ablation.yaml " if path.name.startswith("ablation_") else ""
+    command = f"python -m rocketjax.train {base}--config configs/{path.name}"
+    assert path.read_text().startswith(f"# {command}")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_joint_step_of_its_shapes_traces(path):
     """Through the real step on 8 devices with BERT base, by shapes alone: nothing is computed."""
-    config = load(path)
+    config = read(path)
     compute = make_compute(config.compute, config.retriever.dropout)
     shared = config.retriever.towers == "shared"
     retriever = BiEncoder(BASE, compute, shared)

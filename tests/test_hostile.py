@@ -18,12 +18,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save
 from tiny import vectors_folder
 
-from rocketjax import augment, config, mining, model_folder, pipeline, report
+from rocketjax import augment, checkpoint, config, mining, model_folder, pipeline, report
 from rocketjax.config import ComputeConfig, Config, IndexConfig, TextConfig
 from rocketjax.data import store
 from rocketjax.data.collections import load_collection
@@ -38,6 +40,8 @@ from rocketjax.models.head import head_params
 from rocketjax.models.pooling import read_pooling
 from rocketjax.retrieval.scann import build_scann, installed, open_scann
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.state import TrainState
+from rocketjax.train_log import TrainLog
 
 TEXT = TextConfig(query_length=12, passage_length=12, pair_length=20)
 MEGABYTE = 2**20
@@ -121,6 +125,23 @@ def use_report(folder):
     assert report.load(folder).rows is not None
 
 
+def use_log(folder):
+    log = TrainLog(folder / "log.jsonl", "joint", 2)
+    assert log.loss is None or isinstance(log.loss, float | int)
+
+
+def use_checkpoint(folder):
+    """By a forger, who makes the sums right: damage alone is found by them (test_checkpoint)."""
+    sums = checkpoint._sums(folder / "2")
+    write(folder / "2" / "sums.json", json.dumps(sums).encode())
+    with checkpoint.Checkpoints(folder, 2, lambda _: None) as saved:
+        if saved.latest() != 2:
+            raise InputError(f"{folder}: removed")
+        read = saved.restore(2, STATE)
+    for x, like in zip(jax.tree.leaves(read), jax.tree.leaves(STATE), strict=True):
+        assert x.shape == like.shape and x.dtype == like.dtype
+
+
 def use_run(folder):
     for ranked in read_run(folder / "a.trec").values():
         scores = [score for _, score in ranked]
@@ -151,6 +172,13 @@ def use_store(folder):
 # ---- the real files
 
 
+STATE = TrainState(
+    step=jnp.int32(2),
+    skipped=jnp.int32(0),
+    seed=jnp.uint32(1),
+    params={"retriever": {"w": jnp.arange(6.0).reshape(2, 3)}},
+    opt_state=(jnp.ones(3),),
+)
 REQUEST = {"retriever": "1", "queries": "2", "lists": {"length": 4}, "seed": 1}
 LISTS = [augment.TrainingList(f"q{i}", "p1", ("p2", "p3")) for i in range(3)]
 FOUND = [augment.Candidates(f"q{i}", ("p1",), ("p2", "p3"), (0.5, -1.0), (2.0,)) for i in range(3)]
@@ -250,6 +278,16 @@ def make_report(folder, _):
     report.save(report.Report(str(folder), 3, [row, row], {"joint": 1.0}), folder)
 
 
+def make_log(folder, _):
+    rows = [{"stage": s, "step": i, "loss": 1.5} for s in ("warm", "joint") for i in range(3)]
+    write(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def make_checkpoint(folder, _):
+    with checkpoint.Checkpoints(folder, 2, lambda _: None) as saved:
+        saved.save(2, STATE, {"loss": 1.5})
+
+
 def make_run(folder, _):
     write_run(folder / "a.trec", {"q1": [("p1", 2.5), ("p2", -1e3)], "q2": [("p1", 0.5)]}, "tag")
 
@@ -312,6 +350,8 @@ READERS = {
     "request.json": Reader(200, make_request, use_request),
     "stages.json, config.yaml of a run": Reader(100, make_stages, use_stages),
     "report.json": Reader(300, make_report, use_report),
+    "log.jsonl": Reader(300, make_log, use_log),
+    "checkpoints, with sums made right": Reader(200, make_checkpoint, use_checkpoint),
     "TREC run": Reader(300, make_run, use_run),
     "queries": Reader(200, make_queries, use_queries),
     "BEIR folder": Reader(150, make_beir, use_collection),
@@ -744,6 +784,24 @@ def test_no_code_of_a_folder_is_run(weights, tmp_path, monkeypatch):
             use_conventions(folder)
         assert not (folder / "sprung").exists(), values
     assert not {"trap", "modeling_trap", "tokenization_trap"} & set(sys.modules)
+
+
+def test_the_trap_springs_where_code_is_trusted(weights, tmp_path, monkeypatch):
+    """Else the test above would show nothing."""
+    import transformers
+
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "c"))
+    make_model(folder, weights)
+    write(folder / "tokenization_trap.py", CODE.encode())
+    path = folder / "tokenizer_config.json"
+    traps = {"auto_map": {"AutoTokenizer": ["tokenization_trap.Trap", None]}}
+    write(path, json.dumps(json.loads(path.read_text()) | traps).encode())
+    with contextlib.suppress(Exception):  # what it makes of a trap without a class is its affair
+        transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=True)
+    assert (folder / "sprung").exists()
 
 
 @pytest.mark.parametrize("name", ["../secret.json", "/etc/passwd", "a/b.json", 7])

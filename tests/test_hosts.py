@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rocketjax import hosts
+from rocketjax import distributed, hosts
 from rocketjax.augment import TrainingList
 from rocketjax.config import (
     CheckpointConfig,
@@ -326,6 +326,25 @@ def wait_for(path, seconds=60):
 def test_options_that_do_not_fit_are_named(given, message):
     with pytest.raises(InputError, match=message):
         hosts.settled(given)
+
+
+@pytest.mark.parametrize("coordinator", ["taken", "auto"])
+def test_an_address_that_cannot_be_had_is_named(tmp_path, coordinator):
+    with socket.create_server(("localhost", 0)) as taken:
+        env = {"ROCKETJAX_COORDINATOR": "auto"}
+        if coordinator == "taken":
+            env = {"ROCKETJAX_COORDINATOR": f"localhost:{taken.getsockname()[1]}"}
+            env |= {"ROCKETJAX_PROCESSES": "2", "ROCKETJAX_PROCESS": "0"}
+        [(status, _, said)] = ended(run("idle", tmp_path / "ready", places=[{"env": env}]), 60)
+    assert status == 2 and not (tmp_path / "ready").exists()
+    known = {"taken": "process 0 cannot listen at localhost:", "auto": "jax knows no cluster here"}
+    assert known[coordinator] in said.strip().splitlines()[-1]
+
+
+def test_processes_that_were_not_joined_are_told(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="2 processes share these devices, but were not joined"):
+        distributed.everyones(1)
 
 
 def test_the_environment_fills_in_what_options_leave_open(monkeypatch):

@@ -13,6 +13,7 @@ from rocketjax.config import TextConfig
 from rocketjax.data.collection import Passage
 from rocketjax.data.loader import Collator, list_batches
 from rocketjax.data.tokenize import Tokenizer
+from rocketjax.errors import InputError
 
 LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
 WORDS = [
@@ -46,6 +47,11 @@ def test_epochs_need_not_end_with_a_batch():
     assert all(len(batch) == 5 for batch in first(12, batch=5))
     for epoch in range(5):
         assert len(set(seen[12 * epoch : 12 * epoch + 12])) == 12
+
+
+def test_a_batch_may_be_a_single_list():
+    seen = [name for batch in first(12, batch=1) for name in batch]
+    assert sorted(seen) == sorted(names(LISTS))
 
 
 def test_a_batch_may_be_larger_than_the_lists():
@@ -125,6 +131,22 @@ def test_batches_of_texts_come_out_of_the_loader(tokenizer):
     batches = list_batches(LISTS, collator(tokenizer, slots=2), 4, seed=1)
     rows = [read(batch.query, row) for batch in islice(batches, 3) for row in range(4)]
     assert rows == [f"[CLS] a {query} [SEP]" for query in chain(*first(3))]
+
+
+@pytest.mark.parametrize(
+    ("item", "what"),
+    [
+        (TrainingList("q1", "p1", ("p99",)), "passage 'p99'"),
+        (TrainingList("q1", "p98", ()), "passage 'p98'"),
+        (TrainingList("q97", "p1", ()), "query 'q97'"),
+    ],
+)
+def test_what_the_collection_has_not_is_named(tokenizer, item, what):
+    some = collator(tokenizer, slots=2)
+    with pytest.raises(InputError, match=f"{what}, which the collection has not; mine again"):
+        some([LISTS[0], item])
+    with pytest.raises(InputError, match=what):  # out of the loader's thread, too
+        next(list_batches([item], some, 1, seed=1))
 
 
 @pytest.fixture

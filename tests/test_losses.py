@@ -99,6 +99,21 @@ def test_default_supervises_both_and_stops_the_teacher():
     )
 
 
+def test_a_pointwise_re_ranker_is_a_classifier_of_passages():
+    de, ce = scores(4)
+    config = LossConfig(preset="custom", reranker_loss="pointwise", retriever_weight=0.0)
+    config = dataclasses.replace(config, distill_weight=0.0)
+    valid = np.ones(ce.shape, bool)
+    valid[0, 3:] = valid[4] = False  # a short list, and none
+    loss, grad_de, grad_ce = value_and_gradients(de, ce, config, valid)
+    p, label = 1 / (1 + np.exp(-ce)), np.broadcast_to(np.eye(ce.shape[1])[0], ce.shape)
+    entropy = -np.log(np.where(label == 1, p, 1 - p))
+    assert loss == pytest.approx(entropy[valid].mean(), rel=1e-5)
+    np.testing.assert_allclose(grad_ce, np.where(valid, p - label, 0) / valid.sum(), atol=1e-6)
+    assert not grad_de.any()
+    assert resolve_loss(LossConfig(reranker_loss="pointwise")).reranker_loss == "listwise"
+
+
 @pytest.mark.parametrize("direction", ["teacher_student", "student_teacher"])
 @pytest.mark.parametrize("stop", ["reranker", "retriever", "none"])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -197,7 +197,7 @@ def test_chunks_work_for_the_warm_ups():
     batch = list_batch(rows=8, slots=3)
     for name, terms_of in (
         ("retriever", partial(retriever_terms_of, retriever, 0.5)),
-        ("reranker", partial(reranker_terms_of, reranker)),
+        ("reranker", partial(reranker_terms_of, reranker, LossConfig())),
     ):
         own = {name: params[name]}
         want, _ = gradient(own, batch, terms_of(), {name: 1.0}, 1)
@@ -313,7 +313,7 @@ def test_warm_up_trains_the_reranker_alone():
     optimizer = make_optimizer(OptimizerConfig(warmup=0.0), 5)
     step = partial(
         train_step,
-        terms_of=reranker_terms_of(reranker),
+        terms_of=reranker_terms_of(reranker, LossConfig()),
         weights={"reranker": 1.0},
         optimizer=optimizer,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -13,6 +13,9 @@ from rocketjax.augment import TrainingList
 from rocketjax.batch import ListBatch, Spots, Tokens, chunk_count
 from rocketjax.data.collection import Passage
 from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad, rounded
+from rocketjax.errors import InputError
+
+Known = TypeVar("Known")
 
 
 def list_batches(
@@ -39,9 +42,12 @@ def lists_of_step(
     return list(_ordered(lists, seed)[step * batch : (step + 1) * batch])
 
 
+EPOCHS = 2**31  # as good as endless; with grain's own endlessness, batches of one list overflow
+
+
 def _ordered(lists: Sequence[TrainingList], seed: int) -> "grain.MapDataset[TrainingList]":
     """Epoch after epoch, each shuffled anew."""
-    return grain.MapDataset.source(lists).seed(seed).shuffle().repeat()
+    return grain.MapDataset.source(lists).seed(seed).shuffle().repeat(EPOCHS)
 
 
 class Shape(NamedTuple):
@@ -115,8 +121,8 @@ class Collator:
         """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L], and
         by which passages [B, L]."""
         members = [[item.positive, *item.negatives][: self.slots] for item in lists]
-        passages = [self.passages[pid] for ids in members for pid in ids]
-        queries = [self.queries[item.query] for item in lists]
+        passages = [_known(self.passages, pid, "passage") for ids in members for pid in ids]
+        queries = [_known(self.queries, item.query, "query") for item in lists]
         repeated = [q for q, ids in zip(queries, members, strict=True) for _ in ids]
         titles, bodies = [p.title for p in passages], [p.text for p in passages]
         valid = np.arange(self.slots) < np.array([len(ids) for ids in members])[:, None]
@@ -141,6 +147,15 @@ class Collator:
         lengths = _parts(np.asarray(texts.length), self.devices, self.chunk)
         fits = lengths.sum(axis=1).max() <= shape.room
         return lay_end_to_end(lengths, texts.ids.shape[1], shape.room if fits else 0)
+
+
+def _known(texts: Mapping[str, Known], name: str, what: str) -> Known:
+    try:
+        return texts[name]
+    except KeyError as error:  # met here and not before: lists may be many, and from elsewhere
+        raise InputError(
+            f"a training list has {what} {name!r}, which the collection has not; mine again"
+        ) from error
 
 
 def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:

@@ -1,0 +1,171 @@
+"""python -m rocketjax.ablate: what each part of joint training is worth, on a real collection."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rocketjax import cli
+from rocketjax.config import Config, Count, Size
+from rocketjax.errors import InputError
+
+if TYPE_CHECKING:
+    from rocketjax.ablation.ranks import Ranks
+    from rocketjax.data.collection import Collection
+
+# Beside the arms, which are named by their configs.
+RIVALS = {
+    "start": "the starting models, untrained (the re-ranker's head is fresh)",
+    "bm25": "BM25 (in the retriever's place)",
+    "recipe": "sentence-transformers: in-batch and hard negatives; its cross-encoder trainer",
+}
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Trains every arm of configs/ablation*.yaml on a part of a collection, and draws the page.
+
+    An arm is what configs/ablation.yaml and then configs/ablation_ARM.yaml say; `python -m
+    rocketjax.train --config configs/ablation.yaml --config configs/ablation_ARM.yaml` trains it
+    alone, on the whole collection. Beside the arms: the starting models, BM25, and the standard
+    recipe of sentence-transformers on as many pairs. Takes hours on a CPU; the same command goes
+    on where it was stopped, and leaves what --results already holds. Needs the extra `ablation`.
+
+    Example: python -m rocketjax.ablate --collection data/squad --seeds 1 2 3
+    """
+
+    collection: str
+    """Collection with splits train and dev."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One run of every arm each."""
+    arms: tuple[str, ...] = ()
+    """Only these (and the base, dynamic); empty: all, and start, bm25, recipe."""
+    train: Size = 2_000
+    """Training queries."""
+    held_out: Size = 300
+    """Queries of dev to judge on."""
+    passages: Size = 2_500
+    """Passages of the corpus, those that are judged for these queries among them."""
+    configs: str = "configs"
+    """Folder of ablation.yaml and ablation_*.yaml."""
+    folder: str = "runs/ablation"
+    """Where runs are kept."""
+    results: str = "docs/ablation"
+    """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name."""
+    draw: bool = False
+    """Only draw the page anew from the results that are there."""
+    sample_seed: Count = 1
+    """Of the drawn queries and passages, the same for all arms and seeds."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return cli.run(lambda: _ablate(cli.parse_options(Ablate, args, "rocketjax.ablate")))
+
+
+def _ablate(options: Ablate) -> None:
+    from rocketjax.ablation.arms import read_arms
+    from rocketjax.ablation.ranks import read_ranks, write_ranks
+
+    arms = read_arms(Path(options.configs))
+    name = Path(options.collection).name
+    path = Path(options.results) / f"{name}.tsv"
+    title = (
+        f"{name}: {options.train} training queries, {options.held_out} held-out queries, "
+        f"{options.passages} passages, sample {options.sample_seed}"
+    )
+    ranks = read_ranks(path, title)
+    if not options.draw:
+        for found in _judged(options, name, arms, ranks):
+            ranks |= found
+            write_ranks(path, title, ranks)
+    if not ranks:
+        raise InputError(f"{path}: holds no results yet; leave --draw out")
+    _draw(options, name, title, ranks, _described(options, arms))
+
+
+def _judged(
+    options: Ablate, name: str, arms: Mapping[str, Config], done: "Ranks"
+) -> "Iterator[Ranks]":
+    """The ranks of every run that is wanted and not there yet, run after run."""
+    from rocketjax.ablation.arms import BASE
+    from rocketjax.ablation.sample import write_sample
+    from rocketjax.data.collections import load_collection
+
+    known = [*arms, *RIVALS]
+    if unknown := sorted({*options.arms} - {*known}):
+        raise InputError(f"--arms: no {', '.join(unknown)}; there are {', '.join(known)}")
+    home = Path(options.folder) / name
+    sizes = (options.train, options.held_out, options.passages)
+    sample = home / "collection"
+    write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
+    collection = load_collection(str(sample))
+    for seed in options.seeds:
+        for arm in dict.fromkeys([BASE, *(options.arms or known)]):
+            if not any((a, s) == (arm, seed) for a, s, _ in done):
+                cli.say(f"{name}, seed {seed}: {arm}")
+                yield _run(arm, arms, sample, collection, seed, home / str(seed))
+
+
+def _run(
+    arm: str,
+    arms: Mapping[str, Config],
+    sample: Path,
+    collection: "Collection",
+    seed: int,
+    folder: Path,
+) -> "Ranks":
+    from rocketjax.ablation import rivals
+    from rocketjax.ablation.arms import BASE, run_arm, settled, tidy
+    from rocketjax.augment import read_lists
+
+    split, base = collection.split("dev"), folder / BASE
+    if arm == "start":
+        return rivals.read_judged(arm, seed, base / "start", split)
+    if arm == "bm25":
+        return rivals.judge_bm25(seed, collection, split)
+    if arm == "recipe":
+        lists = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch) / "lists"
+        return rivals.judge_recipe(
+            settled(arms[BASE], sample, seed, base),
+            read_lists(lists / "lists.jsonl"),
+            read_lists(base / "warmup" / "lists" / "lists.jsonl"),
+            collection,
+            folder / arm,
+            cli.say,
+            cli.watch,
+        )
+    run = run_arm(arm, arms, sample, seed, folder, cli.say, cli.watch)
+    ranks = rivals.read_judged(arm, seed, run / "runs", split)
+    if arm != BASE:
+        tidy(run)
+    return ranks
+
+
+def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[str, str]) -> None:
+    from rocketjax.ablation import page
+    from rocketjax.files import write_text
+
+    folder = Path(options.results)
+    lines = page.table(ranks, arms)
+    write_text(folder / f"{name}.md", f"{title}\n\n{lines}\n\n![gains over the base]({name}.svg)\n")
+    write_text(folder / f"{name}.svg", page.picture(ranks, list(arms), title))
+    cli.say(lines)
+    cli.say(f"{folder / name}.md, .svg and .tsv")
+
+
+def _described(options: Ablate, arms: Mapping[str, Config]) -> dict[str, str]:
+    """Every arm in a few words: the second line of its file."""
+    from rocketjax.ablation.arms import BASE
+
+    described = {}
+    for arm in arms:
+        name = "ablation.yaml" if arm == BASE else f"ablation_{arm}.yaml"
+        lines = (Path(options.configs) / name).read_text(encoding="utf-8").splitlines()
+        described[arm] = lines[1].removeprefix("# ") if len(lines) > 1 else ""
+    return described | RIVALS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The arms of an ablation: one config each, run from where it parts from the base.
+
+configs/ablation.yaml is the base; configs/ablation_NAME.yaml holds what differs in arm NAME. An arm
+takes over what the base's run left behind up to the first stage that its options change, so that
+arms differ in what they are about and in nothing else, and nothing is computed twice.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from rocketjax import pipeline
+from rocketjax.config import Config, Stage, differences, load, training_fields
+from rocketjax.errors import InputError
+from rocketjax.files import new_folder, remove
+from rocketjax.progress import Say, Watch
+
+BASE = "dynamic"  # how the base is called among its arms
+# By the start of an option's name, the longest that fits: the first stage that it changes.
+CHANGES: dict[str, Stage] = {
+    "": "start",
+    "lists.": "mine",
+    "joint.": "mine",  # steps and batch decide how many queries are mined for
+    "joint.optimizer.": "joint",
+    "loss.": "joint",
+    "loss.reranker_loss": "warm-reranker",
+    "reranker_warmup.": "warm-reranker",
+    "evaluate.": "evaluate",
+}
+
+
+def read_arms(folder: Path) -> dict[str, Config]:
+    """The base and its arms, by name, the base first.
+
+    Raises:
+        InputError: no base in the folder, or a file that is no config.
+    """
+    base = load(folder / "ablation.yaml")
+    paths = sorted(folder.glob("ablation_*.yaml"))
+    return {BASE: base} | {path.stem.partition("_")[2]: load(path, base) for path in paths}
+
+
+def first_change(base: Config, arm: Config) -> Stage | None:
+    """The first stage in which two configs part; None where they do not."""
+    old, new = training_fields(base), training_fields(arm)
+    changed: list[Stage] = [
+        CHANGES[max((start for start in CHANGES if name.startswith(start)), key=len)]
+        for name in new
+        if old[name] != new[name]
+    ]
+    order = [step.name for step in pipeline.STAGES]
+    return min(changed, key=order.index, default=None)
+
+
+def run_arm(
+    name: str,
+    arms: Mapping[str, Config],
+    collection: Path,
+    seed: int,
+    folder: Path,
+    say: Say,
+    watch: Watch,
+) -> Path:
+    """Runs one arm with one seed, or what is left of it; the base must have run before.
+
+    Args:
+        collection: what to train and judge on; of the configs' own data options, the rest counts.
+        folder: of all arms with this seed.
+
+    Returns:
+        The arm's run folder.
+    """
+    arm, base = (settled(arms[n], collection, seed, folder / n) for n in (name, BASE))
+    target = folder / name
+    stage = first_change(base, arm)
+    if name != BASE and stage is None:
+        raise InputError(f"ablation_{name}.yaml: differs from ablation.yaml in nothing; delete it")
+    if stage not in (None, "start") and not target.is_dir():
+        with new_folder(target) as aside:
+            shutil.copytree(folder / BASE, aside, dirs_exist_ok=True)
+            for step in pipeline.STAGES[_number(stage) :]:
+                for left in step.leaves:
+                    remove(aside / left)
+    if (target / "config.yaml").is_file() and differences(load(target / "config.yaml"), arm):
+        arm = dataclasses.replace(arm, from_stage=stage)
+    pipeline.run(arm, say, watch)
+    return target
+
+
+def tidy(folder: Path) -> None:
+    """Removes what is large of an arm that has been judged; lists, runs and reports stay."""
+    for name in ("checkpoints", "rounds", "index", "retriever", "reranker", "warmup", "start"):
+        remove(folder / name)
+
+
+def _number(stage: Stage | None) -> int:
+    return [step.name for step in pipeline.STAGES].index(stage or "start")
+
+
+def settled(config: Config, collection: Path, seed: int, folder: Path) -> Config:
+    """A config with the collection, the seed and the run's folder filled in."""
+    data = dataclasses.replace(config.data, collection=str(collection))
+    return dataclasses.replace(config, data=data, seed=seed, run_dir=str(folder))

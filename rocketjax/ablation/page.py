@@ -1,0 +1,109 @@
+"""The page of an ablation: a table and a picture, made of the ranks."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rocketjax.ablation.arms import BASE
+from rocketjax.ablation.ranks import Ranks, reciprocal
+from rocketjax.metrics import confidence_interval
+
+MODELS = ("retriever", "re-ranker")
+
+
+class Effect(NamedTuple):
+    """One model of one arm, beside the same model of the base."""
+
+    mrr: float  # mean over seeds and queries
+    seeds: tuple[int, ...]
+    spread: float  # standard deviation of the seeds' means; nan of one
+    gain: float  # over the base, with the seeds that both have
+    low: float  # 95 % interval of the gain, over queries
+    high: float
+
+
+def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
+    """Of every arm that has been judged: its mean, and its gain over the base.
+
+    A query's value is the mean over the seeds that arm and base share; the interval is that of a
+    paired bootstrap over queries, so it says whether other queries would show the same.
+    """
+    found = {}
+    for arm in arms:
+        own = {seed: reciprocal(r) for (a, seed, m), r in ranks.items() if (a, m) == (arm, model)}
+        if not own:
+            continue
+        base = {seed: reciprocal(r) for (a, seed, m), r in ranks.items() if (a, m) == (BASE, model)}
+        means = [values.mean() for values in own.values()]
+        shared = sorted(own.keys() & base.keys())
+        gain, (low, high) = float("nan"), (float("nan"),) * 2
+        if shared:
+            before, after = (np.mean([x[seed] for seed in shared], axis=0) for x in (base, own))
+            gain = float((after - before).mean())
+            low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
+        spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+        found[arm] = Effect(float(np.mean(means)), tuple(sorted(own)), spread, gain, low, high)
+    return found
+
+
+def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
+    """Markdown: a row an arm, `arms` being their names and what they are.
+
+    An arm of which only one model is judged leaves the other's cells empty.
+    """
+    by_model = {model: effects(ranks, model, list(arms)) for model in MODELS}
+    lines = [
+        "| arm | what differs | retriever MRR@10 | gain [95 %] | re-ranker MRR@10 | gain [95 %] "
+        "| seeds |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for arm, what in arms.items():
+        cells = [by_model[model].get(arm) for model in MODELS]
+        if not any(cells):
+            continue
+        seeds = max(len(cell.seeds) for cell in cells if cell)
+        shown = " | ".join(text for cell in cells for text in _cells(arm, cell))
+        lines.append(f"| {arm} | {what} | {shown} | {seeds} |")
+    return "\n".join(lines)
+
+
+def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
+    if effect is None:
+        return "", ""
+    spread = "" if np.isnan(effect.spread) else f" ± {effect.spread:.3f}"
+    mean = f"{effect.mrr:.3f}{spread}"
+    if arm == BASE or np.isnan(effect.gain):
+        return mean, ""
+    return mean, f"{effect.gain:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+
+
+def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
+    """SVG: each arm's gain over the base with its interval, a panel a model."""
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(arms)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, model in zip(panels, MODELS, strict=True):
+        found = effects(ranks, model, [arm for arm in arms if arm != BASE])
+        names = [arm for arm in arms if arm != BASE]
+        for row, arm in enumerate(names):
+            effect = found.get(arm)
+            if effect is None or np.isnan(effect.gain):
+                continue
+            clear = effect.low > 0 or effect.high < 0  # the interval leaves 0 out
+            colour = "#0072b2" if effect.gain > 0 else "#d55e00"
+            style = {"color": colour if clear else "#888888"}
+            panel.plot([effect.low, effect.high], [row, row], linewidth=2, **style)
+            panel.plot(effect.gain, row, "o", markersize=5, **style)
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.set_title(model, fontsize=10)
+        panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
+        panel.grid(axis="x", alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()

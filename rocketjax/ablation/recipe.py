@@ -1,0 +1,72 @@
+"""sentence-transformers' standard recipe on the same lists, in a process of its own.
+
+The retriever by MultipleNegativesRankingLoss with the mined hard negatives, the re-ranker by its
+own trainer on single pairs (BinaryCrossEntropyLoss): as many pairs as rocketjax saw, in as many
+steps, at the same learning rates.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+
+def train_retriever(work: dict[str, Any], folder: Path) -> None:
+    """Columns query, positive, negative_1 ..; a batch's other passages are negatives too."""
+    model = SentenceTransformer(work["weights"])
+    model.max_seq_length = work["passage_length"]
+    arguments = SentenceTransformerTrainingArguments(
+        str(folder / "trainer"),
+        per_device_train_batch_size=work["lists"],
+        learning_rate=work["retriever_lr"],
+        **_common(work),
+    )
+    data = Dataset.from_list(work["rows"])
+    loss = MultipleNegativesRankingLoss(model)
+    SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=loss).train()
+    model.save_pretrained(str(folder / "retriever"))
+
+
+def train_reranker(work: dict[str, Any], folder: Path) -> None:
+    """Columns query, passage, label."""
+    model = CrossEncoder(work["weights"], num_labels=1, max_length=work["pair_length"])
+    arguments = CrossEncoderTrainingArguments(
+        str(folder / "trainer"),
+        per_device_train_batch_size=work["lists"] * work["length"],
+        learning_rate=work["reranker_lr"],
+        **_common(work),
+    )
+    data = Dataset.from_list(work["pairs"])
+    loss = BinaryCrossEntropyLoss(model)
+    CrossEncoderTrainer(model, arguments, train_dataset=data, loss=loss).train()
+    model.save_pretrained(str(folder / "reranker"))
+
+
+def _common(work: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "num_train_epochs": 1,
+        "warmup_steps": 0.1,  # a share of the steps
+        "seed": work["seed"],
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+if __name__ == "__main__":
+    made = Path(sys.argv[1])
+    asked = json.loads((made / "work.json").read_text(encoding="utf-8"))
+    train_retriever(asked, made)
+    train_reranker(asked, made)

@@ -1,0 +1,194 @@
+"""Arms part where their options do, results add up, and the command goes on where it was."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from on_disk import make_topics
+from test_pipeline import config
+
+from rocketjax import ablate, pipeline
+from rocketjax.ablation.arms import BASE, first_change, read_arms, settled
+from rocketjax.ablation.page import effects, table
+from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
+from rocketjax.ablation.sample import write_sample
+from rocketjax.config import dump
+from rocketjax.data.collections import load_collection
+from rocketjax.errors import InputError
+from rocketjax.progress import unwatched
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def missing(*libraries):
+    return [name for name in libraries if not importlib.util.find_spec(name)]
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    yield
+    jax.clear_caches()
+
+
+def test_an_arm_parts_from_the_base_where_its_options_do():
+    arms = read_arms(CONFIGS)
+    assert next(iter(arms)) == BASE and len(arms) > 15
+    stages = {name: first_change(arms[BASE], arm) for name, arm in arms.items()}
+    assert stages[BASE] is None
+    assert {stages[name] for name in ("static", "alone", "paper", "stopnone")} == {"joint"}
+    assert {stages[name] for name in ("undenoised", "length16", "refresh")} == {"mine"}
+    assert {stages[name] for name in ("pointwise", "sequential")} == {"warm-reranker"}
+    assert stages["separate"] == "start"
+    assert None not in [stages[name] for name in arms if name != BASE]
+
+
+def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
+    whole = load_collection(str(make_topics(tmp_path / "whole")))
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_sample(whole, tmp_path / name, 20, 10, 45, seed)
+    a, b, c = (load_collection(str(tmp_path / name)) for name in "abc")
+    assert len(a.passages) == 45 and len(a.split("train").qrels) == 20
+    assert len(a.split("dev").qrels) == 10
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+    assert a.split("dev").qrels == b.split("dev").qrels != c.split("dev").qrels
+    for query, text in a.split("dev").queries.items():
+        assert whole.split("dev").queries[query] == text
+    assert [a.by_id[p.id] == p for p in whole.passages if p.id in a.by_id] == [True] * 45
+
+
+def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
+    qrels = {"q2": {"a": 1, "b": 2}, "q1": {"c": 1}, "q3": {"d": 1}, "q4": {"e": 0}}
+    run = {
+        "q1": [("c", 1.0)],
+        "q2": [("x", 3.0), ("b", 2.0), ("a", 1.0)],
+        "q3": [*((f"x{i}", -i) for i in range(10)), ("d", -11)],
+        "q4": [("e", 1.0)],
+    }
+    ranks = first_hits(qrels, run)
+    assert ranks == (1, 2, 0, 0)
+    np.testing.assert_array_equal(reciprocal(ranks), [1, 0.5, 0, 0])
+    path, found = tmp_path / "new" / "x.tsv", {("a", 1, "retriever"): ranks}
+    assert read_ranks(path, "t") == {}
+    write_ranks(path, "t", found)
+    assert read_ranks(path, "t") == found
+    with pytest.raises(InputError, match="is of '# t', not of 'other'"):
+        read_ranks(path, "other")
+    path.write_text(path.read_text() + "a\t2\tretriever\t1 11\n")
+    with pytest.raises(InputError, match=r"x\.tsv:4: ranks are 0 to 10; delete the line"):
+        read_ranks(path, "t")
+
+
+def test_gains_are_paired_over_the_seeds_that_both_have():
+    rng = np.random.default_rng(0)
+    base = {seed: tuple(rng.integers(1, 5, 200).tolist()) for seed in (1, 2)}
+    ranks = {(BASE, seed, "retriever"): found for seed, found in base.items()}
+    ranks |= {("best", 2, "retriever"): (1,) * 200, ("best", 3, "retriever"): (2,) * 200}
+    ranks |= {("same", seed, "retriever"): found for seed, found in base.items()}
+    found = effects(ranks, "retriever", [BASE, "best", "same", "unknown"])
+    assert list(found) == [BASE, "best", "same"]
+    best, gain = found["best"], 1 - reciprocal(base[2]).mean()
+    assert best.seeds == (2, 3) and best.mrr == pytest.approx(0.75)
+    assert best.spread == pytest.approx(np.std([1, 0.5], ddof=1))
+    assert best.gain == pytest.approx(gain) and 0 < best.low < gain < best.high
+    assert (found["same"].gain, found["same"].low, found["same"].high) == (0, 0, 0)
+    shown = table(ranks, {BASE: "as it is", "best": "better", "unknown": "never run"})
+    assert shown.splitlines()[3].startswith("| best | better | 0.750 ± 0.354 | +")
+    assert len(shown.splitlines()) == 4
+
+
+@pytest.fixture
+def home(tmp_path, weights, collection, monkeypatch):
+    """Configs of a base and three arms, to run in."""
+    monkeypatch.chdir(tmp_path)
+    base = config(
+        weights,
+        collection,
+        "",
+        retriever_warmup=dataclasses.replace(
+            config(weights, collection, "").retriever_warmup, steps=0
+        ),
+    )
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ablation.yaml").write_text("# command\n# as it is\n" + dump(base))
+    arms = {
+        "alone": {"loss": {"preset": "custom", "distill_weight": 0.0}},
+        "pointwise": {"loss": {"preset": "custom", "reranker_loss": "pointwise"}},
+        "undenoised": {"lists": {"denoised": 0.0}},
+    }
+    for name, values in arms.items():
+        text = f"# command\n# what {name} is\n{yaml.safe_dump(values)}"
+        (tmp_path / "configs" / f"ablation_{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def run(collection, *more):
+    sizes = ("--train", "30", "--held-out", "15", "--passages", "50", "--seeds", "1")
+    return ablate.main(["--collection", str(collection), *sizes, *more])
+
+
+def said(capsys):
+    return " ".join(capsys.readouterr().err.split())
+
+
+def log_of(folder):
+    return (folder / "log.jsonl").read_text().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the recipe's libraries
+def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
+    home, collection, monkeypatch, capsys
+):
+    wanted = [BASE, "alone", "pointwise", "undenoised", "start"]
+    wanted += [] if missing("bm25s", "Stemmer") else ["bm25"]
+    wanted += [] if missing("torch", "accelerate", "datasets") else ["recipe"]
+    assert run(collection, "--arms", *wanted) == 0
+    results = home / "docs" / "ablation"
+    text = (results / f"{collection.name}.md").read_text()
+    assert all(f"| {arm} |" in text for arm in wanted) and "what pointwise is" in text
+    assert "<svg" in (results / f"{collection.name}.svg").read_text()
+
+    runs = home / "runs" / "ablation" / collection.name / "1"
+    base, alone, pointwise = (log_of(runs / name) for name in (BASE, "alone", "pointwise"))
+    warm = [line for line in base if "warm-reranker" in line]
+    assert [line for line in alone if "warm-reranker" in line] == warm
+    assert [line for line in pointwise if "warm-reranker" in line] != warm
+    lists = [(runs / name / "lists" / "lists.jsonl").read_bytes() for name in (BASE, "alone")]
+    assert lists[0] == lists[1] and alone != base
+    assert not (runs / "alone" / "retriever").exists()  # tidied
+
+    # An arm that took over the base's first stages is the same as one that began anew.
+    arm = settled(
+        read_arms(home / "configs")["alone"], runs.parent / "collection", 1, home / "anew"
+    )
+    pipeline.run(arm, print, unwatched)
+    assert log_of(home / "anew") == alone
+    for name in ("retriever", "reranker"):
+        trec = f"runs/{name}.trec"
+        assert (home / "anew" / trec).read_bytes() == (runs / "alone" / trec).read_bytes()
+
+    def never(*_):
+        raise AssertionError("ran again")
+
+    monkeypatch.setattr(pipeline, "run", never)
+    before = (results / f"{collection.name}.tsv").read_bytes()
+    assert run(collection, "--arms", *wanted) == 0
+    assert run(collection, "--draw") == 0
+    assert (results / f"{collection.name}.tsv").read_bytes() == before
+    capsys.readouterr()
+
+
+def test_bad_input_is_one_line(home, collection, capsys):
+    assert run(collection, "--arms", "nonsense") == 2
+    assert "--arms: no nonsense; there are dynamic, alone" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run(collection, "--draw") == 2
+    assert "holds no results yet" in " ".join(capsys.readouterr().err.split())
+    (home / "configs" / "ablation_same.yaml").write_text("# command\n# nothing\n{}\n")
+    (home / "configs" / "ablation.yaml").unlink()
+    assert run(collection) == 2
+    assert "ablation.yaml: cannot read the config" in " ".join(capsys.readouterr().err.split())
