@@ -35,11 +35,14 @@ def read(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_first_lines_hold_the_command(path):
     base = "--config configs/ablation.yaml " if path.name.startswith("ablation_") else ""
+    read(path)
     command = f"python -m rocketjax.train {base}--config configs/{path.name}"
     assert path.read_text().startswith(f"# {command}")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "ablation_" not in path.name], ids=lambda path: path.name
+)
 def test_a_joint_step_of_its_shapes_traces(path):
     """Through the real step on 8 devices with BERT base, by shapes alone: nothing is computed."""
     config = read(path)
