@@ -200,13 +200,11 @@ def steps_logged(run, stage):
     return path.read_text().count(f'"stage": "{stage}"') if path.exists() else 0
 
 
-def moment(run, since):
-    """What a run was at when it was killed."""
-    if half_written(run, since):
-        return "save"
-    if refreshing(run, since):
-        return "refresh"
-    return next(step.name for step in STAGES if step.name not in done(run))
+def moments(run, since):
+    """What a run was at when it was killed: its stage, and what went on in it."""
+    found = {next(step.name for step in STAGES if step.name not in done(run))}
+    found |= {"save"} if half_written(run, since) else set()
+    return found | ({"refresh"} if refreshing(run, since) else set())
 
 
 def logged(stage, count):
@@ -271,10 +269,10 @@ def test_twenty_kills_at_random_moments_change_no_bit(weights, collection, tmp_p
         process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, said
-        hit[moment(run, since)] += 1
+        hit.update(moments(run, since))
     print(hit)
     kinds = {"warm-retriever", "encode", "warm-reranker", "mine", "joint", "refresh", "save"}
-    assert kinds <= hit.keys() and hit.total() == 20
+    assert kinds <= hit.keys()
     status, said = finish(TRAIN, cwd, env)
     assert status == 0, said
     assert_same(results(run), results(whole / "run"))
