@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from rocketjax import distributed
 from rocketjax.errors import InputError
-from rocketjax.files import remove, write_text
+from rocketjax.files import read_json, remove, write_text
 from rocketjax.progress import Say
 from rocketjax.state import TrainState
 
@@ -61,12 +61,15 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         found = []
         for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
-            if wrong := _what_is_wrong(path):
-                say(f"{path}: {wrong}; removed")
-                remove(path)
-            else:
-                facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+            try:
+                _check_whole(path)
+                facts = read_json(path / "facts.json")
+                if not isinstance(facts, dict):
+                    raise InputError("damaged: facts.json holds no facts")
                 found.append((int(path.name), facts))
+            except InputError as error:
+                say(f"{path}: {error}; removed")
+                remove(path)
         return found
 
     def latest(self) -> int | None:
@@ -169,20 +172,17 @@ class Checkpoints:
             self._checkpointer.close()
 
 
-def _what_is_wrong(path: Path) -> str:
-    """Why a checkpoint cannot be used; empty where it can."""
+def _check_whole(path: Path) -> None:
+    """Raises InputError where a checkpoint is half-written or damaged."""
     if not (path / SUMS).is_file():
-        return "half-written"
-    try:
-        wanted = json.loads((path / SUMS).read_bytes())
-    except ValueError:
-        return f"damaged: {SUMS} is not JSON"
-    found = _sums(path)
+        raise InputError("half-written")
+    wanted, found = read_json(path / SUMS), _sums(path)
+    if not isinstance(wanted, dict):
+        raise InputError(f"damaged: {SUMS} holds no sums")
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             what = "missing" if name not in found else "not what was written"
-            return f"damaged: {name} is {what}"
-    return ""
+            raise InputError(f"damaged: {name} is {what}")
 
 
 def _sums(path: Path) -> dict[str, list[int | str]]:

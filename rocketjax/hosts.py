@@ -244,6 +244,8 @@ class _Member:
 
 def _initialize(jax: Any, config: HostsConfig) -> None:
     automatic = config.coordinator == "auto"
+    if config.process == 0 and not automatic:
+        _refuse_taken(config.coordinator)
     try:
         jax.distributed.initialize(
             None if automatic else config.coordinator,
@@ -261,7 +263,16 @@ def _initialize(jax: Any, config: HostsConfig) -> None:
             "hosts.coordinator HOST:PORT, hosts.processes and hosts.process"
         ) from error
     except jax.errors.JaxRuntimeError as error:
+        raise InputError(f"hosts.coordinator {config.coordinator}: {error}") from error
+
+
+def _refuse_taken(coordinator: str) -> None:
+    """jax's own service, where it cannot listen, may end the process by a segmentation fault."""
+    port = coordinator.rpartition(":")[2]
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError(
-            f"hosts.coordinator: process 0 cannot listen at {config.coordinator}: {error}; "
-            "another program may hold the port: take another"
+            f"hosts.coordinator: process 0 cannot listen at {coordinator}: {error}; another "
+            "program may hold the port: take another"
         ) from error

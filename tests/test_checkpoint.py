@@ -118,7 +118,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
             assert int(saved.restore(1, state).step) == 1
         assert len(said) == 1 and str(tmp_path / "c" / "2") in said[0]
         if name.name == "sums.json":
-            assert "half-written" in said[0] or "damaged" in said[0]
+            told = said[0].replace(str(tmp_path), "")
+            assert any(word in told for word in ("half-written", "damaged", "not readable"))
         else:
             assert f"damaged: {name}" in said[0]
         assert step_folders(tmp_path / "c") == ["1"]

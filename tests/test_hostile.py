@@ -351,7 +351,7 @@ READERS = {
     "stages.json, config.yaml of a run": Reader(100, make_stages, use_stages),
     "report.json": Reader(300, make_report, use_report),
     "log.jsonl": Reader(300, make_log, use_log),
-    "checkpoints, with sums made right": Reader(200, make_checkpoint, use_checkpoint),
+    "checkpoints, with sums made right": Reader(80, make_checkpoint, use_checkpoint),
     "TREC run": Reader(300, make_run, use_run),
     "queries": Reader(200, make_queries, use_queries),
     "BEIR folder": Reader(150, make_beir, use_collection),
@@ -483,6 +483,7 @@ def test_mutants_are_read_or_refused_by_one_error(name, weights, tmp_path, capfd
             raise
         for path, data in good.items():
             if path == victim or not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
     capfd.readouterr()  # what Rust and C++ say of themselves
     print(f"{name}: {outcomes}")
@@ -745,11 +746,9 @@ def test_an_endless_item_of_an_array_is_not_read_whole(item, tmp_path):
 # ---- code
 
 
-CODE = """
-from pathlib import Path
-Path(__file__).with_name("sprung").write_text("ran")
-class Trap: pass
-"""
+def trap(folder):
+    """Code that shows that it ran, from wherever it was copied to."""
+    return f"open({str(folder / 'sprung')!r}, 'w').close()\nclass Trap: pass\n".encode()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -759,7 +758,7 @@ def test_no_code_of_a_folder_is_run(weights, tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     for name in ("trap", "tokenizer", "modeling_trap", "tokenization_trap", "__init__", "setup"):
-        write(folder / f"{name}.py", CODE.encode())
+        write(folder / f"{name}.py", trap(folder))
     traps = {"AutoTokenizer": ["tokenization_trap.Trap", None], "AutoConfig": "trap.Trap"}
     traps |= {"AutoModel": "modeling_trap.Trap"}
     for values in (
@@ -795,7 +794,7 @@ def test_the_trap_springs_where_code_is_trusted(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "c"))
     make_model(folder, weights)
-    write(folder / "tokenization_trap.py", CODE.encode())
+    write(folder / "tokenization_trap.py", trap(folder))
     path = folder / "tokenizer_config.json"
     traps = {"auto_map": {"AutoTokenizer": ["tokenization_trap.Trap", None]}}
     write(path, json.dumps(json.loads(path.read_text()) | traps).encode())
