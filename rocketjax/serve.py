@@ -17,6 +17,9 @@ from rocketjax.config import ComputeConfig, Size
 from rocketjax.serving.requests import Limits
 
 if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
     from rocketjax.serving.answers import Answers
 
 Port = Annotated[int, pydantic.Field(ge=0, le=65_535)]
@@ -57,8 +60,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: Serve) -> None:
-    import uvicorn
-
     from rocketjax.preemption import Preempted
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
@@ -67,7 +68,7 @@ def _serve(options: Serve) -> None:
     limits = options.limits
     # Taken before the model is read: a port in use is known at once, and who comes early waits.
     with listen(options.host, options.port) as listening:
-        answers = _open(options)
+        answers = open_answers(options)
         cli.say("compiling")
         answers.warm_up()
         address, port = listening.getsockname()[:2]
@@ -81,17 +82,7 @@ def _serve(options: Serve) -> None:
         hosts = {*LOOPBACK, name.lower()} if local else ()
         with Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher:
             app = make_app(answers, batcher, limits, options.model, hosts)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    app,
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    ws="none",
-                    lifespan="off",
-                    timeout_graceful_shutdown=int(limits.timeout) + 1,
-                )
-            )
+            server = make_server(app, limits)
             cli.say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
             # It has finished the requests at hand when it passes the signal on.
             with contextlib.suppress(KeyboardInterrupt, Preempted):
@@ -99,7 +90,12 @@ def _serve(options: Serve) -> None:
     cli.say("ended")
 
 
-def _open(options: Serve) -> "Answers":
+def open_answers(options: Serve) -> "Answers":
+    """What answers: both models, the index and its passages.
+
+    Raises:
+        InputError: one of them is missing or damaged, or of another model; it is named.
+    """
     from rocketjax.loading import open_corpus, open_reranker, open_retriever
     from rocketjax.serving.answers import Answers
 
@@ -113,6 +109,22 @@ def _open(options: Serve) -> "Answers":
     reranker = open_reranker(options.reranker or options.model, compute)
     corpus = open_corpus(Path(options.model), retriever, options.collection, options.index)
     return Answers(retriever, reranker, corpus, options.depth)
+
+
+def make_server(app: "Starlette", limits: Limits) -> "uvicorn.Server":
+    """Serves the app; told to end, it finishes the requests at hand."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=int(limits.timeout) + 1,
+    )
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:

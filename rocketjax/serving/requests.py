@@ -125,7 +125,7 @@ def _read(adapter: "pydantic.TypeAdapter[Body]", body: bytes | dict[str, Any]) -
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
-            raise Refused(400, f"the body is no JSON: {first['msg']}") from error
+            raise Refused(400, f"the body: {first['msg']}") from error
         field = ".".join(map(str, first["loc"])) or "the body"
         raise Refused(422, f"{field}: {first['msg']}") from error
 
