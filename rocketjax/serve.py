@@ -18,7 +18,7 @@ from rocketjax.serving.requests import Limits
 
 if TYPE_CHECKING:
     import uvicorn
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from rocketjax.serving.answers import Answers
 
@@ -111,7 +111,7 @@ def open_answers(options: Serve) -> "Answers":
     return Answers(retriever, reranker, corpus, options.depth)
 
 
-def make_server(app: "Starlette", limits: Limits) -> "uvicorn.Server":
+def make_server(app: "ASGIApp", limits: Limits) -> "uvicorn.Server":
     """Serves the app; told to end, it finishes the requests at hand."""
     import uvicorn
 

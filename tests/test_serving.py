@@ -166,11 +166,12 @@ def test_several_queries_are_answered_in_order(answers):
 
 
 def test_score_gives_the_re_rankers_scores_with_titles_or_without(answers):
-    passages = ["cat purr", {"title": "sun", "text": "ray warm"}, {"text": "dog bark leash"}]
+    passages = ["cat purr", {"title": "sun", "text": "ray"}, {"text": "dog"}]
+    passages.append({"title": "sea", "text": ""})
     with api(answers) as (client, _):
         answer = client.post("/score", json={"query": "cat", "passages": passages}).json()
     scores = answers.reranker.score(
-        ["cat"] * 3, ["cat purr", "ray warm", "dog bark leash"], ["", "sun", ""]
+        ["cat"] * 4, ["cat purr", "ray", "dog", ""], ["", "sun", "", "sea"]
     )
     np.testing.assert_allclose(answer["scores"], scores, rtol=1e-5, atol=1e-6)
     assert answer["order"] == np.argsort(-scores).tolist()
@@ -263,7 +264,7 @@ def test_what_waits_at_the_end_is_cancelled_and_what_runs_is_finished():
 
         def work(items):
             begun.set()
-            time.sleep(0.2)
+            time.sleep(0.5)
             return items
 
         jobs = [batcher.submit(work, item, 1) for item in range(3)]
@@ -371,6 +372,7 @@ def test_a_fault_of_the_server_is_an_error_and_it_goes_on(answers, monkeypatch):
             answer = client.get("/search?q=cat")
         assert answer.status_code == 500
         assert answer.json()["error"].startswith("ZeroDivisionError: ")
+        assert "content-security-policy" in answer.headers
         assert client.get("/search?q=cat").status_code == 200
 
 
@@ -497,7 +499,8 @@ def test_warming_up_compiles_every_shape_that_texts_may_take(answers):
 
 
 def load(url, requests, threads=32):
-    """Many clients at once; how often each status was answered, and seconds."""
+    """Many clients at once, who come again when told so; how often each status was answered."""
+    codes = []
 
     def ask(seed):
         rng = np.random.default_rng(seed)
@@ -508,35 +511,39 @@ def load(url, requests, threads=32):
         kind = rng.integers(4)
         if kind == 0:
             passages = texts(rng.integers(1, 40))
-            answer = client.post(f"{url}/score", json={"query": "cat", "passages": passages})
-            if answer.status_code == 200:
-                assert sorted(answer.json()["order"]) == list(range(len(passages)))
+            answer = post("/score", {"query": "cat", "passages": passages})
+            assert sorted(answer["order"]) == list(range(len(passages)))
         else:
             queries, top_k = texts(rng.integers(1, 4)), int(rng.integers(1, DEPTH + 1))
-            answer = client.post(f"{url}/search", json={"query": queries, "top_k": top_k})
-            if answer.status_code == 200:
-                results = answer.json()["results"]
-                assert [result["query"] for result in results] == queries
-                assert all(len(result["passages"]) >= top_k for result in results)
-        if answer.status_code == 503:
-            assert answer.headers["retry-after"] and "try again" in answer.json()["error"]
-        return answer.status_code
+            results = post("/search", {"query": queries, "top_k": top_k})["results"]
+            assert [result["query"] for result in results] == queries
+            assert all(len(result["passages"]) >= top_k for result in results)
+
+    def post(path, body):
+        while True:
+            answer = client.post(url + path, json=body)
+            codes.append(answer.status_code)
+            if answer.status_code != 503:
+                return answer.json()
+            assert answer.headers["retry-after"] == "1" and "try again" in answer.json()["error"]
+            time.sleep(0.5)
 
     limits = httpx2.Limits(max_connections=threads)
     with httpx2.Client(timeout=120, limits=limits) as client, ThreadPoolExecutor(threads) as pool:
-        codes = list(pool.map(ask, range(requests)))
+        list(pool.map(ask, range(requests)))
     return {code: codes.count(code) for code in set(codes)}
 
 
 def put_under_load(answers, requests):
     before = len(compiled)
-    with served(answers, waiting=12, together=100) as (url, batcher):
+    with served(answers, waiting=24, together=100) as (url, batcher):
         counts = load(url, requests)
         health = httpx2.get(f"{url}/health").json()
     print(f"{counts}, {batcher.batches} batches, {len(compiled) - before} programs more")
     assert compiled and len(compiled) == before
-    assert set(counts) == {200, 503}  # 32 at once, of which 12 may wait
-    assert health["waiting"] == 0 and health["answered"] == counts[200] > batcher.batches
+    assert counts.pop(503) > 0  # 32 at once, of which 24 may wait
+    assert counts == {200: requests}
+    assert health["waiting"] == 0 and health["answered"] == requests > batcher.batches
 
 
 def test_under_load_all_are_answered_and_nothing_is_compiled(answers):
@@ -552,6 +559,24 @@ def test_a_body_that_is_too_large_is_refused_over_a_socket(answers):
     with served(answers, body=1_000) as (url, _):
         answer = httpx2.post(f"{url}/search", content=b"x" * 5_000_000, headers=JSON)
         assert answer.status_code == 413
+
+
+def post_by_hand(url, body):
+    """A connection whose body is to be longer than what is sent."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: 100\r\n\r\n{body}".encode())
+    return connection
+
+
+def test_who_goes_away_or_never_ends_disturbs_nobody(answers, caplog):
+    with served(answers, timeout=0.5) as (url, _):
+        post_by_hand(url, '{"query"').close()
+        with post_by_hand(url, '{"query"') as slow:
+            assert slow.recv(1_000).startswith(b"HTTP/1.1 408 ")
+        assert httpx2.get(f"{url}/search?q=cat").status_code == 200
+    assert caplog.text == ""
 
 
 # ---- in a browser
@@ -627,6 +652,8 @@ def test_on_a_phone_nothing_is_cut_off_and_an_error_is_shown(page):
     page.keyboard.press("Enter")
     page.locator("#reranker li").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="to the re-ranker").click()
+    assert abs(page.locator("#second").bounding_box()["y"]) < 500  # else it is far below
     page.get_by_label("query").fill("   ")
     page.keyboard.press("Enter")
     page.get_by_text("query: is empty; give it a text").wait_for()

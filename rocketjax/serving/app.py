@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,7 +31,7 @@ PATHS = "/, /search, /score and /health"
 
 def make_app(
     answers: Answers, batcher: Batcher, limits: Limits, model: str, hosts: Collection[str] = ()
-) -> Starlette:
+) -> ASGIApp:
     """What a server serves.
 
     Args:
@@ -55,8 +54,7 @@ def make_app(
         ClientDisconnect: _gone,
         Exception: _failed,
     }
-    guard = Middleware(_Guard, hosts=frozenset(hosts))
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+    return _Guard(Starlette(routes=routes, exception_handlers=handlers), frozenset(hosts))
 
 
 class _Service:

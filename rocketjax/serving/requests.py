@@ -107,7 +107,8 @@ def read_score(body: bytes, limits: Limits) -> ScoreBody:
     _check_text("query", asked.query, limits)
     _check_count("passages", asked.passages, limits.passages, "passages")
     for place, passage in enumerate(asked.passages):
-        _check_text(f"passages.{place}.text", passage.text, limits)
+        titled = bool(passage.title.strip())  # a title alone is a passage
+        _check_text(f"passages.{place}.text", passage.text, limits, empty=titled)
         _check_text(f"passages.{place}.title", passage.title, limits, empty=True)
     return asked
 
