@@ -264,7 +264,7 @@ def test_what_waits_at_the_end_is_cancelled_and_what_runs_is_finished():
 
         def work(items):
             begun.set()
-            time.sleep(0.5)
+            time.sleep(0.2)
             return items
 
         jobs = [batcher.submit(work, item, 1) for item in range(3)]
