@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from queue import Queue
 
 import httpx2
+import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS, WORDS
@@ -41,6 +42,16 @@ HOSTILE = [
     ("<script>document.title='owned'</script>", "</div></li><script>alert(1)</script> dog"),
 ]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """As on most machines that serve a page; eight simulated ones share a core, and are slow."""
+    some = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: some)
+        patch.setattr(jax, "devices", lambda: some)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -547,7 +558,7 @@ def put_under_load(answers, requests):
 
 
 def test_under_load_all_are_answered_and_nothing_is_compiled(answers):
-    put_under_load(answers, 300)
+    put_under_load(answers, 200)
 
 
 @pytest.mark.slow
