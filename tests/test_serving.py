@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from on_disk import TOPICS, WORDS
 from starlette.testclient import TestClient
-from test_load import compiled
+from test_load import GROWTH, compiled, linux, resident
 
 from rocketjax import cli, encode, serve
 from rocketjax.config import (
@@ -561,9 +561,14 @@ def test_under_load_all_are_answered_and_nothing_is_compiled(answers):
     put_under_load(answers, 200)
 
 
+@linux
 @pytest.mark.slow
-def test_under_a_long_load_all_are_answered_and_nothing_is_compiled(answers):
-    put_under_load(answers, 10_000)
+def test_nothing_grows_under_a_long_load(answers):
+    put_under_load(answers, 500)
+    before = resident()
+    put_under_load(answers, 3_000)
+    print(f"{(resident() - before) / 2**20:+.1f} MB")
+    assert resident() - before < GROWTH
 
 
 def test_a_body_that_is_too_large_is_refused_over_a_socket(answers):
