@@ -1,7 +1,7 @@
 """Trained models at work: texts in, vectors and scores out, through a few compiled programs."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -76,6 +76,12 @@ class Retriever:
         limit = self.tokenizer.config.passage_length
         return self._run("encode_passage", texts, limit, advance, steady)
 
+    def compile_queries(self) -> None:
+        """Compiles all that `encode_query` may run with `steady`: no query then waits for it."""
+        limit = self.tokenizer.config.query_length
+        for texts in _of_every_shape(limit, self.batching):
+            self._run("encode_query", texts, limit, silent, steady=True)
+
     @cached_property
     def _placed(self) -> Params:
         return _place(self.params)
@@ -126,11 +132,7 @@ class Reranker:
                 f"{len(passages)} passages"
             )
         texts = self.tokenizer.pair(queries, titles or [""] * len(passages), passages)
-        limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
-        program = partial(_apply, self.module, "__call__")
-        return _in_batches(
-            program, self._placed, texts, (), limit, pad_id, self.batching, advance, steady
-        )
+        return self._run(texts, advance, steady)
 
     def rank(
         self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None
@@ -140,6 +142,11 @@ class Reranker:
         order = np.argsort(-scores, kind="stable")
         return [Ranked(int(i), float(scores[i])) for i in order]
 
+    def compile_pairs(self) -> None:
+        """Compiles all that `score` may run with `steady`: no pair then waits for it."""
+        for texts in _of_every_shape(self.tokenizer.config.pair_length, self.batching):
+            self._run(texts, silent, steady=True)
+
     @cached_property
     def _placed(self) -> Params:
         return _place(self.params)
@@ -148,6 +155,13 @@ class Reranker:
     def fingerprint(self) -> str:
         """A hash of all that scores are computed from: two models of one hash are one model."""
         return _fingerprint(self.module, self.params, self.tokenizer)
+
+    def _run(self, texts: Sequence[Text], advance: Advance, steady: bool) -> np.ndarray:
+        limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
+        program = partial(_apply, self.module, "__call__")
+        return _in_batches(
+            program, self._placed, texts, (), limit, pad_id, self.batching, advance, steady
+        )
 
 
 class Ranked(NamedTuple):
@@ -240,9 +254,7 @@ def find(
     wanted = min(max(top_k, depth), len(corpus.index.vectors))
     ids, scores = corpus.index.search(retriever.encode_query([query]), wanted)
     pairs = [(pid, float(score)) for pid, score in zip(ids[0], scores[0], strict=True) if pid]
-    if strange := [pid for pid, _ in pairs if pid not in corpus.passages]:
-        folder = corpus.index.vectors.folder
-        raise InputError(f"{folder}: passage {strange[0]} is not in the collection; encode again")
+    check_known(corpus, (pid for pid, _ in pairs))
     found = [(corpus.passages[pid], score) for pid, score in pairs]
     head, tail = (found[:depth], found[depth:]) if reranker else ([], found)
     hits = [Hit(passage, score, None) for passage, score in tail]
@@ -251,6 +263,13 @@ def find(
         ranked = reranker.rank(query, texts, titles)
         hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
     return hits[:top_k]
+
+
+def check_known(corpus: Corpus, found: Iterable[str]) -> None:
+    """Raises InputError where an index names passages that the collection has not."""
+    if strange := next((pid for pid in found if pid not in corpus.passages), None):
+        folder = corpus.index.vectors.folder
+        raise InputError(f"{folder}: passage {strange} is not in the collection; encode again")
 
 
 def _place(params: Params) -> Params:
@@ -357,6 +376,18 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
             units.append(Unit(rows[:taken], texts, width, room))
             rows = rows[taken:]
     return units
+
+
+def _of_every_shape(limit: int, batching: Batching) -> Iterator[list[Text]]:
+    """Texts that together make `plan` give every shape it has for steady work.
+
+    It has two for each padded length: for texts that fill it, and for shorter ones.
+    """
+    shortest = {bucket(n, limit): n for n in range(limit, 0, -1)}
+    for width, least in shortest.items():
+        fitting = max(batching.size * limit, width) // width
+        for length, count in ((width, fitting), (least, 1)):
+            yield [Text(*np.zeros((2, length), np.int32))] * count
 
 
 def _fitting(tokens: int, rooms: Sequence[int]) -> int:

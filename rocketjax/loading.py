@@ -145,4 +145,8 @@ def _unless_missing(folder: str | Path) -> Iterator[None]:
 def _inside(folder: str | Path, kind: str) -> Path:
     """A run holds its models in subfolders."""
     folder = Path(folder).expanduser()
-    return folder / kind if (folder / kind).is_dir() else folder
+    if (folder / kind).is_dir():
+        return folder / kind
+    if (folder / "retriever").is_dir() or (folder / "reranker").is_dir():
+        raise InputError(f"{folder}: a run that has no {kind}/ (yet); let it finish")
+    return folder

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from rocketjax.data.collection import Passage
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.progress import Watch
@@ -27,18 +29,24 @@ def retrieve(
     retriever: Retriever, index: Index, queries: Mapping[str, str], top_k: int, watch: Watch
 ) -> Scored:
     """The `top_k` best passages of every query (all there are, in a smaller corpus)."""
-    top_k = min(top_k, len(index.vectors))
     names = list(queries)
     found: Scored = {}
     with watch("retrieve", len(names), "queries") as advance:
         for start in range(0, len(names), QUERIES_AT_ONCE):
             some = names[start : start + QUERIES_AT_ONCE]
             vectors = retriever.encode_query([queries[q] for q in some], steady=True)
-            for query, ids, scores in zip(some, *index.search(vectors, top_k), strict=True):
-                pairs = zip(ids.tolist(), scores.tolist(), strict=True)
-                found[query] = [(pid, score) for pid, score in pairs if pid]
+            found |= look_up(index, some, vectors, top_k)
             advance(len(some))
     return found
+
+
+def look_up(index: Index, queries: Sequence[str], vectors: np.ndarray, top_k: int) -> Scored:
+    """The same of query ids whose vectors [Q, D] are at hand."""
+    ids, scores = index.search(vectors, min(top_k, len(index.vectors)))
+    return {
+        query: [(pid, score) for pid, score in zip(*ranked, strict=True) if pid]
+        for query, *ranked in zip(queries, ids.tolist(), scores.tolist(), strict=True)
+    }
 
 
 def score_pairs(

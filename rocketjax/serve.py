@@ -1,0 +1,145 @@
+"""python -m rocketjax.serve: a page to search with both models, and a JSON API."""
+
+import contextlib
+import dataclasses
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import pydantic
+
+from rocketjax import cli
+from rocketjax.config import ComputeConfig, Size
+from rocketjax.serving.requests import Limits
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+    from rocketjax.serving.answers import Answers
+
+Port = Annotated[int, pydantic.Field(ge=0, le=65_535)]
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serves a page that shows the retriever's and the re-ranker's rankings side by side.
+
+    Beside it a JSON API: GET /search?q=..&top_k=.., POST /search, POST /score, GET /health.
+
+    Example: python -m rocketjax.serve --model runs/demo
+    """
+
+    model: str = "runs/demo"
+    """Folder of a finished run; or, with --reranker, --index and --collection, any retriever: its
+    folder, or weights by folder or hub name."""
+    reranker: str = ""
+    """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
+    collection: str = ""
+    """The collection; empty: the run's."""
+    index: str = ""
+    """Folder of vectors of that collection by that model; empty: the run's index."""
+    host: str = "127.0.0.1"
+    """Address to listen at; by default only this machine can reach it. There is no password."""
+    port: Port = 8000
+    """0: any that is free; the address is printed."""
+    depth: Size = 50
+    """Passages the retriever finds and the re-ranker orders; the most that top_k may be."""
+    limits: Limits = field(default_factory=Limits)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Here compute.batch 0 means 4 on a CPU and 32 elsewhere: an answer fills few batches."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 0 where a signal ended it."""
+    return cli.run(lambda: _serve(cli.parse_options(Serve, args, "rocketjax.serve")))
+
+
+def _serve(options: Serve) -> None:
+    from rocketjax.preemption import Preempted
+    from rocketjax.serving.app import LOOPBACK, make_app
+    from rocketjax.serving.batcher import Batcher
+
+    cli.keep_programs()
+    limits = options.limits
+    # Taken before the model is read: a port in use is known at once, and who comes early waits.
+    with listen(options.host, options.port) as listening:
+        answers = open_answers(options)
+        cli.say("compiling")
+        answers.warm_up()
+        address, port = listening.getsockname()[:2]
+        local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        name = f"[{options.host}]" if ":" in options.host else options.host
+        if not local:
+            cli.say(
+                f"warning: whoever can reach {name} can search here; there is no password, and "
+                "what is sent can be read on its way. --host 127.0.0.1 keeps it to this machine"
+            )
+        hosts = {*LOOPBACK, name.lower()} if local else ()
+        with Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher:
+            app = make_app(answers, batcher, limits, options.model, hosts)
+            server = make_server(app, limits)
+            cli.say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
+            # It has finished the requests at hand when it passes the signal on.
+            with contextlib.suppress(KeyboardInterrupt, Preempted):
+                server.run(sockets=[listening])
+    cli.say("ended")
+
+
+def open_answers(options: Serve) -> "Answers":
+    """What answers: both models, the index and its passages.
+
+    Raises:
+        InputError: one of them is missing or damaged, or of another model; it is named.
+    """
+    from rocketjax.loading import open_corpus, open_reranker, open_retriever
+    from rocketjax.serving.answers import Answers
+
+    compute = options.compute
+    if not compute.batch:
+        import jax
+
+        on_cpu = jax.default_backend() == "cpu"
+        compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
+    retriever = open_retriever(options.model, compute)
+    reranker = open_reranker(options.reranker or options.model, compute)
+    corpus = open_corpus(Path(options.model), retriever, options.collection, options.index)
+    return Answers(retriever, reranker, corpus, options.depth)
+
+
+def make_server(app: "ASGIApp", limits: Limits) -> "uvicorn.Server":
+    """Serves the app; told to end, it finishes the requests at hand."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=int(limits.timeout) + 1,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises InputError where the address cannot be had."""
+    from rocketjax.errors import InputError
+
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port}: {error.strerror}; give another, or --port 0 for any "
+            "port that is free"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
