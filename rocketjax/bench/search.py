@@ -59,12 +59,12 @@ def _through_interface(index: ScannIndex, queries: np.ndarray, rounds: int) -> R
     turns = max(1, SINGLE // batch)
     width = {
         "final_num_neighbors": TOP_K,
-        "pre_reorder_num_neighbors": index.settings.reorder or None,
-        "leaves_to_search": index.settings.leaves_to_search or None,
+        "pre_reorder_num_neighbors": index.settings.reorder or -1,
+        "leaves_to_search": index.settings.leaves_to_search or -1,
     }
     many = batch > 1
-    direct = index.searcher.search_batched_parallel if many else index.searcher.search_batched
-    theirs = _repeated(partial(direct, queries, **width), turns)
+    direct = index.searcher.search_batched_parallel if many else index.searcher.search
+    theirs = _repeated(partial(direct, queries if many else queries[0], **width), turns)
     ours = _repeated(partial(index.search, queries, TOP_K), turns)
     result = compare(
         f"search by {batch}",

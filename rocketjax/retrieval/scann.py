@@ -69,22 +69,31 @@ class ScannIndex:
         wider = max(1.0, top_k / self.settings.top_k)
         leaves = min(self.settings.leaves, round(wider * self.settings.leaves_to_search))
         reorder = min(len(self.vectors), max(top_k, round(wider * self.settings.reorder)))
-        run, options = self.searcher.search_batched, {}
-        if len(queries) > 1 and self._threads > 1:
+        width = (top_k, reorder if self.settings.reorder else -1, leaves or -1)
+        queries = np.ascontiguousarray(queries, np.float32)
+        if len(queries) == 1:
+            rows, scores = self._one(queries[0], *width)
+        elif self._threads == 1:
+            rows, scores = self.searcher.search_batched(queries, *width)
+        else:
             # By itself it hands out 256 queries at a time, so that fewer have one thread only.
-            share = -(-len(queries) // self._threads)
-            run, options = self.searcher.search_batched_parallel, {"batch_size": min(share, 256)}
-        rows, scores = run(
-            np.ascontiguousarray(queries, np.float32),
-            final_num_neighbors=top_k,
-            pre_reorder_num_neighbors=reorder if self.settings.reorder else None,
-            leaves_to_search=leaves or None,
-            **options,
-        )
-        rows, nothing = rows.astype(np.int64), np.isnan(scores)
+            share = min(-(-len(queries) // self._threads), 256)
+            rows, scores = self.searcher.search_batched_parallel(queries, *width, share)
+        rows = rows.astype(np.int64)
+        nothing = np.isnan(scores)
         if nothing.any():  # ScaNN fills up with NaN where it finds fewer
             rows[nothing], scores = -1, np.where(nothing, -np.inf, scores)
         return rows, scores.astype(np.float32, copy=False)
+
+    def _one(
+        self, query: np.ndarray, top_k: int, reorder: int, leaves: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A query [D] by itself: faster than a batch of one, and the same bits."""
+        row, score = self.searcher.search(query, top_k, reorder, leaves)
+        if missing := top_k - len(row):
+            row = np.pad(row, (0, missing))
+            score = np.pad(score, (0, missing), constant_values=np.nan)
+        return row[None], score[None]
 
     def use_threads(self, threads: int) -> None:
         """Searches with so many threads from now on; at first, with one a core."""
