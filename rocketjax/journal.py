@@ -64,7 +64,7 @@ class Journal:
         timing = {
             "step": values["step"],
             "time": round(time.time(), 3),
-            "seconds": round(now - self._since, 4),
+            "seconds": max(round(now - self._since, 4), 1e-4),  # a clock's tick, to divide by
             "tokens": self._tokens.popleft(),
         }
         self._since = now
@@ -124,9 +124,11 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _held_out(values: Mapping[str, Any]) -> dict[str, float]:
-    return {f"held-out/{name}": value for name, value in _metrics(values).items()}
+    """By names that TensorBoard takes as they are."""
+    tags = {name: name.replace(" ", "_").replace("@", "_at_") for name in values}
+    return {f"held-out/{tags[name]}": value for name, value in _metrics(values).items()}
 
 
 def _speed(timing: Mapping[str, Any]) -> dict[str, float]:
     seconds = timing["seconds"]
-    return {"speed/step seconds": seconds, "speed/tokens a second": timing["tokens"] / seconds}
+    return {"speed/step_seconds": seconds, "speed/tokens_per_second": timing["tokens"] / seconds}

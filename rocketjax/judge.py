@@ -19,7 +19,7 @@ from rocketjax.progress import unwatched
 from rocketjax.ranking import Scored, score_pairs
 
 LOOKED_AT = ("MRR@10", "nDCG@10")
-LISTS = 24  # of each kind, whose scores are drawn
+LISTS = 12  # of each kind, whose scores are drawn
 
 Pairs = list[tuple[str, str]]  # query id, passage id
 Scores = dict[str, dict[str, list[float]]]  # model -> kind of passage -> scores

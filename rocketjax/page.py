@@ -84,8 +84,8 @@ def _summary(record: Record) -> str:
     config, data = record.config, record.config.data
     joint = config.joint
     sentences = [
-        f"A retriever (from {config.retriever.weights}) and a re-ranker (from "
-        f"{config.reranker.weights}) are trained jointly on split {data.train_split} of "
+        f"A retriever (from {_plain(config.retriever.weights)}) and a re-ranker (from "
+        f"{_plain(config.reranker.weights)}) are trained jointly on split {data.train_split} of "
         f"{data.collection}: {joint.steps:,} steps of {joint.batch} lists of up to "
         f"{config.lists.length} passages, after {config.retriever_warmup.steps:,} steps of the "
         f"retriever alone and {config.reranker_warmup.steps:,} of the re-ranker alone."
@@ -104,6 +104,11 @@ def _summary(record: Record) -> str:
         told = f" ({'; '.join(at)})" if at else ""
         sentences.append(f"The run is not finished: stages done: {done}{told}.")
     return f"<p>{escape(' '.join(sentences))}</p>"
+
+
+def _plain(weights: str) -> str:
+    """Without the revision."""
+    return weights.partition("@")[0]
 
 
 def _outcome(report: Report) -> str:
@@ -152,7 +157,7 @@ def _training(record: Record) -> Iterator[str]:
     for stage, steps in record.skipped.items():
         if steps:
             named = ", ".join(map(str, steps[:8])) + (", .." if len(steps) > 8 else "")
-            told = f"{stage}: {len(steps):,} steps were not finite and not applied: {named}"
+            told = f"{stage}: steps that were not finite and not applied: {len(steps):,} ({named})"
             yield f"<p>{escape(told)}</p>"
 
 

@@ -22,6 +22,9 @@ BINS = 30
 
 End = tuple[float, str, str]  # where a line ends, its name and colour
 
+# What is said of a line's end.
+NUMBER, SHARE = "{:.3g}", "{:.0%}"
+
 
 def losses(log: Columns, names: Mapping[str, tuple[str, str]], guess: float | None) -> Figure:
     """Losses over steps; `names`: label and colour of each; `guess`: what guessing costs."""
@@ -56,7 +59,7 @@ def accuracies(log: Columns) -> Figure:
     ]
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _over_steps(axes, "of the step's lists", ends)
+    _over_steps(axes, "of the step's lists", ends, SHARE)
     return figure
 
 
@@ -219,7 +222,7 @@ def _thinned(step: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return step[::stride], values[::stride]
 
 
-def _over_steps(axes: Axes, ylabel: str, ends: Sequence[End]) -> None:
+def _over_steps(axes: Axes, ylabel: str, ends: Sequence[End], form: str = NUMBER) -> None:
     """Names the axes, and each line at its end, where none hides another."""
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
@@ -230,7 +233,7 @@ def _over_steps(axes: Axes, ylabel: str, ends: Sequence[End]) -> None:
     places = _apart([(value - low) / (high - low) for value, _, _ in ends], 0.085)
     for place, (value, label, colour) in zip(places, ends, strict=True):
         axes.annotate(
-            f"{label} {value:.3g}", (1.015, place), xycoords="axes fraction", va="center",
+            f"{label} {form.format(value)}", (1.015, place), xycoords="axes fraction", va="center",
             fontsize=9, color=colour, annotation_clip=False,
         )  # fmt: skip
 

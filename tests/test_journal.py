@@ -51,7 +51,7 @@ def test_tensorboard_has_every_step_once_after_stops(tmp_path):
     log = rows(folder / "log.jsonl")
     told = {tag: [(step, value) for t, step, value, _ in points if t == tag] for tag, *_ in points}
     assert told.keys() == {
-        *("loss", "retriever", "gradient_norm", "speed/step seconds", "speed/tokens a second")
+        *("loss", "retriever", "gradient_norm", "speed/step_seconds", "speed/tokens_per_second")
     }
     for tag, found in told.items():
         assert [step for step, _ in found] == list(range(6)), tag
@@ -105,6 +105,9 @@ def test_models_are_judged_at_their_steps_and_train_as_if_they_were_not(tmp_path
     assert judging == [0, 4, 6]
     judged = rows(tmp_path / "looked" / "judged.jsonl")
     assert [row["step"] for row in judged] == [0, 4, 6]
+    told = events(tmp_path / "looked" / "tensorboard" / "joint")
+    at = [step for tag, step, _, _ in told if tag == "held-out/retriever_MRR_at_10"]
+    assert at == [0, 4, 6]
     assert judged[0]["retriever MRR@10"] == 1.0  # of 0, 1, 2: nothing is trained yet
     assert judged[2]["retriever MRR@10"] == pytest.approx(float(looked.mean()), rel=1e-6)
     train(tmp_path / "often", config=with_(CONFIG, evaluate=EvaluateConfig(every=1)))
