@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rocketjax import pictures
 from rocketjax.config import Config, differences, resolve_loss
 from rocketjax.files import write_text
-from rocketjax.pictures import BLUE, GREY, ORANGE
+from rocketjax.pictures import BLACK, BLUE, ORANGE
 from rocketjax.record import Columns, Mined, Record, read
 from rocketjax.report import Report, Row
 
@@ -99,10 +99,12 @@ def _summary(record: Record) -> str:
     if record.report:
         sentences.append(_outcome(record.report))
     else:
-        at = [f"{name} has {len(log['step']):,} steps" for name, log in record.log.items()]
         done = ", ".join(record.seconds) or "none"
-        told = f" ({'; '.join(at)})" if at else ""
-        sentences.append(f"The run is not finished: stages done: {done}{told}.")
+        sentences.append(f"The run is not finished: stages done: {done}.")
+        for stage, log in record.log.items():
+            if stage not in record.seconds and stage in STEPS_OF:
+                whole = getattr(config, STEPS_OF[stage]).steps
+                sentences.append(f"{stage} has made {len(log['step']):,} of {whole:,} steps.")
     return f"<p>{escape(' '.join(sentences))}</p>"
 
 
@@ -167,7 +169,7 @@ def _joint_figures(record: Record) -> Iterator[str]:
         names = {
             "retriever": ("retriever", BLUE),
             "reranker": ("re-ranker", ORANGE),
-            "loss": ("whole loss", GREY),
+            "loss": ("whole loss", BLACK),
         }
         loss = resolve_loss(config.loss)
         yield _figure(
@@ -230,12 +232,14 @@ def _denoising(record: Record) -> Iterator[str]:
 
 def _dropped(mined: Mined, config: Config) -> str:
     found, low, high = mined.report, config.lists.low, config.lists.high
+    unsure = found.dropped > 0.9 * found.scored
     return (
         f"Of {found.scored:,} candidates that the re-ranker scored, {found.dropped:,} "
         f"({found.dropped / found.scored:.1%}) have a probability of {low:g} or more and are kept "
         f"out of denoised lists; {found.likely_positives:,} of them are above {high:g}. "
         f"{found.pseudo_positives:,} became positives of lists of their own; {found.topped_up:,} "
         f"negatives of {found.denoised:,} denoised lists came from deeper ranks instead."
+        + (" That is nearly all: so unsure a re-ranker clears hardly any candidate." * unsure)
     )
 
 

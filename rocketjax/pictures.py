@@ -11,14 +11,16 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rocketjax.record import Columns, Mined, Scores
 
-# Of Okabe and Ito, told apart by people who see colours differently.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
+# Told apart by people who see colours differently: Okabe and Ito's, the purple is Tol's.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+BLACK, GREY = "#222222", "#666666"
 COLOURS = {"retriever": BLUE, "reranker": ORANGE}
 NAMES = {"retriever": "retriever", "reranker": "re-ranker"}
 KINDS = {"positive": GREEN, "undenoised": PURPLE, "denoised": BLUE}
 WIDTH, HEIGHT = 5.0, 3.0  # inches, to be read on a phone
 POINTS = 1_500  # drawn of a line: more than there are pixels
-BINS = 30
+BINS = 24
+NARROW = 0.06  # half the range of a measure: less would make much of little
 
 End = tuple[float, str, str]  # where a line ends, its name and colour
 
@@ -29,13 +31,10 @@ NUMBER, SHARE = "{:.3g}", "{:.0%}"
 def losses(log: Columns, names: Mapping[str, tuple[str, str]], guess: float | None) -> Figure:
     """Losses over steps; `names`: label and colour of each; `guess`: what guessing costs."""
     figure, axes = _figure()
-    if guess is not None:
-        axes.axhline(guess, color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(
-            f"guessing: {guess:.2f}", (0.01, guess), xycoords=("axes fraction", "data"),
-            xytext=(0, 2), textcoords="offset points", fontsize=8, color=GREY,
-        )  # fmt: skip
     ends = [_line(axes, log["step"], log[name], *names[name]) for name in names if name in log]
+    if guess is not None:
+        axes.axhline(guess, color=GREY, linewidth=0.9, linestyle=":")
+        ends.append((guess, "guessing", GREY))
     _over_steps(axes, "nats a list", ends)
     return figure
 
@@ -43,7 +42,7 @@ def losses(log: Columns, names: Mapping[str, tuple[str, str]], guess: float | No
 def divergence(log: Columns) -> Figure:
     """KL of the two list distributions over steps."""
     figure, axes = _figure()
-    end = _line(axes, log["step"], log["kl"], "KL", GREY)
+    end = _line(axes, log["step"], log["kl"], "KL", BLACK)
     axes.set_ylim(bottom=0)
     _over_steps(axes, "nats a list", [end])
     return figure
@@ -69,8 +68,11 @@ def held_out(judged: Columns, measure: str) -> Figure:
     ends: list[End] = []
     for name, colour in COLOURS.items():
         values = judged[f"{name} {measure}"]
-        axes.plot(judged["step"], values, color=colour, marker="o", markersize=4, linewidth=1.5)
+        axes.plot(judged["step"], values, "o-", color=colour, markersize=4, clip_on=False)
         ends.append((float(values[-1]), NAMES[name], colour))
+    axes.set_xlim(0, max(1.0, float(np.nanmax(judged["step"]))))
+    middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
+    axes.set_ylim(middle - max(half, NARROW), middle + max(half, NARROW))
     _over_steps(axes, measure, ends)
     return figure
 
@@ -154,7 +156,7 @@ def speed(timing: Columns) -> Figure:
     ):
         _dress(axes)
         usual = float(np.nanmedian(values))
-        axes.plot(*_thinned(step, values), ".", color=BLUE, markersize=3.5, alpha=0.6)
+        axes.plot(*_thinned(step, values), ".", color=BLUE, markersize=5, alpha=0.6)
         axes.axhline(usual, color=GREY, linewidth=1)
         highest = float(np.nanmax(values))
         axes.set_ylim(0, min(highest, 4 * usual) * 1.08 if usual else None)
@@ -214,6 +216,7 @@ def _line(axes: Axes, step: np.ndarray, values: np.ndarray, label: str, colour: 
     mean = smoothed(values)
     axes.plot(*_thinned(step, values), color=colour, linewidth=0.8, alpha=0.3)
     axes.plot(*_thinned(step, mean), color=colour, linewidth=1.8)
+    axes.margins(x=0.01)
     return float(mean[-1]), label, colour
 
 
@@ -227,7 +230,6 @@ def _over_steps(axes: Axes, ylabel: str, ends: Sequence[End], form: str = NUMBER
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.margins(x=0.01)
     low, high = axes.get_ylim()
     ends = sorted(end for end in ends if np.isfinite(end[0]))
     places = _apart([(value - low) / (high - low) for value, _, _ in ends], 0.085)

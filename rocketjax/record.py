@@ -1,9 +1,10 @@
 """What a run has left in its folder until now, read to be drawn; it may be at work still."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pydantic
@@ -20,7 +21,8 @@ from rocketjax.train_log import read_rows
 READ = 8  # files of candidates, of 16,384 scores each: enough for a picture
 
 Columns: TypeAlias = Mapping[str, np.ndarray]  # name -> a value a row, NaN where it has none
-Scores: TypeAlias = dict[str, dict[str, list[pydantic.FiniteFloat]]]
+Score: TypeAlias = Annotated[float, pydantic.Field(ge=-1e6, le=1e6)]  # can be drawn
+Scores: TypeAlias = dict[str, dict[str, list[Score]]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ def read(folder: Path) -> Record:
         raise InputError(f"{folder}: no run here (no config.yaml); give the folder of a run")
     log = _by_stage(folder / "log.jsonl")
     judged = _by_stage(folder / "judged.jsonl").get("joint", [])
-    numbers = folder.glob("rounds/*/lists/report.json")
-    later = sorted((path.parent for path in numbers), key=lambda path: int(path.parent.name))
-    found = [path for path in (folder / "lists", *later) if (path / "report.json").is_file()]
+    rounds = [folder, *_numbered(folder / "rounds").values()]
     return Record(
         load(folder / "config.yaml"),
         _seconds(folder / "stages.json"),
@@ -64,10 +64,17 @@ def read(folder: Path) -> Record:
         {stage: [row["step"] for row in rows if "bad" in row] for stage, rows in log.items()},
         _timing(folder / "timing.jsonl"),
         _columns(judged),
-        [_mined(path) for path in found],
-        {int(path.stem): _scores(path) for path in sorted((folder / "scores").glob("[0-9]*.json"))},
+        [_mined(path / "lists") for path in rounds if (path / "lists" / "report.json").is_file()],
+        {step: _checked(Scores, path) for step, path in _numbered(folder / "scores").items()},
         report.load(folder) if (folder / "report.json").is_file() else None,
     )
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """What lies in a folder by number, in their order."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = {int(path.stem): path for path in paths if re.fullmatch(r"[0-9]{1,15}", path.stem)}
+    return dict(sorted(found.items()))
 
 
 def _by_stage(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -78,15 +85,16 @@ def _by_stage(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """All that is a number in any of the rows; first of all their steps."""
+    """All that is a number in any of the rows, and can be drawn; first of all their steps."""
     numbers = [
         {
             name: value
             for name, value in row.items()
-            if isinstance(value, int | float) and abs(value) < 1e300
+            if isinstance(value, int | float) and abs(value) < 1e30
         }
         for row in rows
     ]
+    numbers = [row for row in numbers if "step" in row]
     names = dict.fromkeys(["step", *(name for row in numbers for name in row)])
     return {name: np.array([row.get(name, np.nan) for row in numbers], float) for name in names}
 
@@ -98,10 +106,6 @@ def _timing(path: Path) -> dict[str, Columns]:
 
 def _seconds(path: Path) -> dict[str, float]:
     return _checked(dict[str, pydantic.FiniteFloat], path) if path.is_file() else {}
-
-
-def _scores(path: Path) -> Scores:
-    return _checked(Scores, path)
 
 
 def _mined(folder: Path) -> Mined:

@@ -17,13 +17,25 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from test_page import make_record
 from tiny import vectors_folder
 
-from rocketjax import augment, config, mining, model_folder, pipeline, report
+from rocketjax import (
+    augment,
+    config,
+    mining,
+    model_folder,
+    page,
+    pictures,
+    pipeline,
+    record,
+    report,
+)
 from rocketjax.config import ComputeConfig, Config, IndexConfig, TextConfig
 from rocketjax.data import store
 from rocketjax.data.collections import load_collection
@@ -119,6 +131,11 @@ def use_stages(folder):
 
 def use_report(folder):
     assert report.load(folder).rows is not None
+
+
+def use_record(folder):
+    with mock.patch.object(pictures, "svg", return_value=b""):  # which takes a second
+        assert "</html>" in page.page(record.read(folder))
 
 
 def use_run(folder):
@@ -250,6 +267,10 @@ def make_report(folder, _):
     report.save(report.Report(str(folder), 3, [row, row], {"joint": 1.0}), folder)
 
 
+def make_record_of_run(folder, _):
+    make_record(folder)
+
+
 def make_run(folder, _):
     write_run(folder / "a.trec", {"q1": [("p1", 2.5), ("p2", -1e3)], "q2": [("p1", 0.5)]}, "tag")
 
@@ -312,6 +333,7 @@ READERS = {
     "request.json": Reader(200, make_request, use_request),
     "stages.json, config.yaml of a run": Reader(100, make_stages, use_stages),
     "report.json": Reader(300, make_report, use_report),
+    "what a run's page is drawn from": Reader(60, make_record_of_run, use_record),
     "TREC run": Reader(300, make_run, use_run),
     "queries": Reader(200, make_queries, use_queries),
     "BEIR folder": Reader(150, make_beir, use_collection),

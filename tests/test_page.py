@@ -64,7 +64,7 @@ def test_a_run_at_work_is_drawn_as_far_as_it_is(tmp_path):
         file.write('{"stage": "joint", "st')  # being written
     page = write(folder).read_text()
     assert page.count("<figure>") == 10
-    assert "The run is not finished: stages done: start, mine (joint has 5 steps)." in page
+    assert "The run is not finished: stages done: start, mine. joint has made 5 of 24 step" in page
     assert "joint: steps that were not finite and not applied: 1 (1)" in page
     assert "Of 4 candidates that the re-ranker scored, 1 (25.0%)" in page
     assert re.search(r"<td class=\"text\">joint</td><td>5</td><td>0.5 s</td><td>1,000</td>", page)
