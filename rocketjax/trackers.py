@@ -57,7 +57,7 @@ class Wandb:
     """
 
     def __init__(self, config: Config, folder: Path, stage: str, start: int) -> None:
-        """Raises InputError where the library is missing."""
+        """Raises InputError where the library is missing, or nobody is logged in."""
         wandb = _library()
         path = folder / "wandb.json"
         ids = read_json(path) if path.is_file() else {}
@@ -66,15 +66,21 @@ class Wandb:
         if start == 0 or not isinstance(ids.get(stage), str):
             ids[stage] = uuid.uuid4().hex
             write_text(path, json.dumps(ids, indent=2) + "\n")
-        self._run = wandb.init(
-            project=config.log.wandb,
-            group=config.name,
-            name=f"{config.name}: {stage}",
-            id=ids[stage],
-            resume="allow",
-            config=training_fields(config),
-            dir=str(folder),
-        )
+        try:
+            self._run = wandb.init(
+                project=config.log.wandb,
+                group=config.name,
+                name=f"{config.name}: {stage}",
+                id=ids[stage],
+                resume="allow",
+                config=training_fields(config),
+                dir=str(folder),
+            )
+        except wandb.Error as error:
+            raise InputError(
+                f"--log.wandb: Weights & Biases cannot be used: {error}; see to it (wandb login), "
+                "set WANDB_MODE=offline to send later, or leave it out"
+            ) from error
 
     def write(self, step: int, values: Mapping[str, float], time: float) -> None:
         """See `Tracker`."""

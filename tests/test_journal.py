@@ -146,6 +146,7 @@ def stand_in(monkeypatch):
         return types.SimpleNamespace(log=log, finish=finish)
 
     module.init = init
+    module.Error = type("Error", (Exception,), {})
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -171,6 +172,15 @@ def test_without_its_library_wandb_is_one_clear_error(monkeypatch):
     check_wandb(CONFIG)
     with pytest.raises(InputError, match=r"--log.wandb .*library is missing; .*rocketjax\[wandb\]"):
         check_wandb(with_(CONFIG, log=LogConfig(wandb="project")))
+
+
+def test_a_wandb_that_refuses_is_one_clear_error(tmp_path, stand_in, monkeypatch):
+    def refuse(**options):
+        raise stand_in.Error("no key")
+
+    monkeypatch.setattr(stand_in, "init", refuse)
+    with pytest.raises(InputError, match=r"--log.wandb: .*no key; .*WANDB_MODE=offline"):
+        train(tmp_path / "run", config=with_(CONFIG, log=LogConfig(wandb="project")))
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library's own making
