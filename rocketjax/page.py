@@ -91,7 +91,8 @@ def _summary(record: Record) -> str:
         f"retriever alone and {config.reranker_warmup.steps:,} of the re-ranker alone."
     ]
     if record.seconds:
-        whole = f"The stages that are done took {_duration(sum(record.seconds.values()))}"
+        what = "It" if record.report else "The stages that are done"
+        whole = f"{what} took {_duration(sum(record.seconds.values()))}"
         alone = record.seconds.get("joint")
         sentences.append(
             f"{whole}, joint training {_duration(alone)} of it." if alone else f"{whole}."

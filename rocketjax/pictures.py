@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
 BLACK, GREY = "#222222", "#666666"
 COLOURS = {"retriever": BLUE, "reranker": ORANGE}
 NAMES = {"retriever": "retriever", "reranker": "re-ranker"}
-KINDS = {"positive": GREEN, "undenoised": PURPLE, "denoised": BLUE}
+KINDS = {"positive": GREEN, "undenoised": "#E69F00", "denoised": BLUE}
 WIDTH, HEIGHT = 5.0, 3.0  # inches, to be read on a phone
 POINTS = 1_500  # drawn of a line: more than there are pixels
 BINS = 24
@@ -88,7 +88,7 @@ def probabilities(mined: Mined, low: float) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability of being relevant, by the re-ranker")
     axes.set_ylabel("share of each")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _in_percent(axes, 5)
     axes.set_title("grey: kept out of denoised lists", loc="right", fontsize=8, color=GREY)
     _legend(figure, axes)
     return figure
@@ -127,7 +127,7 @@ def dropped(mined: Sequence[Mined], low: float) -> Figure:
 def scores(found: Mapping[int, Scores], model: str) -> Figure:
     """Raw scores of one model on the same lists, before joint training and after it."""
     figure = Figure(figsize=(WIDTH, 1.0 + 1.4 * len(found)), layout="constrained")
-    rows = np.atleast_1d(figure.subplots(len(found), 1, sharex=True))
+    rows = np.atleast_1d(figure.subplots(len(found), 1, sharex=True, sharey=True))
     everything = [v for kinds in found.values() for some in kinds[model].values() for v in some]
     edges = np.linspace(min(everything), max(everything) + 1e-6, BINS + 1)
     for axes, (step, kinds) in zip(rows, sorted(found.items()), strict=True):
@@ -137,8 +137,7 @@ def scores(found: Mapping[int, Scores], model: str) -> Figure:
                 label = f"{kind} negatives" if kind != "positive" else "positives"
                 _outline(axes, np.array(kinds[model][kind]), edges, colour, label)
         axes.set_title("before" if step == 0 else f"after {step} steps", loc="left", fontsize=9)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.yaxis.set_major_locator(MaxNLocator(3))
+        _in_percent(axes, 3)
     rows[-1].set_xlabel(f"{NAMES[model]}'s score")
     figure.supylabel("share of each", fontsize=9)
     _legend(figure, rows[0])
@@ -235,7 +234,7 @@ def _over_steps(axes: Axes, ylabel: str, ends: Sequence[End], form: str = NUMBER
     places = _apart([(value - low) / (high - low) for value, _, _ in ends], 0.085)
     for place, (value, label, colour) in zip(places, ends, strict=True):
         axes.annotate(
-            f"{label} {form.format(value)}", (1.015, place), xycoords="axes fraction", va="center",
+            f"{label} {form.format(value)}", (1.025, place), xycoords="axes fraction", va="center",
             fontsize=9, color=colour, annotation_clip=False,
         )  # fmt: skip
 
@@ -259,6 +258,11 @@ def _outline(axes: Axes, values: np.ndarray, edges: np.ndarray, colour: str, lab
     share = np.histogram(values, edges)[0] / len(values)
     axes.stairs(share, edges, color=colour, linewidth=1.6, label=f"{label} ({len(values):,})")
     axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
+
+
+def _in_percent(axes: Axes, ticks: int) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
