@@ -304,6 +304,12 @@ class EvaluateConfig:
     """How many of them the re-ranker orders anew; the rest follow in the retriever's order."""
     start: bool = True
     """Judge the models a run starts from, too; it means encoding the corpus once more."""
+    every: Count = 12
+    """Judge both models while they train jointly, every so many steps, on what the starting
+    retriever found for some held-out queries (so it takes `start`); 0: never. Changes nothing of
+    what is trained."""
+    every_queries: Size = 24
+    """On so many held-out queries, drawn by the seed."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,16 @@ class CheckpointConfig:
     seen before."""
     take: Literal["last", "best"] = "last"
     """A stage ends with its last state, or with that of its best checkpoint."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Who is told of every step, beside log.jsonl and the run's own report.html."""
+
+    tensorboard: bool = True
+    """Write event files for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    wandb: str = ""
+    """Send every step to this project of Weights & Biases (extra wandb); empty: nothing is sent."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +390,7 @@ class Config:
     loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
@@ -459,14 +476,14 @@ def training_fields(config: Config) -> dict[str, Any]:
     More bad steps than were met until now are as if they had been allowed from the start.
     """
     free = {"overwrite", "stages", "from_stage", "run_dir", "name"}
-    free |= {"checkpoint.every", "checkpoint.keep"}
+    free |= {"checkpoint.every", "checkpoint.keep", "evaluate.every"}
     fields = _flat(dataclasses.asdict(config))
     return {
         name: value
         for name, value in fields.items()
         if name not in free
         and not name.endswith(".max_bad_steps")
-        and not name.startswith("hosts.")
+        and not name.startswith(("hosts.", "log."))
     }
 
 

@@ -37,6 +37,8 @@ def fit(
     advance: Advance = silent,
     spare: int = 0,
     stop: Asked = never,
+    look: Save | None = None,
+    look_every: int = 1,
 ) -> TrainState:
     """Runs `step` once for each number of `steps` and reports each step's metrics, in order.
 
@@ -49,6 +51,8 @@ def fit(
     Args:
         spare: bad steps that are passed over.
         stop: asked after every step; once true, the state is saved and the loop left.
+        look: called as `save` is, every `look_every` steps and after it; not where the loop is
+            left, which is to be quick.
 
     Raises:
         NonFiniteError: one bad step more than `spare`.
@@ -78,6 +82,9 @@ def fit(
             save(number + 1, state)
         if leaving:
             raise Preempted
+        if look and (number + 1) % look_every == 0:
+            read(0)
+            look(number + 1, state)
     read(0)
     return state
 

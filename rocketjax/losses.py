@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.batch import Array
-from rocketjax.config import LossConfig
+from rocketjax.config import PRESETS, LossConfig
 
 
 class Term(NamedTuple):
@@ -106,6 +106,17 @@ def distillation(
         "sum": None,
     }[config.reduction]
     return Term(jnp.sum(kl, where=counted), count)
+
+
+def divergence(
+    retriever_scores: Array, reranker_scores: Array, valid: Array, config: LossConfig
+) -> Term:
+    """How far apart both models are: KL(re-ranker || retriever), the mean of a list in nats.
+
+    The same number whatever is distilled, and nothing to train on.
+    """
+    retriever_scores = retriever_scores / config.retriever_temperature
+    return distillation(retriever_scores, reranker_scores, valid, PRESETS["default"])
 
 
 def in_batch_cross_entropy(

@@ -39,6 +39,7 @@ from rocketjax.ranking import retrieve, score_pairs
 from rocketjax.retrieval.index import Index
 
 PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
+SHOWN = 300  # characters of an example's texts
 
 
 def mine(
@@ -85,8 +86,8 @@ def mine(
     lists, report = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
 
     def write() -> None:
-        report_values = json.dumps(dataclasses.asdict(report), indent=2)
-        write_text(folder / "report.json", report_values + "\n")
+        values = dataclasses.asdict(report) | {"texts": _texts(report, queries, passages)}
+        write_text(folder / "report.json", json.dumps(values, indent=2) + "\n")
         write_lists(folder / "lists.jsonl", lists)
 
     distributed.from_main(write)
@@ -134,6 +135,16 @@ def _scored(
         )
         at = end
     return result
+
+
+def _texts(
+    report: MiningReport, queries: Mapping[str, str], passages: Mapping[str, Passage]
+) -> list[tuple[str, str]]:
+    """What the examples' queries and passages say, the beginning of it."""
+    return [
+        (queries[query][:SHOWN], f"{passages[pid].title} {passages[pid].text}".strip()[:SHOWN])
+        for query, pid, _ in report.examples
+    ]
 
 
 def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibration | None:

@@ -31,6 +31,7 @@ from rocketjax.lock import held
 from rocketjax.parallel import check_divisible
 from rocketjax.progress import Say, Watch
 from rocketjax.report import Report
+from rocketjax.trackers import check_wandb
 
 
 class Step(NamedTuple):
@@ -47,9 +48,11 @@ STAGES = (
     Step("encode", stages.encode, ("warmup/index",)),
     Step("warm-reranker", stages.warm_reranker, ("warmup/lists", "warmup/reranker")),
     Step("mine", stages.mine_lists, ("lists",)),
-    Step("joint", stages.train_jointly, ("rounds", "retriever", "reranker")),
+    Step(
+        "joint", stages.train_jointly, ("rounds", "judged.jsonl", "scores", "retriever", "reranker")
+    ),
     Step("index", stages.index_corpus, ("index",)),
-    Step("evaluate", stages.evaluate, ("runs", "report.json")),
+    Step("evaluate", stages.evaluate, ("runs", "report.json", "report.html")),
 )
 
 
@@ -71,6 +74,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
     for name in ("retriever_warmup", "reranker_warmup", "joint"):
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)
+    check_wandb(config)
     distributed.check_same("options", dump(_lasting(config)))
     distributed.check_shared(folder)
     # One process of several holds the lock for all.

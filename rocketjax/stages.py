@@ -6,12 +6,14 @@ encode           warmup/index, or start/index     the corpus by the warmed retri
 warm-reranker    warmup/{lists, reranker}         listwise, on undenoised lists
 mine             lists                            undenoised and denoised lists
 joint            rounds, retriever, reranker      dynamic listwise distillation (and refresh)
+                 judged.jsonl, scores             both models on the way (judge.py)
 index            index                            the corpus by the trained retriever
-evaluate         runs, report.json                both models on held-out queries
+evaluate         runs, report.{json,html}         both models on held-out queries
 """
 
 import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -21,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rocketjax import distributed, model_folder, report, steps
+from rocketjax import distributed, model_folder, page, report, steps
 from rocketjax.augment import (
     MiningReport,
     TrainingList,
@@ -36,7 +38,9 @@ from rocketjax.data.collection import Collection, Split
 from rocketjax.data.loader import Collator, list_batches, lists_of_step
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.errors import InputError
+from rocketjax.files import write_text
 from rocketjax.inference import Model, Reranker, Retriever
+from rocketjax.judge import Scores, judge, pool_of, score_lists
 from rocketjax.losses import joint_weights
 from rocketjax.mining import mine
 from rocketjax.models.encoder import Params
@@ -44,7 +48,7 @@ from rocketjax.progress import Say, Watch
 from rocketjax.ranking import Judged, rank_both
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.open import build_index, open_index
-from rocketjax.training import Feed, Feeds, train_stage
+from rocketjax.training import Feed, Feeds, Judge, train_stage
 
 SAMPLE = 200  # training queries on which an index's recall is measured
 
@@ -189,6 +193,7 @@ def train_jointly(run: Run) -> None:
         run.say,
         run.watch,
         config.lists.refresh,
+        _judge_on_the_way(run, start),
     )
     model = _with(start, params)
     _save(model_folder.save_retriever, run.folder / "retriever", model.retriever)
@@ -213,6 +218,7 @@ def evaluate(run: Run) -> None:
 
     def write() -> None:
         report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
+        page.write(run.folder)
 
     distributed.from_main(write)
 
@@ -460,6 +466,37 @@ def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
 
     distributed.from_main(write)
     return judged
+
+
+def _judge_on_the_way(run: Run, start: Model) -> Judge | None:
+    """Looks at both models as joint training goes, and scores some lists before and after it."""
+    config = run.config
+    if not config.evaluate.every:
+        return None
+    if not config.evaluate.start:
+        run.say(
+            "joint: not judged on the way: evaluate.start is off, so there is no pool of passages"
+        )
+        return None
+    found = read_run(run.folder / "start" / "retriever.trec")
+    depth, most = config.evaluate.rerank_depth, config.evaluate.every_queries
+    pool = pool_of(run.held_out, found, depth, most, config.seed)
+    queries = dict(run.unlabelled) | dict(run.train.queries)
+
+    def look(step: int, params: Params) -> dict[str, float]:
+        model = _with(start, params)
+        if step in (0, config.joint.steps):
+            lists = read_lists(run.folder / "lists" / "lists.jsonl")
+            scores = score_lists(model, lists, queries, run.collection.by_id, config.seed)
+            distributed.from_main(lambda: _write_scores(run.folder / "scores", step, scores))
+        return judge(model, pool, run.collection.by_id)
+
+    return look
+
+
+def _write_scores(folder: Path, step: int, scores: Scores) -> None:
+    folder.mkdir(exist_ok=True)
+    write_text(folder / f"{step}.json", json.dumps(scores) + "\n")
 
 
 def _described(run: Run, mined: MiningReport) -> str:

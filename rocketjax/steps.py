@@ -16,6 +16,7 @@ from rocketjax.batch import Array, ListBatch, Tokens, chunk_count
 from rocketjax.config import LossConfig
 from rocketjax.losses import (
     Term,
+    divergence,
     in_batch_cross_entropy,
     joint_terms,
     reranker_loss,
@@ -108,6 +109,7 @@ def joint_terms_of(
         de = retriever_scores(retriever, params["retriever"], batch, keys, chunk)
         ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
         return joint_terms(de, ce, batch.valid, loss) | {
+            "kl": divergence(de, ce, batch.valid, loss),
             "retriever_accuracy": accuracy(de, batch.valid),
             "reranker_accuracy": accuracy(ce, batch.valid),
         }

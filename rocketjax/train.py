@@ -25,7 +25,7 @@ NEXT = """\
   >>> import rocketjax
   >>> model = rocketjax.load("{folder}")
   >>> model.rerank("mean of an array", ["numpy.mean(a): ...", "numpy.sum(a): ..."])
-Every step's losses are in {folder}/log.jsonl. Train longer, or on your own data:
+How training went: {folder}/report.html. Train longer, or on your own data:
   python -m rocketjax.train --name longer --reranker-warmup.steps 300 --joint.steps 300
   python -m rocketjax.train --name mine --data.collection FOLDER"""
 

@@ -1,6 +1,7 @@
-"""log.jsonl: every training step's metrics, one JSON object a line."""
+"""log.jsonl and its like: something of every training step, one JSON object a line."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ class TrainLog:
         if (loss := values.get("loss")) is not None:  # none of a skipped step
             before = loss if self.loss is None else self.loss
             self.loss = SMOOTHING * before + (1 - SMOOTHING) * loss
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of such a file, which may be growing; none where there is no file.
+
+    Raises:
+        InputError: a line is no step.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _row(path, number, line)
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +15,7 @@ from rocketjax.checkpoint import Checkpoints, Facts
 from rocketjax.config import Config, StageConfig, training_fields
 from rocketjax.errors import InputError
 from rocketjax.fit import QueriesOf, fit
+from rocketjax.journal import Journal
 from rocketjax.models.encoder import Params
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel, replicate
@@ -33,6 +35,9 @@ class Feed(NamedTuple):
 # Of a step and the models' parameters at it; the lists may be mined with them.
 Feeds: TypeAlias = Callable[[int, Params], Feed]
 
+# Of a step and the models' parameters at it: what the models are worth, by measure.
+Judge: TypeAlias = Callable[[int, Params], Mapping[str, float]]
+
 
 def train_stage(
     name: str,
@@ -46,14 +51,16 @@ def train_stage(
     say: Say,
     watch: Watch,
     round_length: int = 0,
+    judge: Judge | None = None,
 ) -> Params:
     """Trains `params` for the stage's steps, or for what is left of them.
 
     Args:
         feeds: called at every round's first step, and where a stopped run goes on.
         folder: the run's; the stage's checkpoints are in checkpoints/`name`, every step's metrics
-            go to log.jsonl.
+            go to log.jsonl and its like (journal.py).
         round_length: steps for which one feed serves; 0: all.
+        judge: asked at the first step, at the last, and every `config.evaluate.every` steps.
 
     Raises:
         NonFiniteError: training diverged; the last checkpoint before it stays.
@@ -68,34 +75,44 @@ def train_stage(
     state = replicate(init_state(params, optimizer, config.seed))
     facts = {"options": _as_json(training_fields(config)), "devices": jax.device_count()}
     every, length = config.checkpoint.every, round_length or stage.steps
+    look_every = config.evaluate.every or stage.steps
     with (
         Checkpoints(folder / "checkpoints" / name, config.checkpoint.keep, say) as saved,
         watch(name, stage.steps, "steps") as advance,
     ):
         state, facts = _go_on(saved, state, name, facts, say)
-        log = TrainLog(folder / "log.jsonl", name, int(state.step))
         advance(int(state.step))
-        while (done := int(state.step)) < stage.steps:
-            end = min((done // length + 1) * length, stage.steps)
-            saved.wait()  # a round's lists are mined with this very state
-            feed = feeds(done, state.params)
-            if done % length and facts["lists"] != feed.lists:
-                raise _refusal(name, done, "other lists or texts")
-            facts["lists"] = feed.lists
-            with preemption.deferred() as asked:
-                state = fit(
-                    state,
-                    program,
-                    feed.batches,
-                    feed.queries_of,
-                    range(done, end),
-                    partial(_report, log, name, say),
-                    partial(_save, saved, log, facts, every, end),
-                    every,
-                    advance,
-                    max(stage.max_bad_steps - int(state.skipped), 0),
-                    distributed.together(asked),
-                )
+        journal = Journal(config, folder, name, int(state.step), params.keys())
+        look = partial(_look, journal, judge) if judge else None
+        with closing(journal):
+            if look and _is_due(int(state.step), look_every, stage.steps):
+                look(int(state.step), state)  # or was stopped before it could
+            while (done := int(state.step)) < stage.steps:
+                end = min((done // length + 1) * length, stage.steps)
+                saved.wait()  # a round's lists are mined with this very state
+                feed = feeds(done, state.params)
+                if done % length and facts["lists"] != feed.lists:
+                    raise _refusal(name, done, "other lists or texts")
+                facts["lists"] = feed.lists
+                journal.rewind_clock()
+                with preemption.deferred() as asked:
+                    state = fit(
+                        state,
+                        program,
+                        journal.counted(feed.batches),
+                        feed.queries_of,
+                        range(done, end),
+                        partial(_report, journal, name, say),
+                        partial(_save, saved, journal.log, facts, every, end),
+                        every,
+                        advance,
+                        max(stage.max_bad_steps - int(state.skipped), 0),
+                        distributed.together(asked),
+                        look,
+                        look_every,
+                    )
+            if look:
+                look(stage.steps, state)
         saved.wait()
         best = saved.best()
         if config.checkpoint.take == "best" and best is not None:
@@ -150,8 +167,19 @@ def _refusal(name: str, step: int, what: str) -> InputError:
     )
 
 
-def _report(log: TrainLog, name: str, say: Say, values: dict[str, Any]) -> None:
-    log.write(values)
+def _is_due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
+
+
+def _look(journal: Journal, judge: Judge, step: int, state: TrainState) -> None:
+    """Judges the models as they are, unless they were."""
+    if not journal.is_judged(step):
+        journal.judged(step, judge(step, state.params))
+        journal.rewind_clock()
+
+
+def _report(journal: Journal, name: str, say: Say, values: dict[str, Any]) -> None:
+    journal.step(values)
     if "bad" in values:
         say(f"{name}: step {values['step']} is not applied: {values['bad']} (see log.jsonl)")
 

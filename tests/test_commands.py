@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 from on_disk import TOPICS
 
-from rocketjax import cli, encode, evaluate, export, mine, pipeline, rerank, search, serve, train
+from rocketjax import (
+    ablate,
+    cli,
+    draw,
+    encode,
+    evaluate,
+    export,
+    mine,
+    pipeline,
+    rerank,
+    search,
+    serve,
+    train,
+)
 from rocketjax.augment import read_lists
 from rocketjax.cli import console
 from rocketjax.config import (
@@ -27,7 +40,7 @@ from rocketjax.config import (
 from rocketjax.data.runs import read_run
 from rocketjax.progress import unwatched
 
-COMMANDS = (encode, mine, search, rerank, evaluate, export, serve, train)
+COMMANDS = (encode, mine, search, rerank, evaluate, draw, export, serve, ablate, train)
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,28 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from test_page import make_record
 from tiny import vectors_folder
 
-from rocketjax import augment, checkpoint, config, mining, model_folder, pipeline, report
+from rocketjax import (
+    augment,
+    checkpoint,
+    config,
+    mining,
+    model_folder,
+    page,
+    pictures,
+    pipeline,
+    record,
+    report,
+)
 from rocketjax.config import ComputeConfig, Config, IndexConfig, TextConfig
 from rocketjax.data import store
 from rocketjax.data.collections import load_collection
@@ -140,6 +153,11 @@ def use_checkpoint(folder):
         read = saved.restore(2, STATE)
     for x, like in zip(jax.tree.leaves(read), jax.tree.leaves(STATE), strict=True):
         assert x.shape == like.shape and x.dtype == like.dtype
+
+
+def use_record(folder):
+    with mock.patch.object(pictures, "svg", return_value=b""):  # which takes a second
+        assert "</html>" in page.page(record.read(folder))
 
 
 def use_run(folder):
@@ -288,6 +306,10 @@ def make_checkpoint(folder, _):
         saved.save(2, STATE, {"loss": 1.5})
 
 
+def make_record_of_run(folder, _):
+    make_record(folder)
+
+
 def make_run(folder, _):
     write_run(folder / "a.trec", {"q1": [("p1", 2.5), ("p2", -1e3)], "q2": [("p1", 0.5)]}, "tag")
 
@@ -352,6 +374,7 @@ READERS = {
     "report.json": Reader(300, make_report, use_report),
     "log.jsonl": Reader(300, make_log, use_log),
     "checkpoints, with sums made right": Reader(80, make_checkpoint, use_checkpoint),
+    "what a run's page is drawn from": Reader(60, make_record_of_run, use_record),
     "TREC run": Reader(300, make_run, use_run),
     "queries": Reader(200, make_queries, use_queries),
     "BEIR folder": Reader(150, make_beir, use_collection),

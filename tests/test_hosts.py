@@ -143,7 +143,11 @@ def written(folder):
     """What a run leaves behind, by its bytes; times and places left out."""
     paths = [p for p in folder.rglob("*") if p.suffix in (".jsonl", ".npy", ".trec", ".tsv")]
     paths += folder.rglob("model.safetensors")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in paths
+        if path.name != "timing.jsonl"
+    }
 
 
 def tensors(folder):

@@ -79,18 +79,21 @@ def home(place, name, weights, collection, refresh=2, every=2, **stages):
 TRAIN = ("-m", "rocketjax.train", "--config", "config.yaml")
 
 
+# What holds times; the bits of all else are the same.
+CLOCKS = ("stages.json", "timing.jsonl", "report.html", "tensorboard/")
+
+
 def results(folder):
     """Every file of a run by its bytes; how long it took left out."""
     found = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        name: path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "stages.json"
+        if path.is_file() and not (name := path.relative_to(folder).as_posix()).startswith(CLOCKS)
     }
     kinds = {Path(name).suffix for name in found}
     assert {".safetensors", ".npy", ".jsonl", ".trec", ".tsv"} <= kinds
-    assert {"log.jsonl", "report.json", "lists/lists.jsonl", "rounds/2/lists/lists.jsonl"} <= {
-        *found
-    }
+    assert {"log.jsonl", "judged.jsonl", "scores/0.json", "report.json"} <= {*found}
+    assert {"lists/lists.jsonl", "rounds/2/lists/lists.jsonl"} <= {*found}
     return found
 
 

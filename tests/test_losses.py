@@ -12,6 +12,7 @@ import pytest
 from rocketjax.config import PRESETS, LossConfig, resolve_loss
 from rocketjax.losses import (
     distillation,
+    divergence,
     in_batch_cross_entropy,
     joint_terms,
     joint_weights,
@@ -239,3 +240,17 @@ def test_copies_of_a_querys_positive_are_not_its_negatives():
     got = float(total(jnp.float32(queries), jnp.float32(passages)))
     assert got == pytest.approx(want, rel=1e-5)
     np.testing.assert_allclose(grad, gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "released"])
+def test_how_far_apart_both_are_is_one_number_whatever_is_distilled(preset):
+    rng = np.random.default_rng(0)
+    de, ce = rng.normal(size=(2, 3, 4))
+    valid = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    config = dataclasses.replace(PRESETS[preset], retriever_temperature=0.5)
+    term = divergence(de, ce, valid, config)
+    want = []
+    for s, t in ((de[0] / 0.5, ce[0]), (de[1, :3] / 0.5, ce[1, :3])):
+        p, q = (np.exp(x) / np.exp(x).sum() for x in (t, s))
+        want.append(float(np.sum(p * np.log(p / q))))
+    assert float(term.total / term.count) == pytest.approx(np.mean(want), rel=1e-5)

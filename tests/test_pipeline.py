@@ -14,7 +14,7 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, lock, pipeline, stages
+from rocketjax import cli, lock, page, pipeline, stages
 from rocketjax.augment import read_lists
 from rocketjax.config import (
     CheckpointConfig,
@@ -35,6 +35,7 @@ from rocketjax.data.collections import load_collection
 from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
+from rocketjax.judge import judge, pool_of
 from rocketjax.progress import unwatched
 from rocketjax.report import Report
 from rocketjax.train import main
@@ -58,7 +59,7 @@ def config(weights, collection, run_dir, **changes):
         reranker_warmup=StageConfig(steps=3, batch=8, optimizer=optimizer),
         joint=StageConfig(steps=6, batch=8, optimizer=optimizer),
         loss=LossConfig(),
-        evaluate=EvaluateConfig(top_k=20, rerank_depth=10),
+        evaluate=EvaluateConfig(top_k=20, rerank_depth=10, every=3, every_queries=6),
         checkpoint=CheckpointConfig(every=2),
     )
     return dataclasses.replace(base, **changes)
@@ -86,14 +87,15 @@ def test_a_run_leaves_whole_artefacts(finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.yaml", "stages.json", "log.jsonl", "report.json"),
+        *("config.yaml", "stages.json", "log.jsonl", "judged.jsonl", "timing.jsonl"),
+        *("report.json", "report.html", "tensorboard", "scores"),
         *("start", "warmup", "lists", "checkpoints", "retriever", "reranker", "index", "runs"),
     }
     assert list((folder / "checkpoints").iterdir()) == []  # the models are stored
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     stages = ["warm-retriever"] * 2 + ["warm-reranker"] * 3 + ["joint"] * 6
     assert [row["stage"] for row in log] == stages
-    assert {"loss", "retriever", "reranker", "distill", "gradient_norm"} <= set(log[-1])
+    assert {"loss", "retriever", "reranker", "distill", "kl", "gradient_norm"} <= set(log[-1])
     report = json.loads((folder / "report.json").read_text())
     measures = {row["measure"] for row in report["rows"]}
     assert {"MRR@10", "recall@20", "nDCG@10"} <= measures and "recall@50" not in measures
@@ -102,6 +104,31 @@ def test_a_run_leaves_whole_artefacts(finished):
     assert load(folder / "config.yaml").joint.steps == 6
     kinds = [item.kind for item in read_lists(folder / "lists" / "lists.jsonl")]
     assert kinds.count("denoised") == kinds.count("undenoised") == 24  # 6 steps x 8 lists
+
+
+def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
+    """At its first step, every third and the last; each text once more on its page."""
+    folder = finished.folder
+    rows = [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 3, 6]
+    measures = {f"{m} {name}" for m in ("retriever", "reranker") for name in ("MRR@10", "nDCG@10")}
+    assert all(row.keys() - {"stage", "step"} == measures for row in rows)
+    assert rows[0] != rows[2] | {"step": 0}  # the models moved
+    # What stands there of the end is what the saved pair is worth on the same pool.
+    split = load_collection(str(collection)).splits["dev"]
+    held_out = pipeline.sample_queries(split, 15, 1)
+    pool = pool_of(held_out, read_run(folder / "start" / "retriever.trec"), 10, 6, 1)
+    assert len(pool.passages) == 6 and all(10 <= len(ids) <= 11 for ids in pool.passages.values())
+    again = judge(rocketjax.load(folder), pool, load_collection(str(collection)).by_id)
+    assert again == pytest.approx({name: rows[2][name] for name in measures}, abs=1e-6)
+    for step in (0, 6):
+        scores = json.loads((folder / "scores" / f"{step}.json").read_text())
+        counts = {k: [len(v) for v in kinds.values()] for k, kinds in scores.items()}
+        assert counts["retriever"] == counts["reranker"] and min(counts["retriever"]) > 0
+    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    assert len(timing) == 11 and all(row["seconds"] > 0 < row["tokens"] for row in timing)
+    drawn = (folder / "report.html").read_text()
+    assert drawn.count("<figure>") == 12 and "the retriever&#x27;s MRR@10 went from" in drawn
 
 
 def test_the_saved_pair_scores_as_the_run_judged_it(finished, collection):
@@ -161,7 +188,8 @@ def test_new_lengths_and_sizes_do_not_recompile_every_time(finished):
 
 def contents(folder):
     """Every file that says what a run did, by its bytes; times and places left out."""
-    names = ("lists/lists.jsonl", "warmup/lists/lists.jsonl", "log.jsonl", "runs/reranker.trec")
+    names = ("lists/lists.jsonl", "warmup/lists/lists.jsonl", "log.jsonl", "judged.jsonl")
+    names += ("scores/0.json", "runs/reranker.trec")
     models = sorted(folder.glob("re*/**/model.safetensors"))
     vectors = sorted(folder.glob("index/*.npy"))
     paths = [folder / name for name in names] + models + vectors
@@ -209,6 +237,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
     path = tmp_path / "run" / "stages.json"
     done = set(json.loads(path.read_text())) if path.exists() else set()
     monkeypatch.setattr(module, name, real)
+    assert "The run is not finished" in page.write(tmp_path / "run").read_text()
     said = []
     report = pipeline.run(settings, said.append, unwatched)
     assert not done & set(said)  # finished stages are not run again

@@ -1,0 +1,37 @@
+"""python -m rocketjax.draw: the report of a run, finished or not."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rocketjax import cli
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws a run's report.html: losses, both models on the way, denoising, scores, speed.
+
+    A finished run has one. A run that is at work, or was stopped, is drawn as far as it is.
+
+    Example: python -m rocketjax.draw --run runs/demo
+    """
+
+    run: str
+    """Folder of the run."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+
+    def command() -> None:
+        options = cli.parse_options(Draw, args, "rocketjax.draw")
+        from rocketjax import page
+
+        cli.say(str(page.write(Path(options.run))))
+
+    return cli.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

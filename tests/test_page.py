@@ -1,0 +1,178 @@
+"""The page of a run: as far as the run is, and whatever its texts say."""
+
+import json
+import re
+import xml.etree.ElementTree
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from rocketjax import draw, pictures, report
+from rocketjax.config import Config, DataConfig, dump
+from rocketjax.errors import InputError
+from rocketjax.page import write
+from rocketjax.record import read
+
+EVIL = "<script>alert('1')</script>\"><img src=x onerror=alert(2)> $\\frac{1}$ & co"
+
+
+def lines(path, some):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in some))
+
+
+def make_record(folder, steps=5, text="text"):
+    """A run that is at its joint stage."""
+    folder.mkdir(exist_ok=True)
+    config = Config(name=text, data=DataConfig(collection=text))
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "stages.json").write_text('{"start": 1.5, "mine": 70}')
+    names = ("loss", "retriever", "reranker", "kl", "retriever_accuracy", "reranker_accuracy")
+    log = [{"stage": "joint", "step": s} | dict.fromkeys(names, 1 / (s + 1)) for s in range(steps)]
+    log[1] = {"stage": "joint", "step": 1, "bad": "loss = nan", "queries": [text]}
+    lines(folder / "log.jsonl", log)
+    clock = {"stage": "joint", "time": 1.7e9, "seconds": 0.5, "tokens": 1000}
+    lines(folder / "timing.jsonl", [clock | {"step": s} for s in range(steps)])
+    measures = {f"{m} {k}": 0.5 for m in ("retriever", "reranker") for k in ("MRR@10", "nDCG@10")}
+    lines(folder / "judged.jsonl", [{"stage": "joint", "step": s} | measures for s in (0, 4)])
+    kinds = {"positive": [1.0, 2.0], "undenoised": [0.0, 1.5], "denoised": [-1.0]}
+    (folder / "scores").mkdir(exist_ok=True)
+    (folder / "scores" / "0.json").write_text(json.dumps({"retriever": kinds, "reranker": kinds}))
+    mined = dict.fromkeys(
+        (
+            *("queries", "unlabelled", "undenoised", "denoised", "pseudo_positives", "topped_up"),
+            *("short", "lost", "likely_positives"),
+        ),
+        1,
+    )
+    mined |= {"scored": 4, "dropped": 1, "scale": 1.0, "shift": 0.0}
+    mined |= {"examples": [["q", "p", 0.75]], "texts": [[text, text]]}
+    candidates = {"query": "q", "positives": ["a"], "passages": ["b", "c"]}
+    lines(
+        folder / "lists" / "candidates-00000.jsonl",
+        [candidates | {"scores": [0.0, -9.0], "positive_scores": [2.0]}],
+    )
+    (folder / "lists" / "report.json").write_text(json.dumps(mined))
+    return folder
+
+
+def test_a_run_at_work_is_drawn_as_far_as_it_is(tmp_path):
+    folder = make_record(tmp_path / "run")
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"stage": "joint", "st')  # being written
+    page = write(folder).read_text()
+    assert page.count("<figure>") == 10
+    assert "The run is not finished: stages done: start, mine. joint has made 5 of 24 step" in page
+    assert "joint: steps that were not finite and not applied: 1 (1)" in page
+    assert "Of 4 candidates that the re-ranker scored, 1 (25.0%)" in page
+    assert re.search(r"<td class=\"text\">joint</td><td>5</td><td>0.5 s</td><td>1,000</td>", page)
+    assert list(folder.glob(".report*")) == []
+
+
+def test_a_run_that_has_only_begun_is_drawn(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump(Config()))
+    assert draw.main(["--run", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "stages done: none." in page and "<figure>" not in page
+
+
+def test_the_table_has_both_models_before_and_after(tmp_path):
+    folder = make_record(tmp_path / "run")
+    made = [
+        report.Row("retriever", "MRR@10", 0.5, 0.6, 0.0002),
+        report.Row("reranker", "MRR@10", None, 0.7, None),
+    ]
+    report.save(report.Report(str(folder), 30, made), folder)
+    page = write(folder).read_text()
+    assert "<td>0.500</td><td>0.600</td><td>+0.100</td><td>&lt; 0.001</td>" in page
+    assert "MRR@10 went from 0.500 to 0.600 (p &lt; 0.001) and the re-ranker" in page
+    assert "MRR@10 is 0.700." in page and "not finished" not in page
+
+
+class Tags(HTMLParser):
+    """The names and attributes of all tags, and the texts between."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.texts = set(), set(), []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def parsed(folder):
+    parser = Tags()
+    parser.feed(write(folder).read_text())
+    return parser
+
+
+def test_texts_stay_texts(tmp_path):
+    plain, evil = (
+        parsed(make_record(tmp_path / name, text=text))
+        for name, text in (("plain", "text"), ("evil", EVIL))
+    )
+    assert evil.tags == plain.tags and evil.attributes == plain.attributes
+    assert not evil.tags & {"script", "a", "link", "iframe", "object"}
+    text = "".join(evil.texts)
+    assert text.count(EVIL) >= 4  # title, heading, summary, examples
+
+
+def test_pictures_are_in_the_page_and_ask_for_nothing(tmp_path):
+    page = write(make_record(tmp_path / "run")).read_text()
+    found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(found) == page.count("<img ") == 10
+    for data in found:
+        root = xml.etree.ElementTree.fromstring(b64decode(data))
+        assert root.tag.endswith("svg")
+        links = [v for e in root.iter() for k, v in e.attrib.items() if k.endswith("href")]
+        assert all(link.startswith("#") for link in links)
+    assert "http" not in re.sub(r"base64,[^\"]+|http-equiv", "", page)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("scores/0.json", "[]", r"scores/0\.json: damaged"),
+        ("lists/report.json", '{"scored": 1}', r"lists/report\.json: damaged: unlabelled|queries"),
+        ("log.jsonl", "{}\n", r"log\.jsonl:1: no step"),
+        ("stages.json", '{"joint": "long"}', r"stages\.json: damaged: joint"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_last_page_stays(tmp_path, name, text, message, capsys):
+    folder = make_record(tmp_path / "run")
+    before = write(folder).read_text()
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        write(folder)
+    assert (folder / "report.html").read_text() == before
+    assert draw.main(["--run", str(folder)]) == 2
+    assert draw.main(["--run", str(tmp_path)]) == 2
+    assert "no run here" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_running_mean_follows_and_passes_over_gaps():
+    np.testing.assert_allclose(pictures.smoothed(np.full(30, 2.0)), 2.0)
+    values = np.array([1.0, np.nan, 1.0, 3.0])
+    mean = pictures.smoothed(values)
+    assert mean[1] == 1.0 and 1.0 < mean[3] < 2.0
+    assert np.isnan(pictures.smoothed(np.array([np.nan, 1.0]))[0])
+
+
+def test_labels_keep_apart_and_within():
+    for places in ([0.5, 0.51, 0.52], [0.99, 1.0], [0.2, 0.8], [1.0]):
+        moved = pictures._apart(places, 0.1)
+        assert np.all(np.diff(moved) >= 0.1 - 1e-9) and max(moved) <= 1
+        assert np.all(np.abs(np.subtract(moved, places)) <= 0.2 + 1e-9)
+    assert pictures._apart([0.2, 0.8], 0.1) == [0.2, 0.8]
+
+
+def test_a_long_log_makes_a_small_page(tmp_path):
+    record = read(make_record(tmp_path / "run", steps=20_000))
+    drawn = pictures.svg(pictures.divergence(record.log["joint"]))
+    assert len(drawn) < 200_000
