@@ -72,8 +72,8 @@ class ScannIndex:
         width = (top_k, reorder if self.settings.reorder else -1, leaves or -1)
         queries = np.ascontiguousarray(queries, np.float32)
         if len(queries) == 1:
-            rows, scores = self._one(queries[0], *width)
-        elif self._threads == 1:
+            return self._one(queries[0], *width)
+        if self._threads == 1:
             rows, scores = self.searcher.search_batched(queries, *width)
         else:
             # By itself it hands out 256 queries at a time, so that fewer have one thread only.
@@ -90,10 +90,10 @@ class ScannIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A query [D] by itself: faster than a batch of one, and the same bits."""
         row, score = self.searcher.search(query, top_k, reorder, leaves)
-        if missing := top_k - len(row):
-            row = np.pad(row, (0, missing))
-            score = np.pad(score, (0, missing), constant_values=np.nan)
-        return row[None], score[None]
+        if missing := top_k - len(row):  # here it does not fill up
+            row = np.pad(row.astype(np.int64), (0, missing), constant_values=-1)
+            score = np.pad(score, (0, missing), constant_values=-np.inf)
+        return row[None].astype(np.int64), score[None]
 
     def use_threads(self, threads: int) -> None:
         """Searches with so many threads from now on; at first, with one a core."""
