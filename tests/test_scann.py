@@ -104,6 +104,10 @@ def test_what_the_config_sets_is_left(tmp_path):
     narrow = build_scann(vectors, IndexConfig(leaves=40, leaves_to_search=1), queries, 500, quiet)
     ids, scores = narrow.search(queries, 500)
     assert (ids == "").any() and ((ids == "") == np.isneginf(scores)).all()
+    for i in range(len(queries)):  # a query by itself takes another way through ScaNN
+        one, score = narrow.search(queries[i : i + 1], 500)
+        np.testing.assert_array_equal(one[0], ids[i])
+        np.testing.assert_array_equal(score[0], scores[i])
 
 
 def test_two_byte_vectors_are_reordered_in_two_bytes(tmp_path):
