@@ -15,9 +15,9 @@ TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt",
 WORDS = sorted({word for topic in TOPICS for word in topic.split()})
 
 
-def make_weights(folder, width=32):
+def make_weights(folder, width=32, words=WORDS):
     """A model folder as transformers writes it: two random layers and a word tokenizer."""
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
