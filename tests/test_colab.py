@@ -14,7 +14,9 @@ from on_disk import make_weights
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-PLACE = "OWNER/rocketjax"  # on GitHub; README says how to set it
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# On GitHub: whatever the first badge says, all others and the install cells must say.
+PLACE = re.search(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/", README)[1]
 
 
 def read(path):
@@ -47,15 +49,16 @@ def execute(weights):
             "PYTHONPATH": str(ROOT),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true",  # and one device
+            "JAX_COMPILATION_CACHE_DIR": str(weights.with_name("programs")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
             "IPYTHONDIR": str(folder / "ipython"),
             "JUPYTER_CONFIG_DIR": str(folder / "jupyter"),
             "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         }
         # In a process of its own: what Jupyter's libraries warn of is none of ours.
-        command = [sys.executable, "-m", "jupyter", "execute", "--inplace", f"{name}.ipynb"]
-        done = subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, timeout=900
-        )
+        command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--allow-errors"]
+        command += [f"{name}.ipynb"]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return outputs(folder / f"{name}.ipynb")
 
@@ -68,6 +71,7 @@ def outputs(path):
     for cell in read(path)["cells"]:
         parts = []
         for output in cell.get("outputs", []):
+            assert output["output_type"] != "error", "\n".join(output["traceback"])
             data = output.get("data", {})
             pictures += "image/png" in data
             parts.append("".join(output.get("text", data.get("text/plain", ""))))
@@ -92,7 +96,7 @@ def test_the_badge_comes_first_and_stands_in_the_readme(path):
     first = source(read(path)["cells"][0])
     link = f"https://colab.research.google.com/github/{PLACE}/blob/main/colab/{path.name}"
     assert first.startswith("[![Open in Colab]") and first.endswith(f"({link})")
-    assert link in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert link in README
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -127,13 +131,13 @@ def test_msmarco_tpu_goes_on_where_it_was_stopped(execute, tmp_path):
     assert "Cpu" in texts["devices"] and "warm-retriever" in texts["plan"]
     stopped = int(re.search(r"exit status 75 after (\d+) steps", texts["stop"])[1])
     assert "stopped by SIGTERM; the same command goes on" in texts["stop"]
-    assert 20 <= stopped < 300
+    assert 20 <= stopped < 200
     resumed = int(re.search(r"warm-retriever: goes on from step (\d+)", texts["train"])[1])
     assert resumed == stopped
     run = tmp_path / "storage" / "msmarco"
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if row["stage"] == "warm-retriever"]
-    assert steps == list(range(300))  # each once
+    assert steps == list(range(200))  # each once
     assert "MRR@10" in texts["evaluate"] and pictures == 1
     assert len((run / "top20.dev.small.trec").read_text().splitlines()) == 12 * 20
 
@@ -143,7 +147,7 @@ def test_bring_your_data_ends_with_an_export(execute, tmp_path):
     assert "48 passages, 96 training queries" in texts["look"]
     assert re.search(r"error: example/bad/queries.train.tsv:97: .*text", texts["bad"])
     assert "left out 2 bad rows: example/bad/qrels.train.tsv:97" in texts["bad"]
-    assert re.search(r"retriever +MRR@10 +\d\.\d{3}", texts["evaluate"])
+    assert re.search(r"retriever +MRR@10 +\d\.\d{3} +\d\.\d{3}", texts["evaluate"])
     assert texts["lists"].count("negative") == 4
     for name in ("retriever/modules.json", "reranker/README.md", "retriever/model.safetensors"):
         assert name in texts["export"]
@@ -161,7 +165,7 @@ def test_inside_the_step_the_distributions_meet(execute, tmp_path):
     assert pictures == 4
     found = re.findall(r"weight (\S+): KL (\S+) at the start, (\S+) at", texts["train"])
     kl = {float(weight): (float(start), float(end)) for weight, start, end in found}
-    assert set(kl) == {0.0, 0.3, 1.0}
+    assert set(kl) == {0.0, 1.0}
     assert kl[1.0][1] < 0.5 * kl[1.0][0] and kl[1.0][1] < kl[0.0][1]
     off = [float(x) for x in re.findall(r"differ from one device's by (\S+)", texts["run-devices"])]
     assert len(off) == 3 and np.max(off) < 1e-5
