@@ -128,7 +128,7 @@ def test_quickstart(execute, tmp_path):
 
 def test_msmarco_tpu_goes_on_where_it_was_stopped(execute, tmp_path):
     texts, pictures = execute("msmarco_tpu", tmp_path)
-    assert "Cpu" in texts["devices"] and "warm-retriever" in texts["plan"]
+    assert "cpu:0" in texts["devices"].lower() and "warm-retriever" in texts["plan"]
     stopped = int(re.search(r"exit status 75 after (\d+) steps", texts["stop"])[1])
     assert "stopped by SIGTERM; the same command goes on" in texts["stop"]
     assert 20 <= stopped < 200
