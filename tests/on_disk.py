@@ -31,6 +31,7 @@ def make_weights(folder, width=32, words=WORDS):
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # as BERT's
     ).save_pretrained(folder)
     config = EncoderConfig(len(vocabulary), width, 2, 4, 64, 64)  # 64 positions
     text = tokens(np.random.default_rng(0), 1)
