@@ -15,9 +15,12 @@ TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt",
 WORDS = sorted({word for topic in TOPICS for word in topic.split()})
 
 
-def make_weights(folder, width=32):
-    """A model folder as transformers writes it: two random layers and a word tokenizer."""
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+def make_weights(folder, width=32, words=WORDS, segments=False):
+    """A model folder as transformers writes it: two random layers and a word tokenizer.
+
+    `segments`: its tokenizer gives them, as BERT's does.
+    """
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -31,6 +34,7 @@ def make_weights(folder, width=32):
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        model_input_names=["input_ids", *["token_type_ids"] * segments, "attention_mask"],
     ).save_pretrained(folder)
     config = EncoderConfig(len(vocabulary), width, 2, 4, 64, 64)  # 64 positions
     text = tokens(np.random.default_rng(0), 1)

@@ -43,15 +43,17 @@ def demo() -> Collection:
 
 
 def test_is_the_same_in_every_process(tmp_path):
-    # The second process meets other imports first, a changed class of the standard library,
-    # another home and another scipy setting.
+    # The second process meets other imports first, a changed and a replaced class of the standard
+    # library, another home and another scipy setting.
     processes = [
         start("", BACKEND, PYTHONHASHSEED="1"),
         start(
             "import scipy.stats, optax, logging.handlers\n"
             "def late(self):\n"
             "  'Log this message some time later. The body is as long as a passage has to be.'\n"
-            "logging.Logger.late = late",
+            "logging.Logger.late = late\n"
+            "import pdb\n"  # as a notebook's kernel does it
+            "pdb.Pdb = type('Pdb', (pdb.Pdb,), {'__module__': 'IPython.core.debugger'})",
             "",
             PYTHONHASHSEED="2",
             HOME=str(tmp_path),

@@ -257,8 +257,15 @@ def _public_attributes(module: ModuleType) -> list[tuple[str, object]]:
             except (AttributeError, DeprecationWarning, FutureWarning):
                 continue
             if not inspect.ismodule(value):
-                found.append((name, value))
+                found.append((name, _original(value, name, module.__name__)))
     return found
+
+
+def _original(value: object, name: str, module: str) -> object:
+    """The module's own class, where a notebook put a subclass in its place (pdb.Pdb)."""
+    bases = value.__mro__ if inspect.isclass(value) else ()
+    own = (base for base in bases if (base.__module__, base.__name__) == (module, name))
+    return next(own, value)
 
 
 def _at_home(home: object, module: str) -> bool:
