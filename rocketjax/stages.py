@@ -79,6 +79,11 @@ class Run:
         wanted = split is not None and self.config.lists.pseudo_positives
         return dict(split.queries) if split and wanted else {}
 
+    @cached_property
+    def queries(self) -> dict[str, str]:
+        """All that may be trained on, by id."""
+        return self.unlabelled | dict(self.train.queries)
+
 
 def judge_start(run: Run) -> None:
     """Judges both starting models, so that the report can say what training brought."""
@@ -258,11 +263,10 @@ def _mined_for_warm_up(run: Run, model: Model, config: ListConfig) -> list[Train
 def _mine_round(
     run: Run, number: int, model: Model, index: Index, folder: Path
 ) -> tuple[list[TrainingList], MiningReport]:
-    queries = dict(run.unlabelled) | dict(run.train.queries)
     return mine(
         model,
         index,
-        {query: queries[query] for query in _joint_queries(run, number)},
+        {query: run.queries[query] for query in _joint_queries(run, number)},
         run.train.qrels,
         run.collection.by_id,
         run.config.lists,
@@ -372,9 +376,8 @@ def _hash(run: Run, lists: Sequence[TrainingList], queries: Mapping[str, str]) -
 
 
 def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
-    queries = dict(run.unlabelled) | dict(run.train.queries)
     return Collator(
-        queries,
+        run.queries,
         run.collection.by_id,
         retriever.tokenizer,
         reranker.tokenizer,
@@ -481,13 +484,12 @@ def _judge_on_the_way(run: Run, start: Model) -> Judge | None:
     found = read_run(run.folder / "start" / "retriever.trec")
     depth, most = config.evaluate.rerank_depth, config.evaluate.every_queries
     pool = pool_of(run.held_out, found, depth, most, config.seed)
-    queries = dict(run.unlabelled) | dict(run.train.queries)
 
     def look(step: int, params: Params) -> dict[str, float]:
         model = _with(start, params)
         if step in (0, config.joint.steps):
             lists = read_lists(run.folder / "lists" / "lists.jsonl")
-            scores = score_lists(model, lists, queries, run.collection.by_id, config.seed)
+            scores = score_lists(model, lists, run.queries, run.collection.by_id, config.seed)
             distributed.from_main(lambda: _write_scores(run.folder / "scores", step, scores))
         return judge(model, pool, run.collection.by_id)
 
@@ -500,8 +502,9 @@ def _write_scores(folder: Path, step: int, scores: Scores) -> None:
 
 
 def _described(run: Run, mined: MiningReport) -> str:
-    queries = dict(run.unlabelled) | dict(run.train.queries)
-    return describe(mined, queries.__getitem__, lambda pid: " ".join(run.collection.by_id[pid][1:]))
+    return describe(
+        mined, run.queries.__getitem__, lambda pid: " ".join(run.collection.by_id[pid][1:])
+    )
 
 
 def _save(save: Callable[[Path, Any], None], folder: Path, model: Retriever | Reranker) -> None:

@@ -71,17 +71,14 @@ def run_arm(
     Returns:
         The arm's run folder.
     """
-    arm, base = (settled(arms[n], collection, seed, folder / n) for n in (name, BASE))
     target = folder / name
-    stage = first_change(base, arm)
+    arm = settled(arms[name], collection, seed, target)
+    stage = first_change(arms[BASE], arms[name])
     if name != BASE and stage is None:
         raise InputError(f"ablation_{name}.yaml: differs from ablation.yaml in nothing; delete it")
     if stage not in (None, "start") and not target.is_dir():
         with new_folder(target) as aside:
             shutil.copytree(folder / BASE, aside, dirs_exist_ok=True)
-            for step in pipeline.STAGES[_number(stage) :]:
-                for left in step.leaves:
-                    remove(aside / left)
     if (target / "config.yaml").is_file() and differences(load(target / "config.yaml"), arm):
         arm = dataclasses.replace(arm, from_stage=stage)
     pipeline.run(arm, say, watch)
@@ -92,10 +89,6 @@ def tidy(folder: Path) -> None:
     """Removes what is large of an arm that has been judged; lists, runs and reports stay."""
     for name in ("checkpoints", "rounds", "index", "retriever", "reranker", "warmup", "start"):
         remove(folder / name)
-
-
-def _number(stage: Stage | None) -> int:
-    return [step.name for step in pipeline.STAGES].index(stage or "start")
 
 
 def settled(config: Config, collection: Path, seed: int, folder: Path) -> Config:
