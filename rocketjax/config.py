@@ -239,9 +239,13 @@ class LossConfig:
 
     preset: Preset = "default"
     """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), or custom:
-    only then do the fields below count."""
+    only then do the fields below count, but retriever_negatives and retriever_temperature, which
+    always do."""
     retriever_weight: Amount = 1.0
-    """Weight of the retriever's listwise cross-entropy."""
+    """Weight of the retriever's own cross-entropy."""
+    retriever_negatives: Literal["list", "batch"] = "list"
+    """What a query's positive is told apart from in it: the rest of its list, or all passages of
+    the step's lists, on all devices. Distillation looks at the list either way."""
     reranker_weight: Amount = 1.0
     """Weight of the re-ranker's own loss."""
     reranker_loss: Literal["listwise", "pointwise"] = "listwise"
@@ -286,11 +290,14 @@ PRESETS: dict[Preset, LossConfig] = {
 
 
 def resolve_loss(loss: LossConfig) -> LossConfig:
-    """The weights and options a preset stands for; the retriever's temperature stays as set."""
+    """The weights and options a preset stands for; the retriever's temperature and negatives stay
+    as set."""
     if loss.preset == "custom":
         return loss
     return dataclasses.replace(
-        PRESETS[loss.preset], retriever_temperature=loss.retriever_temperature
+        PRESETS[loss.preset],
+        retriever_temperature=loss.retriever_temperature,
+        retriever_negatives=loss.retriever_negatives,
     )
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from rocketjax import distributed, lock, report, stages
+from rocketjax.allocator import release_freed_memory
 from rocketjax.config import (
     Config,
     DataConfig,
@@ -93,6 +94,7 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
             say(f"{step.name}")
             started = time.monotonic()
             step.run(context)
+            release_freed_memory()
             done[step.name] = round(time.monotonic() - started, 2)
             distributed.from_main(lambda step=step: _write_done(folder, done, step.name))
     else:

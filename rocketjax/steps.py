@@ -106,9 +106,13 @@ def joint_terms_of(
     """
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        de = retriever_scores(retriever, params["retriever"], batch, keys, chunk)
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
+        de = list_scores(query, passage)
         ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
-        return joint_terms(de, ce, batch.valid, loss) | {
+        terms = joint_terms(de, ce, batch.valid, loss)
+        if loss.retriever_negatives == "batch":
+            terms["retriever"] = in_batch_term(query, passage, batch, loss.retriever_temperature)
+        return terms | {
             "kl": divergence(de, ce, batch.valid, loss),
             "retriever_accuracy": accuracy(de, batch.valid),
             "reranker_accuracy": accuracy(ce, batch.valid),
@@ -131,25 +135,34 @@ def reranker_terms_of(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) 
 
 
 def retriever_terms_of(retriever: BiEncoder, temperature: float, chunk: int = 0) -> TermsOf:
-    """The retriever's warm-up: every passage on every device is a negative of every other query.
-
-    The gather is differentiated: its transpose brings each passage the gradients of all devices.
-    """
+    """The retriever's warm-up: the passages of all devices are negatives."""
 
     def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
-        b, slots = batch.valid.shape
-        passages, valid, ids = jax.lax.all_gather(
-            (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1)),
-            AXIS,
-            tiled=True,
-        )
-        positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-        return {
-            "retriever": in_batch_cross_entropy(query / temperature, passages, valid, positive, ids)
-        }
+        return {"retriever": in_batch_term(query, passage, batch, temperature)}
 
     return terms
+
+
+def in_batch_term(
+    query: jax.Array, passage: jax.Array, batch: ListBatch, temperature: float
+) -> Term:
+    """Every passage on every device is a negative of every other query.
+
+    The gather is differentiated: its transpose brings each passage the gradients of all devices.
+
+    Args:
+        query: [B, D], this device's.
+        passage: [B, L, D], likewise.
+    """
+    b, slots = batch.valid.shape
+    passages, valid, ids = jax.lax.all_gather(
+        (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1)),
+        AXIS,
+        tiled=True,
+    )
+    positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
+    return in_batch_cross_entropy(query / temperature, passages, valid, positive, ids)
 
 
 def encode_lists(
@@ -175,7 +188,11 @@ def retriever_scores(
     retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
 ) -> jax.Array:
     """s_de [B, L], equation 1. A query is encoded once, however many passages its list has."""
-    query, passage = encode_lists(retriever, params, batch, keys, chunk)
+    return list_scores(*encode_lists(retriever, params, batch, keys, chunk))
+
+
+def list_scores(query: jax.Array, passage: jax.Array) -> jax.Array:
+    """Queries [B, D] and their lists' passages [B, L, D] -> s_de [B, L]."""
     return jnp.einsum("bd,bld->bl", query, passage, preferred_element_type=jnp.float32)
 
 

@@ -1,5 +1,6 @@
 """The train step: the same gradients on any number of devices, the right ones, and learning."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -127,6 +128,36 @@ def test_in_batch_negatives_cross_the_devices():
     eight, metrics_eight = gradient(params, batch, terms_of, {"retriever": 1.0}, 8)
     assert_trees_close(eight, one)
     assert metrics_eight == pytest.approx(metrics_one, rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_joint_training_with_the_negatives_of_all_lists(backend):
+    """The same on one device and on eight, whole and in chunks; and more to tell apart."""
+    retriever, reranker, params = models(dropout=0.1)
+    config = LossConfig(retriever_negatives="batch", retriever_temperature=0.5)
+    batch, weights = list_batch(rows=8), joint_weights(config)
+    terms_of = joint_terms_of(retriever, reranker, config)
+    one, metrics = gradient(params, batch, terms_of, weights, 1)
+    eight, metrics_eight = gradient(params, batch, terms_of, weights, 8, backend)
+    assert_trees_close(eight, one)
+    assert metrics_eight == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    chunked = joint_terms_of(retriever, reranker, config, chunk=3)
+    assert_trees_close(gradient(params, batch, chunked, weights, 2, backend)[0], one)
+
+    own = dataclasses.replace(config, retriever_negatives="list")
+    listed = joint_terms_of(retriever, reranker, own)
+    _, metrics_listed = gradient(params, batch, listed, weights, 1)
+    assert metrics["retriever"] > metrics_listed["retriever"]
+    for same in ("reranker", "distill", "kl"):
+        assert metrics[same] == pytest.approx(metrics_listed[same], rel=1e-5)
+    warm = gradient(
+        {"retriever": params["retriever"]},
+        batch,
+        retriever_terms_of(retriever, 0.5),
+        {"retriever": 1.0},
+        1,
+    )[1]
+    assert metrics["retriever"] == pytest.approx(warm["retriever"], rel=1e-5)
 
 
 def test_a_shared_positive_is_no_negative_on_any_device():
