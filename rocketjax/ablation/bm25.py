@@ -1,5 +1,6 @@
 """BM25 over a collection: what any learned model has to beat. The only importer of bm25s."""
 
+import logging
 from collections.abc import Mapping
 
 from rocketjax.data.collection import Collection
@@ -28,6 +29,7 @@ def bm25_run(collection: Collection, queries: Mapping[str, str], top_k: int) -> 
         stemmer=stemmer,
         show_progress=False,
     )
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
     index = bm25s.BM25(k1=1.5, b=0.75)
     index.index(words, show_progress=False)
     asked = bm25s.tokenize(

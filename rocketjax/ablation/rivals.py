@@ -59,6 +59,10 @@ def judge_recipe(
         with new_folder(models) as aside:
             work = _work(config, lists, warm, collection)
             write_text(aside / "work.json", json.dumps(work))
+            say(
+                f"recipe: sentence-transformers trains on {len(work['rows']):,} lists and "
+                f"{len(work['pairs']):,} pairs, and shows no progress"
+            )
             command = [sys.executable, "-m", "rocketjax.ablation.recipe", str(aside)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
