@@ -240,10 +240,10 @@ def test_configs_are_frozen():
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_a_preset_decides_all_but_the_temperature_of_the_retriever(preset):
-    given = LossConfig(preset=preset, distill_weight=9.0, retriever_temperature=0.05)
-    want = dataclasses.asdict(PRESETS[preset]) | {"retriever_temperature": 0.05}
-    assert dataclasses.asdict(resolve_loss(given)) == want
+def test_a_preset_decides_all_but_the_temperature_and_negatives_of_the_retriever(preset):
+    kept = {"retriever_temperature": 0.05, "retriever_negatives": "batch"}
+    given = LossConfig(preset=preset, distill_weight=9.0, **kept)
+    assert dataclasses.asdict(resolve_loss(given)) == dataclasses.asdict(PRESETS[preset]) | kept
 
 
 def test_custom_losses_stay_as_they_are():
