@@ -49,6 +49,8 @@ class Ablate:
     """Passages of the corpus, those that are judged for these queries among them."""
     configs: str = "configs"
     """Folder of ablation.yaml and ablation_*.yaml."""
+    base: str = ""
+    """Another config as the base; empty: ablation.yaml of that folder."""
     folder: str = "runs/ablation"
     """Where runs are kept."""
     results: str = "docs/ablation"
@@ -68,13 +70,14 @@ def _ablate(options: Ablate) -> None:
     from rocketjax.ablation.arms import read_arms
     from rocketjax.ablation.ranks import read_ranks, write_ranks
 
-    arms = read_arms(Path(options.configs))
+    arms = read_arms(Path(options.configs), _base(options))
     name = Path(options.collection).name
     path = Path(options.results) / f"{name}.tsv"
     title = (
         f"{name}: {options.train} training queries, {options.held_out} held-out queries, "
         f"{options.passages} passages, sample {options.sample_seed}"
     )
+    title += f", base {Path(options.base).name}" if options.base else ""
     ranks = read_ranks(path, title)
     if not options.draw:
         for found in _judged(options, name, arms, ranks):
@@ -126,10 +129,10 @@ def _run(
     if arm == "bm25":
         return rivals.judge_bm25(seed, collection, split)
     if arm == "recipe":
-        lists = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch) / "lists"
+        mined = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch, "mine")
         return rivals.judge_recipe(
             settled(arms[BASE], sample, seed, base),
-            read_lists(lists / "lists.jsonl"),
+            read_lists(mined / "lists" / "lists.jsonl"),
             read_lists(base / "warmup" / "lists" / "lists.jsonl"),
             collection,
             folder / arm,
@@ -155,14 +158,18 @@ def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[
     cli.say(f"{folder / name}.md, .svg and .tsv")
 
 
+def _base(options: Ablate) -> Path:
+    return Path(options.base or Path(options.configs) / "ablation.yaml")
+
+
 def _described(options: Ablate, arms: Mapping[str, Config]) -> dict[str, str]:
     """Every arm in a few words: the second line of its file."""
     from rocketjax.ablation.arms import BASE
 
     described = {}
     for arm in arms:
-        name = "ablation.yaml" if arm == BASE else f"ablation_{arm}.yaml"
-        lines = (Path(options.configs) / name).read_text(encoding="utf-8").splitlines()
+        path = Path(options.configs) / f"ablation_{arm}.yaml"
+        lines = (_base(options) if arm == BASE else path).read_text(encoding="utf-8").splitlines()
         described[arm] = lines[1].removeprefix("# ") if len(lines) > 1 else ""
     return described | RIVALS
 

@@ -22,8 +22,9 @@ class Evaluate:
     """Judges a trained pair, or TREC runs, by the relevance judgements of a split.
 
     With --model: what its retriever finds, how its re-ranker orders it, and the ceiling of
-    re-ranking. With --runs A.trec B.trec: each of them, and whether they differ from the first by
-    more than chance. All judged queries count; one that a run leaves out has 0.
+    re-ranking. With --bm25: BM25. With --runs A.trec B.trec: each of them. In this order, and
+    whether they differ from the first by more than chance. All judged queries count; one that a
+    run leaves out has 0.
 
     Example: python -m rocketjax.evaluate --collection demo --split dev --runs a.trec b.trec
     """
@@ -40,6 +41,8 @@ class Evaluate:
     """Folder of vectors of that collection by that model; empty: the run's index."""
     runs: tuple[str, ...] = ()
     """TREC runs."""
+    bm25: bool = False
+    """BM25 over the collection, too (extra `ablation`)."""
     max_queries: Count = 0
     """Judge on this many queries of the split, drawn by the run's rule with seed 1; 0: all."""
     per_query: str = ""
@@ -67,21 +70,20 @@ def _evaluate(options: Evaluate) -> None:
     from rocketjax.pipeline import sample_queries
     from rocketjax.report import measure_run, oracle_of
 
-    if bool(options.model) == bool(options.runs):
-        raise InputError("give either --model or --runs")
+    if not (options.model or options.runs or options.bm25):
+        raise InputError("nothing to judge; give --model, --runs or --bm25")
     collection = distributed.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
     )
     split = sample_queries(collection.split(options.split), options.max_queries, 1)
-    runs = _judge(options, collection, split) if options.model else _read(options.runs)
+    judged = _judge(options, collection, split) if options.model else {}
+    runs = judged | _bm25(options, collection, split) | _read(options.runs)
     depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
     values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
-    if options.model:
-        values["oracle"] = oracle_of(split, runs["retriever"], options.evaluate)
-    for name in values if options.per_query and distributed.is_main() else ():
-        folder = Path(options.per_query)
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics.write_per_query(folder / f"{Path(name).stem}.per_query.tsv", values[name])
+    if judged:
+        values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
+    if options.per_query and distributed.is_main():
+        _write_values(Path(options.per_query), values)
     cli.console.print(_table(values, len(split.qrels)))
 
 
@@ -104,10 +106,31 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
     return {"retriever": judged.retriever, "reranker": judged.reranker}
 
 
+def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
+    from rocketjax.ablation.bm25 import bm25_run
+
+    if not options.bm25:
+        return {}
+    return {"bm25": bm25_run(collection, split.queries, options.evaluate.top_k)}
+
+
 def _read(paths: Sequence[str]) -> "dict[str, Scored]":
     from rocketjax.data.runs import read_run
 
     return {path: read_run(Path(path)) for path in paths}
+
+
+def _write_values(folder: Path, values: "Mapping[str, PerQuery]") -> None:
+    from rocketjax import metrics
+    from rocketjax.errors import InputError
+
+    files = {name: f"{Path(name).stem}.per_query.tsv" for name in values}
+    for name, file in files.items():
+        if same := [x for x in files if x != name and files[x] == file]:
+            raise InputError(f"--per-query: {name} and {same[0]} would both be {file}; rename one")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+        metrics.write_per_query(folder / file, values[name])
 
 
 def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:

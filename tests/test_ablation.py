@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
@@ -35,7 +36,7 @@ def few_programs():
 
 
 def test_an_arm_parts_from_the_base_where_its_options_do():
-    arms = read_arms(CONFIGS)
+    arms = read_arms(CONFIGS, CONFIGS / "ablation.yaml")
     assert next(iter(arms)) == BASE and len(arms) > 15
     stages = {name: first_change(arms[BASE], arm) for name, arm in arms.items()}
     assert stages[BASE] is None
@@ -161,9 +162,8 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert not (runs / "alone" / "retriever").exists()  # tidied
 
     # An arm that took over the base's first stages is the same as one that began anew.
-    arm = settled(
-        read_arms(home / "configs")["alone"], runs.parent / "collection", 1, home / "anew"
-    )
+    arms = read_arms(home / "configs", home / "configs" / "ablation.yaml")
+    arm = settled(arms["alone"], runs.parent / "collection", 1, home / "anew")
     pipeline.run(arm, print, unwatched)
     assert log_of(home / "anew") == alone
     for name in ("retriever", "reranker"):
@@ -179,6 +179,29 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert run(collection, "--draw") == 0
     assert (results / f"{collection.name}.tsv").read_bytes() == before
     capsys.readouterr()
+
+
+def test_another_config_can_be_the_base(home, collection, capsys):
+    text = (home / "configs" / "ablation.yaml").read_text().replace("# as it is", "# shorter lists")
+    values = yaml.safe_load(text)
+    values["lists"]["length"] = 3
+    values["data"]["max_eval_queries"] = 5  # the sample decides how many are judged
+    comments = "".join(line + "\n" for line in text.splitlines()[:2])
+    (home / "short.yaml").write_text(comments + yaml.safe_dump(values))
+    (home / "configs" / "ablation.yaml").unlink()
+    assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
+    results = home / "docs" / "ablation" / f"{collection.name}.md"
+    assert "sample 1, base short.yaml" in results.read_text()
+    assert "| dynamic | shorter lists |" in results.read_text()
+    runs = home / "runs" / "ablation" / collection.name / "1" / BASE
+    lists = (runs / "lists" / "lists.jsonl").read_text().splitlines()
+    assert {len(json.loads(line)["negatives"]) for line in lists} == {2}
+    ranked = (runs / "runs" / "retriever.trec").read_text().splitlines()
+    assert len({line.split()[0] for line in ranked}) == 15
+    assert run(collection, "--base", "nowhere.yaml") == 2
+    assert "nowhere.yaml: cannot read the config" in said(capsys)
+    assert run(collection, "--base", "configs/ablation_alone.yaml", "--draw") == 2
+    assert "choose another --results" in said(capsys)
 
 
 def test_bad_input_is_one_line(home, collection, capsys):

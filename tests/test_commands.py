@@ -1,5 +1,6 @@
 """Every command on a finished run: what it prints and writes, and its one line for bad input."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -149,6 +150,23 @@ def test_evaluate_a_model_gives_what_its_run_reported(run, collection, capsys):
     assert "oracle" in out
 
 
+def test_evaluate_puts_bm25_and_other_runs_beside_a_model(run, collection, tmp_path, capsys):
+    if missing := [x for x in ("bm25s", "Stemmer") if not importlib.util.find_spec(x)]:
+        pytest.skip(f"{', '.join(missing)} not installed; pip install -e '.[ablation]'")
+    own, folder = run / "runs" / "retriever.trec", tmp_path / "values"
+    other = shutil.copy(own, tmp_path / "other.trec")
+    args = ["--collection", str(collection), "--model", str(run), "--bm25"]
+    args += ["--evaluate.top-k", "20", "--evaluate.rerank-depth", "10", "--per-query", str(folder)]
+    assert evaluate.main([*args, "--runs", str(own)]) == 2
+    said = words(capsys.readouterr().err)
+    assert "retriever would both be retriever.per_query.tsv" in said and not folder.exists()
+    assert evaluate.main([*args, "--runs", str(other)]) == 0
+    assert "oracle" in words(capsys.readouterr().out)
+    values = {p.name.split(".")[0]: p.read_text() for p in folder.iterdir()}
+    assert set(values) == {"retriever", "reranker", "bm25", "other", "oracle"}
+    assert values["other"] == values["retriever"] != values["bm25"]
+
+
 def test_mine_writes_lists_and_goes_on_where_it_was(run, collection, tmp_path, capsys):
     out = tmp_path / "lists"
     args = ["--model", str(run), "--output", str(out), "--max-queries", "12"]
@@ -210,7 +228,7 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (search, ["--model", "RUN", "--queries", "q.tsv"], "--queries and --output go together"),
         (search, ["--model", "RUN", "--top-k", "0", "cat"], "--top-k: Input should be greater"),
         (search, ["--model", "RUN", "--collection", "nowhere", "cat"], "is no file or folder"),
-        (evaluate, ["--collection", "TOPICS"], "give either --model or --runs"),
+        (evaluate, ["--collection", "TOPICS"], "nothing to judge; give --model, --runs"),
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
         (mine, ["--model", "RUN", "--split", "x", "--output", "o"], "no split 'x'; it has dev"),

@@ -1,7 +1,7 @@
 """The arms of an ablation: one config each, run from where it parts from the base.
 
-configs/ablation.yaml is the base; configs/ablation_NAME.yaml holds what differs in arm NAME. An arm
-takes over what the base's run left behind up to the first stage that its options change, so that
+configs/ablation.yaml, or another file, is the base; configs/ablation_NAME.yaml holds what differs in
+arm NAME. An arm takes over what the base's run left behind up to the first stage that its options change, so that
 arms differ in what they are about and in nothing else, and nothing is computed twice.
 """
 
@@ -30,13 +30,13 @@ CHANGES: dict[str, Stage] = {
 }
 
 
-def read_arms(folder: Path) -> dict[str, Config]:
+def read_arms(folder: Path, base_file: Path) -> dict[str, Config]:
     """The base and its arms, by name, the base first.
 
     Raises:
-        InputError: no base in the folder, or a file that is no config.
+        InputError: no such base, or a file that is no config.
     """
-    base = load(folder / "ablation.yaml")
+    base = load(base_file)
     paths = sorted(folder.glob("ablation_*.yaml"))
     return {BASE: base} | {path.stem.partition("_")[2]: load(path, base) for path in paths}
 
@@ -61,12 +61,14 @@ def run_arm(
     folder: Path,
     say: Say,
     watch: Watch,
+    last: Stage = "evaluate",
 ) -> Path:
     """Runs one arm with one seed, or what is left of it; the base must have run before.
 
     Args:
         collection: what to train and judge on; of the configs' own data options, the rest counts.
         folder: of all arms with this seed.
+        last: the stage that it ends with.
 
     Returns:
         The arm's run folder.
@@ -81,7 +83,9 @@ def run_arm(
             shutil.copytree(folder / BASE, aside, dirs_exist_ok=True)
     if (target / "config.yaml").is_file() and differences(load(target / "config.yaml"), arm):
         arm = dataclasses.replace(arm, from_stage=stage)
-    pipeline.run(arm, say, watch)
+    names = [step.name for step in pipeline.STAGES]
+    wanted = tuple(names[: names.index(last) + 1])
+    pipeline.run(dataclasses.replace(arm, stages=wanted), say, watch)
     return target
 
 
@@ -92,6 +96,6 @@ def tidy(folder: Path) -> None:
 
 
 def settled(config: Config, collection: Path, seed: int, folder: Path) -> Config:
-    """A config with the collection, the seed and the run's folder filled in."""
-    data = dataclasses.replace(config.data, collection=str(collection))
+    """A config with the collection (all its held-out queries), the seed and the folder filled in."""
+    data = dataclasses.replace(config.data, collection=str(collection), max_eval_queries=0)
     return dataclasses.replace(config, data=data, seed=seed, run_dir=str(folder))
