@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: Evaluate) -> None:
-    from rocketjax import distributed, metrics
+    from rocketjax import distributed
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.pipeline import sample_queries

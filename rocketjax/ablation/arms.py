@@ -1,8 +1,9 @@
 """The arms of an ablation: one config each, run from where it parts from the base.
 
-configs/ablation.yaml, or another file, is the base; configs/ablation_NAME.yaml holds what differs in
-arm NAME. An arm takes over what the base's run left behind up to the first stage that its options change, so that
-arms differ in what they are about and in nothing else, and nothing is computed twice.
+configs/ablation.yaml, or another file, is the base; configs/ablation_NAME.yaml holds what differs
+in arm NAME. An arm takes over what the base's run left behind up to the first stage that its
+options change, so that arms differ in what they are about and in nothing else, and nothing is
+computed twice.
 """
 
 import dataclasses
@@ -96,6 +97,6 @@ def tidy(folder: Path) -> None:
 
 
 def settled(config: Config, collection: Path, seed: int, folder: Path) -> Config:
-    """A config with the collection (all its held-out queries), the seed and the folder filled in."""
+    """A config with the collection, all of its held-out queries, the seed and the folder."""
     data = dataclasses.replace(config.data, collection=str(collection), max_eval_queries=0)
     return dataclasses.replace(config, data=data, seed=seed, run_dir=str(folder))
