@@ -67,10 +67,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _ablate(options: Ablate) -> None:
-    from rocketjax.ablation.arms import read_arms
+    from rocketjax.ablation.arms import arm_files
     from rocketjax.ablation.ranks import read_ranks, write_ranks
 
-    arms = read_arms(Path(options.configs), _base(options))
+    home = Path(options.configs)
+    files = arm_files(home, Path(options.base or home / "ablation.yaml"))
     name = Path(options.collection).name
     path = Path(options.results) / f"{name}.tsv"
     title = (
@@ -80,32 +81,38 @@ def _ablate(options: Ablate) -> None:
     title += f", base {Path(options.base).name}" if options.base else ""
     ranks = read_ranks(path, title)
     if not options.draw:
-        for found in _judged(options, name, arms, ranks):
+        for found in _judged(options, name, files, ranks):
             ranks |= found
             write_ranks(path, title, ranks)
     if not ranks:
         raise InputError(f"{path}: holds no results yet; leave --draw out")
-    _draw(options, name, title, ranks, _described(options, arms))
+    _draw(options, name, title, ranks, _described(files))
 
 
 def _judged(
-    options: Ablate, name: str, arms: Mapping[str, Config], done: "Ranks"
+    options: Ablate, name: str, files: Mapping[str, Path], done: "Ranks"
 ) -> "Iterator[Ranks]":
     """The ranks of every run that is wanted and not there yet, run after run."""
-    from rocketjax.ablation.arms import BASE
+    from rocketjax.ablation.arms import BASE, read_arms
     from rocketjax.ablation.sample import write_sample
     from rocketjax.data.collections import load_collection
 
-    known = [*arms, *RIVALS]
+    known = [*files, *RIVALS]
     if unknown := sorted({*options.arms} - {*known}):
         raise InputError(f"--arms: no {', '.join(unknown)}; there are {', '.join(known)}")
+    wanted = dict.fromkeys([BASE, *(options.arms or known)])
+    # Not every arm goes with every base. The recipe takes the undenoised arm's lists.
+    needed = {*wanted, "undenoised"} if "recipe" in wanted else {*wanted}
+    if absent := needed - {*known}:
+        raise InputError(f"{options.configs}: no ablation_{absent.pop()}.yaml, which recipe needs")
+    arms = read_arms({arm: path for arm, path in files.items() if arm in needed})
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)
     sample = home / "collection"
     write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
     collection = load_collection(str(sample))
     for seed in options.seeds:
-        for arm in dict.fromkeys([BASE, *(options.arms or known)]):
+        for arm in wanted:
             if not any((a, s) == (arm, seed) for a, s, _ in done):
                 cli.say(f"{name}, seed {seed}: {arm}")
                 yield _run(arm, arms, sample, collection, seed, home / str(seed))
@@ -124,10 +131,12 @@ def _run(
     from rocketjax.augment import read_lists
 
     split, base = collection.split("dev"), folder / BASE
-    if arm == "start":
-        return rivals.read_judged(arm, seed, base / "start", split)
     if arm == "bm25":
         return rivals.judge_bm25(seed, collection, split)
+    if arm != BASE and not (base / "report.json").is_file():  # --results came from elsewhere
+        run_arm(BASE, arms, sample, seed, folder, cli.say, cli.watch)
+    if arm == "start":
+        return rivals.read_judged(arm, seed, base / "start", split)
     if arm == "recipe":
         mined = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch, "mine")
         return rivals.judge_recipe(
@@ -158,18 +167,11 @@ def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[
     cli.say(f"{folder / name}.md, .svg and .tsv")
 
 
-def _base(options: Ablate) -> Path:
-    return Path(options.base or Path(options.configs) / "ablation.yaml")
-
-
-def _described(options: Ablate, arms: Mapping[str, Config]) -> dict[str, str]:
+def _described(files: Mapping[str, Path]) -> dict[str, str]:
     """Every arm in a few words: the second line of its file."""
-    from rocketjax.ablation.arms import BASE
-
     described = {}
-    for arm in arms:
-        path = Path(options.configs) / f"ablation_{arm}.yaml"
-        lines = (_base(options) if arm == BASE else path).read_text(encoding="utf-8").splitlines()
+    for arm, path in files.items():
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         described[arm] = lines[1].removeprefix("# ") if len(lines) > 1 else ""
     return described | RIVALS
 

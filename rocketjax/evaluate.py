@@ -134,24 +134,21 @@ def _write_values(folder: Path, values: "Mapping[str, PerQuery]") -> None:
 
 
 def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
-    """A column a run; beside each further one, its p against the first."""
+    """A column a run; below each further one's mean, its p against the first."""
     from rocketjax import metrics
 
     first, *others = values
     table = Table(title=f"{queries} queries", caption="p: paired randomisation test over queries")
     table.add_column("measure")
-    table.add_column(first, justify="right")
-    for name in others:
-        table.add_column(name, justify="right")
-        table.add_column("p", justify="right")
+    for name in values:
+        table.add_column(name, justify="right", overflow="fold")
     for measure, base in values[first].items():
         cells = [measure, f"{metrics.mean(base):.4f}"]
         for name in others:
-            if measure not in values[name]:  # the oracle knows judgements, not answers
-                cells += ["", ""]
-                continue
-            other = values[name][measure]
-            cells += [f"{metrics.mean(other):.4f}", f"{metrics.p_value(base, other):.4f}"]
+            # The oracle knows judgements, not answers.
+            other = values[name].get(measure)
+            p = f"p {metrics.p_value(base, other):.4f}" if other else ""
+            cells.append(f"{metrics.mean(other):.4f}\n{p}" if other else "")
         table.add_row(*cells)
     return table
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from on_disk import make_topics
 from test_pipeline import config
 
 from rocketjax import ablate, pipeline
-from rocketjax.ablation.arms import BASE, first_change, read_arms, settled
+from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
 from rocketjax.ablation.page import effects, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
@@ -36,7 +37,7 @@ def few_programs():
 
 
 def test_an_arm_parts_from_the_base_where_its_options_do():
-    arms = read_arms(CONFIGS, CONFIGS / "ablation.yaml")
+    arms = read_arms(arm_files(CONFIGS, CONFIGS / "ablation.yaml"))
     assert next(iter(arms)) == BASE and len(arms) > 15
     stages = {name: first_change(arms[BASE], arm) for name, arm in arms.items()}
     assert stages[BASE] is None
@@ -162,7 +163,7 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert not (runs / "alone" / "retriever").exists()  # tidied
 
     # An arm that took over the base's first stages is the same as one that began anew.
-    arms = read_arms(home / "configs", home / "configs" / "ablation.yaml")
+    arms = read_arms(arm_files(home / "configs", home / "configs" / "ablation.yaml"))
     arm = settled(arms["alone"], runs.parent / "collection", 1, home / "anew")
     pipeline.run(arm, print, unwatched)
     assert log_of(home / "anew") == alone
@@ -189,6 +190,12 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     comments = "".join(line + "\n" for line in text.splitlines()[:2])
     (home / "short.yaml").write_text(comments + yaml.safe_dump(values))
     (home / "configs" / "ablation.yaml").unlink()
+    (home / "configs" / "ablation_undenoised.yaml").unlink()
+    (home / "configs" / "ablation_far.yaml").write_text("# command\n# no\nlists: {length: 99}\n")
+    assert run(collection, "--base", "nowhere.yaml") == 2
+    assert "nowhere.yaml: cannot read the config" in said(capsys)
+    assert run(collection, "--base", "short.yaml", "--arms", "far") == 2
+    assert "ablation_far.yaml:3: lists.length: at most" in said(capsys)
     assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
     results = home / "docs" / "ablation" / f"{collection.name}.md"
     assert "sample 1, base short.yaml" in results.read_text()
@@ -198,8 +205,18 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert {len(json.loads(line)["negatives"]) for line in lists} == {2}
     ranked = (runs / "runs" / "retriever.trec").read_text().splitlines()
     assert len({line.split()[0] for line in ranked}) == 15
-    assert run(collection, "--base", "nowhere.yaml") == 2
-    assert "nowhere.yaml: cannot read the config" in said(capsys)
+
+    # Results came along, the runs that they are of did not.
+    table = results.with_suffix(".tsv")
+    kept = [line for line in table.read_text().splitlines() if not line.startswith("start")]
+    table.write_text("\n".join(kept) + "\n")
+    before = results.read_text()
+    shutil.rmtree(home / "runs")
+    assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
+    assert results.read_text() == before
+
+    assert run(collection, "--base", "short.yaml", "--arms", "recipe") == 2
+    assert "configs: no ablation_undenoised.yaml, which recipe needs" in said(capsys)
     assert run(collection, "--base", "configs/ablation_alone.yaml", "--draw") == 2
     assert "choose another --results" in said(capsys)
 

@@ -31,15 +31,20 @@ CHANGES: dict[str, Stage] = {
 }
 
 
-def read_arms(folder: Path, base_file: Path) -> dict[str, Config]:
-    """The base and its arms, by name, the base first.
+def arm_files(folder: Path, base: Path) -> dict[str, Path]:
+    """The files of the base and of every arm in the folder, by name, the base first."""
+    paths = sorted(folder.glob("ablation_*.yaml"))
+    return {BASE: base} | {path.stem.partition("_")[2]: path for path in paths}
+
+
+def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:
+    """The configs of `arm_files`, or of some, the base among them.
 
     Raises:
-        InputError: no such base, or a file that is no config.
+        InputError: no such file, or one that is no config, or does not go with the base.
     """
-    base = load(base_file)
-    paths = sorted(folder.glob("ablation_*.yaml"))
-    return {BASE: base} | {path.stem.partition("_")[2]: load(path, base) for path in paths}
+    base = load(files[BASE])
+    return {name: base if name == BASE else load(path, base) for name, path in files.items()}
 
 
 def first_change(base: Config, arm: Config) -> Stage | None:
