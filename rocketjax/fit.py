@@ -17,7 +17,6 @@ Report: TypeAlias = Callable[[dict[str, Any]], None]
 Save: TypeAlias = Callable[[int, TrainState], None]
 QueriesOf: TypeAlias = Callable[[int], Sequence[str]]  # the ids of a step's queries
 
-IN_FLIGHT = 2  # steps given to the devices before the metrics of the first are read
 NAMED = 8  # queries of a bad step that an error names; the log has all
 
 
@@ -59,6 +58,7 @@ def fit(
         Preempted: `stop` said so.
     """
     waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()
+    in_flight = _in_flight()
 
     def read(most: int) -> None:
         nonlocal spare
@@ -75,7 +75,7 @@ def fit(
     for number in steps:
         state, metrics = step(state, next(batches))
         waiting.append((number, metrics))
-        read(IN_FLIGHT)
+        read(in_flight)
         leaving = stop()
         if save and (leaving or (number + 1) % save_every == 0 or number + 1 == steps.stop):
             read(0)
@@ -87,6 +87,15 @@ def fit(
             look(number + 1, state)
     read(0)
     return state
+
+
+def _in_flight() -> int:
+    """Steps that wait behind the one whose metrics are read: an accelerator never idles so.
+
+    On a CPU none: it computes one after the other anyhow, but each holds its scratch memory, often
+    gigabytes, from the moment it is given.
+    """
+    return 0 if jax.default_backend() == "cpu" else 2
 
 
 def _checked(number: int, metrics: dict[str, jax.Array], queries_of: QueriesOf) -> dict[str, Any]:

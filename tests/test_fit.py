@@ -3,8 +3,15 @@
 import jax.numpy as jnp
 import pytest
 
+import rocketjax.fit as fit_module
 from rocketjax.fit import NonFiniteError, fit
 from rocketjax.preemption import Preempted
+
+
+@pytest.fixture(autouse=True, params=["as on a CPU", "as on an accelerator"])
+def in_flight(request, monkeypatch):
+    if request.param == "as on an accelerator":
+        monkeypatch.setattr(fit_module, "_in_flight", lambda: 2)
 
 
 def adding(losses=None):
