@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _ablate(options: Ablate) -> None:
-    from rocketjax.ablation.arms import arm_files
+    from rocketjax.ablation.arms import BASE, arm_files, fingerprint
     from rocketjax.ablation.ranks import read_ranks, write_ranks
 
     home = Path(options.configs)
@@ -76,9 +76,9 @@ def _ablate(options: Ablate) -> None:
     path = Path(options.results) / f"{name}.tsv"
     title = (
         f"{name}: {options.train} training queries, {options.held_out} held-out queries, "
-        f"{options.passages} passages, sample {options.sample_seed}"
+        f"{options.passages} passages, sample {options.sample_seed}, "
+        f"base {files[BASE].name} ({fingerprint(files[BASE])})"
     )
-    title += f", base {Path(options.base).name}" if options.base else ""
     ranks = read_ranks(path, title)
     if not options.draw:
         for found in _judged(options, name, files, ranks):

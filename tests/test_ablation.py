@@ -198,7 +198,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert "ablation_far.yaml:3: lists.length: at most" in said(capsys)
     assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
     results = home / "docs" / "ablation" / f"{collection.name}.md"
-    assert "sample 1, base short.yaml" in results.read_text()
+    assert "sample 1, base short.yaml (" in results.read_text()
     assert "| dynamic | shorter lists |" in results.read_text()
     runs = home / "runs" / "ablation" / collection.name / "1" / BASE
     lists = (runs / "lists" / "lists.jsonl").read_text().splitlines()

@@ -7,6 +7,8 @@ computed twice.
 """
 
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,16 @@ def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:
     """
     base = load(files[BASE])
     return {name: base if name == BASE else load(path, base) for name, path in files.items()}
+
+
+def fingerprint(path: Path) -> str:
+    """Of what a config trains: results of another base are not to be put beside.
+
+    Raises:
+        InputError: it is no config.
+    """
+    values = json.dumps(training_fields(load(path)), sort_keys=True, default=str)
+    return hashlib.blake2b(values.encode(), digest_size=4).hexdigest()
 
 
 def first_change(base: Config, arm: Config) -> Stage | None:
