@@ -201,7 +201,7 @@ def train_jointly(run: Run) -> None:
         _judge_on_the_way(run, start),
     )
     model = _with(start, params)
-    _save(model_folder.save_retriever, run.folder / "retriever", model.retriever)
+    _save(model_folder.save_retriever, run.folder / "retriever", _averaged(run, model.retriever))
     _save(model_folder.save_reranker, run.folder / "reranker", model.reranker)
 
 
@@ -390,6 +390,19 @@ def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) ->
 def _start_retriever(run: Run) -> Retriever:
     config = run.config
     return model_folder.start_retriever(config.retriever, config.text, config.compute)
+
+
+def _averaged(run: Run, trained: Retriever) -> Retriever:
+    """With the share of the starting weights that it is to keep."""
+    keep = run.config.retriever.keep
+    if keep == 0:
+        return trained
+
+    def mean(start: np.ndarray, end: jax.Array) -> np.ndarray:
+        return (keep * np.asarray(start) + (1 - keep) * np.asarray(end)).astype(start.dtype)
+
+    params = jax.tree.map(mean, _start_retriever(run).params, trained.params)
+    return dataclasses.replace(trained, params=params)
 
 
 def _start_reranker(run: Run) -> Reranker:

@@ -14,7 +14,7 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, lock, page, pipeline, stages
+from rocketjax import cli, lock, model_folder, page, pipeline, stages
 from rocketjax.augment import read_lists
 from rocketjax.config import (
     CheckpointConfig,
@@ -285,6 +285,27 @@ def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp
     models = [json.loads((path / "request.json").read_text())["retriever"] for path in rounds]
     assert len(set(models)) == 3  # each time another retriever
     assert not (folder / "rounds" / "1" / "index").exists()  # large, and used up
+
+
+def test_the_retriever_keeps_a_share_of_its_starting_weights(
+    weights, collection, finished, tmp_path
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    plain = config(weights, collection, folder)
+    options = dataclasses.replace(plain.retriever, keep=0.25)
+    again = dataclasses.replace(plain, retriever=options, from_stage="joint")
+    pipeline.run(again, say, unwatched)
+    start = model_folder.start_retriever(plain.retriever, plain.text, plain.compute).params
+    trained, kept = (
+        model_folder.load_retriever(path / "retriever", plain.compute).params
+        for path in (finished.folder, folder)
+    )
+    wanted = jax.tree.map(lambda a, b: 0.25 * np.asarray(a) + 0.75 * np.asarray(b), start, trained)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), kept, wanted)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), start, trained)
+    assert max(jax.tree.leaves(moved)) > 1e-3  # else the mean would be either
+    for name in ("log.jsonl", "reranker/model.safetensors"):
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes()
 
 
 def test_rows_with_their_own_negatives_train_without_mining(weights, collection, tmp_path):

@@ -23,6 +23,7 @@ BASE = "dynamic"  # how the base is called among its arms
 # By the start of an option's name, the longest that fits: the first stage that it changes.
 CHANGES: dict[str, Stage] = {
     "": "start",
+    "retriever.keep": "joint",
     "lists.": "mine",
     "joint.": "mine",  # steps and batch decide how many queries are mined for
     "joint.optimizer.": "joint",
