@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from test_pipeline import config
 
 from rocketjax import ablate, pipeline
 from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
-from rocketjax.ablation.page import effects, table
+from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
 from rocketjax.config import dump
@@ -100,6 +101,15 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     shown = table(ranks, {BASE: "as it is", "best": "better", "unknown": "never run"})
     assert shown.splitlines()[3].startswith("| best | better | 0.750 ± 0.354 | +")
     assert len(shown.splitlines()) == 4
+
+    ranks |= {("bad", seed, "retriever"): (0,) * 200 for seed in (1, 2)}
+    for near in ("near", "nearer", "as near"):
+        ranks[near, 1, "retriever"] = (*base[1][:190], *(4,) * 10)
+    drawn = picture(ranks, [BASE, "bad", "near", "nearer", "as near", "unknown"], "title")
+    labels = re.findall(r"<!-- (.*?) -->", drawn)
+    assert {"bad", "near", "title"} <= {*labels} and "unknown" not in labels
+    far = effects(ranks, "retriever", ["bad"])["bad"].gain
+    assert f"{far:+.3f}" in labels  # off the scale of the others
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ computed twice.
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,13 +50,13 @@ def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of what a config trains: results of another base are not to be put beside.
+    """Of what a config changes: results of another base are not to be put beside.
 
     Raises:
         InputError: it is no config.
     """
-    values = json.dumps(training_fields(load(path)), sort_keys=True, default=str)
-    return hashlib.blake2b(values.encode(), digest_size=4).hexdigest()
+    changes = "\n".join(differences(Config(), load(path)))
+    return hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()
 
 
 def first_change(base: Config, arm: Config) -> Stage | None:

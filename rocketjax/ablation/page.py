@@ -5,6 +5,7 @@ from io import StringIO
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rocketjax.ablation.arms import BASE
@@ -81,29 +82,52 @@ def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
 
 
 def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
-    """SVG: each arm's gain over the base with its interval, a panel a model."""
-    figure = Figure(figsize=(9, 1.2 + 0.28 * len(arms)), layout="constrained")
+    """SVG: each judged arm's gain over the base with its interval, a panel a model.
+
+    The scale is that of most arms; what lies beyond is an arrow with a number.
+    """
+    judged = {arm for arm, _, _ in ranks}
+    names = [arm for arm in arms if arm in judged and arm != BASE]
+    figure = Figure(figsize=(9, 1.4 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, model in zip(panels, MODELS, strict=True):
-        found = effects(ranks, model, [arm for arm in arms if arm != BASE])
-        names = [arm for arm in arms if arm != BASE]
-        for row, arm in enumerate(names):
-            effect = found.get(arm)
-            if effect is None or np.isnan(effect.gain):
-                continue
-            clear = effect.low > 0 or effect.high < 0  # the interval leaves 0 out
-            colour = "#0072b2" if effect.gain > 0 else "#d55e00"
-            style = {"color": colour if clear else "#888888"}
-            panel.plot([effect.low, effect.high], [row, row], linewidth=2, **style)
-            panel.plot(effect.gain, row, "o", markersize=5, **style)
-        panel.axvline(0, color="black", linewidth=0.8)
-        panel.set_yticks(range(len(names)), names)
-        panel.set_ylim(len(names) - 0.5, -0.5)
+        _draw(panel, effects(ranks, model, names), names)
         panel.set_title(model, fontsize=10)
-        panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
-        panel.grid(axis="x", alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=8)
     drawn = StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()
+
+
+def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> None:
+    shown = {arm: effect for arm, effect in found.items() if not np.isnan(effect.gain)}
+    furthest = [max(abs(effect.low), abs(effect.high)) for effect in shown.values()]
+    edge = 1.15 * min(max(furthest, default=1.0), 4 * float(np.median(furthest or [1.0])) or 1.0)
+    for arm, effect in shown.items():
+        row = names.index(arm)
+        clear = effect.low > 0 or effect.high < 0  # the interval leaves 0 out
+        colour = ("#0072b2" if effect.gain > 0 else "#d55e00") if clear else "#888888"
+        if abs(effect.gain) > edge:
+            left = effect.gain < 0
+            panel.plot(
+                -edge if left else edge, row, "<" if left else ">", color=colour, clip_on=False
+            )
+            panel.annotate(
+                f"{effect.gain:+.3f}",
+                (-edge if left else edge, row),
+                (8 if left else -8, 0),
+                textcoords="offset points",
+                ha="left" if left else "right",
+                va="center",
+                fontsize=8,
+            )
+            continue
+        panel.plot([effect.low, effect.high], [row, row], linewidth=2, color=colour)
+        panel.plot(effect.gain, row, "o", markersize=5, color=colour)
+    panel.set_xlim(-edge, edge)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
+    panel.grid(axis="x", alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
