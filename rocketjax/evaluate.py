@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: Evaluate) -> None:
-    from rocketjax import distributed
+    from rocketjax import distributed, metrics
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.pipeline import sample_queries
@@ -72,6 +72,7 @@ def _evaluate(options: Evaluate) -> None:
 
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
+    files = _value_files(options) if options.per_query else {}  # before hours of work
     collection = distributed.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
     )
@@ -82,8 +83,9 @@ def _evaluate(options: Evaluate) -> None:
     values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
     if judged:
         values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
-    if options.per_query and distributed.is_main():
-        _write_values(Path(options.per_query), values)
+    for name in files if distributed.is_main() else ():
+        files[name].parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_per_query(files[name], values[name])
     cli.console.print(_table(values, len(split.qrels)))
 
 
@@ -120,17 +122,19 @@ def _read(paths: Sequence[str]) -> "dict[str, Scored]":
     return {path: read_run(Path(path)) for path in paths}
 
 
-def _write_values(folder: Path, values: "Mapping[str, PerQuery]") -> None:
-    from rocketjax import metrics
+def _value_files(options: Evaluate) -> dict[str, Path]:
+    """By run, the file of its values by query; no two may be the same."""
     from rocketjax.errors import InputError
 
-    files = {name: f"{Path(name).stem}.per_query.tsv" for name in values}
-    for name, file in files.items():
-        if same := [x for x in files if x != name and files[x] == file]:
-            raise InputError(f"--per-query: {name} and {same[0]} would both be {file}; rename one")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, file in files.items():
-        metrics.write_per_query(folder / file, values[name])
+    names = [*(("retriever", "reranker", "oracle") if options.model else ()), *options.runs]
+    names += ["bm25"] if options.bm25 else []
+    files: dict[str, Path] = {}
+    for name in names:
+        file = Path(options.per_query) / f"{Path(name).stem}.per_query.tsv"
+        if same := [other for other, taken in files.items() if taken == file]:
+            raise InputError(f"--per-query: {same[0]} and {name} would both be {file}; rename one")
+        files[name] = file
+    return files
 
 
 def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
