@@ -72,13 +72,15 @@ def _evaluate(options: Evaluate) -> None:
 
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
-    files = _value_files(options) if options.per_query else {}  # before hours of work
+    # What may be refused comes before the model's hours of work.
+    files = _value_files(options) if options.per_query else {}
     collection = distributed.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
     )
     split = sample_queries(collection.split(options.split), options.max_queries, 1)
+    others = _bm25(options, collection, split) | _read(options.runs)
     judged = _judge(options, collection, split) if options.model else {}
-    runs = judged | _bm25(options, collection, split) | _read(options.runs)
+    runs = judged | others
     depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
     values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
     if judged:
@@ -149,10 +151,11 @@ def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
     for measure, base in values[first].items():
         cells = [measure, f"{metrics.mean(base):.4f}"]
         for name in others:
-            # The oracle knows judgements, not answers.
-            other = values[name].get(measure)
-            p = f"p {metrics.p_value(base, other):.4f}" if other else ""
-            cells.append(f"{metrics.mean(other):.4f}\n{p}" if other else "")
+            if other := values[name].get(measure):
+                p = metrics.p_value(base, other)
+                cells.append(f"{metrics.mean(other):.4f}\np {p:.4f}")
+            else:
+                cells.append("")  # the oracle knows judgements, not answers
         table.add_row(*cells)
     return table
 

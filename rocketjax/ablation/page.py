@@ -103,26 +103,13 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
 
 def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> None:
     shown = {arm: effect for arm, effect in found.items() if not np.isnan(effect.gain)}
-    furthest = [max(abs(effect.low), abs(effect.high)) for effect in shown.values()]
-    edge = 1.15 * min(max(furthest, default=1.0), 4 * float(np.median(furthest or [1.0])) or 1.0)
+    edge = _edge(list(shown.values()))
     for arm, effect in shown.items():
         row = names.index(arm)
         clear = effect.low > 0 or effect.high < 0  # the interval leaves 0 out
         colour = ("#0072b2" if effect.gain > 0 else "#d55e00") if clear else "#888888"
         if abs(effect.gain) > edge:
-            left = effect.gain < 0
-            panel.plot(
-                -edge if left else edge, row, "<" if left else ">", color=colour, clip_on=False
-            )
-            panel.annotate(
-                f"{effect.gain:+.3f}",
-                (-edge if left else edge, row),
-                (8 if left else -8, 0),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="center",
-                fontsize=8,
-            )
+            _point_beyond(panel, edge, row, effect.gain, colour)
             continue
         panel.plot([effect.low, effect.high], [row, row], linewidth=2, color=colour)
         panel.plot(effect.gain, row, "o", markersize=5, color=colour)
@@ -131,3 +118,26 @@ def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> Non
     panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
     panel.grid(axis="x", alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _edge(shown: Sequence[Effect]) -> float:
+    """Where a panel ends: past the furthest interval, or past four times the middle one's end."""
+    furthest = [max(abs(effect.low), abs(effect.high)) for effect in shown]
+    most = max(furthest, default=0.0) or 1.0  # a panel has some width
+    middle = float(np.median(furthest)) if furthest else 0.0
+    return 1.15 * (min(most, 4 * middle) if middle else most)
+
+
+def _point_beyond(panel: Axes, edge: float, row: int, gain: float, colour: str) -> None:
+    """An arrow at the panel's edge, and the gain in numbers."""
+    side, mark, align = (-1, "<", "left") if gain < 0 else (1, ">", "right")
+    panel.plot(side * edge, row, mark, color=colour, clip_on=False)
+    panel.annotate(
+        f"{gain:+.3f}",
+        (side * edge, row),
+        (-8 * side, 0),
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=8,
+    )
