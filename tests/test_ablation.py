@@ -105,7 +105,9 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     ranks |= {("bad", seed, "retriever"): (0,) * 200 for seed in (1, 2)}
     for near in ("near", "nearer", "as near"):
         ranks[near, 1, "retriever"] = (*base[1][:190], *(4,) * 10)
-    drawn = picture(ranks, [BASE, "bad", "near", "nearer", "as near", "unknown"], "title")
+    shown = [BASE, "bad", "near", "nearer", "as near", "unknown"]
+    drawn = picture(ranks, shown, "title")
+    assert picture(ranks, shown, "title") == drawn
     labels = re.findall(r"<!-- (.*?) -->", drawn)
     assert {"bad", "near", "title"} <= {*labels} and "unknown" not in labels
     far = effects(ranks, "retriever", ["bad"])["bad"].gain

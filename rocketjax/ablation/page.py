@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -97,7 +98,8 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(title, fontsize=8)
     drawn = StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": title}):  # drawn anew it is the same file
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()
 
 
