@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from rocketjax import cli
-from rocketjax.config import parse
+from rocketjax.config import DataConfig, parse
 
 if TYPE_CHECKING:
     from rocketjax.report import Report
@@ -21,13 +21,26 @@ Example: python -m rocketjax.train --name mine --data.collection FOLDER --joint.
 
 NEXT = """\
 {folder} holds both models and an index of the collection. Use them:
-  python -m rocketjax.search --model {folder} "mean of an array"
+  python -m rocketjax.search --model {folder} "{query}"
   >>> import rocketjax
   >>> model = rocketjax.load("{folder}")
-  >>> model.rerank("mean of an array", ["numpy.mean(a): ...", "numpy.sum(a): ..."])
+  >>> model.rerank("{query}", {passages})
 How training went: {folder}/report.html. Train longer, or on your own data:
-  python -m rocketjax.train --name longer --reranker-warmup.steps 300 --joint.steps 300
+  {longer}
   python -m rocketjax.train --name mine --data.collection FOLDER"""
+
+# What NEXT says of the demo, and of any other collection.
+DEMO = {
+    "query": "mean of an array",
+    "passages": '["numpy.mean(a): ...", "numpy.sum(a): ..."]',
+    "longer": "python -m rocketjax.train --name longer "
+    "--reranker-warmup.steps 300 --joint.steps 300",
+}
+OTHER = {
+    "query": "a query of yours",
+    "passages": '["a passage", "another passage"]',
+    "longer": "the same command, with --name longer and more --joint.steps",
+}
 
 SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
 
@@ -43,7 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
             report = pipeline.run(config, cli.say, cli.watch)
             if report is not None:
                 cli.console.print(table(report))
-                cli.say(NEXT.format(folder=report.folder))
+                texts = DEMO if config.data.collection == DataConfig().collection else OTHER
+                cli.say(NEXT.format(folder=report.folder, **texts))
 
     return cli.run(command)
 

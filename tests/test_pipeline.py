@@ -515,3 +515,10 @@ def test_the_command_prints_one_line_and_leaves_with_2(capsys, tmp_path):
     assert main(["--run-dir", str(tmp_path), "--data.collection", "nowhere"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: data.collection: 'nowhere'") and "Traceback" not in error
+
+
+def test_the_command_says_how_to_use_what_it_trained(finished, capsys):
+    assert main(["--config", str(finished.folder / "config.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert f'rocketjax.search --model {finished.folder} "a query of yours"' in said
+    assert "mean of an array" not in said  # that is the demo's

@@ -95,7 +95,7 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
         _draw(panel, effects(ranks, model, names), names)
         panel.set_title(model, fontsize=10)
     panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    panels[0].set_ylim(max(len(names), 1) - 0.5, -0.5)  # a base alone has an empty panel
     figure.suptitle(title, fontsize=8)
     drawn = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):  # drawn anew it is the same file
