@@ -394,9 +394,7 @@ class Config:
         default_factory=lambda: StageConfig(40, optimizer=OptimizerConfig(reranker_lr=3e-4))
     )
     """The re-ranker alone, on undenoised lists of the retriever."""
-    joint: StageConfig = field(
-        default_factory=lambda: StageConfig(24, optimizer=OptimizerConfig(reranker_lr=2e-4))
-    )
+    joint: StageConfig = field(default_factory=lambda: StageConfig(24))
     """Both models, on the same lists."""
     loss: LossConfig = field(default_factory=lambda: LossConfig(retriever_temperature=0.05))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

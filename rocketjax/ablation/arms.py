@@ -8,9 +8,12 @@ computed twice.
 
 import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+
+import yaml
 
 from rocketjax import pipeline
 from rocketjax.config import Config, Stage, differences, load, training_fields
@@ -50,13 +53,16 @@ def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of what a config changes: results of another base are not to be put beside.
+    """Of what a config sets: results of another base are not to be put beside.
+
+    Comments, order and options that come to exist later leave it as it is.
 
     Raises:
         InputError: it is no config.
     """
-    changes = "\n".join(differences(Config(), load(path)))
-    return hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()
+    load(path)
+    said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
 
 
 def first_change(base: Config, arm: Config) -> Stage | None:
