@@ -519,6 +519,6 @@ def test_the_command_prints_one_line_and_leaves_with_2(capsys, tmp_path):
 
 def test_the_command_says_how_to_use_what_it_trained(finished, capsys):
     assert main(["--config", str(finished.folder / "config.yaml")]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert f'rocketjax.search --model {finished.folder} "a query of yours"' in said
     assert "mean of an array" not in said  # that is the demo's
