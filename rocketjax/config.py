@@ -412,8 +412,19 @@ def load(path: Path, default: Config | None = None) -> Config:
     """Reads a config file; what it leaves out stays as in `default` (None: as in Config()).
 
     Raises:
-        InputError: unreadable file, unknown field (the nearest name is given) or a value that
-            does not fit its field; file, line and field are named.
+        InputError: what `read_values` raises, or a value that does not fit its field; file, line
+            and field are named.
+    """
+    values, lines = read_values(path)
+    values = _merged(dataclasses.asdict(default or Config()), values)
+    return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+
+
+def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """What a config file itself sets, nested as there, and the line of every dotted name.
+
+    Raises:
+        InputError: unreadable file, or unknown field (the nearest name is given).
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -431,8 +442,7 @@ def load(path: Path, default: Config | None = None) -> Config:
     lines: dict[str, int] = {}
     if node is not None:
         _check_names(Config, node, path, "", lines)
-    values = _merged(dataclasses.asdict(default or Config()), values)
-    return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+    return values, lines
 
 
 def parse(args: Sequence[str], program: str, description: str) -> Config:

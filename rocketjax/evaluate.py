@@ -134,7 +134,9 @@ def _value_files(options: Evaluate) -> dict[str, Path]:
     for name in names:
         file = Path(options.per_query) / f"{Path(name).stem}.per_query.tsv"
         if same := [other for other, taken in files.items() if taken == file]:
-            raise InputError(f"--per-query: {same[0]} and {name} would both be {file}; rename one")
+            raise InputError(
+                f"--per-query: {same[0]} and {name} would both be {file.name}; rename one"
+            )
         files[name] = file
     return files
 

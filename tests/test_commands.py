@@ -159,7 +159,7 @@ def test_evaluate_puts_bm25_and_other_runs_beside_a_model(run, collection, tmp_p
     args += ["--evaluate.top-k", "20", "--evaluate.rerank-depth", "10", "--per-query", str(folder)]
     assert evaluate.main([*args, "--runs", str(own)]) == 2
     said = words(capsys.readouterr().err)
-    assert "would both be" in said and "rename one" in said and not folder.exists()
+    assert "would both be retriever.per_query.tsv; rename one" in said and not folder.exists()
     assert evaluate.main([*args, "--runs", str(other)]) == 0
     assert "oracle" in words(capsys.readouterr().out)
     values = {p.name.split(".")[0]: p.read_text() for p in folder.iterdir()}

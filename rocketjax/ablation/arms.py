@@ -13,10 +13,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from rocketjax import pipeline
-from rocketjax.config import Config, Stage, differences, load, training_fields
+from rocketjax.config import Config, Stage, differences, load, read_values, training_fields
 from rocketjax.errors import InputError
 from rocketjax.files import new_folder, remove
 from rocketjax.progress import Say, Watch
@@ -58,10 +56,9 @@ def fingerprint(path: Path) -> str:
     Comments, order and options that come to exist later leave it as it is.
 
     Raises:
-        InputError: it is no config.
+        InputError: what `read_values` raises.
     """
-    load(path)
-    said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True)
+    said = json.dumps(read_values(path)[0], sort_keys=True, default=str)
     return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
 
 

@@ -1,10 +1,8 @@
 """The page of an ablation: a table and a picture, made of the ranks."""
 
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from rocketjax.ablation.arms import BASE
 from rocketjax.ablation.ranks import Ranks, reciprocal
 from rocketjax.metrics import confidence_interval
+from rocketjax.pictures import svg
 
 MODELS = ("retriever", "re-ranker")
 
@@ -97,10 +96,7 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(max(len(names), 1) - 0.5, -0.5)  # a base alone has an empty panel
     figure.suptitle(title, fontsize=8)
-    drawn = StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title}):  # drawn anew it is the same file
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return drawn.getvalue()
+    return svg(figure).decode()
 
 
 def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> None:
