@@ -1,6 +1,7 @@
 """Texts to ids: what transformers' own call gives, cut where rocketjax says, on any thread."""
 
 import importlib.util
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +51,62 @@ def same(got, want):
     assert got.ids.dtype == got.types.dtype == np.int32
     assert got.ids.tolist() == want["input_ids"]
     assert got.types.tolist() == want["token_type_ids"]
+
+
+class Counted:
+    """A backend that counts the texts it is given."""
+
+    def __init__(self, backend):
+        self.backend, self.texts = backend, []
+
+    def encode_batch_fast(self, texts, **options):
+        self.texts += texts
+        return self.backend.encode_batch_fast(texts, **options)
+
+
+@needs_minilm
+def test_a_text_that_comes_again_is_not_tokenised_again(monkeypatch):
+    """Nor is what becomes of it another's to change; what came long ago is forgotten."""
+    monkeypatch.setattr("rocketjax.data.tokenize.REMEMBERED", 100)
+    tokenizer, fresh = ours(), ours()
+    counted = tokenizer._backend = Counted(tokenizer._backend)
+    first = tokenizer.pair([QUERIES[0]] * 4, [""] * 4, [TEXTS[0], TEXTS[0], TEXTS[2], TEXTS[0]])
+    assert counted.texts == [QUERIES[0], TEXTS[0], TEXTS[2]]
+    first[0].ids[:] = 0
+    again = tokenizer.pair([QUERIES[0]], [""], [TEXTS[0]]) + tokenizer.passage([""], [TEXTS[2]])
+    assert len(counted.texts) == 3
+    want = fresh.pair([QUERIES[0]], [""], [TEXTS[0]]) + fresh.passage([""], [TEXTS[2]])
+    for got, same_text in zip(again, want, strict=True):
+        assert got.ids.tolist() == same_text.ids.tolist()
+        assert got.types.tolist() == same_text.types.tolist()
+
+    for i in range(20):  # 20 texts of 50 characters: more than twice what is kept
+        tokenizer.query([f"{i:050d}"])
+    tokenizer.query([TEXTS[2]])
+    assert counted.texts.count(TEXTS[2]) == 2
+    memory = tokenizer._memory
+    assert len(memory._new) + len(memory._old) <= 8
+
+
+@needs_minilm
+def test_two_tokenizers_of_the_same_rules_tokenise_a_text_once(tmp_path):
+    one, other = ours(), ours(pair=32)
+    other.remember_with(one)
+    one.passage([""], [TEXTS[0]])
+    counted = other._backend = Counted(other._backend)
+    pair = other.pair([QUERIES[0]], [""], [TEXTS[0]])
+    assert counted.texts == [QUERIES[0]]
+    assert (
+        pair[0].ids.tolist() == ours(pair=32).pair([QUERIES[0]], [""], [TEXTS[0]])[0].ids.tolist()
+    )
+
+    one.save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["do_lower_case"] = not settings["do_lower_case"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    strange = Tokenizer(tmp_path, TextConfig())
+    strange.remember_with(one)
+    assert strange._memory is not one._memory
 
 
 @needs_minilm

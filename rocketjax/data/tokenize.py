@@ -15,6 +15,7 @@ from rocketjax.errors import InputError
 from rocketjax.files import MOST, checked_file, read_json
 
 ROOM = 256  # tokens by which the sizes of parts differ, at least
+REMEMBERED = 2**24  # characters of texts whose tokens are kept, and as many again until they go
 
 
 class Text(NamedTuple):
@@ -22,6 +23,34 @@ class Text(NamedTuple):
 
     ids: np.ndarray  # [S] int32
     types: np.ndarray  # [S] int32
+
+
+class _Memory:
+    """What became of the last texts, so that one that comes again is not tokenised again.
+
+    Passages do: in training, as negatives of many queries; in re-ranking, as candidates of many.
+    Texts stay until `REMEMBERED` characters of others have come, and once more as long if they were
+    asked for since. Threads may share it: the worst that comes of it is a text forgotten early.
+    """
+
+    def __init__(self) -> None:
+        self._new: dict[str, np.ndarray] = {}
+        self._old: dict[str, np.ndarray] = {}
+        self._size = 0
+
+    def get(self, text: str) -> np.ndarray | None:
+        """Its token ids, or None."""
+        ids = self._new.get(text)
+        if ids is None and (ids := self._old.get(text)) is not None:
+            self.put(text, ids)
+        return ids
+
+    def put(self, text: str, ids: np.ndarray) -> None:
+        """Keeps them."""
+        if self._size > REMEMBERED:
+            self._old, self._new, self._size = self._new, {}, 0
+        self._new[text] = ids
+        self._size += len(text)
 
 
 class Template(NamedTuple):
@@ -57,6 +86,7 @@ class Tokenizer:
             self._backend.no_padding()
             self.config = config
             self.pad_id: int = self._tokenizer.pad_token_id or 0
+            self._memory = _Memory()
             self._single = self._template("a")
             self._double = self._template("a", "a")
             self._raw(_PROBES)
@@ -89,7 +119,13 @@ class Tokenizer:
         The rules by what they do, not as tokenizers writes them down, which changes by version.
         """
         vocabulary = sorted(self._tokenizer.get_vocab().items())
-        return f"{vocabulary} {self._raw(_PROBES)} {self._single} {self._double} {self.config}"
+        probes = [ids.tolist() for ids in self._raw(_PROBES)]
+        return f"{vocabulary} {probes} {self._single} {self._double} {self.config}"
+
+    def remember_with(self, other: "Tokenizer") -> None:
+        """What one of both tokenises the other then has too, if their rules are the same."""
+        if self._backend.to_str() == other._backend.to_str():
+            self._memory = other._memory
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights."""
@@ -121,7 +157,9 @@ class Tokenizer:
         heads = self._raw([prompt + title if has else "" for has, title, _ in both])
         bodies = self._raw([text if has else prompt + text for has, _, text in both])
         return [
-            self._two(head, body, longest) if head and body else self._one(head or body, longest)
+            self._two(head, body, longest)
+            if len(head) and len(body)
+            else self._one(head if len(head) else body, longest)
             for head, body in zip(heads, bodies, strict=True)
         ]
 
@@ -140,33 +178,38 @@ class Tokenizer:
             self._two(a, b, self.config.pair_length) for a, b in zip(first, second, strict=True)
         ]
 
-    def _ids(self, texts: Sequence[str], what: str, prompt: str = "") -> list[list[int]]:
+    def _ids(self, texts: Sequence[str], what: str, prompt: str = "") -> list[np.ndarray]:
         _refuse_empty(texts, what)
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
-    def _raw(self, texts: Sequence[str]) -> list[list[int]]:
+    def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text's token ids, without special ones, int32; equal texts are tokenised once."""
         try:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            found = {text: self._memory.get(text) for text in texts}
+            fresh = [text for text, ids in found.items() if ids is None]
+            encodings = self._backend.encode_batch_fast(fresh, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"a text is not Unicode, or no text at all: {error}") from error
-        return [encoding.ids for encoding in encodings]
+        for text, encoding in zip(fresh, encodings, strict=True):
+            found[text] = ids = np.array(encoding.ids, np.int32)
+            self._memory.put(text, ids)
+        return [found[text] for text in texts]  # pyright: ignore[reportReturnType]
 
-    def _one(self, ids: list[int], longest: int) -> Text:
+    def _one(self, ids: np.ndarray, longest: int) -> Text:
         before, after = self._single.pieces
-        ids = [*before, *ids[: longest - _special_count(self._single)], *after]
-        return Text(np.array(ids, np.int32), np.full(len(ids), self._single.types[0], np.int32))
+        ids = _joined(before, ids[: longest - _special_count(self._single)], after)
+        return Text(ids, np.full(len(ids), self._single.types[0], np.int32))
 
-    def _two(self, a: list[int], b: list[int], longest: int) -> Text:
+    def _two(self, a: np.ndarray, b: np.ndarray, longest: int) -> Text:
         before, between, after = self._double.pieces
         # The first text keeps room for one token of the second.
         a = a[: longest - _special_count(self._double) - 1]
         b = b[: longest - _special_count(self._double) - len(a)]
         types_before, types_between, types_after = self._double.piece_types
-        type_a, type_b = self._double.types
-        types = [*types_before, *[type_a] * len(a), *types_between, *[type_b] * len(b)]
+        types_a, types_b = map(np.full, (len(a), len(b)), self._double.types)
         return Text(
-            np.array([*before, *a, *between, *b, *after], np.int32),
-            np.array([*types, *types_after], np.int32),
+            _joined(before, a, between, b, after),
+            _joined(types_before, types_a, types_between, types_b, types_after),
         )
 
     def _check_templates(self, folder: Path) -> None:
@@ -278,6 +321,10 @@ def bucket(longest: int, limit: int) -> int:
 
 def _join(title: str, text: str) -> str:
     return f"{title} {text}".strip()
+
+
+def _joined(*parts: np.ndarray | list[int]) -> np.ndarray:
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
 def _special_count(template: Template) -> int:
