@@ -2,7 +2,7 @@
 
 One linen module, a pure function of its parameters, whose layers are one function each of their
 own. Their parameters are stacked ([num_layers, ...]) and scanned over, so that compile time does
-not grow with depth; the last layer stands apart, since a model may want of it less.
+not grow with depth.
 """
 
 from collections.abc import Callable, Mapping
@@ -239,22 +239,25 @@ class Encoder(nn.Module):
         else:
             layers = self.param("layers", init_layers, config)
         run = _rematerialised(compute.remat)
-        last = config.num_layers - 1
+        # Only where less is wanted of the last layer does it stand apart: a layer in the scan is
+        # no more to compile.
+        alike = config.num_layers - first_only
 
         def body(x: jax.Array, item: tuple[Params, int | jax.Array]) -> tuple[jax.Array, None]:
             return run(config, compute, False, x, *item, layout, keys), None
 
         if isinstance(layers, tuple):
-            for item in zip(layers[:last], range(last), strict=True):
+            for item in zip(layers[:alike], range(alike), strict=True):
                 x, _ = body(x, item)
-            final = layers[last]
+            last = layers[-1]
         else:
-            first = jax.tree.map(lambda p: p[:last], layers)
-            unroll = max(1, min(compute.unroll, last))
-            x, _ = jax.lax.scan(body, x, (first, jnp.arange(last)), unroll=unroll)
-            final = jax.tree.map(lambda p: p[last], layers)
-        x = run(config, compute, first_only, x, final, last, layout, keys)
-        return x if first_only else layout.grid(x)
+            first = jax.tree.map(lambda p: p[:alike], layers)
+            unroll = max(1, min(compute.unroll, alike))
+            x, _ = jax.lax.scan(body, x, (first, jnp.arange(alike)), unroll=unroll)
+            last = jax.tree.map(lambda p: p[-1], layers)
+        if first_only:
+            return run(config, compute, True, x, last, alike, layout, keys)
+        return layout.grid(x)
 
     def _embed(self, tokens: Tokens, layout: Layout) -> jax.Array:
         """The normalised sum of word, position, segment (and task) embeddings: [T, D] float32."""
