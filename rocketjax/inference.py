@@ -29,6 +29,7 @@ class Batching(NamedTuple):
 
     size: int = 16  # texts of full length at once, or as many tokens of shorter ones
     skip_padding: bool = True  # tokens are laid end to end
+    coarse: bool = False  # fewer shapes: where compiling one costs more than filling it up
 
 
 BATCHING = Batching()
@@ -357,12 +358,12 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
     What does not fit into the memory then fails at once.
     """
     length = np.array(lengths, np.int64)
-    padded = np.array([bucket(n, limit) for n in lengths], np.int64)
+    padded = np.array([_width(n, limit, batching) for n in lengths], np.int64)
     units: list[Unit] = []
     for width in map(int, np.unique(padded)[::-1]):
         most = max(batching.size * limit, width)
-        parts = (most,) if steady else (most // 16, most // 4, most)
-        rooms = sorted({max(width, part) for part in parts})
+        some = (most // 16,) if batching.coarse else (most // 16, most // 4)
+        rooms = sorted({max(width, part) for part in (() if steady else some)} | {most})
         rows = np.flatnonzero(padded == width)
         shortest = max(width - 31, width // 2) if batching.skip_padding else width
         cost = length if batching.skip_padding else padded
@@ -370,7 +371,7 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
             total = np.cumsum(cost[rows])
             room = _fitting(int(total[-1]), rooms)
             texts = room // width
-            if total[min(texts, len(rows)) - 1] < 0.9 * room:
+            if batching.coarse or total[min(texts, len(rows)) - 1] < 0.9 * room:
                 texts = room // shortest
             taken = min(int(np.searchsorted(total, room, side="right")), texts)
             units.append(Unit(rows[:taken], texts, width, room))
@@ -378,12 +379,23 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
     return units
 
 
+def _width(tokens: int, limit: int, batching: Batching) -> int:
+    """What a text of so many tokens is padded to: coarsely, the longest there are, or half of it.
+
+    A program takes a GPU's compiler 3 to 6 s, in which an H200 encodes some 20 million tokens.
+    """
+    half = bucket(limit // 2, limit)
+    if not batching.coarse:
+        return bucket(tokens, limit)
+    return half if tokens <= half else limit
+
+
 def _of_every_shape(limit: int, batching: Batching) -> Iterator[list[Text]]:
     """Texts that together make `plan` give every shape it has for steady work.
 
     It has two for each padded length: for texts that fill it, and for shorter ones.
     """
-    shortest = {bucket(n, limit): n for n in range(limit, 0, -1)}
+    shortest = {_width(n, limit, batching): n for n in range(limit, 0, -1)}
     for width, least in shortest.items():
         fitting = max(batching.size * limit, width) // width
         for length, count in ((width, fitting), (least, 1)):

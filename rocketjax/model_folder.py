@@ -63,8 +63,11 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
 
 def make_batching(config: ComputeConfig) -> Batching:
     """How a device is given texts outside training."""
-    usual = 16 if jax.default_backend() == "cpu" else 256
-    return Batching(config.batch or usual, laid_out(config))
+    on_cpu = jax.default_backend() == "cpu"
+    usual = 16 if on_cpu else 256
+    skips = laid_out(config)
+    # Where padding is computed with, a text padded to twice its length would cost twice as much.
+    return Batching(config.batch or usual, skips, coarse=skips and not on_cpu)
 
 
 def laid_out(config: ComputeConfig) -> bool:

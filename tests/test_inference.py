@@ -48,6 +48,24 @@ def test_shapes_are_few_whatever_comes():
     assert len(shapes) <= 4 * 6  # padded lengths; three sizes, for few long or many short ones
 
 
+@pytest.mark.parametrize("steady", [True, False])
+def test_coarse_shapes_are_few(steady):
+    """For a GPU, whose compiler takes seconds over each."""
+    shapes = set()
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        length = lengths(("short", "full", "mixed")[seed % 3], int(rng.integers(1, 400)), seed)
+        units = plan(length.tolist(), LIMIT, Batching(coarse=True), steady)
+        assert sorted(row for unit in units for row in unit.rows) == list(range(len(length)))
+        for unit in units:
+            assert len(unit.rows) <= unit.texts
+            assert length[unit.rows].max() <= unit.width
+            assert length[unit.rows].sum() <= unit.room
+        shapes |= {unit.shape for unit in units}
+    assert {width for _, width, _ in shapes} == {LIMIT // 2, LIMIT}
+    assert len(shapes) == (2 if steady else 4)  # two sizes, where few texts may come alone
+
+
 def test_little_room_is_left_over():
     """Real texts' spread: less than a tenth of what is computed is not text."""
     length = lengths("mixed", 5_000)
