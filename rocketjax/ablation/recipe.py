@@ -21,6 +21,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import get_device_name
 
 
 def train_retriever(work: dict[str, Any], folder: Path) -> None:
@@ -58,6 +59,7 @@ def _common(work: dict[str, Any]) -> dict[str, Any]:
     return {
         "num_train_epochs": 1,
         "warmup_steps": 0.1,  # a share of the steps
+        "bf16": get_device_name() == "cuda",  # as rocketjax computes on a GPU
         "seed": work["seed"],
         "save_strategy": "no",
         "report_to": "none",

@@ -41,7 +41,7 @@ MACHINES = {  # by their makers' data sheets; a v4-32 has 32 cores on 16 chips
 class Plan:
     """Hours, tokens and memory of a config's stages on a machine, with models of BERT base's shape.
 
-    Utilisation is assumed: no accelerator has measured it.
+    Utilisation is assumed, not measured (docs/plan.md).
 
     Example: python -m rocketjax.bench.plan --config configs/nq.yaml --passages 21015324 --queries
     8757 --query-tokens 11.7 --passage-tokens 127.3 --pair-tokens 147.6

@@ -14,6 +14,7 @@ from rocketjax.bench.process import Answer, answer
 from rocketjax.bench.work import Work
 
 BATCHES = (8, 16, 32, 64, 128)
+GPU_BATCHES = (64, 256, 1024)
 
 
 class Rivals:
@@ -27,7 +28,7 @@ class Rivals:
         """SentenceTransformer.encode."""
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(self.work.weights)
+        model = SentenceTransformer(self.work.weights, model_kwargs=_precision())
         model.max_seq_length = self.work.passage_length
         return lambda batch: model.encode(self.work.passages, batch_size=batch)
 
@@ -35,7 +36,12 @@ class Rivals:
         """CrossEncoder.predict."""
         from sentence_transformers import CrossEncoder
 
-        model = CrossEncoder(self.work.weights, num_labels=1, max_length=self.work.pair_length)
+        model = CrossEncoder(
+            self.work.weights,
+            num_labels=1,
+            max_length=self.work.pair_length,
+            model_kwargs=_precision(),
+        )
         return lambda batch: model.predict(self.work.pairs, batch_size=batch)
 
     def train(self) -> Callable[[int], Any]:
@@ -50,9 +56,21 @@ class Rivals:
         if name == "train":
             run(0)
             return 0
-        run(BATCHES[0])
-        taken = {batch: _seconds(run, batch) for batch in BATCHES}
+        batches = GPU_BATCHES if _on_gpu() else BATCHES
+        run(batches[0])
+        taken = {batch: _seconds(run, batch) for batch in batches}
         return min(taken, key=taken.__getitem__)
+
+
+def _on_gpu() -> bool:
+    from sentence_transformers.util import get_device_name
+
+    return get_device_name() == "cuda"
+
+
+def _precision() -> dict[str, Any]:
+    """bfloat16 on a GPU, as rocketjax has it there."""
+    return {"dtype": "bfloat16"} if _on_gpu() else {}
 
 
 def _seconds(run: Callable[[int], Any], batch: int) -> float:
