@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax import cli
-from rocketjax.config import Config, Count, Size
+from rocketjax.config import Config, Count
 from rocketjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ class Ablate:
     rocketjax.train --config configs/ablation.yaml --config configs/ablation_ARM.yaml` trains it
     alone, on the whole collection. Beside the arms: the starting models, BM25, and the standard
     recipe of sentence-transformers on as many pairs. Takes hours on a CPU; the same command goes
-    on where it was stopped, and leaves what --results already holds. Needs the extra `ablation`.
+    on where it was stopped, and leaves what --results already holds. On a GPU, which one arm leaves
+    mostly idle, run several such commands side by side, once the base is there: the same but for
+    --arms or --seeds. Needs the extra `ablation`.
 
     Example: python -m rocketjax.ablate --collection data/squad --seeds 1 2 3
     """
@@ -41,16 +43,17 @@ class Ablate:
     """One run of every arm each."""
     arms: tuple[str, ...] = ()
     """Only these (and the base, dynamic); empty: all, and start, bm25, recipe."""
-    train: Size = 2_000
-    """Training queries."""
-    held_out: Size = 300
-    """Queries of dev to judge on."""
-    passages: Size = 2_500
-    """Passages of the corpus, those that are judged for these queries among them."""
-    configs: str = "configs"
-    """Folder of ablation.yaml and ablation_*.yaml."""
+    train: Count = 2_000
+    """Training queries; 0: all."""
+    held_out: Count = 300
+    """Queries of dev to judge on; 0: all."""
+    passages: Count = 2_500
+    """Passages of the corpus, those that are judged for these queries among them; 0: all."""
+    configs: tuple[str, ...] = ("configs",)
+    """Folders of ablation.yaml and ablation_*.yaml; of two files of one name the later folder's
+    counts: `configs configs/gpu` is the larger ablation for a GPU."""
     base: str = ""
-    """Another config as the base; empty: ablation.yaml of that folder."""
+    """Another config as the base; empty: ablation.yaml of the last folder that has one."""
     folder: str = "runs/ablation"
     """Where runs are kept."""
     results: str = "docs/ablation"
@@ -70,19 +73,19 @@ def _ablate(options: Ablate) -> None:
     from rocketjax.ablation.arms import BASE, arm_files, fingerprint
     from rocketjax.ablation.ranks import read_ranks, write_ranks
 
-    home = Path(options.configs)
-    files = arm_files(home, Path(options.base or home / "ablation.yaml"))
+    files = arm_files(tuple(map(Path, options.configs)), options.base)
     name = Path(options.collection).name
     path = Path(options.results) / f"{name}.tsv"
     title = (
-        f"{name}: {options.train} training queries, {options.held_out} held-out queries, "
-        f"{options.passages} passages, sample {options.sample_seed}, "
+        f"{name}: {options.train or 'all'} training queries, {options.held_out or 'all'} held-out "
+        f"queries, {options.passages or 'all'} passages, sample {options.sample_seed}, "
         f"base {files[BASE].name} ({fingerprint(files[BASE])})"
     )
     ranks = read_ranks(path, title)
     if not options.draw:
         for found in _judged(options, name, files, ranks):
-            ranks |= found
+            # Others of the same title may have written since: commands run side by side on a GPU.
+            ranks = read_ranks(path, title) | ranks | found
             write_ranks(path, title, ranks)
     if not ranks:
         raise InputError(f"{path}: holds no results yet; leave --draw out")
@@ -104,7 +107,9 @@ def _judged(
     # Not every arm goes with every base. The recipe takes the undenoised arm's lists.
     needed = {*wanted, "undenoised"} if "recipe" in wanted else {*wanted}
     if absent := needed - {*known}:
-        raise InputError(f"{options.configs}: no ablation_{absent.pop()}.yaml, which recipe needs")
+        raise InputError(
+            f"{', '.join(options.configs)}: no ablation_{absent.pop()}.yaml, which recipe needs"
+        )
     arms = read_arms({arm: path for arm, path in files.items() if arm in needed})
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)

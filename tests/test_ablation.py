@@ -38,7 +38,7 @@ def few_programs():
 
 
 def test_an_arm_parts_from_the_base_where_its_options_do():
-    arms = read_arms(arm_files(CONFIGS, CONFIGS / "ablation.yaml"))
+    arms = read_arms(arm_files([CONFIGS], ""))
     assert next(iter(arms)) == BASE and len(arms) > 15
     stages = {name: first_change(arms[BASE], arm) for name, arm in arms.items()}
     assert stages[BASE] is None
@@ -61,6 +61,12 @@ def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
     for query, text in a.split("dev").queries.items():
         assert whole.split("dev").queries[query] == text
     assert [a.by_id[p.id] == p for p in whole.passages if p.id in a.by_id] == [True] * 45
+
+    write_sample(whole, tmp_path / "all", 0, 0, 0, 1)
+    everything = load_collection(str(tmp_path / "all"))
+    assert [p.id for p in everything.passages] == [p.id for p in whole.passages]
+    for name in ("train", "dev"):
+        assert everything.split(name).qrels == whole.split(name).qrels
 
 
 def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
@@ -175,7 +181,7 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert not (runs / "alone" / "retriever").exists()  # tidied
 
     # An arm that took over the base's first stages is the same as one that began anew.
-    arms = read_arms(arm_files(home / "configs", home / "configs" / "ablation.yaml"))
+    arms = read_arms(arm_files([home / "configs"], ""))
     arm = settled(arms["alone"], runs.parent / "collection", 1, home / "anew")
     pipeline.run(arm, print, unwatched)
     assert log_of(home / "anew") == alone
@@ -192,6 +198,37 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert run(collection, "--draw") == 0
     assert (results / f"{collection.name}.tsv").read_bytes() == before
     capsys.readouterr()
+
+
+def test_commands_side_by_side_lose_none_of_each_others_results(home, collection, monkeypatch):
+    assert run(collection, "--arms", "start") == 0
+    table = home / "docs" / "ablation" / f"{collection.name}.tsv"
+    ranks = " ".join(["1"] * 15)
+    one = ablate._run
+
+    def beside(*arguments):
+        found = one(*arguments)
+        with table.open("a") as file:  # another process, while this one was training
+            file.write(f"pointwise\t1\tretriever\t{ranks}\n")
+        return found
+
+    monkeypatch.setattr(ablate, "_run", beside)
+    assert run(collection, "--arms", "alone") == 0
+    lines = table.read_text().splitlines()
+    assert {line.split("\t")[0] for line in lines[2:]} == {BASE, "start", "alone", "pointwise"}
+    assert len(lines) == 2 + 3 * 2 + 1
+
+
+def test_the_later_folder_of_configs_counts(home, collection):
+    gpu = home / "configs" / "gpu"
+    gpu.mkdir()
+    shutil.copy(home / "configs" / "ablation.yaml", gpu)
+    (gpu / "ablation_alone.yaml").write_text("# command\n# larger\nlists: {length: 2}\n")
+    files = arm_files([home / "configs", gpu], "")
+    assert next(iter(files)) == BASE and files[BASE] == gpu / "ablation.yaml"
+    assert files["alone"] == gpu / "ablation_alone.yaml"
+    assert files["pointwise"] == home / "configs" / "ablation_pointwise.yaml"
+    assert arm_files([home / "configs", gpu], "other.yaml")[BASE].name == "other.yaml"
 
 
 def test_another_config_can_be_the_base(home, collection, capsys):

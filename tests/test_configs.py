@@ -18,12 +18,13 @@ from rocketjax.parallel import data_parallel
 from rocketjax.state import init_state
 from rocketjax.steps import joint_terms_of, train_step
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+HOME = Path(__file__).parents[1]
+CONFIGS = sorted((HOME / "configs").rglob("*.yaml"))
 BASE = EncoderConfig(30522, 768, 12, 12, 3072, 512)
 
 
 def test_the_demo_is_the_default():
-    assert load(Path(__file__).parents[1] / "configs" / "demo.yaml") == Config()
+    assert load(HOME / "configs" / "demo.yaml") == Config()
 
 
 def read(path):
@@ -32,16 +33,19 @@ def read(path):
     return load(path, load(base) if path.name.startswith("ablation_") else None)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(HOME)))
 def test_first_lines_hold_the_command(path):
-    base = "--config configs/ablation.yaml " if path.name.startswith("ablation_") else ""
+    folder = path.parent.relative_to(HOME)
+    base = f"--config {folder}/ablation.yaml " if path.name.startswith("ablation_") else ""
     read(path)
-    command = f"python -m rocketjax.train {base}--config configs/{path.name}"
+    command = f"python -m rocketjax.train {base}--config {folder}/{path.name}"
     assert path.read_text().startswith(f"# {command}")
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if "ablation_" not in path.name], ids=lambda path: path.name
+    "path",
+    [path for path in CONFIGS if "ablation_" not in path.name],
+    ids=lambda path: str(path.relative_to(HOME)),
 )
 def test_a_joint_step_of_its_shapes_traces(path):
     """Through the real step on 8 devices with BERT base, by shapes alone: nothing is computed."""

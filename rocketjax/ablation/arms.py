@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rocketjax import pipeline
@@ -34,10 +34,21 @@ CHANGES: dict[str, Stage] = {
 }
 
 
-def arm_files(folder: Path, base: Path) -> dict[str, Path]:
-    """The files of the base and of every arm in the folder, by name, the base first."""
-    paths = sorted(folder.glob("ablation_*.yaml"))
-    return {BASE: base} | {path.stem.partition("_")[2]: path for path in paths}
+def arm_files(folders: Sequence[Path], base: str) -> dict[str, Path]:
+    """The files of the base and of every arm, by name, the base first.
+
+    Args:
+        folders: of two files of one name, the later folder's counts.
+        base: the base's file; empty: ablation.yaml.
+    """
+    found = {path.name: path for folder in folders for path in folder.glob("ablation*.yaml")}
+    start = Path(base) if base else found.get("ablation.yaml", folders[-1] / "ablation.yaml")
+    arms = {
+        path.stem.partition("_")[2]: path
+        for name, path in sorted(found.items())
+        if name != "ablation.yaml"
+    }
+    return {BASE: start} | arms
 
 
 def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:

@@ -112,6 +112,7 @@ def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> Non
         panel.plot([effect.low, effect.high], [row, row], linewidth=2, color=colour)
         panel.plot(effect.gain, row, "o", markersize=5, color=colour)
     panel.set_xlim(-edge, edge)
+    panel.locator_params(axis="x", nbins=6)
     panel.axvline(0, color="black", linewidth=0.8)
     panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
     panel.grid(axis="x", alpha=0.25)

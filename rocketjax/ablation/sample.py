@@ -17,7 +17,7 @@ def write_sample(
 
     All passages that are judged for them are in the corpus; others are drawn until there are
     `passages`. A smaller corpus is easier to search: figures are to be compared with each other
-    only. A folder that is there stays.
+    only. A size of 0 is all there are. A folder that is there stays.
 
     Raises:
         InputError: the collection lacks a split train or dev.
@@ -32,7 +32,7 @@ def write_sample(
     wanted = {pid for part in parts.values() for judged in part.qrels.values() for pid in judged}
     rows = range(len(collection.passages))
     for row in rng.permutation(len(rows)).tolist():
-        if len(wanted) >= passages:
+        if passages and len(wanted) >= passages:
             break
         wanted.add(collection.passages[row].id)
     with new_folder(folder) as aside:
@@ -50,7 +50,7 @@ def write_sample(
 
 def _part(split: Split, most: int, rng: np.random.Generator) -> Split:
     names = sorted(query for query, judged in split.qrels.items() if max(judged.values()) > 0)
-    drawn = [names[i] for i in sorted(rng.permutation(len(names))[:most].tolist())]
+    drawn = [names[i] for i in sorted(rng.permutation(len(names))[: most or None].tolist())]
     return Split({q: split.queries[q] for q in drawn}, {q: split.qrels[q] for q in drawn})
 
 
