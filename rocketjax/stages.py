@@ -376,7 +376,8 @@ def _hash(run: Run, lists: Sequence[TrainingList], queries: Mapping[str, str]) -
 
 
 def _collator(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
-    reranker.tokenizer.remember_with(retriever.tokenizer)  # both read the same passages
+    retriever.tokenizer.remember()
+    reranker.tokenizer.remember(retriever.tokenizer)  # both read the same passages
     return Collator(
         run.queries,
         run.collection.by_id,

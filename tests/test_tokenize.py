@@ -69,6 +69,7 @@ def test_a_text_that_comes_again_is_not_tokenised_again(monkeypatch):
     """Nor is what becomes of it another's to change; what came long ago is forgotten."""
     monkeypatch.setattr("rocketjax.data.tokenize.REMEMBERED", 100)
     tokenizer, fresh = ours(), ours()
+    tokenizer.remember()
     counted = tokenizer._backend = Counted(tokenizer._backend)
     first = tokenizer.pair([QUERIES[0]] * 4, [""] * 4, [TEXTS[0], TEXTS[0], TEXTS[2], TEXTS[0]])
     assert counted.texts == [QUERIES[0], TEXTS[0], TEXTS[2]]
@@ -91,7 +92,8 @@ def test_a_text_that_comes_again_is_not_tokenised_again(monkeypatch):
 @needs_minilm
 def test_two_tokenizers_of_the_same_rules_tokenise_a_text_once(tmp_path):
     one, other = ours(), ours(pair=32)
-    other.remember_with(one)
+    one.remember()
+    other.remember(one)
     one.passage([""], [TEXTS[0]])
     counted = other._backend = Counted(other._backend)
     pair = other.pair([QUERIES[0]], [""], [TEXTS[0]])
@@ -105,7 +107,7 @@ def test_two_tokenizers_of_the_same_rules_tokenise_a_text_once(tmp_path):
     settings["do_lower_case"] = not settings["do_lower_case"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     strange = Tokenizer(tmp_path, TextConfig())
-    strange.remember_with(one)
+    strange.remember(one)
     assert strange._memory is not one._memory
 
 

@@ -28,9 +28,9 @@ class Text(NamedTuple):
 class _Memory:
     """What became of the last texts, so that one that comes again is not tokenised again.
 
-    Passages do: in training, as negatives of many queries; in re-ranking, as candidates of many.
-    Texts stay until `REMEMBERED` characters of others have come, and once more as long if they were
-    asked for since. Threads may share it: the worst that comes of it is a text forgotten early.
+    Passages do in training, as negatives of many queries. Texts stay until `REMEMBERED` characters
+    of others have come, and once more as long if they were asked for since. Threads may share it:
+    the worst that comes of it is a text forgotten early.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Tokenizer:
             self._backend.no_padding()
             self.config = config
             self.pad_id: int = self._tokenizer.pad_token_id or 0
-            self._memory = _Memory()
+            self._memory: _Memory | None = None
             self._single = self._template("a")
             self._double = self._template("a", "a")
             self._raw(_PROBES)
@@ -122,9 +122,14 @@ class Tokenizer:
         probes = [ids.tolist() for ids in self._raw(_PROBES)]
         return f"{vocabulary} {probes} {self._single} {self._double} {self.config}"
 
-    def remember_with(self, other: "Tokenizer") -> None:
-        """What one of both tokenises the other then has too, if their rules are the same."""
-        if self._backend.to_str() == other._backend.to_str():
+    def remember(self, other: "Tokenizer | None" = None) -> None:
+        """From now on the last texts' tokens are kept, some 60 MB of them.
+
+        Args:
+            other: shares what it keeps, where both have the same rules.
+        """
+        self._memory = self._memory or _Memory()
+        if other and other._memory and self._backend.to_str() == other._backend.to_str():
             self._memory = other._memory
 
     def save(self, folder: Path) -> None:
@@ -184,15 +189,17 @@ class Tokenizer:
 
     def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Each text's token ids, without special ones, int32; equal texts are tokenised once."""
+        memory = self._memory
         try:
-            found = {text: self._memory.get(text) for text in texts}
+            found = {text: memory.get(text) if memory else None for text in texts}
             fresh = [text for text, ids in found.items() if ids is None]
             encodings = self._backend.encode_batch_fast(fresh, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"a text is not Unicode, or no text at all: {error}") from error
         for text, encoding in zip(fresh, encodings, strict=True):
             found[text] = ids = np.array(encoding.ids, np.int32)
-            self._memory.put(text, ids)
+            if memory:
+                memory.put(text, ids)
         return [found[text] for text in texts]  # pyright: ignore[reportReturnType]
 
     def _one(self, ids: np.ndarray, longest: int) -> Text:
