@@ -41,14 +41,12 @@ def arm_files(folders: Sequence[Path], base: str) -> dict[str, Path]:
         folders: of two files of one name, the later folder's counts.
         base: the base's file; empty: ablation.yaml.
     """
-    found = {path.name: path for folder in folders for path in folder.glob("ablation*.yaml")}
-    start = Path(base) if base else found.get("ablation.yaml", folders[-1] / "ablation.yaml")
-    arms = {
-        path.stem.partition("_")[2]: path
-        for name, path in sorted(found.items())
-        if name != "ablation.yaml"
+    usual = [folder / "ablation.yaml" for folder in folders] or [Path("ablation.yaml")]
+    start = Path(base) if base else ([path for path in usual if path.is_file()] or usual)[-1]
+    found = {path.name: path for folder in folders for path in folder.glob("ablation_*.yaml")}
+    return {BASE: start} | {
+        Path(name).stem.partition("_")[2]: found[name] for name in sorted(found)
     }
-    return {BASE: start} | arms
 
 
 def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:

@@ -249,15 +249,14 @@ class Encoder(nn.Module):
         if isinstance(layers, tuple):
             for item in zip(layers[:alike], range(alike), strict=True):
                 x, _ = body(x, item)
-            last = layers[-1]
         else:
             first = jax.tree.map(lambda p: p[:alike], layers)
             unroll = max(1, min(compute.unroll, alike))
             x, _ = jax.lax.scan(body, x, (first, jnp.arange(alike)), unroll=unroll)
-            last = jax.tree.map(lambda p: p[-1], layers)
-        if first_only:
-            return run(config, compute, True, x, last, alike, layout, keys)
-        return layout.grid(x)
+        if not first_only:
+            return layout.grid(x)
+        last = layers[-1] if isinstance(layers, tuple) else jax.tree.map(lambda p: p[-1], layers)
+        return run(config, compute, True, x, last, alike, layout, keys)
 
     def _embed(self, tokens: Tokens, layout: Layout) -> jax.Array:
         """The normalised sum of word, position, segment (and task) embeddings: [T, D] float32."""
