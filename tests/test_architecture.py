@@ -101,7 +101,12 @@ OWNERS = {  # a library only one module knows
     "tensorboardX": {"trackers"},
     "wandb": {"trackers"},
     # What rocketjax is compared with.
-    "torch": {"bench.plain_torch", "bench.torch_search", "bench.plain_mining"},
+    "torch": {
+        "bench.plain_torch",
+        "bench.torch_search",
+        "bench.plain_mining",
+        "ablation.recipe",
+    },
     "faiss": {"bench.faiss_flat"},
     "sentence_transformers": {"bench.rivals", "bench.plain_mining", "ablation.recipe"},
     "bm25s": {"ablation.bm25"},

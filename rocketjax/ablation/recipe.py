@@ -1,8 +1,9 @@
 """sentence-transformers' standard recipe on the same lists, in a process of its own.
 
 The retriever by MultipleNegativesRankingLoss with the mined hard negatives, the re-ranker by its
-own trainer on single pairs (BinaryCrossEntropyLoss): as many pairs as rocketjax saw, in as many
-steps, at the same learning rates.
+own trainer on single pairs (BinaryCrossEntropyLoss, a positive weighing as much as its negatives
+together, as its guide advises): as many pairs as rocketjax saw, in as many steps, at the same
+learning rates.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from sentence_transformers import (
     CrossEncoder,
@@ -50,7 +52,7 @@ def train_reranker(work: dict[str, Any], folder: Path) -> None:
         **_common(work),
     )
     data = Dataset.from_list(work["pairs"])
-    loss = BinaryCrossEntropyLoss(model)
+    loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(work["length"] - 1.0))
     CrossEncoderTrainer(model, arguments, train_dataset=data, loss=loss).train()
     model.save_pretrained(str(folder / "reranker"))
 
