@@ -103,10 +103,16 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     assert best.seeds == (2, 3) and best.mrr == pytest.approx(0.75)
     assert best.spread == pytest.approx(np.std([1, 0.5], ddof=1))
     assert best.gain == pytest.approx(gain) and 0 < best.low < gain < best.high
-    assert (found["same"].gain, found["same"].low, found["same"].high) == (0, 0, 0)
+    assert best.gains == pytest.approx([gain])  # of the one seed that both have
+    same = found["same"]
+    assert (same.gain, same.low, same.high, same.gains) == (0, 0, 0, (0, 0))
     shown = table(ranks, {BASE: "as it is", "best": "better", "unknown": "never run"})
     assert shown.splitlines()[3].startswith("| best | better | 0.750 ± 0.354 | +")
     assert len(shown.splitlines()) == 4
+    better = {("best", 1, "retriever"): (1,) * 200}
+    first, second = effects(ranks | better, "retriever", ["best"])["best"].gains
+    shown = table(ranks | better, {"best": "better"})
+    assert f"; {first:+.3f} {second:+.3f} | " in shown and first != second
 
     ranks |= {("bad", seed, "retriever"): (0,) * 200 for seed in (1, 2)}
     for near in ("near", "nearer", "as near"):

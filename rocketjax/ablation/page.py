@@ -24,6 +24,7 @@ class Effect(NamedTuple):
     gain: float  # over the base, with the seeds that both have
     low: float  # 95 % interval of the gain, over queries
     high: float
+    gains: tuple[float, ...]  # of every seed by itself: what another training run might show
 
 
 def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
@@ -41,24 +42,27 @@ def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
         means = [values.mean() for values in own.values()]
         shared = sorted(own.keys() & base.keys())
         gain, (low, high) = float("nan"), (float("nan"),) * 2
+        gains = tuple(float(own[seed].mean() - base[seed].mean()) for seed in shared)
         if shared:
             before, after = (np.mean([x[seed] for seed in shared], axis=0) for x in (base, own))
             gain = float((after - before).mean())
             low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
         spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-        found[arm] = Effect(float(np.mean(means)), tuple(sorted(own)), spread, gain, low, high)
+        mean = float(np.mean(means))
+        found[arm] = Effect(mean, tuple(sorted(own)), spread, gain, low, high, gains)
     return found
 
 
 def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
     """Markdown: a row an arm, `arms` being their names and what they are.
 
-    An arm of which only one model is judged leaves the other's cells empty.
+    A gain stands with its interval, and where there are several seeds with each one's own. An arm
+    of which only one model is judged leaves the other's cells empty.
     """
     by_model = {model: effects(ranks, model, list(arms)) for model in MODELS}
     lines = [
-        "| arm | what differs | retriever MRR@10 | gain [95 %] | re-ranker MRR@10 | gain [95 %] "
-        "| seeds |",
+        "| arm | what differs | retriever MRR@10 | gain [95 %]; by seed | re-ranker MRR@10 "
+        "| gain [95 %]; by seed | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for arm, what in arms.items():
@@ -78,13 +82,16 @@ def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
     mean = f"{effect.mrr:.3f}{spread}"
     if arm == BASE or np.isnan(effect.gain):
         return mean, ""
-    return mean, f"{effect.gain:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+    gain = f"{effect.gain:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+    by_seed = " ".join(f"{each:+.3f}" for each in effect.gains)
+    return mean, gain if len(effect.gains) < 2 else f"{gain}; {by_seed}"
 
 
 def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     """SVG: each judged arm's gain over the base with its interval, a panel a model.
 
-    The scale is that of most arms; what lies beyond is an arrow with a number.
+    Where there are several seeds, a tick stands at the gain of each. The scale is that of most
+    arms; what lies beyond is an arrow with a number.
     """
     judged = {arm for arm, _, _ in ranks}
     names = [arm for arm in arms if arm in judged and arm != BASE]
@@ -96,6 +103,7 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(max(len(names), 1) - 0.5, -0.5)  # a base alone has an empty panel
     figure.suptitle(title, fontsize=8)
+    figure.supxlabel("gain in MRR@10 over the base, 95 % over queries; | a seed's own", fontsize=9)
     return svg(figure).decode()
 
 
@@ -111,17 +119,20 @@ def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> Non
             continue
         panel.plot([effect.low, effect.high], [row, row], linewidth=2, color=colour)
         panel.plot(effect.gain, row, "o", markersize=5, color=colour)
+        if len(effect.gains) > 1:
+            panel.plot(effect.gains, [row] * len(effect.gains), "|", markersize=10, color="black")
     panel.set_xlim(-edge, edge)
     panel.locator_params(axis="x", nbins=6)
     panel.axvline(0, color="black", linewidth=0.8)
-    panel.set_xlabel("gain in MRR@10 over the base, 95 % over queries", fontsize=9)
     panel.grid(axis="x", alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def _edge(shown: Sequence[Effect]) -> float:
     """Where a panel ends: past the furthest interval, or past four times the middle one's end."""
-    furthest = [max(abs(effect.low), abs(effect.high)) for effect in shown]
+    furthest = [
+        max(abs(end) for end in (effect.low, effect.high, *effect.gains)) for effect in shown
+    ]
     most = max(furthest, default=0.0) or 1.0  # a panel has some width
     middle = float(np.median(furthest)) if furthest else 0.0
     return 1.15 * (min(most, 4 * middle) if middle else most)
