@@ -136,10 +136,11 @@ def hybrid_lists(
 ) -> tuple[list[TrainingList], MiningReport]:
     """Undenoised and denoised lists, `config.denoised` of them denoised (in expectation).
 
-    At a share of 0.5 every positive has one of each kind. At others the rarer kind is made for a
-    part of the positives only, drawn by seed, query and positive. Pseudo-positives have denoised
-    lists alone, and come on top. `calibration` may be None where nothing is to be denoised.
+    Which positives have a list of which kind (`lists_per_positive`) is drawn by seed, query and
+    positive. Pseudo-positives have denoised lists alone, and come on top. `calibration` may be
+    None where nothing is to be denoised.
     """
+    undenoised, denoised = lists_per_positive(config)
     lists: list[TrainingList] = []
     dropped: list[tuple[float, str, str]] = []
     for row in candidates:
@@ -150,12 +151,22 @@ def hybrid_lists(
             clean = _denoised(row, p, config, seed)
             named = zip(row.passages, p.tolist(), strict=False)
             dropped += [(value, row.query, pid) for pid, value in named if value >= config.low]
-        share = config.denoised
-        lists += [item for item in plain if _kept(item, (1 - share) / max(share, 1e-9), seed)]
-        lists += [
-            item for item in clean if item.pseudo or _kept(item, share / max(1 - share, 1e-9), seed)
-        ]
+        lists += [item for item in plain if _drawn(item, seed) >= 1 - undenoised]
+        lists += [item for item in clean if item.pseudo or _drawn(item, seed) < denoised]
     return lists, _report(candidates, lists, dropped, calibration, config)
+
+
+def lists_per_positive(config: ListConfig) -> tuple[float, float]:
+    """How many undenoised and denoised lists a positive has in expectation, each at most one.
+
+    With `per_positive` "both" the kind that is asked for more has a list for every positive, and
+    the other one for a part of them; with "one" a positive has one or the other.
+    """
+    share = config.denoised
+    if config.per_positive == "one":
+        return 1 - share, share
+    most = max(share, 1 - share)
+    return (1 - share) / most, share / most
 
 
 def describe(
@@ -254,12 +265,10 @@ def _sample(
     return tuple(pool[i] for i in drawn)
 
 
-def _kept(item: TrainingList, share: float, seed: int) -> bool:
-    """Whether the list is among the `share` of its kind that is made."""
-    if share >= 1:
-        return True
+def _drawn(item: TrainingList, seed: int) -> float:
+    """From 0 up to 1, by query and positive: the same for a positive's lists of both kinds."""
     numbers = map(_number, (item.query, item.positive, "kind"))
-    return np.random.default_rng([seed, *numbers]).random() < share
+    return np.random.default_rng([seed, *numbers]).random()
 
 
 def _report(

@@ -29,6 +29,7 @@ from rocketjax.augment import (
     TrainingList,
     describe,
     given_lists,
+    lists_per_positive,
     read_lists,
     write_lists,
 )
@@ -306,7 +307,7 @@ def _warm_queries(run: Run) -> list[str]:
 def _joint_queries(run: Run, number: int) -> list[str]:
     """The queries that follow in the order, and only as many as the round sees."""
     config = run.config
-    per_positive = 1 / max(config.lists.denoised, 1 - config.lists.denoised)  # lists of both kinds
+    per_positive = sum(lists_per_positive(config.lists))
     start, taken = len(_warm_queries(run)), []
     for earlier in range(number + 1):
         length = min(_round_length(config), config.joint.steps - earlier * _round_length(config))

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 
 from rocketjax import cli
+from rocketjax.augment import lists_per_positive
 from rocketjax.bench.flops import forward_flops
 from rocketjax.config import Config, Count, Positive, Size, StageConfig, load
 from rocketjax.models.encoder import EncoderConfig
@@ -103,8 +104,7 @@ def stages(config: Config, plan: Plan) -> Iterator[Stage]:
     slots, lists = config.lists.length, config.lists
     depth = lists.scored or lists.top_n
     warm, joint = config.reranker_warmup, config.joint
-    # A query has a list of each kind at a share of 0.5, and so half as many queries are mined for.
-    mined = joint.steps * joint.batch * max(lists.denoised, 1 - lists.denoised)
+    mined = joint.steps * joint.batch / sum(lists_per_positive(lists))
     corpus = _corpus(config, plan)
     yield _trained("warm-retriever", config, plan, config.retriever_warmup, 1, ("query", "passage"))
     yield corpus._replace(name="encode")
