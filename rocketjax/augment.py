@@ -159,12 +159,10 @@ def hybrid_lists(
 def lists_per_positive(config: ListConfig) -> tuple[float, float]:
     """How many undenoised and denoised lists a positive has in expectation, each at most one.
 
-    With `per_positive` "both" the kind that is asked for more has a list for every positive, and
-    the other one for a part of them; with "one" a positive has one or the other.
+    The kind that is asked for more has a list for every positive, and the other one for a part of
+    them: at a share of 0.5 every positive has one of either kind.
     """
     share = config.denoised
-    if config.per_positive == "one":
-        return 1 - share, share
     most = max(share, 1 - share)
     return (1 - share) / most, share / most
 

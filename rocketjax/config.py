@@ -195,10 +195,8 @@ class ListConfig:
     top_n: Size = 50
     """Negatives are sampled from this many best passages of the retriever."""
     denoised: Whole = 0.5
-    """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all."""
-    per_positive: Literal["both", "one"] = "both"
-    """both: at a share of 0.5 every positive has a list of either kind (the paper); one: it has a
-    single list, of a kind that is drawn, and as many lists ask twice as many queries."""
+    """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
+    one of each kind for every positive (the paper)."""
     scored: Count = 20
     """The re-ranker scores so many of a query's best passages for its denoised lists; 0: top_n."""
     low: Whole = 0.1

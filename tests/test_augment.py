@@ -237,18 +237,6 @@ def test_the_share_of_denoised_lists_is_as_asked(share):
     assert alone == [item for item in lists if item.query == "q100"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
-def test_a_positive_has_one_list_where_it_is_to_have_one(share):
-    rows = [scored(f"q{i}", p=(0.05,) * 5) for i in range(5000)]
-    config = ListConfig(length=4, top_n=20, denoised=share, per_positive="one")
-    assert sum(lists_per_positive(config)) == 1
-    lists, report = hybrid_lists(rows, PLAIN, config, 1)
-    assert [item.query for item in lists] == [row.query for row in rows]
-    assert report.denoised / 5000 == pytest.approx(share, abs=0.02)
-    both, _ = hybrid_lists(rows, PLAIN, ListConfig(length=4, top_n=20), 1)
-    assert {*lists} <= {*both}  # the very lists, fewer of them
-
-
 def test_the_report_counts_what_happened():
     rows = [
         scored("a", p=(0.99, 0.5, 0.05), deeper=1),  # two dropped, one topped up, still short
