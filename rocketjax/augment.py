@@ -151,8 +151,8 @@ def hybrid_lists(
             clean = _denoised(row, p, config, seed)
             named = zip(row.passages, p.tolist(), strict=False)
             dropped += [(value, row.query, pid) for pid, value in named if value >= config.low]
-        lists += [item for item in plain if _drawn(item, seed) >= 1 - undenoised]
-        lists += [item for item in clean if item.pseudo or _drawn(item, seed) < denoised]
+        lists += [item for item in plain if _kept(item, undenoised, seed)]
+        lists += [item for item in clean if item.pseudo or _kept(item, denoised, seed)]
     return lists, _report(candidates, lists, dropped, calibration, config)
 
 
@@ -263,10 +263,12 @@ def _sample(
     return tuple(pool[i] for i in drawn)
 
 
-def _drawn(item: TrainingList, seed: int) -> float:
-    """From 0 up to 1, by query and positive: the same for a positive's lists of both kinds."""
+def _kept(item: TrainingList, share: float, seed: int) -> bool:
+    """Whether the list is among the `share` of its kind that is made."""
+    if share >= 1:
+        return True
     numbers = map(_number, (item.query, item.positive, "kind"))
-    return np.random.default_rng([seed, *numbers]).random()
+    return np.random.default_rng([seed, *numbers]).random() < share
 
 
 def _report(

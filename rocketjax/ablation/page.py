@@ -45,7 +45,7 @@ def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
         gains = tuple(float(own[seed].mean() - base[seed].mean()) for seed in shared)
         if shared:
             before, after = (np.mean([x[seed] for seed in shared], axis=0) for x in (base, own))
-            gain = float((after - before).mean())
+            gain = float(np.mean(gains))
             low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
         spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
         mean = float(np.mean(means))
