@@ -111,6 +111,11 @@ def _judged(
             f"{', '.join(options.configs)}: no ablation_{absent.pop()}.yaml, which recipe needs"
         )
     arms = read_arms({arm: path for arm, path in files.items() if arm in needed})
+    if "start" in wanted and not arms[BASE].evaluate.start:
+        raise InputError(
+            f"{files[BASE]}: evaluate.start is false, so that there is no start to judge; "
+            "set it to true, or name --arms without start"
+        )
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)
     sample = home / "collection"
@@ -132,7 +137,7 @@ def _run(
     folder: Path,
 ) -> "Ranks":
     from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, run_arm, settled, tidy
+    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, tidy
     from rocketjax.augment import read_lists
 
     split, base = collection.split("dev"), folder / BASE
@@ -143,7 +148,9 @@ def _run(
     if arm == "start":
         return rivals.read_judged(arm, seed, base / "start", split)
     if arm == "recipe":
-        mined = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch, "mine")
+        mined = base
+        if first_change(arms[BASE], arms["undenoised"]):  # the base's lists are not these already
+            mined = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch, "mine")
         return rivals.judge_recipe(
             settled(arms[BASE], sample, seed, base),
             read_lists(mined / "lists" / "lists.jsonl"),

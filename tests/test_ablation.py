@@ -15,10 +15,12 @@ from on_disk import make_topics
 from test_pipeline import config
 
 from rocketjax import ablate, pipeline
+from rocketjax.ablation import rivals
 from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
 from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
+from rocketjax.augment import read_lists
 from rocketjax.config import dump
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -124,6 +126,8 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     assert {"bad", "near", "title"} <= {*labels} and "unknown" not in labels
     far = effects(ranks, "retriever", ["bad"])["bad"].gain
     assert f"{far:+.3f}" in labels  # off the scale of the others
+    one = {key: found for key, found in ranks.items() if key[1] == 1}
+    assert "a seed's own" in drawn and "a seed's own" not in picture(one, shown, "title")
 
 
 @pytest.fixture
@@ -271,6 +275,32 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert "configs: no ablation_undenoised.yaml, which recipe needs" in said(capsys)
     assert run(collection, "--base", "configs/ablation_alone.yaml", "--draw") == 2
     assert "choose another --results" in said(capsys)
+
+
+def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(home, collection, monkeypatch):
+    base = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
+    base["lists"]["denoised"] = 0.0
+    (home / "plain.yaml").write_text(yaml.safe_dump(base))
+    seen = []
+
+    def judged(config, lists, warm, *_):
+        seen.extend(lists)
+        return {("recipe", config.seed, "retriever"): (1,) * 15}
+
+    monkeypatch.setattr(rivals, "judge_recipe", judged)
+    assert run(collection, "--base", "plain.yaml", "--arms", "recipe") == 0
+    runs = home / "runs" / "ablation" / collection.name / "1"
+    assert seen == read_lists(runs / BASE / "lists" / "lists.jsonl")
+    assert {item.kind for item in seen} == {"undenoised"} and not (runs / "undenoised").exists()
+
+
+def test_a_start_that_is_not_judged_is_refused_before_anything_is_trained(home, collection, capsys):
+    base = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
+    base["evaluate"]["start"] = False
+    (home / "fast.yaml").write_text(yaml.safe_dump(base))
+    assert run(collection, "--base", "fast.yaml") == 2
+    assert "fast.yaml: evaluate.start is false" in said(capsys)
+    assert not (home / "runs").exists()
 
 
 def test_bad_input_is_one_line(home, collection, capsys):

@@ -97,13 +97,16 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     names = [arm for arm in arms if arm in judged and arm != BASE]
     figure = Figure(figsize=(9, 1.4 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, model in zip(panels, MODELS, strict=True):
-        _draw(panel, effects(ranks, model, names), names)
+    found = [effects(ranks, model, names) for model in MODELS]
+    for panel, model, shown in zip(panels, MODELS, found, strict=True):
+        _draw(panel, shown, names)
         panel.set_title(model, fontsize=10)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(max(len(names), 1) - 0.5, -0.5)  # a base alone has an empty panel
     figure.suptitle(title, fontsize=8)
-    figure.supxlabel("gain in MRR@10 over the base, 95 % over queries; | a seed's own", fontsize=9)
+    several = any(len(effect.gains) > 1 for shown in found for effect in shown.values())
+    ticks = "; | a seed's own" if several else ""
+    figure.supxlabel(f"gain in MRR@10 over the base, 95 % over queries{ticks}", fontsize=9)
     return svg(figure).decode()
 
 
