@@ -306,13 +306,19 @@ def resolve_loss(loss: LossConfig) -> LossConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """How both models are judged."""
+class Depths:
+    """How deep both models are judged."""
 
     top_k: Size = 50
     """Passages retrieved for each query."""
     rerank_depth: Size = 10
     """How many of them the re-ranker orders anew; the rest follow in the retriever's order."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Depths):
+    """How both models are judged."""
+
     start: bool = True
     """Judge the models a run starts from, too; it means encoding the corpus once more."""
     every: Count = 12

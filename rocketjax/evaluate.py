@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, EvaluateConfig, HostsConfig
+from rocketjax.config import ComputeConfig, Count, Depths, HostsConfig
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection, Split
@@ -47,7 +47,7 @@ class Evaluate:
     """Judge on this many queries of the split, drawn by the run's rule with seed 1; 0: all."""
     per_query: str = ""
     """Folder for each run's values by query, as TSV."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(100, 50))
+    evaluate: Depths = field(default_factory=lambda: Depths(100, 50))
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
 

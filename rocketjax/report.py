@@ -7,7 +7,7 @@ from pathlib import Path
 import pydantic
 
 from rocketjax import metrics
-from rocketjax.config import EvaluateConfig
+from rocketjax.config import Depths
 from rocketjax.data.answers import answer_recall
 from rocketjax.data.collection import Collection, Split
 from rocketjax.errors import InputError
@@ -52,7 +52,7 @@ def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -
 
 
 def measure(
-    split: Split, collection: Collection, judged: Judged, config: EvaluateConfig
+    split: Split, collection: Collection, judged: Judged, config: Depths
 ) -> dict[str, PerQuery]:
     """Both models' runs, and the oracle's."""
     return {
@@ -62,7 +62,7 @@ def measure(
     }
 
 
-def oracle_of(split: Split, found: Scored, config: EvaluateConfig) -> PerQuery:
+def oracle_of(split: Split, found: Scored, config: Depths) -> PerQuery:
     """What a perfect re-ranker of the first `rerank_depth` candidates gives: the ceiling.
 
     Without answer recall: it knows judgements only.
@@ -78,7 +78,7 @@ def write(
     collection: Collection,
     before: Judged | None,
     after: Judged,
-    config: EvaluateConfig,
+    config: Depths,
 ) -> Report:
     """Measures, compares, and writes runs/*.per_query.tsv and report.json."""
     new = measure(split, collection, after, config)

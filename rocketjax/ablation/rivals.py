@@ -72,6 +72,7 @@ def judge_recipe(
         config,
         retriever=dataclasses.replace(config.retriever, weights=str(models / "retriever")),
         reranker=dataclasses.replace(config.reranker, weights=str(models / "reranker")),
+        evaluate=dataclasses.replace(config.evaluate, start=True),
         run_dir=str(folder / "run"),
         stages=("start",),
     )
