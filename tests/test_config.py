@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -46,10 +47,11 @@ def words(text):
 
 
 def leaves(cls, prefix=""):
-    """(class, field, option) of every option."""
+    """(class that declares it, field, option) of every option."""
     for item in dataclasses.fields(cls):
         if item.default_factory is dataclasses.MISSING:
-            yield cls, item.name, prefix + item.name
+            owner = next(c for c in cls.__mro__ if item.name in inspect.get_annotations(c))
+            yield owner, item.name, prefix + item.name
         else:
             yield from leaves(type(item.default_factory()), f"{prefix}{item.name}.")
 
