@@ -33,13 +33,14 @@ from rocketjax.parallel import check_divisible
 from rocketjax.progress import Say, Watch
 from rocketjax.report import Report
 from rocketjax.trackers import check_wandb
+from rocketjax.workspace import Run
 
 
 class Step(NamedTuple):
     """A stage: what it does, and what it leaves behind, relative to the run folder."""
 
     name: Stage
-    run: Callable[[stages.Run], None]
+    run: Callable[[Run], None]
     leaves: tuple[str, ...]
 
 
@@ -117,7 +118,7 @@ def sample_queries(split: Split, most: int, seed: int) -> Split:
     )
 
 
-def _context(config: Config, folder: Path, say: Say, watch: Watch) -> stages.Run:
+def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     collection = distributed.main_first(
         lambda: load_collection(config.data.collection, config.data.on_bad_rows, say)
     )
@@ -128,7 +129,7 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> stages.Run
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"
     )
-    return stages.Run(config, folder, collection, train, held_out, say, watch)
+    return Run(config, folder, collection, train, held_out, say, watch)
 
 
 def _splits(collection: Collection, config: DataConfig) -> tuple[Split, Split]:

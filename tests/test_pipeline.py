@@ -14,7 +14,7 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, lock, model_folder, page, pipeline, stages
+from rocketjax import cli, lock, model_folder, page, pipeline, rounds
 from rocketjax.augment import read_lists
 from rocketjax.config import (
     CheckpointConfig,
@@ -370,7 +370,7 @@ def test_a_refresh_that_is_stopped_goes_on(weights, collection, tmp_path, monkey
     lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
     pipeline.run(config(weights, collection, tmp_path / "whole", lists=lists), say, unwatched)
     settings = config(weights, collection, tmp_path / "run", lists=lists)
-    mine, count = stages.mine, [0]
+    mine, count = rounds.mine, [0]
 
     def dies(*args):
         count[0] += 1
@@ -378,7 +378,7 @@ def test_a_refresh_that_is_stopped_goes_on(weights, collection, tmp_path, monkey
             raise Killed
         return mine(*args)
 
-    monkeypatch.setattr(stages, "mine", dies)
+    monkeypatch.setattr(rounds, "mine", dies)
     with pytest.raises(Killed):
         pipeline.run(settings, say, unwatched)
     pipeline.run(settings, say, unwatched)

@@ -1,0 +1,157 @@
+"""Which queries the stages ask, in which lists: mined by the models as they are, or given.
+
+The re-ranker's warm-up takes the first queries of the run's order, the joint stage those that
+follow, and every refresh (a round) those after them: no more are mined for than are seen.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rocketjax import distributed
+from rocketjax.augment import (
+    TrainingList,
+    describe,
+    given_lists,
+    lists_per_positive,
+    read_lists,
+    write_lists,
+)
+from rocketjax.config import Config
+from rocketjax.data.collection import Split
+from rocketjax.errors import InputError
+from rocketjax.inference import Model
+from rocketjax.mining import mine
+from rocketjax.retrieval.index import Index
+from rocketjax.workspace import (
+    Run,
+    index_into,
+    open_in,
+    warm_index_folder,
+    warmed_reranker,
+    warmed_retriever,
+)
+
+
+def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
+    """The lists of the re-ranker's warm-up, all undenoised: mined by `model` unless given."""
+    queries = _warm_queries(run)
+    if given := _given(run, queries):
+        return given
+    lists, _ = mine(
+        model,
+        open_in(run, model.retriever, warm_index_folder(run)),
+        {query: run.train.queries[query] for query in queries if query in run.train.qrels},
+        run.train.qrels,
+        run.collection.by_id,
+        dataclasses.replace(run.config.lists, denoised=0.0),
+        run.config.seed,
+        run.folder / "warmup" / "lists",
+        run.watch,
+    )
+    return lists
+
+
+def make_first_lists(run: Run) -> None:
+    """The joint stage's (first) lists, mined by the warmed models unless they are given."""
+    folder = run.folder / "lists"
+    if given := _given(run, _joint_queries(run, 0)):
+        distributed.from_main(lambda: _write_given(folder, given))
+        run.say(f"{len(given):,} lists of the negatives that the rows came with")
+        return
+    model = Model(warmed_retriever(run)[0], warmed_reranker(run))
+    _mine_round(run, 0, model, open_in(run, model.retriever, warm_index_folder(run)), folder)
+
+
+def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[TrainingList]:
+    """The lists of a round of joint training; from the second on, mined by `model` as it is now.
+
+    `fresh`: the round has not begun, so that `model` is the one to mine with.
+    """
+    if number == 0:
+        return read_lists(run.folder / "lists" / "lists.jsonl")
+    folder = run.folder / "rounds" / str(number)
+    if not distributed.from_main((folder / "lists" / "lists.jsonl").is_file):
+        if not fresh:
+            raise InputError(
+                f"{folder / 'lists'}: the lists that this round was training on are gone; bring "
+                "them back, or train the stage anew: --from joint"
+            )
+        run.say(f"refresh {number}: encode and mine with both models as they are")
+        index = index_into(run, model.retriever, f"refresh {number}", folder / "index")
+        _mine_round(run, number, model, index, folder / "lists")
+    _remove(folder / "index")  # large, and never needed again
+    return read_lists(folder / "lists" / "lists.jsonl")
+
+
+def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
+    """Lists of the negatives that the queries came with; none where they are to be mined."""
+    if run.config.lists.source == "mined":
+        return []
+    train = run.train
+    return given_lists(queries, train.qrels, train.negatives, run.config.lists, run.config.seed)
+
+
+def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
+    folder.mkdir(exist_ok=True)
+    write_lists(folder / "lists.jsonl", lists)
+
+
+def _mine_round(run: Run, number: int, model: Model, index: Index, folder: Path) -> None:
+    _, mined = mine(
+        model,
+        index,
+        {query: run.queries[query] for query in _joint_queries(run, number)},
+        run.train.qrels,
+        run.collection.by_id,
+        run.config.lists,
+        run.config.seed + number,
+        folder,
+        run.watch,
+    )
+    passages = run.collection.by_id
+    run.say(describe(mined, run.queries.__getitem__, lambda pid: " ".join(passages[pid][1:])))
+
+
+def _warm_queries(run: Run) -> list[str]:
+    stage = run.config.reranker_warmup
+    return _take(run, 0, stage.steps * stage.batch)
+
+
+def _joint_queries(run: Run, number: int) -> list[str]:
+    """The queries that follow in the order, and only as many as the round sees."""
+    config = run.config
+    per_positive = sum(lists_per_positive(config.lists))
+    start, taken = len(_warm_queries(run)), []
+    for earlier in range(number + 1):
+        length = min(round_length(config), config.joint.steps - earlier * round_length(config))
+        taken = _take(run, start, length * config.joint.batch / per_positive)
+        start += len(taken)
+    return taken
+
+
+def _take(run: Run, start: int, wanted: float) -> list[str]:
+    """Queries from `start` in the order, and round again, until they have so many positives."""
+    taken: list[str] = []
+    for i in range(len(run.order)):
+        if wanted <= 0:
+            break
+        query = run.order[(start + i) % len(run.order)]
+        taken.append(query)
+        wanted -= len(positives(run.train, query))
+    return taken
+
+
+def round_length(config: Config) -> int:
+    """Joint steps from one mining to the next."""
+    return config.lists.refresh or config.joint.steps
+
+
+def positives(split: Split, query: str) -> list[str]:
+    """The ids of a query's relevant passages, sorted."""
+    return sorted(pid for pid, grade in split.qrels.get(query, {}).items() if grade > 0)
+
+
+def _remove(folder: Path) -> None:
+    distributed.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
