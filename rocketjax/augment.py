@@ -20,6 +20,7 @@ import pydantic
 from rocketjax.calibrate import Calibration
 from rocketjax.config import ListConfig
 from rocketjax.data.lines import BadRows, lines
+from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
@@ -96,9 +97,7 @@ def given_lists(
     Queries that came without any have none. Raises InputError where that leaves no list.
     """
     candidates = [
-        Candidates(
-            query, tuple(sorted(p for p, grade in judged.items() if grade > 0)), tuple(found)
-        )
+        Candidates(query, tuple(relevant(judged)), tuple(found))
         for query in queries
         if (found := negatives.get(query)) and (judged := qrels.get(query))
     ]

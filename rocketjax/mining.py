@@ -30,6 +30,7 @@ from rocketjax.augment import (
 from rocketjax.calibrate import Calibration, platt
 from rocketjax.config import ListConfig
 from rocketjax.data.collection import Passage
+from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
 from rocketjax.files import is_empty, read_json, write_text
 from rocketjax.inference import Model
@@ -98,10 +99,7 @@ def _candidates(
     model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int
 ) -> list[Candidates]:
     """What the retriever finds for each query, its known positives taken out."""
-    positives = {
-        query: tuple(sorted(pid for pid, grade in qrels.get(query, {}).items() if grade > 0))
-        for query in queries
-    }
+    positives = {query: tuple(relevant(qrels.get(query, {}))) for query in queries}
     most = max(map(len, positives.values()))  # so many more are asked for, so that depth are left
     found = retrieve(model.retriever, index, queries, depth + most, unwatched)
     return [

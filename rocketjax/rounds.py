@@ -19,7 +19,7 @@ from rocketjax.augment import (
     write_lists,
 )
 from rocketjax.config import Config
-from rocketjax.data.collection import Split
+from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
 from rocketjax.inference import Model
 from rocketjax.mining import mine
@@ -139,18 +139,13 @@ def _take(run: Run, start: int, wanted: float) -> list[str]:
             break
         query = run.order[(start + i) % len(run.order)]
         taken.append(query)
-        wanted -= len(positives(run.train, query))
+        wanted -= len(relevant(run.train.qrels.get(query, {})))
     return taken
 
 
 def round_length(config: Config) -> int:
     """Joint steps from one mining to the next."""
     return config.lists.refresh or config.joint.steps
-
-
-def positives(split: Split, query: str) -> list[str]:
-    """The ids of a query's relevant passages, sorted."""
-    return sorted(pid for pid, grade in split.qrels.get(query, {}).items() if grade > 0)
 
 
 def _remove(folder: Path) -> None:

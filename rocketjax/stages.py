@@ -23,6 +23,7 @@ import numpy as np
 from rocketjax import distributed, model_folder, page, report, steps
 from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import resolve_loss
+from rocketjax.data.qrels import relevant
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.feeds import collator_of, feed_of, feeds_of
 from rocketjax.files import write_text
@@ -35,7 +36,6 @@ from rocketjax.retrieval.index import Index
 from rocketjax.rounds import (
     lists_of_round,
     make_first_lists,
-    positives,
     round_length,
     warm_up_lists,
 )
@@ -49,7 +49,6 @@ from rocketjax.workspace import (
     warm_index_folder,
     warmed_reranker,
     warmed_retriever,
-    with_params,
 )
 
 
@@ -69,7 +68,9 @@ def warm_retriever(run: Run) -> None:
         return
     start = start_retriever(run)
     lists = [
-        TrainingList(query, pid, ()) for query in run.order for pid in positives(run.train, query)
+        TrainingList(query, pid, ())
+        for query in run.order
+        for pid in relevant(run.train.qrels.get(query, {}))
     ]
     params = train_stage(
         name,
@@ -142,7 +143,7 @@ def train_jointly(run: Run) -> None:
     def feeds(step: int, params: Params) -> Feed:
         number = step // round_length(config)
         first = number * round_length(config)
-        lists = lists_of_round(run, number, with_params(start, params), fresh=step == first)
+        lists = lists_of_round(run, number, _with(start, params), fresh=step == first)
         return feed_of(run, lists, collate, config.joint.batch, config.seed + number, first, step)
 
     params = train_stage(
@@ -159,7 +160,7 @@ def train_jointly(run: Run) -> None:
         config.lists.refresh,
         _judge_on_the_way(run, start),
     )
-    model = with_params(start, params)
+    model = _with(start, params)
     _save(model_folder.save_retriever, run.folder / "retriever", _averaged(run, model.retriever))
     _save(model_folder.save_reranker, run.folder / "reranker", model.reranker)
 
@@ -200,6 +201,13 @@ def _averaged(run: Run, trained: Retriever) -> Retriever:
     return dataclasses.replace(trained, params=params)
 
 
+def _with(model: Model, params: Params) -> Model:
+    return Model(
+        dataclasses.replace(model.retriever, params=params["retriever"]),
+        dataclasses.replace(model.reranker, params=params["reranker"]),
+    )
+
+
 def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
     config = run.config.evaluate
     judged = rank_both(
@@ -236,7 +244,7 @@ def _judge_on_the_way(run: Run, start: Model) -> Judge | None:
     pool = pool_of(run.held_out, found, depth, most, config.seed)
 
     def look(step: int, params: Params) -> dict[str, float]:
-        model = with_params(start, params)
+        model = _with(start, params)
         if step in (0, config.joint.steps):
             lists = read_lists(run.folder / "lists" / "lists.jsonl")
             scores = score_lists(model, lists, run.queries, run.collection.by_id, config.seed)

@@ -10,8 +10,7 @@ from rocketjax import distributed, model_folder
 from rocketjax.config import Config
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collection import Collection, Split
-from rocketjax.inference import Model, Reranker, Retriever
-from rocketjax.models.encoder import Params
+from rocketjax.inference import Reranker, Retriever
 from rocketjax.progress import Say, Watch
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.open import build_index, open_index
@@ -81,14 +80,6 @@ def warmed_reranker(run: Run) -> Reranker:
     folder = run.folder / "warmup" / "reranker"
     warm = model_folder.load_reranker(folder, run.config.compute)
     return dataclasses.replace(start, params=warm.params)
-
-
-def with_params(model: Model, params: Params) -> Model:
-    """The pair with the parameters that training has come to."""
-    return Model(
-        dataclasses.replace(model.retriever, params=params["retriever"]),
-        dataclasses.replace(model.reranker, params=params["reranker"]),
-    )
 
 
 def warm_index_folder(run: Run) -> Path:

@@ -12,6 +12,7 @@ from rocketjax.bench.process import asked
 from rocketjax.config import IndexConfig, ListConfig
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collection import Collection, Split
+from rocketjax.data.qrels import relevant
 from rocketjax.inference import Model
 from rocketjax.mining import mine
 from rocketjax.progress import Say, Watch, unwatched
@@ -69,10 +70,7 @@ def _work(
         "vectors": str(folder.resolve()),
         "passages": [f"{p.title} {p.text}".strip() for p in collection.passages],
         "queries": queries,
-        "positives": {
-            query: sorted(pid for pid, grade in split.qrels[query].items() if grade > 0)
-            for query in queries
-        },
+        "positives": {query: relevant(split.qrels[query]) for query in queries},
         "depth": LISTS.depth,
         "scored": LISTS.scored,
         "top_n": LISTS.top_n,

@@ -18,6 +18,11 @@ class Judgement(NamedTuple):
     grade: int
 
 
+def relevant(judged: Mapping[str, int]) -> list[str]:
+    """The ids of a query's relevant passages, by its grades; sorted."""
+    return sorted(pid for pid, grade in judged.items() if grade > 0)
+
+
 def read_qrels(
     path: Path,
     judgements: Iterable[tuple[str, Judgement]],
