@@ -96,9 +96,27 @@ def _judged(
     options: Ablate, name: str, files: Mapping[str, Path], done: "Ranks"
 ) -> "Iterator[Ranks]":
     """The ranks of every run that is wanted and not there yet, run after run."""
-    from rocketjax.ablation.arms import BASE, read_arms
     from rocketjax.ablation.sample import write_sample
     from rocketjax.data.collections import load_collection
+
+    wanted, arms = _wanted(options, files)
+    home = Path(options.folder) / name
+    sizes = (options.train, options.held_out, options.passages)
+    sample = home / "collection"
+    write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
+    collection = load_collection(str(sample))
+    for seed in options.seeds:
+        for arm in wanted:
+            if not any((a, s) == (arm, seed) for a, s, _ in done):
+                cli.say(f"{name}, seed {seed}: {arm}")
+                yield _run(arm, arms, sample, collection, seed, home / str(seed))
+
+
+def _wanted(
+    options: Ablate, files: Mapping[str, Path]
+) -> tuple[Sequence[str], Mapping[str, Config]]:
+    """What is to be judged, and the configs that this takes; refuses what would fail later."""
+    from rocketjax.ablation.arms import BASE, first_change, read_arms
 
     known = [*files, *RIVALS]
     if unknown := sorted({*options.arms} - {*known}):
@@ -116,16 +134,14 @@ def _judged(
             f"{files[BASE]}: evaluate.start is false, so that there is no start to judge; "
             "set it to true, or name --arms without start"
         )
-    home = Path(options.folder) / name
-    sizes = (options.train, options.held_out, options.passages)
-    sample = home / "collection"
-    write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
-    collection = load_collection(str(sample))
-    for seed in options.seeds:
-        for arm in wanted:
-            if not any((a, s) == (arm, seed) for a, s, _ in done):
-                cli.say(f"{name}, seed {seed}: {arm}")
-                yield _run(arm, arms, sample, collection, seed, home / str(seed))
+    same = [
+        arm
+        for arm in wanted
+        if arm in arms and arm != BASE and not first_change(arms[BASE], arms[arm])
+    ]
+    for arm in same:
+        cli.say(f"{arm}: passed over, as {files[BASE]} says all that {files[arm]} does")
+    return [arm for arm in wanted if arm not in same], arms
 
 
 def _run(

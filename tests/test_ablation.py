@@ -3,8 +3,11 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import shutil
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -20,7 +23,7 @@ from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, se
 from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
-from rocketjax.augment import read_lists
+from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import dump
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -294,6 +297,62 @@ def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(home, collectio
     assert {item.kind for item in seen} == {"undenoised"} and not (runs / "undenoised").exists()
 
 
+def test_a_recipe_that_stops_says_why_and_keeps_the_model_that_is_done(
+    home, collection, monkeypatch
+):
+    base = settled(read_arms(arm_files([home / "configs"], ""))[BASE], collection, 1, home / "base")
+    loaded = load_collection(str(collection))
+    pids = [passage.id for passage in loaded.passages]
+    lists = [
+        TrainingList(query, next(iter(grades)), tuple(pids[:3]))
+        for query, grades in loaded.split("train").qrels.items()
+    ]
+    trainer, started, watched = home / "trainer", home / "started", {}
+    trainer.write_text(
+        f"#!/bin/sh\necho $3 >> {started}\necho step; echo Traceback; echo step; echo No torch\n"
+        "test $3 = retriever && echo $3 > $4/weights\n"
+    )
+    trainer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(trainer))
+
+    @contextmanager
+    def watch(name, total, unit):
+        watched[name] = [total, 0]
+
+        def advance(count):
+            watched[name][1] += count
+
+        yield advance
+
+    def judged():
+        rivals.judge_recipe(base, lists, lists, loaded, home / "recipe", print, watch)
+
+    for _ in range(2):
+        with pytest.raises(InputError, match="the recipe stopped: No torch; pip install"):
+            judged()
+    assert started.read_text().split() == ["retriever", "reranker", "reranker"]
+    assert (home / "recipe" / "models" / "retriever" / "weights").is_file()
+    assert [path.name for path in (home / "recipe" / "models").iterdir()] == ["retriever"]
+    joint, warm = base.joint, base.reranker_warmup
+    rows = joint.steps * joint.batch
+    pairs = 4 * (rows + warm.steps * warm.batch)
+    assert watched == {
+        "recipe retriever": [math.ceil(rows / joint.batch), 2],
+        "recipe reranker": [math.ceil(pairs / (joint.batch * base.lists.length)), 2],
+    }
+
+
+def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, monkeypatch, capsys):
+    (home / "configs" / "ablation_same.yaml").write_text("# command\n# nothing\n{}\n")
+    monkeypatch.setattr(ablate, "_run", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+    assert run(collection, "--arms", "same", "alone") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "same: passed over, as configs/ablation.yaml says all that" in shown
+    table = home / "docs" / "ablation" / f"{collection.name}.tsv"
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "))
+    assert {arm for arm, _, _ in found} == {BASE, "alone"}
+
+
 def test_a_start_that_is_not_judged_is_refused_before_anything_is_trained(home, collection, capsys):
     base = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
     base["evaluate"]["start"] = False
@@ -310,7 +369,6 @@ def test_bad_input_is_one_line(home, collection, capsys):
     )
     assert run(collection, "--draw") == 2
     assert "holds no results yet" in " ".join(capsys.readouterr().err.split())
-    (home / "configs" / "ablation_same.yaml").write_text("# command\n# nothing\n{}\n")
     (home / "configs" / "ablation.yaml").unlink()
     assert run(collection) == 2
     assert "ablation.yaml: cannot read the config" in " ".join(capsys.readouterr().err.split())

@@ -87,7 +87,7 @@ FLOORS = [
     },  # none imports another
 ]
 OWNERS = {  # a library only one module knows
-    "transformers": {"data.tokenize", "bench.plain_torch"},
+    "transformers": {"data.tokenize", "bench.plain_torch", "ablation.recipe"},
     "tyro": {"config", "cli"},
     "scann": {"retrieval.scann"},
     "orbax": {"checkpoint"},

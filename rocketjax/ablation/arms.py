@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rocketjax import pipeline
 from rocketjax.config import Config, Stage, differences, load, read_values, training_fields
-from rocketjax.errors import InputError
 from rocketjax.files import new_folder, remove
 from rocketjax.progress import Say, Watch
 
@@ -106,8 +105,6 @@ def run_arm(
     target = folder / name
     arm = settled(arms[name], collection, seed, target)
     stage = first_change(arms[BASE], arms[name])
-    if name != BASE and stage is None:
-        raise InputError(f"ablation_{name}.yaml: differs from ablation.yaml in nothing; delete it")
     if stage not in (None, "start") and not target.is_dir():
         with new_folder(target) as aside:
             shutil.copytree(folder / BASE, aside, dirs_exist_ok=True)

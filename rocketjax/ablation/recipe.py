@@ -24,41 +24,46 @@ from sentence_transformers import (
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import get_device_name
+from transformers import TrainerCallback
 
 
 def train_retriever(work: dict[str, Any], folder: Path) -> None:
     """Columns query, positive, negative_1 ..; a batch's other passages are negatives too."""
     model = SentenceTransformer(work["weights"])
-    model.max_seq_length = work["passage_length"]
-    arguments = SentenceTransformerTrainingArguments(
-        str(folder / "trainer"),
-        per_device_train_batch_size=work["lists"],
-        learning_rate=work["retriever_lr"],
-        **_common(work),
-    )
-    data = Dataset.from_list(work["rows"])
+    model.max_seq_length = work["tokens"]
+    arguments = SentenceTransformerTrainingArguments(str(folder), **_common(work))
+    data = Dataset.from_list(work["data"])
     loss = MultipleNegativesRankingLoss(model)
-    SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=loss).train()
-    model.save_pretrained(str(folder / "retriever"))
+    SentenceTransformerTrainer(
+        model, arguments, train_dataset=data, loss=loss, callbacks=[Steps()]
+    ).train()
+    model.save_pretrained(str(folder))
 
 
 def train_reranker(work: dict[str, Any], folder: Path) -> None:
     """Columns query, passage, label."""
-    model = CrossEncoder(work["weights"], num_labels=1, max_length=work["pair_length"])
-    arguments = CrossEncoderTrainingArguments(
-        str(folder / "trainer"),
-        per_device_train_batch_size=work["lists"] * work["length"],
-        learning_rate=work["reranker_lr"],
-        **_common(work),
-    )
-    data = Dataset.from_list(work["pairs"])
-    loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(work["length"] - 1.0))
-    CrossEncoderTrainer(model, arguments, train_dataset=data, loss=loss).train()
-    model.save_pretrained(str(folder / "reranker"))
+    model = CrossEncoder(work["weights"], num_labels=1, max_length=work["tokens"])
+    arguments = CrossEncoderTrainingArguments(str(folder), **_common(work))
+    data = Dataset.from_list(work["data"])
+    loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(work["positive"]))
+    CrossEncoderTrainer(
+        model, arguments, train_dataset=data, loss=loss, callbacks=[Steps()]
+    ).train()
+    model.save_pretrained(str(folder))
+
+
+class Steps(TrainerCallback):
+    """Tells the process that started this one of every step."""
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """As the trainer calls it."""
+        print("step", flush=True)
 
 
 def _common(work: dict[str, Any]) -> dict[str, Any]:
     return {
+        "per_device_train_batch_size": work["batch"],
+        "learning_rate": work["rate"],
         "num_train_epochs": 1,
         "warmup_steps": 0.1,  # a share of the steps
         "bf16": get_device_name() == "cuda",  # as rocketjax computes on a GPU
@@ -70,7 +75,6 @@ def _common(work: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    made = Path(sys.argv[1])
+    made = Path(sys.argv[2])
     asked = json.loads((made / "work.json").read_text(encoding="utf-8"))
-    train_retriever(asked, made)
-    train_reranker(asked, made)
+    {"retriever": train_retriever, "reranker": train_reranker}[sys.argv[1]](asked, made)

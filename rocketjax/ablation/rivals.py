@@ -16,7 +16,7 @@ from rocketjax.config import Config, StageConfig
 from rocketjax.data.collection import Collection, Passage, Split
 from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
-from rocketjax.files import new_folder, write_text
+from rocketjax.files import new_folder, sweep, write_text
 from rocketjax.models.pretrained import resolve_weights
 from rocketjax.progress import Say, Watch
 
@@ -49,25 +49,18 @@ def judge_recipe(
     Args:
         config: the base's, settled.
         lists: what the retriever sees; the re-ranker sees `warm` and these.
-        folder: for the trained models and their run.
+        folder: for the trained models, each of which stays once it is done, and their run.
 
     Raises:
         InputError: sentence-transformers or what its trainers need is missing; its last words.
     """
     models = folder / "models"
-    if not models.is_dir():
-        with new_folder(models) as aside:
-            work = _work(config, lists, warm, collection)
-            write_text(aside / "work.json", json.dumps(work))
-            say(
-                f"recipe: sentence-transformers trains on {len(work['rows']):,} lists and "
-                f"{len(work['pairs']):,} pairs, and shows no progress"
-            )
-            command = [sys.executable, "-m", "rocketjax.ablation.recipe", str(aside)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                said = done.stderr.strip().rpartition("\n")[2]
-                raise InputError(f"the recipe stopped: {said}; pip install 'rocketjax[ablation]'")
+    sweep(models)
+    for name, work in _work(config, lists, warm, collection).items():
+        if not (models / name).is_dir():
+            say(f"recipe: sentence-transformers trains the {name}; stopped, it starts this anew")
+            with new_folder(models / name) as aside:
+                _train(name, work, aside, watch)
     judged = dataclasses.replace(
         config,
         retriever=dataclasses.replace(config.retriever, weights=str(models / "retriever")),
@@ -80,13 +73,39 @@ def judge_recipe(
     return read_judged("recipe", config.seed, folder / "run" / "start", collection.split("dev"))
 
 
+def _train(name: str, work: dict[str, Any], folder: Path, watch: Watch) -> None:
+    """Trains one of the two models in a process of its own and leaves it in a folder."""
+    asked = folder / "work.json"
+    write_text(asked, json.dumps(work))
+    command = [sys.executable, "-m", "rocketjax.ablation.recipe", name, str(folder)]
+    last = ""
+    with (
+        watch(f"recipe {name}", -(-len(work["data"]) // work["batch"]), "steps") as advance,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                if line == "step\n":
+                    advance(1)
+                elif line.strip():
+                    last = line.strip()
+            status = process.wait()
+        finally:
+            process.kill()  # or a command that is stopped would wait for its end
+    if status:
+        raise InputError(f"the recipe stopped: {last}; pip install 'rocketjax[ablation]'")
+    asked.unlink()
+
+
 def _work(
     config: Config,
     lists: Sequence[TrainingList],
     warm: Sequence[TrainingList],
     collection: Collection,
-) -> dict[str, Any]:
-    """Texts and settings for the other process, which knows nothing of rocketjax."""
+) -> dict[str, dict[str, Any]]:
+    """Texts and settings for the other process, which knows nothing of rocketjax; by model."""
     queries, passages = collection.split("train").queries, collection.by_id
     seen = _as_seen(lists, config.joint)
     full = max(len(item.negatives) for item in lists)  # its loss wants equally many for all
@@ -101,18 +120,21 @@ def _work(
         for item in [*_as_seen(warm, config.reranker_warmup), *seen]
         for i, pid in enumerate([item.positive, *item.negatives])
     ]
-    return {
-        "weights": str(resolve_weights(config.retriever.weights)),
-        "rows": rows,
-        "pairs": pairs,
-        "lists": config.joint.batch,
-        "length": config.lists.length,
-        "passage_length": config.text.passage_length,
-        "pair_length": config.text.pair_length,
-        "retriever_lr": config.joint.optimizer.retriever_lr,
-        "reranker_lr": config.reranker_warmup.optimizer.reranker_lr,
-        "seed": config.seed,
+    both = {"weights": str(resolve_weights(config.retriever.weights)), "seed": config.seed}
+    retriever = {
+        "data": rows,
+        "batch": config.joint.batch,
+        "rate": config.joint.optimizer.retriever_lr,
+        "tokens": config.text.passage_length,
     }
+    reranker = {
+        "data": pairs,
+        "batch": config.joint.batch * config.lists.length,
+        "rate": config.reranker_warmup.optimizer.reranker_lr,
+        "tokens": config.text.pair_length,
+        "positive": config.lists.length - 1.0,
+    }
+    return {"retriever": retriever | both, "reranker": reranker | both}
 
 
 def _as_seen(lists: Sequence[TrainingList], stage: StageConfig) -> list[TrainingList]:
