@@ -81,7 +81,8 @@ def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tra
         run.say(f"refresh {number}: encode and mine with both models as they are")
         index = index_into(run, model.retriever, f"refresh {number}", folder / "index")
         _mine_round(run, number, model, index, folder / "lists")
-    _remove(folder / "index")  # large, and never needed again
+    # Large, and never needed again; where NFS keeps what is mapped, it stays.
+    distributed.from_main(lambda: shutil.rmtree(folder / "index", ignore_errors=True))
     return read_lists(folder / "lists" / "lists.jsonl")
 
 
@@ -146,7 +147,3 @@ def _take(run: Run, start: int, wanted: float) -> list[str]:
 def round_length(config: Config) -> int:
     """Joint steps from one mining to the next."""
     return config.lists.refresh or config.joint.steps
-
-
-def _remove(folder: Path) -> None:
-    distributed.from_main(lambda: shutil.rmtree(folder, ignore_errors=True))
