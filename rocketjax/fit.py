@@ -31,6 +31,7 @@ def fit(
     queries_of: QueriesOf,
     steps: range,
     report: Report,
+    *,
     save: Save | None = None,
     save_every: int = 1,
     advance: Advance = silent,

@@ -157,8 +157,8 @@ def train_jointly(run: Run) -> None:
         run.folder,
         run.say,
         run.watch,
-        config.lists.refresh,
-        _judge_on_the_way(run, start),
+        round_length=config.lists.refresh,
+        judge=_judge_on_the_way(run, start),
     )
     model = _with(start, params)
     _save(model_folder.save_retriever, run.folder / "retriever", _averaged(run, model.retriever))

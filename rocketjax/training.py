@@ -50,6 +50,7 @@ def train_stage(
     folder: Path,
     say: Say,
     watch: Watch,
+    *,
     round_length: int = 0,
     judge: Judge | None = None,
 ) -> Params:
@@ -103,13 +104,13 @@ def train_stage(
                         feed.queries_of,
                         range(done, end),
                         partial(_report, journal, name, say),
-                        partial(_save, saved, journal.log, facts, every, end),
-                        every,
-                        advance,
-                        max(stage.max_bad_steps - int(state.skipped), 0),
-                        distributed.together(asked),
-                        look,
-                        look_every,
+                        save=partial(_save, saved, journal.log, facts, every, end),
+                        save_every=every,
+                        advance=advance,
+                        spare=max(stage.max_bad_steps - int(state.skipped), 0),
+                        stop=distributed.together(asked),
+                        look=look,
+                        look_every=look_every,
                     )
             if look:
                 look(stage.steps, state)

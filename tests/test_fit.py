@@ -86,7 +86,7 @@ def test_what_asks_it_to_stop_is_heard_after_the_step_and_the_state_saved():
             queries_of,
             range(10, 99),
             lambda row: events.append(row["step"]),
-            lambda done, state: events.append((done, len(state))),
+            save=lambda done, state: events.append((done, len(state))),
             save_every=50,
             stop=lambda: next(asked),
         )
@@ -102,7 +102,7 @@ def test_a_state_is_saved_once_all_its_metrics_are_known():
         queries_of,
         range(2, 9),
         lambda row: events.append(row["step"]),
-        lambda done, state: events.append((done, len(state))),
+        save=lambda done, state: events.append((done, len(state))),
         save_every=3,
     )
     assert events == [2, (3, 1), 3, 4, 5, (6, 4), 6, 7, 8, (9, 7)]
@@ -119,8 +119,8 @@ def test_what_is_not_finite_is_never_saved():
             queries_of,
             range(9),
             lambda _: None,
-            saved.append,
-            3,
+            save=saved.append,
+            save_every=3,
         )
     assert saved == []
 
