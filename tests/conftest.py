@@ -31,6 +31,19 @@ settings.register_profile(
 settings.load_profile("rocketjax")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def keep_programs(tmp_path_factory):
+    """A program that an earlier test compiled is read from a file, not compiled again.
+
+    Tests build the same models over and over; compiling them is most of what the suite takes.
+    """
+    import jax  # not before the devices are set
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_programs():
     """Drops a module's compiled programs: together they would pass the limit of memory maps.
