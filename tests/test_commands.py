@@ -257,7 +257,16 @@ def test_rerank_refuses_strangers(run, collection, tmp_path, capsys):
     assert not (tmp_path / "out.trec").exists()
 
 
-def test_programs_are_kept_between_starts_but_not_on_a_cpu(monkeypatch, tmp_path):
+@pytest.fixture
+def untold():
+    """jax keeps no programs; the other tests' are kept (conftest.keep_programs)."""
+    told, update = jax.config.jax_compilation_cache_dir, jax.config.update
+    update("jax_compilation_cache_dir", None)
+    yield
+    update("jax_compilation_cache_dir", told)
+
+
+def test_programs_are_kept_between_starts_but_not_on_a_cpu(untold, monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(jax.config, "update", lambda *setting: kept.append(setting))
     monkeypatch.setenv("ROCKETJAX_CACHE", str(tmp_path))
