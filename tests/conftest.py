@@ -19,6 +19,9 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Where programs are kept (keep_programs, and tests of whole processes), even the smallest are.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["ROCKETJAX_CACHE"] = tempfile.mkdtemp(prefix="rocketjax-tests-")
 atexit.register(shutil.rmtree, os.environ["ROCKETJAX_CACHE"], ignore_errors=True)
 
@@ -40,8 +43,6 @@ def keep_programs(tmp_path_factory):
     import jax  # not before the devices are set
 
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -35,8 +35,6 @@ def environment(cache, devices=2):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_llvm_disable_expensive_passes=true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
 

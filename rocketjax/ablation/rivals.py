@@ -56,11 +56,12 @@ def judge_recipe(
     """
     models = folder / "models"
     sweep(models)
-    for name, work in _work(config, lists, warm, collection).items():
-        if not (models / name).is_dir():
-            say(f"recipe: sentence-transformers trains the {name}; stopped, it starts this anew")
-            with new_folder(models / name) as aside:
-                _train(name, work, aside, watch)
+    missing = [name for name in ("retriever", "reranker") if not (models / name).is_dir()]
+    work = _work(config, lists, warm, collection) if missing else {}
+    for name in missing:
+        say(f"recipe: sentence-transformers trains the {name}; stopped, it starts this anew")
+        with new_folder(models / name) as aside:
+            _train(name, work[name], aside, watch)
     judged = dataclasses.replace(
         config,
         retriever=dataclasses.replace(config.retriever, weights=str(models / "retriever")),
