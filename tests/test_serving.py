@@ -334,6 +334,13 @@ JSON = {"content-type": "application/json"}
         ("GET", "/nowhere", {}, 404, "there are /, /search, /score and /health"),
         ("GET", "/health", {"headers": {"host": "evil.example"}}, 400, "Host: expected one of"),
         ("GET", "/", {"headers": {"host": "evil.example:8000"}}, 400, "got 'evil.example'"),
+        (
+            "GET",
+            "/search?q=cat",
+            {"headers": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}},
+            403,
+            "another site's page",
+        ),
     ],
 )
 def test_a_bad_request_is_one_message_that_names_the_field(
@@ -354,6 +361,13 @@ def test_the_loopback_has_three_names(answers):
             assert client.get("/health", headers={"host": host}).status_code == 200
         for host in ("", "localhost.evil.example", "localhost:80:80", "127.0.0.1.evil", "::1"):
             assert client.get("/health", headers={"host": host}).status_code == 400
+
+
+def test_links_of_other_sites_lead_here(answers):
+    with api(answers) as (client, _):
+        for site, mode in (("cross-site", "navigate"), ("same-origin", "cors"), ("none", "cors")):
+            sent = {"sec-fetch-site": site, "sec-fetch-mode": mode}
+            assert client.get("/health", headers=sent).status_code == 200
 
 
 def test_a_full_queue_says_when_to_come_again(answers):

@@ -163,10 +163,11 @@ def _in_json(found: list[Ranks], top_k: int) -> list[dict[str, Any]]:
 
 
 class _Guard:
-    """Refuses requests by a foreign name, and sends every answer's headers.
+    """Refuses requests by a foreign name or from a foreign page, and sends every answer's headers.
 
     A foreign name on the loopback is a page elsewhere whose name was made to lead here (DNS
-    rebinding). No header lets other sites read an answer.
+    rebinding). A foreign page may make a browser ask, which would put the models to work though no
+    header lets it read the answer; browsers say so (Fetch Metadata). Links may lead here.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -182,11 +183,17 @@ class _Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")).lower()
+        headers = Headers(scope=scope)
+        host = re.sub(r":\d*$", "", headers.get("host", "")).lower()
         app = self.app
         if self.hosts and host not in self.hosts:
             names = ", ".join(sorted(self.hosts))
             app = _error(400, f"Host: expected one of {names}, got {host[:100]!r}")
+        elif (
+            headers.get("sec-fetch-site") == "cross-site"
+            and headers.get("sec-fetch-mode") != "navigate"
+        ):
+            app = _error(403, "Sec-Fetch-Site: asked by another site's page")
         await app(scope, receive, send_with_headers)
 
 
