@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocketjax.data.beir import read_beir
+from rocketjax.data.collections import load_collection
 from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_queries, read_run, write_run
 from rocketjax.errors import InputError
@@ -53,6 +54,16 @@ def test_a_good_folder_is_read(folder):
     assert train.qrels == {"q1": {"p1": 2, "p3": 0}, "q2": {"p2": -1}}
     assert train.queries == {"q1": "Wer schläft?", "q2": "Was?"}
     assert (dev.queries, dev.qrels) == ({"q2": "Was?"}, {"q2": {"p2": 1}})
+
+
+def test_packed_files_are_read(folder):
+    (folder / "answers.jsonl").write_text(jsonl([{"_id": "q2", "answers": ["Hund"]}]))
+    plain = read_beir(folder)
+    for path in [*folder.glob("*.jsonl"), *folder.glob("qrels/*.tsv")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = load_collection(str(folder))
+    assert list(packed.passages) == list(plain.passages) and packed.splits == plain.splits
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_packed_files_and_a_mark_at_the_start_are_read(folder):
     assert packed.fingerprint == plain.fingerprint
 
 
+def test_of_a_file_and_its_packed_copy_the_first_is_read(folder):
+    plain = load_collection(str(folder))
+    for name in GOOD:
+        (folder / f"{name}.gz").write_bytes(b"damaged")
+    assert load_collection(str(folder)).splits == plain.splits
+
+
 def test_passages_of_dpr_are_unquoted(folder):
     (folder / "collection.tsv").unlink()
     rows = 'id\ttext\ttitle\n0\t"""Quoted"", they said."\tA "title"\n1\ttwo\t\n2\tthree\tThree\n'
@@ -177,9 +184,11 @@ ROCKETQA = {
 }
 
 
-def test_a_folder_of_rocketqa_is_read(tmp_path):
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_rocketqa_is_read(tmp_path, packed):
     for name, text in ROCKETQA.items():
-        (tmp_path / name).write_text(text)
+        data = gzip.compress(text.encode()) if packed else text.encode()
+        (tmp_path / (f"{name}.gz" if packed else name)).write_bytes(data)
     read = load_collection(str(tmp_path))
     assert [passage.title for passage in read.passages] == ["", "", "Fish"]
     assert read.splits["train"].qrels == {"7": {"0": 1}, "8": {"1": 1}}

@@ -171,9 +171,11 @@ def test_every_format_gives_the_same_collection(tmp_path, name, packed):
 
 
 @pytest.mark.parametrize("files", [TEVATRON, TEVATRON_2])
-def test_rows_with_ids_keep_them(tmp_path, files):
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_with_ids_keep_them(tmp_path, files, packed):
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        data = gzip.compress(text.encode()) if packed else text.encode()
+        (tmp_path / (f"{name}.gz" if packed else name)).write_bytes(data)
     collection = load_collection(str(tmp_path))
     train = collection.splits["train"]
     assert (train.queries, train.qrels) == ({"1": Q1, "2": Q2}, {"1": {"a": 1}, "2": {"b": 1}})

@@ -4,6 +4,7 @@ corpus.jsonl       {_id, title, text}
 queries.jsonl      {_id, text}
 qrels/SPLIT.tsv    query-id, corpus-id, score, divided by tabs, under a line that says so
 answers.jsonl      {_id, answers: [..]}: strings that answer a query; there need be none
+Each may be packed, as corpus.jsonl.gz.
 """
 
 import re
@@ -15,10 +16,12 @@ from rocketjax.data.lines import (
     BadRow,
     BadRows,
     Policy,
+    by_split,
     checked_id,
     checked_passage,
     checked_text,
     json_row,
+    packed_or_not,
     parsed,
     shown,
 )
@@ -39,18 +42,17 @@ def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
             an id stands twice or holds white space, a text is empty, or a judgement points nowhere
             or contradicts another; file, line and field are named.
     """
-    corpus, bad = folder / "corpus.jsonl", BadRows(policy)
-    for name in ("corpus.jsonl", "queries.jsonl"):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder / name}: missing; a BEIR folder has corpus.jsonl and queries.jsonl"
-            )
+    bad = BadRows(policy)
+    corpus, asked = packed_or_not(folder / "corpus.jsonl"), packed_or_not(folder / "queries.jsonl")
+    for path in (corpus, asked):
+        if not path.is_file():
+            raise InputError(f"{path}: missing; a BEIR folder has corpus.jsonl and queries.jsonl")
     passages, notes = store(str(corpus), [corpus], lambda bad: read_corpus(corpus, bad), policy)
-    queries = read_queries(folder / "queries.jsonl", bad)
-    answers = _read_answers(folder / "answers.jsonl", queries, bad)
+    queries = read_queries(asked, bad)
+    answers = _read_answers(packed_or_not(folder / "answers.jsonl"), queries, bad)
     qrels = {
-        path.stem: read_qrels(path, parsed(path, _Judgements(), bad), queries, passages.by_id, bad)
-        for path in sorted((folder / "qrels").glob("*.tsv"))
+        name: read_qrels(path, parsed(path, _Judgements(), bad), queries, passages.by_id, bad)
+        for name, path in by_split(folder / "qrels", r"(.+)\.tsv")
     }
     if not qrels:
         raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/train.tsv there")

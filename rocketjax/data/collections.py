@@ -8,7 +8,14 @@ from rocketjax.data.beir import read_beir, read_corpus
 from rocketjax.data.collection import Collection
 from rocketjax.data.demo import load_demo
 from rocketjax.data.hub import read_datasets, read_ir_datasets
-from rocketjax.data.lines import BadRow, BadRows, Policy, checked_passage, lines
+from rocketjax.data.lines import (
+    BadRow,
+    BadRows,
+    Policy,
+    checked_passage,
+    lines,
+    packed_or_not,
+)
 from rocketjax.data.msmarco import CORPORA, corpus_file, read_msmarco, read_tsv_corpus, without_dash
 from rocketjax.data.passages import Passage
 from rocketjax.data.rows import (
@@ -59,13 +66,13 @@ def _load(name: str, policy: Policy) -> Collection:
         raise InputError(f"data.collection: {name!r} is no file or folder; {EXPECTED}")
     if corpus_file(path) and any(path.glob("qrels.*")):
         return read_msmarco(path, policy)
-    if (path / "queries.jsonl").is_file():
+    if packed_or_not(path / "queries.jsonl").is_file():
         return read_beir(path, policy)
     if files := row_files(path):
         return _of_rows(path, files, policy)
     if corpus_file(path):
         return read_msmarco(path, policy)  # says what is missing
-    if (path / "corpus.jsonl").is_file():
+    if packed_or_not(path / "corpus.jsonl").is_file():
         return read_beir(path, policy)
     raise InputError(f"{path}: no collection that rocketjax knows; {EXPECTED}")
 
@@ -77,7 +84,7 @@ def _of_file(path: Path, policy: Policy) -> Collection:
         passages, notes = read_tsv_corpus(path, policy)
     elif stem == "corpus.jsonl":
         passages, notes = store(str(path), [path], partial(read_corpus, path), policy)
-    elif path.suffix in (".tp", ".para") or ".tp." in path.name:
+    elif stem.endswith((".tp", ".para")) or ".tp." in path.name:
         passages, notes = store(str(path), [path], partial(_numbered, path), policy)
     else:
         return _of_rows(path, row_files(path) or {"train": path}, policy)
@@ -111,7 +118,7 @@ def _corpus_of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Store
     beside = corpus_file(folder) if path.is_dir() else None
     if beside:
         return read_tsv_corpus(beside, policy)
-    corpus = folder / "corpus.jsonl"
+    corpus = packed_or_not(folder / "corpus.jsonl")
     if corpus.is_file():
         return store(str(corpus), [corpus], partial(read_corpus, corpus), policy)
     paths = list(files.values())

@@ -98,6 +98,25 @@ def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
         raise InputError(f"{place}: cannot be read on: {error}") from error
 
 
+def packed_or_not(path: Path) -> Path:
+    """`path`, or the packed file of that name (corpus.jsonl.gz) where only that is there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def by_split(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
+    """("dev.small", queries.dev.small.tsv) and so on, by name; nothing where there is no folder.
+
+    Args:
+        folder: of files that may be packed; of queries.dev.tsv and queries.dev.tsv.gz, the first.
+        pattern: of the whole name without .gz; its first group is the split.
+    """
+    for path in sorted(folder.glob("*")):
+        found = re.fullmatch(pattern, path.name.removesuffix(".gz"))
+        if found and packed_or_not(path.with_name(found[0])) == path:
+            yield found[1], path
+
+
 def opened(path: Path) -> IO[bytes]:
     """A file to read bytes from; a name that ends in .gz is unpacked."""
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

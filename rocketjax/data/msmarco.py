@@ -20,10 +20,12 @@ from rocketjax.data.lines import (
     BadRow,
     BadRows,
     Policy,
+    by_split,
     checked_id,
     checked_passage,
     columns,
     grade,
+    packed_or_not,
     parsed,
 )
 from rocketjax.data.passages import Passage
@@ -37,7 +39,7 @@ CORPORA = ("collection.tsv", "psgs_w100.tsv", "para.txt")
 
 def corpus_file(folder: Path) -> Path | None:
     """The corpus of such a folder; None: it is none."""
-    paths = [folder / f"{name}{packed}" for name in CORPORA for packed in ("", ".gz")]
+    paths = [packed_or_not(folder / name) for name in CORPORA]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -57,10 +59,10 @@ def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
     passages, notes = read_tsv_corpus(path, policy)
     queries, trained = _read_queries(folder, bad)
     splits: dict[str, Split] = {}
-    for name, file in _by_split(folder, r"qrels\.(.+)\.tsv"):
+    for name, file in by_split(folder, r"qrels\.(.+)\.tsv"):
         qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
         negatives: dict[str, list[str]] = {}
-        for _, triples in _by_split(folder, rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"):
+        for _, triples in by_split(folder, rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"):
             negatives |= _read_triples(triples, qrels, passages.by_id, bad)
         splits[name] = Split({query: queries[query] for query in qrels}, qrels, {}, negatives)
     if not splits:
@@ -71,8 +73,8 @@ def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
 
 def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
     """A corpus_file's passages, and what was left out."""
-    titles = next((t for t in (path.parent / "para.title.txt",) if t.is_file()), None)
-    if path.name.startswith("para.txt") and titles is not None:
+    titles = packed_or_not(path.parent / "para.title.txt")
+    if path.name.startswith("para.txt") and titles.is_file():
         return store(
             str(path), [path, titles], lambda bad: _with_titles(path, titles, policy, bad), policy
         )
@@ -125,7 +127,7 @@ def _read_queries(folder: Path, bad: BadRows) -> tuple[dict[str, str], set[str]]
     """Queries of all splits by id, and the ids of the split "train"."""
     queries: dict[str, str] = {}
     trained: set[str] = set()
-    files = [*_by_split(folder, r"queries\.(.+)\.tsv"), *_by_split(folder, r"(.+)\.query\.txt")]
+    files = [*by_split(folder, r"queries\.(.+)\.tsv"), *by_split(folder, r"(.+)\.query\.txt")]
     for name, file in files:
         seen: set[str] = set()
         for place, (query, text) in parsed(file, named_text, bad):
@@ -174,11 +176,3 @@ def _read_triples(
         else:
             negatives.setdefault(query, {})[pid] = None
     return {query: list(found) for query, found in negatives.items()}
-
-
-def _by_split(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
-    """("dev.small", queries.dev.small.tsv) and so on, by name."""
-    for path in sorted(folder.iterdir()):
-        found = re.fullmatch(rf"{pattern}(?:\.gz)?", path.name)
-        if found:
-            yield found[1], path
