@@ -28,11 +28,12 @@ class Ablate:
 
     An arm is what configs/ablation.yaml and then configs/ablation_ARM.yaml say; `python -m
     rocketjax.train --config configs/ablation.yaml --config configs/ablation_ARM.yaml` trains it
-    alone, on the whole collection. Beside the arms: the starting models, BM25, and the standard
-    recipe of sentence-transformers on as many pairs. Takes hours on a CPU; the same command goes
-    on where it was stopped, and leaves what --results already holds. On a GPU, which one arm leaves
-    mostly idle, run several such commands side by side, once the base is there: the same but for
-    --arms or --seeds. Needs the extra `ablation`.
+    alone, on the whole collection. Here it takes over the base's run up to where its options first
+    matter; an arm about lists, the base's warmed re-ranker, too. Beside the arms: the starting
+    models, BM25, and the standard recipe of sentence-transformers on as many pairs. Takes hours on
+    a CPU; the same command goes on where it was stopped, and leaves what --results already holds.
+    On a GPU, which one arm leaves mostly idle, run several such commands side by side, once the
+    base is there: the same but for --arms or --seeds. Needs the extra `ablation`.
 
     Example: python -m rocketjax.ablate --collection data/squad --seeds 1 2 3
     """
@@ -72,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _ablate(options: Ablate) -> None:
     from rocketjax.ablation.arms import BASE, arm_files, fingerprint
     from rocketjax.ablation.ranks import read_ranks, write_ranks
+    from rocketjax.lock import held
 
     files = arm_files(tuple(map(Path, options.configs)), options.base)
     name = Path(options.collection).name
@@ -81,12 +83,14 @@ def _ablate(options: Ablate) -> None:
         f"queries, {options.passages or 'all'} passages, sample {options.sample_seed}, "
         f"base {files[BASE].name} ({fingerprint(files[BASE])})"
     )
-    ranks = read_ranks(path, title)
+    arms = {arm: fingerprint(file) for arm, file in files.items() if file.is_file()}
+    ranks = read_ranks(path, title, arms)
     if not options.draw:
         for found in _judged(options, name, files, ranks):
             # Others of the same title may have written since: commands run side by side on a GPU.
-            ranks = read_ranks(path, title) | ranks | found
-            write_ranks(path, title, ranks)
+            with held(path.parent, cli.say, wait=True):
+                ranks = read_ranks(path, title, arms) | ranks | found
+                write_ranks(path, title, arms, ranks)
     if not ranks:
         raise InputError(f"{path}: holds no results yet; leave --draw out")
     _draw(options, name, title, ranks, _described(files))
@@ -98,12 +102,14 @@ def _judged(
     """The ranks of every run that is wanted and not there yet, run after run."""
     from rocketjax.ablation.sample import write_sample
     from rocketjax.data.collections import load_collection
+    from rocketjax.lock import held
 
     wanted, arms = _wanted(options, files)
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)
     sample = home / "collection"
-    write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
+    with held(home, cli.say, wait=True):  # another command may be at it
+        write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
     collection = load_collection(str(sample))
     for seed in options.seeds:
         for arm in wanted:
@@ -160,26 +166,30 @@ def _run(
     if arm == "bm25":
         return rivals.judge_bm25(seed, collection, split)
     if arm != BASE and not (base / "report.json").is_file():  # --results came from elsewhere
-        run_arm(BASE, arms, sample, seed, folder, cli.say, cli.watch)
+        run_arm(BASE, arms, sample, seed, base, cli.say, cli.watch)
     if arm == "start":
         return rivals.read_judged(arm, seed, base / "start", split)
     if arm == "recipe":
-        mined = base
+        mined, warm = base, base / "warmup" / "lists" / "lists.jsonl"
         if first_change(arms[BASE], arms["undenoised"]):  # the base's lists are not these already
-            mined = run_arm("undenoised", arms, sample, seed, folder, cli.say, cli.watch, "mine")
-        return rivals.judge_recipe(
+            mined = folder / "recipe_lists"  # the arm itself may be at work beside this
+            run_arm("undenoised", arms, sample, seed, mined, cli.say, cli.watch, "mine")
+        ranks = rivals.judge_recipe(
             settled(arms[BASE], sample, seed, base),
             read_lists(mined / "lists" / "lists.jsonl"),
-            read_lists(base / "warmup" / "lists" / "lists.jsonl"),
+            read_lists(warm) if warm.is_file() else [],
             collection,
             folder / arm,
             cli.say,
             cli.watch,
         )
-    run = run_arm(arm, arms, sample, seed, folder, cli.say, cli.watch)
-    ranks = rivals.read_judged(arm, seed, run / "runs", split)
+        if mined != base:
+            tidy(mined)
+        return ranks
+    run_arm(arm, arms, sample, seed, folder / arm, cli.say, cli.watch)
+    ranks = rivals.read_judged(arm, seed, folder / arm / "runs", split)
     if arm != BASE:
-        tidy(run)
+        tidy(folder / arm)
     return ranks
 
 

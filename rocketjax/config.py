@@ -60,7 +60,7 @@ class DataConfig:
     eval_split: str = "dev"
     """Split whose queries judge both models; none of it is trained on."""
     max_eval_queries: Count = 300
-    """Judge on this many queries of the split, drawn by `seed`; 0: all."""
+    """Judge on this many queries of the split, the same with every seed; 0: all."""
     hold_out: Share = 0.0
     """Of a collection without `eval_split`: judge on this share of the training queries, chosen by
     a hash of their ids, and train on the others."""
@@ -210,8 +210,8 @@ class ListConfig:
     """How scores become probabilities: sigmoid(a score + b) fitted so that known positives and
     candidates, both classes weighing the same, are told apart; or plain sigmoid(score)."""
     depth: Count = 0
-    """A denoised list short of negatives takes them from ranks top_n + 1 .. depth, unscored; 0:
-    2 top_n."""
+    """A denoised list short of negatives takes them from the ranks behind the scored ones, down to
+    this one, unscored; at least top_n; 0: 2 top_n."""
     refresh: Count = 0
     """Mine anew, with both models as they are, every so many joint steps; 0: once (the paper)."""
 
@@ -473,7 +473,12 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         description=f"{description} --config FILE reads options from a file first, a second "
         "--config from another over it.",
     )
-    return _validated(dataclasses.asdict(config), lambda name: f"--{name.replace('_', '-')}")
+    return _validated(dataclasses.asdict(config), option)
+
+
+def option(name: str) -> str:
+    """A field's name as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 _SHORT = reprlib.Repr()  # a value in few words: aliases let a small file hold a huge one
@@ -567,17 +572,36 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
             for e in error.errors()
         ]
         raise InputError("; ".join(problems)) from error
-    for name, value, limit in (
+    _check_limits(
+        place,
         ("text.query_length", config.text.query_length, (config.text.pair_length or 10**9) - 2),
-        ("lists.length", config.lists.length, config.lists.top_n + 1),
-        ("lists.scored", config.lists.scored, config.lists.top_n),
         ("evaluate.rerank_depth", config.evaluate.rerank_depth, config.evaluate.top_k),
-    ):
-        if value > limit:
-            raise InputError(f"{place(name)}: at most {limit} with the other options, got {value}")
-    if config.lists.source == "given" and (config.lists.refresh or config.lists.pseudo_positives):
+    )
+    check_lists(config.lists, place)
+    return config
+
+
+def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
+    """Refuses options for lists that contradict each other; `place` says where one was given.
+
+    Raises:
+        InputError: the option and what is expected of it.
+    """
+    _check_limits(
+        place,
+        ("lists.length", lists.length, lists.top_n + 1),
+        ("lists.scored", lists.scored, lists.top_n),
+        # Else a pseudo-positive would be a negative too.
+        ("lists.low", lists.low, lists.high if lists.pseudo_positives else 1),
+    )
+    if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
         raise InputError(
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
             "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
         )
-    return config
+
+
+def _check_limits(place: Callable[[str], str], *limits: tuple[str, float, float]) -> None:
+    for name, value, limit in limits:
+        if value > limit:
+            raise InputError(f"{place(name)}: at most {limit} with the other options, got {value}")

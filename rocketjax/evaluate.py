@@ -44,7 +44,7 @@ class Evaluate:
     bm25: bool = False
     """BM25 over the collection, too (extra `ablation`)."""
     max_queries: Count = 0
-    """Judge on this many queries of the split, drawn by the run's rule with seed 1; 0: all."""
+    """Judge on this many queries of the split, the same that training draws; 0: all."""
     per_query: str = ""
     """Folder for each run's values by query, as TSV."""
     evaluate: Depths = field(default_factory=lambda: Depths(100, 50))
@@ -77,8 +77,8 @@ def _evaluate(options: Evaluate) -> None:
     collection = distributed.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
     )
-    split = sample_queries(collection.split(options.split), options.max_queries, 1)
-    others = _bm25(options, collection, split) | _read(options.runs)
+    split = sample_queries(collection.split(options.split), options.max_queries)
+    others = _bm25(options, collection, split) | _read(options.runs, collection, split)
     judged = _judge(options, collection, split) if options.model else {}
     runs = judged | others
     depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
@@ -96,7 +96,7 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
     from rocketjax.ranking import rank_both
 
     model = load(options.model, options.compute)
-    corpus = open_corpus(Path(options.model), model.retriever, options.collection, options.index)
+    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index)
     config = options.evaluate
     judged: Judged = rank_both(
         model,
@@ -118,10 +118,21 @@ def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[
     return {"bm25": bm25_run(collection, split.queries, options.evaluate.top_k)}
 
 
-def _read(paths: Sequence[str]) -> "dict[str, Scored]":
+def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "dict[str, Scored]":
+    """The runs. Raises InputError where answers are sought in a passage that is not there."""
     from rocketjax.data.runs import read_run
+    from rocketjax.errors import InputError
 
-    return {path: read_run(Path(path)) for path in paths}
+    runs = {path: read_run(Path(path)) for path in paths}
+    for path, run in runs.items():
+        for query in split.answers:
+            for pid, _ in run.get(query, ()):
+                if pid not in collection.by_id:
+                    raise InputError(
+                        f"{path}: passage {pid!r} of query {query!r} is not in {collection.name}, "
+                        "so that no answer can be sought in it"
+                    )
+    return runs
 
 
 def _value_files(options: Evaluate) -> dict[str, Path]:

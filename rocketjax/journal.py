@@ -18,8 +18,11 @@ import numpy as np
 from rocketjax.batch import ListBatch, Tokens
 from rocketjax.config import Config
 from rocketjax.distributed import from_main, is_main
+from rocketjax.files import remove
 from rocketjax.trackers import TensorBoard, Tracker, Wandb
-from rocketjax.train_log import TrainLog, read_rows
+from rocketjax.train_log import TrainLog, read_rows, take_back
+
+FILES = ("log.jsonl", "judged.jsonl", "timing.jsonl")
 
 
 class Journal:
@@ -103,6 +106,13 @@ class Journal:
             when = clock["time"] if clock else when
             values = _metrics(log.get(step, {})) | (_speed(clock) if clock else {})
             self._tell(step, values | _held_out(judged.get(step, {})), when)
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Takes back all that was noted of a stage."""
+    for name in FILES:
+        take_back(folder / name, stage, 0)
+    remove(folder / "tensorboard" / stage)
 
 
 def tokens_read(batch: ListBatch, models: Collection[str]) -> int:

@@ -15,6 +15,7 @@ from rocketjax.config import (
     TextConfig,
 )
 from rocketjax.config import load as load_config
+from rocketjax.data.collection import Collection
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
 from rocketjax.inference import Corpus, Model, Reranker, Retriever
@@ -62,7 +63,7 @@ def once(make: Callable[[], Made]) -> Callable[[], Made]:
 def open_corpus(
     folder: Path,
     retriever: Retriever,
-    collection: str = "",
+    collection: Collection | None = None,
     index: str = "",
     config: IndexConfig | None = None,
 ) -> Corpus:
@@ -79,7 +80,7 @@ def open_corpus(
     path = folder / "config.yaml"
     run = load_config(path) if path.is_file() else Config()
     config = config or (run.index if path.is_file() else IndexConfig())
-    loaded = load_collection(collection or run_collection(folder), run.data.on_bad_rows)
+    loaded = collection or load_collection(run_collection(folder), run.data.on_bad_rows)
     opened = open_index(
         Path(index) if index else folder / "index",
         config,

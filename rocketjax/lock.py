@@ -15,7 +15,7 @@ NAME = ".lock"
 
 
 @contextmanager
-def held(folder: Path, say: Say, shared: bool = False) -> Iterator[None]:
+def held(folder: Path, say: Say, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Holds a folder, made where it is missing, for as long as the block lasts.
 
     The system drops the lock (flock) of a process that is gone, so a lock file that a killed one
@@ -23,6 +23,7 @@ def held(folder: Path, say: Say, shared: bool = False) -> Iterator[None]:
 
     Args:
         shared: with others who hold it as shared; not with one who holds it alone.
+        wait: until nobody else holds it, for what takes moments.
 
     Raises:
         InputError: somebody else holds it (the message names process and host), or the folder
@@ -30,7 +31,7 @@ def held(folder: Path, say: Say, shared: bool = False) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(folder, say, shared)
+        file = _locked(folder, say, shared, wait)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     file.truncate(0)
@@ -42,12 +43,13 @@ def held(folder: Path, say: Say, shared: bool = False) -> Iterator[None]:
         _release(file, folder / NAME)
 
 
-def _locked(folder: Path, say: Say, shared: bool) -> IO[str]:
+def _locked(folder: Path, say: Say, shared: bool, wait: bool) -> IO[str]:
     path = folder / NAME
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "a process that just started"

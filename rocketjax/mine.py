@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -55,23 +56,31 @@ def main(args: Sequence[str] | None = None) -> int:
 def _mine(options: Mine) -> None:
     from rocketjax import distributed
     from rocketjax.augment import describe
+    from rocketjax.config import check_lists, option
     from rocketjax.data.collections import load_collection
+    from rocketjax.errors import InputError
     from rocketjax.loading import load, open_corpus, run_collection
     from rocketjax.lock import held
     from rocketjax.mining import mine
 
+    check_lists(options.lists, option)
+    if options.lists.source == "given" or options.lists.refresh:
+        raise InputError(
+            "--lists.source given and --lists.refresh are for training; leave them out"
+        )
     distributed.check_shared(Path(options.output))
     model = load(options.model, options.compute)
     name = options.collection or run_collection(Path(options.model))
     collection = distributed.main_first(lambda: load_collection(name, options.on_bad_rows, cli.say))
-    corpus = open_corpus(Path(options.model), model.retriever, name, options.index)
+    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index)
     split = collection.split(options.split)
     queries = dict(split.queries)
     if options.lists.pseudo_positives and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
-    with held(Path(options.output), cli.say):
+    # One process of several holds the lock for all.
+    with held(Path(options.output), cli.say) if distributed.is_main() else nullcontext():
         lists, report = mine(
             model,
             corpus.index,

@@ -149,7 +149,7 @@ def _training(record: Record) -> Iterator[str]:
     for stage, colour in (("warm-reranker", ORANGE), ("warm-retriever", BLUE)):
         log = record.log.get(stage)
         if log and "loss" in log:
-            guess = math.log(record.config.lists.length) if stage == "warm-reranker" else None
+            guess = _guess(record.config) if stage == "warm-reranker" else None
             drawn = pictures.losses(log, {"loss": ("loss", colour)}, guess)
             figures.append(
                 _figure(drawn, f"Loss of {stage}", "One model alone, before joint training.")
@@ -164,6 +164,12 @@ def _training(record: Record) -> Iterator[str]:
             yield f"<p>{escape(told)}</p>"
 
 
+def _guess(config: Config) -> float | None:
+    """What putting all passages of a list alike costs; None where the loss is not over a list."""
+    listwise = resolve_loss(config.loss).reranker_loss == "listwise"
+    return math.log(config.lists.length) if listwise else None
+
+
 def _joint_figures(record: Record) -> Iterator[str]:
     log, config = record.log.get("joint"), record.config
     if log and "loss" in log:
@@ -174,7 +180,9 @@ def _joint_figures(record: Record) -> Iterator[str]:
         }
         loss = resolve_loss(config.loss)
         yield _figure(
-            pictures.losses(log, names, math.log(config.lists.length)),
+            pictures.losses(
+                log, names, _guess(config) if loss.retriever_negatives == "list" else None
+            ),
             "Losses of joint training",
             "Each model's cross-entropy with the label, and the whole loss: "
             f"{loss.retriever_weight:g} retriever + {loss.reranker_weight:g} re-ranker + "

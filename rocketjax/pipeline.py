@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rocketjax import distributed, lock, report, stages
+from rocketjax import distributed, journal, lock, report, stages
 from rocketjax.allocator import release_freed_memory
 from rocketjax.config import (
     Config,
@@ -105,8 +105,11 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
     return dataclasses.replace(report.load(folder), seconds=done)  # pyright: ignore
 
 
-def sample_queries(split: Split, most: int, seed: int) -> Split:
-    """At most `most` judged queries of a split (0: all), drawn by seed: the same for all."""
+def sample_queries(split: Split, most: int, seed: int = 1) -> Split:
+    """At most `most` judged queries of a split (0: all), drawn by seed.
+
+    A run's seed is not asked: runs, and their own beginning, are judged on the same queries.
+    """
     names = sorted(split.qrels)
     if most and most < len(names):
         drawn = np.random.default_rng(seed).choice(len(names), size=most, replace=False)
@@ -124,7 +127,7 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     )
     distributed.check_same("data.collection", collection.fingerprint)
     train, judged = _splits(collection, config.data)
-    held_out = sample_queries(judged, config.data.max_eval_queries, config.seed)
+    held_out = sample_queries(judged, config.data.max_eval_queries)
     say(
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"
@@ -201,11 +204,14 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
     if not isinstance(done, dict) or not all(isinstance(s, int | float) for s in done.values()):
         raise InputError(f"{path}: damaged: not stages and seconds; --overwrite starts anew")
     if config.from_stage is not None:
+        if config.from_stage != "start" and "start" in done and config.evaluate.start:
+            _check_comparable(folder, changed)
         names = [step.name for step in STAGES]
         again = STAGES[names.index(config.from_stage) :]
         done = {name: value for name, value in done.items() if name not in {s.name for s in again}}
         _write_done(folder, done)  # before what it speaks of goes
         for step in again:
+            journal.forget(folder, step.name)
             for name in (*step.leaves, f"checkpoints/{step.name}"):
                 remove(folder / name)
     _write_config(folder, config)
@@ -213,6 +219,22 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
         remove(folder / "checkpoints" / name)  # stopped just before
     sweep(folder)
     return done
+
+
+def _check_comparable(folder: Path, changed: Sequence[str]) -> None:
+    """The starting models are not judged again: what they were judged by must stay."""
+    judged = ("data.", "text.", "retriever.", "reranker.", "evaluate.")
+    wrong = [
+        change
+        for change in changed
+        if change.startswith(judged) and not change.startswith(("retriever.keep", "data.train_"))
+    ]
+    if wrong:
+        raise InputError(
+            f"{folder}: the starting models were judged with other options ({'; '.join(wrong)}); "
+            "before and after would not compare. --from start judges them again, "
+            "--evaluate.no-start leaves them out"
+        )
 
 
 def _check_earlier(step: Step, done: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Count, Size
@@ -29,6 +29,8 @@ class Search:
     """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
     collection: str = ""
     """The collection; empty: the run's."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of --collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
     """Folder of vectors of that collection by that model; empty: the run's index."""
     queries: str = ""
@@ -49,6 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _search(options: Search) -> None:
+    from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.inference import find
     from rocketjax.loading import open_corpus, open_reranker, open_retriever
@@ -60,7 +63,10 @@ def _search(options: Search) -> None:
     reranker = None
     if options.depth:
         reranker = open_reranker(options.reranker or options.model, options.compute)
-    corpus = open_corpus(Path(options.model), retriever, options.collection, options.index)
+    collection = None  # the run's
+    if options.collection:
+        collection = load_collection(options.collection, options.on_bad_rows, cli.say)
+    corpus = open_corpus(Path(options.model), retriever, collection, options.index)
     size = len(corpus.index.vectors)
     if options.top_k > size:
         raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
@@ -41,6 +41,8 @@ class Serve:
     """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
     collection: str = ""
     """The collection; empty: the run's."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows of --collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
     """Folder of vectors of that collection by that model; empty: the run's index."""
     host: str = "127.0.0.1"
@@ -96,6 +98,7 @@ def open_answers(options: Serve) -> "Answers":
     Raises:
         InputError: one of them is missing or damaged, or of another model; it is named.
     """
+    from rocketjax.data.collections import load_collection
     from rocketjax.loading import open_corpus, open_reranker, open_retriever
     from rocketjax.serving.answers import Answers
 
@@ -107,7 +110,10 @@ def open_answers(options: Serve) -> "Answers":
         compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
     retriever = open_retriever(options.model, compute)
     reranker = open_reranker(options.reranker or options.model, compute)
-    corpus = open_corpus(Path(options.model), retriever, options.collection, options.index)
+    collection = None  # the run's
+    if options.collection:
+        collection = load_collection(options.collection, options.on_bad_rows, cli.say)
+    corpus = open_corpus(Path(options.model), retriever, collection, options.index)
     return Answers(retriever, reranker, corpus, options.depth)
 
 

@@ -27,16 +27,7 @@ class TrainLog:
         self.loss: float | None = None
         if not is_main():
             return
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        rows = [
-            (line, _row(path, number, line))
-            for number, line in enumerate(lines, 1)
-            if line.endswith(b"\n")
-        ]
-        kept = [(line, row) for line, row in rows if row["stage"] != stage or row["step"] < start]
-        if len(kept) < len(lines):
-            write_text(path, b"".join(line for line, _ in kept).decode())
-        for _, row in kept:
+        for row in take_back(path, stage, start):
             if row["stage"] == stage:
                 self._follow(row)
 
@@ -52,6 +43,20 @@ class TrainLog:
         if (loss := values.get("loss")) is not None:  # none of a skipped step
             before = loss if self.loss is None else self.loss
             self.loss = SMOOTHING * before + (1 - SMOOTHING) * loss
+
+
+def take_back(path: Path, stage: str, start: int) -> list[dict[str, Any]]:
+    """Drops a stage's lines from step `start` on, and torn ones; returns those that stay."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    rows = [
+        (line, _row(path, number, line))
+        for number, line in enumerate(lines, 1)
+        if line.endswith(b"\n")
+    ]
+    kept = [(line, row) for line, row in rows if row["stage"] != stage or row["step"] < start]
+    if len(kept) < len(lines):
+        write_text(path, b"".join(line for line, _ in kept).decode())
+    return [row for _, row in kept]
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -67,6 +67,12 @@ def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
         assert whole.split("dev").queries[query] == text
     assert [a.by_id[p.id] == p for p in whole.passages if p.id in a.by_id] == [True] * 45
 
+    write_sample(whole, tmp_path / "a", 20, 10, 45, 1)  # is there
+    with pytest.raises(InputError, match=r"'train': 20.*not of .*'train': 19.*another --folder"):
+        write_sample(whole, tmp_path / "a", 19, 10, 45, 1)
+    with pytest.raises(InputError, match=f"a sample of .*{whole.fingerprint}"):
+        write_sample(a, tmp_path / "a", 20, 10, 45, 1)
+
     write_sample(whole, tmp_path / "all", 0, 0, 0, 1)
     everything = load_collection(str(tmp_path / "all"))
     assert [p.id for p in everything.passages] == [p.id for p in whole.passages]
@@ -86,14 +92,23 @@ def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
     assert ranks == (1, 2, 0, 0)
     np.testing.assert_array_equal(reciprocal(ranks), [1, 0.5, 0, 0])
     path, found = tmp_path / "new" / "x.tsv", {("a", 1, "retriever"): ranks}
-    assert read_ranks(path, "t") == {}
-    write_ranks(path, "t", found)
-    assert read_ranks(path, "t") == found
+    arms = {"slow": "12ab", BASE: "0000"}
+    assert read_ranks(path, "t", arms) == {}
+    write_ranks(path, "t", arms, found)
+    assert read_ranks(path, "t", arms) == found
     with pytest.raises(InputError, match="is of '# t', not of 'other'"):
-        read_ranks(path, "other")
+        read_ranks(path, "other", arms)
     path.write_text(path.read_text() + "a\t2\tretriever\t1 11\n")
     with pytest.raises(InputError, match=r"x\.tsv:4: ranks are 0 to 10; delete the line"):
-        read_ranks(path, "t")
+        read_ranks(path, "t", arms)
+
+    found |= {("slow", 1, "retriever"): ranks}
+    write_ranks(path, "t", arms, found)
+    assert (
+        read_ranks(path, "t", {BASE: "1111"}) == found
+    )  # neither was this arm judged, nor that one changed
+    with pytest.raises(InputError, match=r"x\.tsv:2: slow was judged with another config"):
+        read_ranks(path, "t", {"slow": "34cd"})
 
 
 def test_gains_are_paired_over_the_seeds_that_both_have():
@@ -202,6 +217,19 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
         trec = f"runs/{name}.trec"
         assert (home / "anew" / trec).read_bytes() == (runs / "alone" / trec).read_bytes()
 
+    # An arm whose config is another now is judged anew, though it was tidied.
+    other = {"loss": {"preset": "custom", "distill_weight": 3.0}}
+    config_of_alone = home / "configs" / "ablation_alone.yaml"
+    config_of_alone.write_text(f"# command\n# what alone is\n{yaml.safe_dump(other)}")
+    assert run(collection, "--arms", "alone") == 2
+    assert "alone was judged with another config than it has now" in said(capsys)
+    table = results / f"{collection.name}.tsv"
+    rows = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(row for row in rows if not row.startswith(("alone", "# alone"))))
+    assert run(collection, "--arms", "alone") == 0
+    again = log_of(runs / "alone")
+    assert again != alone and [line for line in again if "warm-reranker" in line] == warm
+
     def never(*_):
         raise AssertionError("ran again")
 
@@ -225,7 +253,7 @@ def test_commands_side_by_side_lose_none_of_each_others_results(home, collection
 
     monkeypatch.setattr(ablate, "_run", trained)
     assert run(collection, "--arms", "alone", "undenoised") == 0
-    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "))
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})
     assert {arm for arm, _, _ in found} == {BASE, "alone", "pointwise", "undenoised"}
 
 
@@ -349,7 +377,7 @@ def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, mo
     shown = " ".join(capsys.readouterr().out.split())
     assert "same: passed over, as configs/ablation.yaml says all that" in shown
     table = home / "docs" / "ablation" / f"{collection.name}.tsv"
-    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "))
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})
     assert {arm for arm, _, _ in found} == {BASE, "alone"}
 
 

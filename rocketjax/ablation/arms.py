@@ -3,7 +3,8 @@
 configs/ablation.yaml, or another file, is the base; configs/ablation_NAME.yaml holds what differs
 in arm NAME. An arm takes over what the base's run left behind up to the first stage that its
 options change, so that arms differ in what they are about and in nothing else, and nothing is
-computed twice.
+computed twice. Arms about lists take over the warmed re-ranker, too, though its warm-up read lists
+of the base's: they ask what the joint stage's lists are worth.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ CHANGES: dict[str, Stage] = {
     "joint.optimizer.": "joint",
     "loss.": "joint",
     "loss.reranker_loss": "warm-reranker",
+    "loss.retriever_temperature": "warm-retriever",
     "reranker_warmup.": "warm-reranker",
-    "evaluate.": "evaluate",
 }
 
 
@@ -87,33 +88,30 @@ def run_arm(
     arms: Mapping[str, Config],
     collection: Path,
     seed: int,
-    folder: Path,
+    target: Path,
     say: Say,
     watch: Watch,
     last: Stage = "evaluate",
-) -> Path:
+) -> None:
     """Runs one arm with one seed, or what is left of it; the base must have run before.
 
     Args:
         collection: what to train and judge on; of the configs' own data options, the rest counts.
-        folder: of all arms with this seed.
+        target: the arm's run folder, beside the base's; one of another config is replaced.
         last: the stage that it ends with.
-
-    Returns:
-        The arm's run folder.
     """
-    target = folder / name
     arm = settled(arms[name], collection, seed, target)
     stage = first_change(arms[BASE], arms[name])
-    if stage not in (None, "start") and not target.is_dir():
-        with new_folder(target) as aside:
-            shutil.copytree(folder / BASE, aside, dirs_exist_ok=True)
-    if (target / "config.yaml").is_file() and differences(load(target / "config.yaml"), arm):
-        arm = dataclasses.replace(arm, from_stage=stage)
+    there = (target / "config.yaml").is_file()
+    if not there or differences(load(target / "config.yaml"), arm):
+        if stage not in (None, "start"):
+            with new_folder(target) as aside:
+                shutil.copytree(target.with_name(BASE), aside, dirs_exist_ok=True)
+        if (target / "config.yaml").is_file():
+            arm = dataclasses.replace(arm, from_stage=stage)
     names = [step.name for step in pipeline.STAGES]
     wanted = tuple(names[: names.index(last) + 1])
     pipeline.run(dataclasses.replace(arm, stages=wanted), say, watch)
-    return target
 
 
 def tidy(folder: Path) -> None:

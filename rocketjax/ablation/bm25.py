@@ -9,7 +9,7 @@ from rocketjax.ranking import Scored
 
 
 def bm25_run(collection: Collection, queries: Mapping[str, str], top_k: int) -> Scored:
-    """The `top_k` best passages (title and text) of every query.
+    """The `top_k` best passages (title and text) of every query, of those that hold a word of it.
 
     Lucene's BM25 with k1 1.5 and b 0.75, English stop words left out, words stemmed (Snowball).
 
@@ -37,6 +37,6 @@ def bm25_run(collection: Collection, queries: Mapping[str, str], top_k: int) -> 
     )
     rows, scores = index.retrieve(asked, k=min(top_k, len(passages)), show_progress=False)
     return {
-        query: [(passages[row].id, float(score)) for row, score in zip(*found, strict=True)]
+        query: [(passages[row].id, score) for row, score in zip(*found, strict=True) if score > 0]
         for query, *found in zip(queries, rows.tolist(), scores.tolist(), strict=True)
     }

@@ -15,6 +15,7 @@ from rocketjax.files import write_text
 from rocketjax.ranking import Scored
 
 DEPTH = 10
+HEAD = "arm\tseed\tmodel\trank of the first hit, by query"
 Key: TypeAlias = tuple[str, int, str]  # arm, seed, model
 Ranks: TypeAlias = dict[Key, tuple[int, ...]]
 
@@ -30,10 +31,17 @@ def reciprocal(ranks: Sequence[int]) -> np.ndarray:
     return np.divide(1.0, found, out=np.zeros_like(found), where=found > 0)
 
 
-def write_ranks(path: Path, title: str, ranks: Ranks) -> None:
-    """Whole or not at all; `title` says of what they are, in one line."""
+def write_ranks(path: Path, title: str, arms: Mapping[str, str], ranks: Ranks) -> None:
+    """Whole or not at all.
+
+    Args:
+        title: says of what they are, in one line.
+        arms: the fingerprints of the arms' configs; those of judged arms go along.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [f"# {title}\n", "arm\tseed\tmodel\trank of the first hit, by query\n"]
+    rows = [f"# {title}\n"]
+    rows += [f"# {arm}: {arms[arm]}\n" for arm in sorted({arm for arm, _, _ in ranks} & {*arms})]
+    rows += [f"{HEAD}\n"]
     rows += [
         f"{arm}\t{seed}\t{model}\t{' '.join(map(str, found))}\n"
         for (arm, seed, model), found in sorted(ranks.items())
@@ -41,23 +49,33 @@ def write_ranks(path: Path, title: str, ranks: Ranks) -> None:
     write_text(path, "".join(rows))
 
 
-def read_ranks(path: Path, title: str) -> Ranks:
+def read_ranks(path: Path, title: str, arms: Mapping[str, str]) -> Ranks:
     """The ranks of `write_ranks`; none where there is no file.
 
     Raises:
-        InputError: they are of something else than `title`, or a line is damaged.
+        InputError: they are of something else than `title`, an arm's are of another config than it
+            has now, or a line is damaged.
     """
     if not path.is_file():
         return {}
-    head, _, *lines = [*path.read_text(encoding="utf-8").splitlines(), "", ""]
+    head, *lines = [*path.read_text(encoding="utf-8").splitlines(), ""]
     if head != f"# {title}":
         raise InputError(f"{path}: is of {head!r}, not of {title!r}; choose another --results")
-    return dict(_parsed(path, lines))
+    return dict(_parsed(path, lines, arms))
 
 
-def _parsed(path: Path, lines: Sequence[str]) -> Iterator[tuple[Key, tuple[int, ...]]]:
-    for number, line in enumerate(lines, 3):
-        if not line:
+def _parsed(
+    path: Path, lines: Sequence[str], arms: Mapping[str, str]
+) -> Iterator[tuple[Key, tuple[int, ...]]]:
+    for number, line in enumerate(lines, 2):
+        if line.startswith("# "):
+            arm, _, known = line.removeprefix("# ").partition(": ")
+            if arms.get(arm, known) != known:
+                raise InputError(
+                    f"{path}:{number}: {arm} was judged with another config than it has now; "
+                    "delete its lines, or choose another --results"
+                )
+        if not line or line.startswith("# ") or line == HEAD:
             continue
         try:
             arm, seed, model, found = line.split("\t")

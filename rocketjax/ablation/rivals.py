@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def judge_recipe(
 
     Args:
         config: the base's, settled.
-        lists: what the retriever sees; the re-ranker sees `warm` and these.
+        lists: what the retriever sees; the re-ranker sees `warm`, if there are, and these.
         folder: for the trained models, each of which stays once it is done, and their run.
 
     Raises:
@@ -121,26 +122,28 @@ def _work(
         for item in [*_as_seen(warm, config.reranker_warmup), *seen]
         for i, pid in enumerate([item.positive, *item.negatives])
     ]
-    both = {"weights": str(resolve_weights(config.retriever.weights)), "seed": config.seed}
     retriever = {
+        "weights": str(resolve_weights(config.retriever.weights)),
         "data": rows,
         "batch": config.joint.batch,
         "rate": config.joint.optimizer.retriever_lr,
         "tokens": config.text.passage_length,
     }
     reranker = {
+        "weights": str(resolve_weights(config.reranker.weights)),
         "data": pairs,
         "batch": config.joint.batch * config.lists.length,
         "rate": config.reranker_warmup.optimizer.reranker_lr,
         "tokens": config.text.pair_length,
         "positive": config.lists.length - 1.0,
     }
-    return {"retriever": retriever | both, "reranker": reranker | both}
+    seed = {"seed": config.seed}
+    return {"retriever": retriever | seed, "reranker": reranker | seed}
 
 
 def _as_seen(lists: Sequence[TrainingList], stage: StageConfig) -> list[TrainingList]:
     """As many lists as the stage's steps take, round again where there are fewer."""
-    return [lists[i % len(lists)] for i in range(stage.steps * stage.batch)]
+    return list(islice(cycle(lists), stage.steps * stage.batch))
 
 
 def _text(passage: Passage) -> str:

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from rocketjax.data.collection import Collection, Split
-from rocketjax.files import new_folder, write_text
+from rocketjax.errors import InputError
+from rocketjax.files import new_folder, read_json, write_text
+
+REQUEST = "request.json"  # what a sample is of
 
 
 def write_sample(
@@ -20,9 +23,15 @@ def write_sample(
     only. A size of 0 is all there are. A folder that is there stays.
 
     Raises:
-        InputError: the collection lacks a split train or dev.
+        InputError: the collection lacks a split train or dev, or the folder holds another sample.
     """
+    request = {"train": train, "held_out": held_out, "passages": passages, "seed": seed}
+    request |= {"collection": collection.fingerprint}
     if folder.is_dir():
+        if (found := read_json(folder / REQUEST)) != request:
+            raise InputError(
+                f"{folder}: a sample of {found}, not of {request}; choose another --folder"
+            )
         return
     rng = np.random.default_rng(seed)
     parts = {
@@ -43,6 +52,7 @@ def write_sample(
         texts = {query: text for part in parts.values() for query, text in part.queries.items()}
         queries = ({"_id": query, "text": text} for query, text in texts.items())
         _write_lines(aside / "queries.jsonl", queries)
+        write_text(aside / REQUEST, json.dumps(request) + "\n")
         (aside / "qrels").mkdir()
         for name, part in parts.items():
             _write_qrels(aside / "qrels" / f"{name}.tsv", part.qrels)
