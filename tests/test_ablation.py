@@ -14,12 +14,13 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from on_disk import make_topics
+from on_disk import TOPICS, make_topics
 from test_pipeline import config
 
 from rocketjax import ablate, pipeline
 from rocketjax.ablation import rivals
 from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
+from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
@@ -109,6 +110,14 @@ def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
     )  # neither was this arm judged, nor that one changed
     with pytest.raises(InputError, match=r"x\.tsv:2: slow was judged with another config"):
         read_ranks(path, "t", {"slow": "34cd"})
+
+
+@pytest.mark.skipif(missing("bm25s", "Stemmer"), reason="the extra `ablation` brings BM25")
+def test_bm25_finds_passages_that_hold_a_word_of_the_query(tmp_path):
+    whole = load_collection(str(make_topics(tmp_path / "whole")))
+    found = bm25_run(whole, {"a": TOPICS[0], "b": "zebra", "c": "the"}, 60)
+    assert 0 < len(found["a"]) < 60 and found["b"] == found["c"] == []
+    assert min(score for _, score in found["a"]) > 0
 
 
 def test_gains_are_paired_over_the_seeds_that_both_have():

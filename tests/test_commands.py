@@ -232,6 +232,16 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
         (mine, ["--model", "RUN", "--split", "x", "--output", "o"], "no split 'x'; it has dev"),
+        (
+            mine,
+            ["--model", "RUN", "--output", "o", "--lists.length", "9", "--lists.top-n", "7"],
+            "--lists.length: at most 8 with the other options, got 9",
+        ),
+        (
+            mine,
+            ["--model", "RUN", "--output", "o", "--lists.source", "given"],
+            "--lists.source given and --lists.refresh are for training; leave them out",
+        ),
         (train, ["--from", "joint", "--run-dir", "NEW"], "no run here to go on with"),
     ],
 )
@@ -242,6 +252,30 @@ def test_bad_input_is_one_line_and_status_2(
     assert command.main([str(places.get(arg, arg)) for arg in args]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in words(err) and "Traceback" not in err
+
+
+def test_bad_rows_are_left_out_where_asked(run, collection, tmp_path, capsys):
+    bad = shutil.copytree(collection, tmp_path / "bad")
+    with (bad / "queries.jsonl").open("a") as file:
+        file.write("{\n")
+    some = ["--output", str(tmp_path / "lists"), "--max-queries", "4", "--lists.denoised", "0"]
+    for command, more in ((mine, some), (evaluate, ["--evaluate.top-k", "50"]), (search, ["cat"])):
+        args = ["--model", str(run), "--collection", str(bad), *more]
+        assert command.main(args) == 2
+        assert "queries.jsonl:61: not JSON" in words(capsys.readouterr().err)
+        assert command.main([*args, "--on-bad-rows", "skip"]) == 0
+        assert "left out 1 bad rows" in words(capsys.readouterr().out)
+
+
+def test_answers_are_not_sought_in_passages_that_are_not_there(collection, tmp_path, capsys):
+    answered = shutil.copytree(collection, tmp_path / "answered")
+    (answered / "answers.jsonl").write_text('{"_id": "q45", "answers": ["cat"]}\n')
+    (tmp_path / "run.trec").write_text("q45 Q0 p99 1 1 x\n")
+    args = ["--runs", str(tmp_path / "run.trec"), "--collection"]
+    assert evaluate.main([*args, str(answered)]) == 2
+    said = "passage 'p99' of query 'q45' is not in answered, so that no answer can be sought"
+    assert said in words(capsys.readouterr().err)
+    assert evaluate.main([*args, str(collection)]) == 0  # judgements know it as not relevant
 
 
 def test_rerank_refuses_strangers(run, collection, tmp_path, capsys):

@@ -219,6 +219,7 @@ def test_help_shows_every_option_and_what_it_means(capsys, monkeypatch):
         (["--joint.optimizer.b2", "1.0"], "--joint.optimizer.b2: "),
         (["--joint.optimizer.retriever-lr", "nan"], "--joint.optimizer.retriever-lr: "),
         (["--lists.top-n", "3"], "--lists.length: at most 4"),
+        (["--lists.low", "0.95", "--lists.pseudo-positives", "1"], "--lists.low: at most 0.9"),
     ],
 )
 def test_an_override_out_of_range_is_named(args, said):

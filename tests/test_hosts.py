@@ -191,6 +191,15 @@ def test_two_processes_train_what_one_trains(options, two, tmp_path):
     assert written(folder).keys() == written(two).keys()
 
 
+def test_two_processes_mine_what_one_mines(two, tmp_path):
+    given = ("mine", "--model", two, "--max-queries", 12, "--lists.length", 4)
+    given += ("--lists.top-n", 20, "--lists.calibration", "sigmoid", "--lists.low", 0.6)
+    well(ended(run(*given, "--output", tmp_path / "two", places=by_options())))
+    well(ended(run(*given, "--output", tmp_path / "one", devices=4)))
+    lists, alone = ((tmp_path / name / "lists.jsonl").read_bytes() for name in ("two", "one"))
+    assert lists == alone and lists.count(b"denoised") > 12
+
+
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, two, tmp_path):
     folder = tmp_path / "run"
     train = ("--config", options, "--run-dir", folder)

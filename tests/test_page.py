@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rocketjax import draw, pictures, report
-from rocketjax.config import Config, DataConfig, dump
+from rocketjax.config import Config, DataConfig, LossConfig, dump
 from rocketjax.errors import InputError
 from rocketjax.page import write
 from rocketjax.record import read
@@ -133,6 +133,22 @@ def test_pictures_are_in_the_page_and_ask_for_nothing(tmp_path):
         links = [v for e in root.iter() for k, v in e.attrib.items() if k.endswith("href")]
         assert all(link.startswith("#") for link in links)
     assert "http" not in re.sub(r"base64,[^\"]+|http-equiv", "", page)
+
+
+@pytest.mark.parametrize(
+    ("loss", "drawn"),
+    [
+        (LossConfig(), True),
+        (LossConfig(retriever_negatives="batch"), False),  # over more than a list
+        (LossConfig(preset="custom", reranker_loss="pointwise"), False),  # over each passage
+    ],
+)
+def test_what_guessing_costs_is_drawn_where_losses_are_over_a_list(tmp_path, loss, drawn):
+    folder = make_record(tmp_path / "run")
+    (folder / "config.yaml").write_text(dump(Config(loss=loss)))
+    page = write(folder).read_text()
+    found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert any(b"guessing" in b64decode(data) for data in found) is drawn
 
 
 @pytest.mark.parametrize(

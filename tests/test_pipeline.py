@@ -273,6 +273,38 @@ def test_part_of_a_run_and_the_same_again_from_a_stage(weights, collection, tmp_
         )
 
 
+def test_before_and_after_are_judged_alike(weights, collection, finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+
+    def run(**changes):
+        return pipeline.run(config(weights, collection, folder, **changes), say, unwatched)
+
+    data = DataConfig(str(collection), max_eval_queries=14)
+    for changes, said in (
+        ({"data": data}, "data.max_eval_queries: 15 -> 14"),
+        ({"evaluate": EvaluateConfig(top_k=30, rerank_depth=10)}, "evaluate.top_k: 20 -> 30"),
+    ):
+        with pytest.raises(InputError, match=rf"judged with .*\({said}\).*--from start"):
+            run(from_stage="joint", **changes)
+        assert contents(folder) == contents(finished.folder)
+    report = run(from_stage="evaluate", data=data, evaluate=EvaluateConfig(20, 10, start=False))
+    assert report.queries == 14 and {row.before for row in report.rows} == {None}
+
+
+def test_what_is_to_run_again_is_forgotten(weights, collection, finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    settings = config(weights, collection, folder, from_stage="joint", stages=("evaluate",))
+    with pytest.raises(InputError, match="stage evaluate needs stage joint"):
+        pipeline.run(settings, say, unwatched)
+    for name in ("log.jsonl", "timing.jsonl"):
+        lines, before = (
+            (path / name).read_text().splitlines() for path in (folder, finished.folder)
+        )
+        assert lines == [line for line in before if '"joint"' not in line] and len(lines) == 5
+    assert not (folder / "tensorboard" / "joint").exists()
+    assert not (folder / "judged.jsonl").exists()
+
+
 def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp_path):
     lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
     folder = tmp_path / "run"

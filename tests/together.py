@@ -29,6 +29,13 @@ def train(die_at, *args):
     return main(args)
 
 
+def mine(*args):
+    """The command."""
+    from rocketjax.mine import main
+
+    return main(args)
+
+
 def parts(weights, collection, folder):
     """Dealing, both backends, encoding and searching; what each process saw goes into a file."""
     from rocketjax import cli
