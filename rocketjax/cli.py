@@ -42,10 +42,8 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
     """
     options = tyro.cli(cls, args=args, prog=program)
     try:
-        values = {
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(cls)  # pyright: ignore
-        }
+        # As plain values: of what is an instance already, pydantic checks nothing.
+        values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
         return pydantic.TypeAdapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
         problems = [

@@ -572,13 +572,16 @@ def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
             for e in error.errors()
         ]
         raise InputError("; ".join(problems)) from error
-    _check_limits(
-        place,
-        ("text.query_length", config.text.query_length, (config.text.pair_length or 10**9) - 2),
-        ("evaluate.rerank_depth", config.evaluate.rerank_depth, config.evaluate.top_k),
-    )
+    longest = (config.text.pair_length or 10**9) - 2
+    _check_limits(place, ("text.query_length", config.text.query_length, longest))
+    check_depths(config.evaluate, place)
     check_lists(config.lists, place)
     return config
+
+
+def check_depths(depths: Depths, place: Callable[[str], str]) -> None:
+    """Refuses to re-rank more than is retrieved. Raises InputError, as `check_lists` does."""
+    _check_limits(place, ("evaluate.rerank_depth", depths.rerank_depth, depths.top_k))
 
 
 def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:

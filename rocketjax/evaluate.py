@@ -65,11 +65,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: Evaluate) -> None:
     from rocketjax import distributed, metrics
+    from rocketjax.config import check_depths, option
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.pipeline import sample_queries
     from rocketjax.report import measure_run, oracle_of
 
+    check_depths(options.evaluate, option)
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
     # What may be refused comes before the model's hours of work.
@@ -81,8 +83,11 @@ def _evaluate(options: Evaluate) -> None:
     others = _bm25(options, collection, split) | _read(options.runs, collection, split)
     judged = _judge(options, collection, split) if options.model else {}
     runs = judged | others
-    depth = max((len(ranked) for run in runs.values() for ranked in run.values()), default=1)
-    values = {name: measure_run(split, collection, run, depth) for name, run in runs.items()}
+    depths = dict.fromkeys((*judged, "bm25"), options.evaluate.top_k)  # what was asked of them
+    values = {
+        name: measure_run(split, collection, run, depths.get(name) or _deepest(run))
+        for name, run in runs.items()
+    }
     if judged:
         values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
     for name in files if distributed.is_main() else ():
@@ -135,6 +140,11 @@ def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "di
     return runs
 
 
+def _deepest(run: "Scored") -> int:
+    """How many passages a file holds for a query, at most: what it was cut to."""
+    return max(map(len, run.values()), default=1)
+
+
 def _value_files(options: Evaluate) -> dict[str, Path]:
     """By run, the file of its values by query; no two may be the same."""
     from rocketjax.errors import InputError
@@ -153,22 +163,26 @@ def _value_files(options: Evaluate) -> dict[str, Path]:
 
 
 def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
-    """A column a run; below each further one's mean, its p against the first."""
+    """A column a run; below each further one's mean, its p against the first.
+
+    A measure that goes deeper than a run does has no value there.
+    """
     from rocketjax import metrics
 
     first, *others = values
+    measures = dict.fromkeys(name for found in values.values() for name in found)
     table = Table(title=f"{queries} queries", caption="p: paired randomisation test over queries")
     table.add_column("measure")
     for name in values:
         table.add_column(name, justify="right", overflow="fold")
-    for measure, base in values[first].items():
-        cells = [measure, f"{metrics.mean(base):.4f}"]
+    for measure in measures:
+        base = values[first].get(measure)
+        cells = [measure, "" if base is None else f"{metrics.mean(base):.4f}"]
         for name in others:
-            if other := values[name].get(measure):
-                p = metrics.p_value(base, other)
-                cells.append(f"{metrics.mean(other):.4f}\np {p:.4f}")
-            else:
-                cells.append("")  # the oracle knows judgements, not answers
+            other = values[name].get(measure)
+            cells.append("" if other is None else f"{metrics.mean(other):.4f}")
+            if base is not None and other is not None:
+                cells[-1] += f"\np {metrics.p_value(base, other):.4f}"
         table.add_row(*cells)
     return table
 

@@ -58,6 +58,11 @@ def losses(model: Model) -> list[str]:
         )
     if not model.retriever.module.shared:
         lines[:1] = []  # each tower has its own length
+    pair = model.reranker.tokenizer.config
+    lines.append(
+        f"a pair is cut to {pair.pair_length} tokens, its longer text first; its query is not cut "
+        f"to {pair.query_length} before, so that scores of longer queries differ"
+    )
     return lines
 
 
@@ -143,13 +148,14 @@ scores = query.encode_query(["a query"]) @ passage.encode_document(["A title and
 
 
 def _reranker_card(model: Reranker, config: Config, report: Report, license_id: str) -> str:
-    longest = model.tokenizer.config.pair_length
+    text = model.tokenizer.config
     return _card(
         "reranker",
         "text-ranking",
         config.reranker.weights,
-        f"""Reads a query and a passage (title, blank, text) together, {longest} tokens at most,
-and gives a raw score that compares passages of one query; it is no probability.
+        f"""Reads a query and a passage (title, blank, text) together, {text.pair_length} tokens at
+most, and gives a raw score that compares passages of one query; it is no probability. It was
+trained with queries cut to {text.query_length} tokens, which this library does not cut.
 
 ```python
 from sentence_transformers import CrossEncoder

@@ -4,20 +4,30 @@ from pathlib import Path
 
 from rocketjax.errors import InputError
 
+_KINDS = ("public", "private")
+_OTHERWISE = (
+    "{0}: is there already and is {1}, not {2}; change that on the hub, or take another name"
+)
+
 
 def push(folder: Path, name: str, private: bool) -> str:
     """Makes the repository `name` where there is none, uploads the folder; returns its address.
 
     Raises:
         InputError: no login, no right to, or no connection; what was uploaded is whole or not
-            there, as the hub takes one commit.
+            there, as the hub takes one commit. Or the repository is there and as public or private
+            as it was not asked to be: nothing is uploaded then.
     """
     from huggingface_hub import HfApi  # slow to import, and seldom needed
 
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
+        if bool(api.repo_info(name).private) != private:
+            raise InputError(_OTHERWISE.format(name, *(_KINDS if private else _KINDS[::-1])))
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by rocketjax")
+    except InputError:
+        raise
     except Exception as error:  # its own errors, those of its HTTP client
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -63,6 +63,8 @@ def mine(
         InputError: `folder` holds lists of another request; no query at all; or the re-ranker
             cannot tell positives from candidates (see calibrate.py).
     """
+    if not queries:
+        raise InputError("no query to mine for; choose another split")
     request = _request(model, index, queries, qrels, config, seed)
     distributed.from_main(lambda: _claim(folder, request))
     depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n

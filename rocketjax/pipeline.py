@@ -26,6 +26,7 @@ from rocketjax.config import (
 )
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
+from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
 from rocketjax.files import is_empty, read_json, remove, sweep, write_text
 from rocketjax.lock import held
@@ -44,6 +45,7 @@ class Step(NamedTuple):
     leaves: tuple[str, ...]
 
 
+WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
 STAGES = (
     Step("start", stages.judge_start, ("start",)),
     Step("warm-retriever", stages.warm_retriever, ("warmup/retriever",)),
@@ -73,7 +75,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
         NonFiniteError: training diverged.
         Preempted: a SIGTERM came, and a command made it heeded.
     """
-    for name in ("retriever_warmup", "reranker_warmup", "joint"):
+    for name in WITH_STEPS:
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)
     check_wandb(config)
@@ -128,6 +130,13 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     distributed.check_same("data.collection", collection.fingerprint)
     train, judged = _splits(collection, config.data)
     held_out = sample_queries(judged, config.data.max_eval_queries)
+    trains = any(getattr(config, name).steps for name in WITH_STEPS)
+    for split, name, wanted in ((train, "train", trains), (held_out, "eval", True)):
+        if wanted and not any(relevant(judged) for judged in split.qrels.values()):
+            raise InputError(
+                f"{collection.name}: no query of data.{name}_split has a relevant passage (a grade "
+                "above 0); choose another split, or see to its judgements"
+            )
     say(
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"

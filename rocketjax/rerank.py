@@ -44,10 +44,12 @@ def _rerank(options: Rerank) -> None:
     from rocketjax.data.collections import load_collection
     from rocketjax.data.runs import read_queries, read_run, write_run
     from rocketjax.errors import InputError
+    from rocketjax.files import make_home
     from rocketjax.loading import open_reranker
     from rocketjax.ranking import rerank
 
     cli.keep_programs()
+    make_home(Path(options.output))
     found = read_run(Path(options.run))
     collection = load_collection(options.collection, options.on_bad_rows, cli.say)
     queries = (

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -53,12 +54,15 @@ def main(args: Sequence[str] | None = None) -> int:
 def _search(options: Search) -> None:
     from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
+    from rocketjax.files import make_home
     from rocketjax.inference import find
     from rocketjax.loading import open_corpus, open_reranker, open_retriever
 
     cli.keep_programs()
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
+    if options.output:
+        make_home(Path(options.output))
     retriever = open_retriever(options.model, options.compute)
     reranker = None
     if options.depth:
@@ -95,8 +99,9 @@ def _search_file(
 
 def _asked() -> Iterator[str]:
     cli.say("a query a line; an empty line ends")
-    while query := cli.console.input("> ").strip():
-        yield query
+    with suppress(EOFError):  # Ctrl-D, or the end of what is piped in
+        while query := cli.console.input("> ").strip():
+            yield query
 
 
 def _show(hits: "list[Hit]") -> None:

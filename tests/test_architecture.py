@@ -55,7 +55,6 @@ FLOORS = [
     {
         "bench.ours",
         "bench.plain_torch",
-        "bench.plain_mining",
         "bench.torch_search",
         "bench.faiss_flat",
     },
@@ -69,6 +68,7 @@ FLOORS = [
         "bench.collectives",
         "bench.compiles",
         "bench.table",
+        "bench.plain_mining",
     },
     {"bench.facts"},
     {

@@ -200,6 +200,15 @@ def test_a_plan_multiplies_out():
     assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
     assert joint.hours * 3600 == pytest.approx(joint.flops / (989e12 * 0.3))
     assert planned["encode"].tokens == pytest.approx(8_841_823 * 70.5)
+    none = dataclasses.replace(loaded.lists, denoised=0.0, refresh=1000)
+    other = dataclasses.replace(
+        loaded, lists=none, evaluate=dataclasses.replace(loaded.evaluate, start=True)
+    )
+    stages = list(plan.stages(other, plan.Plan(machine="h100")))
+    names = ["start", "warm-retriever", "encode", "warm-reranker", "mine", "encode anew", "joint"]
+    assert [stage.name for stage in stages] == [*names, "index", "evaluate"]  # 1838 steps: 2 rounds
+    assert stages[4].flops == 0 < planned["mine"].flops  # nothing is scored
+    assert stages[0].flops == pytest.approx(stages[2].flops + stages[-1].flops)
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops

@@ -1,9 +1,11 @@
 """Every command on a finished run: what it prints and writes, and its one line for bad input."""
 
 import importlib.util
+import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -106,6 +108,10 @@ def test_search_shows_both_scores(run, capsys, monkeypatch):
     monkeypatch.setattr(console, "input", lambda _: next(asked))
     assert search.main(["--model", str(run), "--top-k", "2"]) == 0
     assert capsys.readouterr().out.count("rank  re-ranker") == 2
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.stdin", io.StringIO("cat purr\n"))  # piped in, and at its end
+    assert search.main(["--model", str(run), "--top-k", "2"]) == 0
+    assert capsys.readouterr().out.count("rank  re-ranker") == 1
 
 
 def test_a_file_of_queries_becomes_a_run_that_can_be_re_ranked_and_judged(
@@ -165,6 +171,21 @@ def test_evaluate_puts_bm25_and_other_runs_beside_a_model(run, collection, tmp_p
     values = {p.name.split(".")[0]: p.read_text() for p in folder.iterdir()}
     assert set(values) == {"retriever", "reranker", "bm25", "other", "oracle"}
     assert values["other"] == values["retriever"] != values["bm25"]
+
+
+def test_a_measure_deeper_than_a_run_has_no_value(collection, tmp_path, capsys):
+    for name, depth in (("short", 30), ("long", 55)):
+        rows = (f"q45 Q0 p{i} {i + 1} {-i} x\n" for i in range(depth))
+        (tmp_path / f"{name}.trec").write_text("".join(rows))
+    short, long = (str(tmp_path / f"{name}.trec") for name in ("short", "long"))
+    for runs in ((short, long), (long, short)):
+        assert evaluate.main(["--collection", str(collection), "--runs", *runs]) == 0
+        rows = [re.split(r"[│|]", line) for line in capsys.readouterr().out.splitlines()]
+        cells = {
+            row[1].strip(): [cell.strip() for cell in row[2:4]] for row in rows if len(row) > 3
+        }
+        assert [bool(cell) for cell in cells["recall@50"]] == [run == long for run in runs]
+        assert all(cells["recall@20"])
 
 
 def test_mine_writes_lists_and_goes_on_where_it_was(run, collection, tmp_path, capsys):
@@ -229,6 +250,23 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (search, ["--model", "RUN", "--top-k", "0", "cat"], "--top-k: Input should be greater"),
         (search, ["--model", "RUN", "--collection", "nowhere", "cat"], "is no file or folder"),
         (evaluate, ["--collection", "TOPICS"], "nothing to judge; give --model, --runs"),
+        (
+            evaluate,
+            ["--collection", "TOPICS", "--bm25", "--evaluate.rerank-depth", "500"],
+            "--evaluate.rerank-depth: at most 100",
+        ),
+        (mine, ["--model", "RUN", "--output", "o", "--lists.length", "0"], "--lists.length: Input"),
+        (
+            encode,
+            ["--model", "RUN", "--collection", "demo", "--output", "o", "--index.shard", "-1"],
+            "--index.shard: Input should be greater than or equal to 0, got -1",
+        ),
+        (serve, ["--limits.waiting", "0"], "--limits.waiting: Input should be greater than or"),
+        (
+            rerank,
+            "--model m --run n --collection c --queries q --output FILE/x.trec".split(),
+            "FILE/x.trec: cannot be written: ",
+        ),
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
         (mine, ["--model", "RUN", "--split", "x", "--output", "o"], "no split 'x'; it has dev"),
@@ -246,9 +284,11 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
-    run, collection, tmp_path, capsys, command, args, message
+    run, collection, tmp_path, capsys, monkeypatch, command, args, message
 ):
     places = {"RUN": run, "TOPICS": collection, "NEW": tmp_path / "new"}
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").touch()
     assert command.main([str(places.get(arg, arg)) for arg in args]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in words(err) and "Traceback" not in err

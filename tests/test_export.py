@@ -37,6 +37,11 @@ def minilm():
         pytest.skip(f"all-MiniLM-L6-v2 is not at hand: {error}")
 
 
+def plain(text):
+    """In one line."""
+    return " ".join(text.split())
+
+
 def pair(weights, towers="shared", pooling="mean", normalize=True, title="joined"):
     text, compute = dataclasses.replace(TEXT, title=title), ComputeConfig()
     start = RetrieverConfig(weights, towers, pooling, normalize)
@@ -124,7 +129,9 @@ def test_the_command(weights, tmp_path, capsys):
     (run / "config.yaml").write_text(dump(config))
     report.save(REPORT, run)
     assert command.main(arguments) == 0
-    assert "a query is cut to 12 tokens" in capsys.readouterr().out
+    said = plain(capsys.readouterr().out)
+    assert "a query is cut to 12 tokens" in said
+    assert "a pair is cut to 20 tokens, its longer text first; its query is not cut to 10" in said
     card = (tmp_path / "out" / "retriever" / "README.md").read_text()
     for part in ("license: mit", "base_model: org/model\n", "# my run", "| MRR@10 | 0.500 | 0.600"):
         assert part in card
@@ -140,6 +147,10 @@ def test_nothing_is_uploaded_unless_asked(weights, tmp_path, capsys, monkeypatch
     class Api:
         def create_repo(self, name, private, exist_ok):
             calls.append(("create", name, private))
+            self.private = private and not name.startswith("known/")  # which is public already
+
+        def repo_info(self, name):
+            return self
 
         def upload_folder(self, repo_id, folder_path, commit_message):
             assert (folder_path / "README.md").is_file()
@@ -174,6 +185,9 @@ def test_nothing_is_uploaded_unless_asked(weights, tmp_path, capsys, monkeypatch
     err = capsys.readouterr().err
     assert "could not be uploaded (no right to)" in err
     assert (tmp_path / "d" / "retriever" / "model.safetensors").is_file()
+    assert main("e", "--push", "known/pair") == 2
+    assert "is there already and is public, not private" in plain(capsys.readouterr().err)
+    assert calls[-1] == ("create", "known/pair-retriever", True)  # nothing was uploaded
 
 
 def test_prompts_leave_with_the_model(weights, tmp_path):

@@ -118,9 +118,26 @@ def ir_datasets(tmp_path, monkeypatch):
 def test_an_id_of_ir_datasets_is_read(ir_datasets):
     collection = load_collection("irds:rocketjax-test")
     assert [passage.text for passage in collection.passages] == ["They purr.", "Dogs bark."]
-    assert list(collection.splits) == ["dev", "train"]
+    assert list(collection.splits) == ["unlabelled", "dev", "train"]
+    assert collection.splits["unlabelled"].queries == {}
     assert collection.splits["train"].qrels == {"q1": {"a": 1}}
     assert collection.split("dev").queries == {"q2": "query q2"}
     assert list(load_collection("irds:rocketjax-test/dev").splits) == ["dev"]
     with pytest.raises(InputError, match="knows no such dataset"):
         load_collection("irds:rocketjax-test/none")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_ir_datasets_are_checked(ir_datasets, tmp_path):
+    with (tmp_path / "train.queries.tsv").open("a") as file:
+        file.write("q1\tanother text\nq 2\twhite space\nq3\t \nq4\tnobody judged me\n")
+    with (tmp_path / "train.qrels").open("a") as file:
+        file.write("q1 0 nowhere 1\n")
+    with pytest.raises(InputError, match="train/queries:1: _id: 'q1' stands twice"):
+        load_collection("irds:rocketjax-test").split("train")
+    said = []
+    collection = load_collection("irds:rocketjax-test", "skip", said.append)
+    assert collection.split("train").queries == {"q1": "query q1"}
+    assert collection.split("unlabelled").queries == {"q4": "nobody judged me"}
+    assert "train/queries: left out 3 bad rows" in said[0] and "nowhere" in said[1]
+    assert len(said) == 2  # once

@@ -196,6 +196,22 @@ def test_a_folder_of_rocketqa_is_read(tmp_path, packed):
     assert read.splits["train"].negatives == {"7": ["1", "2"], "8": ["0"]}
 
 
+def test_negatives_of_several_files_are_taken_together(tmp_path):
+    for name, text in ROCKETQA.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "qidpidtriples.train.more.tsv").write_text("8\t1\t2\n8\t1\t0\n")
+    assert load_collection(str(tmp_path)).splits["train"].negatives["8"] == ["0", "2"]
+
+
+def test_a_title_that_is_left_out_is_counted(tmp_path):
+    for name, text in (ROCKETQA | {"para.title.txt": "2\tFish\nnone\n"}).items():
+        (tmp_path / name).write_text(text)
+    said = []
+    read = load_collection(str(tmp_path), "skip", said.append)
+    assert [passage.title for passage in read.passages] == ["", "", "Fish"]
+    assert len(said) == 1 and "para.title.txt: left out 1 bad rows" in said[0]
+
+
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [

@@ -495,7 +495,15 @@ def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
         ({"data": DataConfig("no/such/folder")}, "data.collection: 'no/such/folder'"),
         (
             {"data": DataConfig("", eval_split="test")},
-            "no split 'test' to judge on .it has dev, train",
+            "no split 'test' to judge on .it has dev, none, train",
+        ),
+        (
+            {"data": DataConfig("", train_split="none")},
+            "no query of data.train_split has a relevant passage",
+        ),
+        (
+            {"data": DataConfig("", eval_split="none")},
+            "no query of data.eval_split has a relevant passage",
         ),
         ({"text": TextConfig(pair_length=96)}, "text.pair_length is 96, .* positions for 64"),
         ({"retriever": RetrieverConfig("/no/such/weights")}, "/no/such/weights"),
@@ -504,7 +512,10 @@ def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
 def test_bad_input_is_one_clear_error(weights, collection, tmp_path, changes, message):
     settings = config(weights, collection, tmp_path / "run", **changes)
     if settings.data.collection == "":
-        data = dataclasses.replace(settings.data, collection=str(collection))
+        folder = shutil.copytree(collection, tmp_path / "topics")
+        judged = "query-id\tcorpus-id\tscore\nq1\tp1\t0\n"
+        (folder / "qrels" / "none.tsv").write_text(judged)
+        data = dataclasses.replace(settings.data, collection=str(folder))
         settings = dataclasses.replace(settings, data=data)
     with pytest.raises(InputError, match=message):
         pipeline.run(settings, say, unwatched)

@@ -416,6 +416,24 @@ def test_a_real_file_of_dpr_is_read():
     ]
 
 
+def test_lines_of_rocketqa_are_numbered_as_they_stand(tmp_path):
+    (tmp_path / "x.tp").write_bytes(b"A\ta\n\nbroken\n\xff\n-\tb\n")
+    read = load_collection(str(tmp_path / "x.tp"), "skip")
+    assert list(read.passages) == [Passage("0", "A", "a"), Passage("4", "", "b")]
+    with pytest.raises(InputError, match=r"x.tp:3: expected title TAB text"):
+        load_collection(str(tmp_path / "x.tp"))
+
+
+def test_answers_of_one_question_are_taken_together(tmp_path):
+    rows = [
+        {"question": Q1, "answers": answers, "positive_ctxs": [titled(CAT, passage_id="7")]}
+        for answers in (["a", "b"], ["b", "c"])
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    (answers,) = load_collection(str(tmp_path)).splits["train"].answers.values()
+    assert list(answers) == ["a", "b", "c"]
+
+
 @needs_raw
 @pytest.mark.parametrize(("name", "count"), [("marco.tp.1k", 1000), ("dureader.para", 100)])
 def test_real_corpora_of_rocketqa_are_read(name, count):

@@ -100,23 +100,38 @@ def _plan(options: Plan) -> None:
 
 
 def stages(config: Config, plan: Plan) -> Iterator[Stage]:
-    """The stages in their order. Mining for the re-ranker's warm-up is retrieval alone."""
+    """The stages in their order. Mining for the re-ranker's warm-up is retrieval alone.
+
+    With `lists.refresh` the corpus is encoded once more for every further round.
+    """
     slots, lists = config.lists.length, config.lists
-    depth = lists.scored or lists.top_n
+    scored = (lists.scored or lists.top_n) + 1 if lists.denoised else 0
     warm, joint = config.reranker_warmup, config.joint
     mined = joint.steps * joint.batch / sum(lists_per_positive(lists))
     corpus = _corpus(config, plan)
+    judged = _scored("evaluate", config, plan, plan.queries * config.evaluate.rerank_depth)
+    judged = judged._replace(hours=judged.hours + _searched(plan, plan.queries))
+    if config.evaluate.start:
+        yield _both("start", corpus, judged)
     yield _trained("warm-retriever", config, plan, config.retriever_warmup, 1, ("query", "passage"))
-    yield corpus._replace(name="encode")
+    if config.retriever_warmup.steps or not config.evaluate.start:  # else the start's index serves
+        yield corpus._replace(name="encode")
     searched = _searched(plan, warm.steps * warm.batch)
     trained = _trained("warm-reranker", config, plan, warm, slots, ("pair",))
     yield trained._replace(hours=trained.hours + searched)
-    pairs = _scored("mine", config, plan, mined * (depth + 1))
+    pairs = _scored("mine", config, plan, mined * scored)
     yield pairs._replace(hours=pairs.hours + _searched(plan, mined))
+    for _ in range(lists.refresh or joint.steps, joint.steps, lists.refresh or 1):
+        yield corpus._replace(name="encode anew")
     yield _trained("joint", config, plan, joint, slots, ("query", "passage", "pair"))
     yield corpus._replace(name="index")
-    judged = _scored("evaluate", config, plan, plan.queries * config.evaluate.rerank_depth)
-    yield judged._replace(hours=judged.hours + _searched(plan, plan.queries))
+    yield judged
+
+
+def _both(name: str, first: Stage, second: Stage) -> Stage:
+    """One stage that does the work of two, one after the other."""
+    done = (a + b for a, b in zip(first[1:4], second[1:4], strict=True))
+    return Stage(name, *done, memory=max(first.memory, second.memory))
 
 
 def _trained(

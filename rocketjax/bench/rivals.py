@@ -28,7 +28,7 @@ class Rivals:
         """SentenceTransformer.encode."""
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(self.work.weights, model_kwargs=_precision())
+        model = SentenceTransformer(self.work.weights, model_kwargs=precision())
         model.max_seq_length = self.work.passage_length
         return lambda batch: model.encode(self.work.passages, batch_size=batch)
 
@@ -40,7 +40,7 @@ class Rivals:
             self.work.weights,
             num_labels=1,
             max_length=self.work.pair_length,
-            model_kwargs=_precision(),
+            model_kwargs=precision(),
         )
         return lambda batch: model.predict(self.work.pairs, batch_size=batch)
 
@@ -56,21 +56,22 @@ class Rivals:
         if name == "train":
             run(0)
             return 0
-        batches = GPU_BATCHES if _on_gpu() else BATCHES
+        batches = GPU_BATCHES if on_gpu() else BATCHES
         run(batches[0])
         taken = {batch: _seconds(run, batch) for batch in batches}
         return min(taken, key=taken.__getitem__)
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether sentence-transformers would compute on one."""
     from sentence_transformers.util import get_device_name
 
     return get_device_name() == "cuda"
 
 
-def _precision() -> dict[str, Any]:
+def precision() -> dict[str, Any]:
     """bfloat16 on a GPU, as rocketjax has it there."""
-    return {"dtype": "bfloat16"} if _on_gpu() else {}
+    return {"dtype": "bfloat16"} if on_gpu() else {}
 
 
 def _seconds(run: Callable[[int], Any], batch: int) -> float:

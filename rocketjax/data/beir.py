@@ -20,6 +20,7 @@ from rocketjax.data.lines import (
     checked_id,
     checked_passage,
     checked_text,
+    distinct,
     json_row,
     packed_or_not,
     parsed,
@@ -86,12 +87,7 @@ def read_queries(path: Path, bad: BadRows) -> dict[str, str]:
         row = json_row(line)
         return checked_id(row.get("_id"), "_id"), checked_text(row.get("text"), "text")
 
-    queries: dict[str, str] = {}
-    for place, (query, text) in parsed(path, parse, bad):
-        if query in queries:
-            bad.found(place, f"_id: {query!r} stands twice; ids must be unique")
-        else:
-            queries[query] = text
+    queries = distinct(parsed(path, parse, bad), bad)
     if not queries:
         raise InputError(f"{path}: holds no query")
     return queries
@@ -109,13 +105,7 @@ def _read_answers(
             raise BadRow(f"answers: expected a list of texts, got {shown(texts)}")
         return query, tuple(texts)
 
-    answers: dict[str, tuple[str, ...]] = {}
-    for place, (query, texts) in parsed(path, parse, bad) if path.is_file() else ():
-        if query in answers:
-            bad.found(place, f"_id: {query!r} stands twice; ids must be unique")
-        else:
-            answers[query] = texts
-    return answers
+    return distinct(parsed(path, parse, bad), bad) if path.is_file() else {}
 
 
 class _Judgements:

@@ -46,19 +46,19 @@ def load_collection(name: str, policy: Policy = "fail", say: Say = unsaid) -> Co
     Raises:
         InputError: it is none of these, or a row in it is not what it should be.
     """
-    collection = _load(name, policy)
+    collection = _load(name, policy, say)
     for note in collection.notes:
         say(note)
     return collection
 
 
-def _load(name: str, policy: Policy) -> Collection:
+def _load(name: str, policy: Policy, say: Say) -> Collection:
     if name == "demo":
         return load_demo()
     if name.startswith("hf:"):
         return read_datasets(name.removeprefix("hf:"), policy)
     if name.startswith("irds:"):
-        return read_ir_datasets(name.removeprefix("irds:"), policy)
+        return read_ir_datasets(name.removeprefix("irds:"), policy, say)
     path = Path(name).expanduser()
     if path.is_file():
         return _of_file(path, policy)
@@ -93,7 +93,10 @@ def _of_file(path: Path, policy: Policy) -> Collection:
 
 def _numbered(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
     """RocketQA's title TAB text, with the number of the line, from 0, for an id."""
-    for number, (place, line) in enumerate(lines(path, bad)):
+    for place, line in lines(path, bad):
+        if not line.strip():
+            continue
+        number = int(place.rpartition(":")[2]) - 1
         title, tab, text = line.rstrip("\r\n").partition("\t")
         try:
             if not tab:

@@ -19,6 +19,7 @@ from rocketjax.data.lines import (
     checked_id,
     checked_passage,
     checked_text,
+    distinct,
     shown,
 )
 from rocketjax.data.passages import Passage
@@ -26,6 +27,7 @@ from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
 from rocketjax.data.rows import Row, collection_of, make_split, passages_of, row_of
 from rocketjax.data.store import store
 from rocketjax.errors import InputError
+from rocketjax.progress import Say, unsaid
 
 
 def read_datasets(name: str, policy: Policy = "fail") -> Collection:
@@ -86,7 +88,7 @@ def _judged_dataset(
 
     stored, notes = store(f"hf:{name}", ["hf", name, corpus._fingerprint], passages, policy)
     bad = BadRows(policy)
-    texts = dict(row for _, row in _parsed(f"hf:{name}/queries", queries, _query, bad))
+    texts = distinct(_parsed(f"hf:{name}/queries", queries, _query, bad), bad)
     splits = {}
     for split, rows in qrels.items():
         place = f"hf:{name}/{split}"
@@ -128,13 +130,14 @@ def _judgement(fields: Mapping[str, Any]) -> Judgement:
     return Judgement(query, pid, int(score))
 
 
-def read_ir_datasets(name: str, policy: Policy = "fail") -> Collection:
+def read_ir_datasets(name: str, policy: Policy = "fail", say: Say = unsaid) -> Collection:
     """A dataset of ir_datasets: its documents, and a split for each of its judged parts.
 
     Args:
         name: an id. Of "msmarco-passage" the splits are "train", "dev/small" and so on, each
             fetched when it is asked for; of "beir/scifact/test" there is the one split "test".
-        policy: see `load_collection`.
+            Beside "train" there is "unlabelled", with its queries that nobody judged.
+        policy, say: see `load_collection`.
 
     Raises:
         InputError: the library is not installed, knows no such dataset, cannot fetch it, or a row
@@ -163,7 +166,7 @@ def read_ir_datasets(name: str, policy: Policy = "fail") -> Collection:
         for split, part in sorted(parts.items())
         if library.load(part).has_qrels() and library.load(part).has_queries()
     }
-    return Collection(name, stored, _Splits(library, judged, stored.by_id, policy), notes)
+    return Collection(name, stored, _Splits(library, judged, stored.by_id, policy, say), notes)
 
 
 class _Splits(Mapping[str, Split]):
@@ -175,13 +178,19 @@ class _Splits(Mapping[str, Split]):
         names: Mapping[str, str],
         passages: Mapping[str, Passage],
         policy: Policy,
+        say: Say,
     ) -> None:
-        self.library, self.names, self.passages = library, names, passages
+        self.library, self.passages, self.say = library, passages, say
+        # Which part of the dataset, and which of the two splits that it makes.
+        self.names = {split: (part, 0) for split, part in names.items()}
+        if "train" in names:
+            self.names = {"unlabelled": (names["train"], 1)} | self.names
         self.policy: Policy = policy
         self._load = lru_cache(maxsize=None)(self._fetch)
 
     def __getitem__(self, split: str) -> Split:
-        return self._load(self.names[split])
+        part, which = self.names[split]
+        return self._load(part)[which]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -189,26 +198,40 @@ class _Splits(Mapping[str, Split]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def _fetch(self, name: str) -> Split:
+    def _fetch(self, name: str) -> tuple[Split, Split]:
+        """The judged queries, and the others."""
         dataset, bad = self.library.load(name), BadRows(self.policy)
         place = f"irds:{name}"
-        queries: dict[str, str] = {}
-        answers: dict[str, tuple[str, ...]] = {}
-        for query in _fetched(name, lambda: list(dataset.queries_iter())):
-            queries[query.query_id] = getattr(query, "text", None) or query.default_text()
-            if given := tuple(getattr(query, "answers", ())):
-                answers[query.query_id] = given
+        asked = _fetched(name, lambda: list(dataset.queries_iter()))
+        found = distinct(_parsed(f"{place}/queries", asked, _asked, bad), bad)
+        queries = {query: text for query, (text, _) in found.items()}
+        answers = {query: texts for query, (_, texts) in found.items() if texts}
         rows = _fetched(name, lambda: list(dataset.qrels_iter()))
         judgements = [
             (f"{place}:{i}", Judgement(row.query_id, row.doc_id, int(row.relevance)))
             for i, row in enumerate(rows)
         ]
         qrels = read_qrels(Path(place), judgements, queries, self.passages, bad)
-        return Split(
-            {query: queries[query] for query in qrels},
-            qrels,
-            {query: texts for query, texts in answers.items() if query in qrels},
+        for note in bad.notes():
+            self.say(note)
+        splits = with_unlabelled(
+            {
+                "judged": Split(
+                    {query: queries[query] for query in qrels},
+                    qrels,
+                    {query: texts for query, texts in answers.items() if query in qrels},
+                )
+            },
+            queries,
+            answers,
         )
+        return splits["judged"], splits.get("unlabelled", Split({}, {}))
+
+
+def _asked(query: Any) -> tuple[str, tuple[str, tuple[str, ...]]]:
+    text = getattr(query, "text", None) or query.default_text()
+    name, answers = checked_id(query.query_id, "query_id"), tuple(getattr(query, "answers", ()))
+    return name, (checked_text(text, "text"), answers)
 
 
 def _document(document: Any) -> Passage:

@@ -98,6 +98,21 @@ def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
         raise InputError(f"{place}: cannot be read on: {error}") from error
 
 
+def distinct(rows: Iterator[tuple[str, tuple[str, Row]]], bad: BadRows) -> dict[str, Row]:
+    """What each id stands for, of places, ids and values; of an id that stands twice, the first.
+
+    Raises:
+        InputError: an id stands twice, unless `bad` lets it pass.
+    """
+    found: dict[str, Row] = {}
+    for place, (name, value) in rows:
+        if name in found:
+            bad.found(place, f"_id: {name!r} stands twice; ids must be unique")
+        else:
+            found[name] = value
+    return found
+
+
 def packed_or_not(path: Path) -> Path:
     """`path`, or the packed file of that name (corpus.jsonl.gz) where only that is there."""
     packed = path.with_name(f"{path.name}.gz")

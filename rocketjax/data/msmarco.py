@@ -28,7 +28,7 @@ from rocketjax.data.lines import (
     packed_or_not,
     parsed,
 )
-from rocketjax.data.passages import Passage
+from rocketjax.data.passages import Passage, StoredPassages
 from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
 from rocketjax.data.runs import named_text
 from rocketjax.data.store import Stored, store
@@ -63,7 +63,8 @@ def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
         qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
         negatives: dict[str, list[str]] = {}
         for _, triples in by_split(folder, rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"):
-            negatives |= _read_triples(triples, qrels, passages.by_id, bad)
+            for query, found in _read_triples(triples, qrels, passages.by_id, bad).items():
+                negatives[query] = list(dict.fromkeys([*negatives.get(query, ()), *found]))
         splits[name] = Split({query: queries[query] for query in qrels}, qrels, {}, negatives)
     if not splits:
         raise InputError(f"{folder}: no judgements; qrels.train.tsv is missing")
@@ -75,18 +76,17 @@ def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
     """A corpus_file's passages, and what was left out."""
     titles = packed_or_not(path.parent / "para.title.txt")
     if path.name.startswith("para.txt") and titles.is_file():
-        return store(
-            str(path), [path, titles], lambda bad: _with_titles(path, titles, policy, bad), policy
+        named, told = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
+        passages, notes = store(
+            str(path), [path, titles], lambda bad: _with_titles(path, named, bad), policy
         )
+        return Stored(passages, [*told, *notes])
     parse = _titled if path.name.startswith("psgs") else _plain
     return store(str(path), [path], lambda bad: parsed(path, parse, bad), policy)
 
 
-def _with_titles(
-    path: Path, titles: Path, policy: Policy, bad: BadRows
-) -> Iterator[tuple[str, Passage]]:
+def _with_titles(path: Path, named: StoredPassages, bad: BadRows) -> Iterator[tuple[str, Passage]]:
     """Titles may stand in another order than passages, and be fewer."""
-    named, _ = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
     for place, passage in parsed(path, _plain, bad):
         title = named.by_id.get(passage.id)
         yield place, passage if title is None else passage._replace(title=without_dash(title.text))

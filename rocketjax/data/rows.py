@@ -136,7 +136,7 @@ def make_split(
             qrels.setdefault(row.id, {}).update(dict.fromkeys(positive, 1))
             negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[len(positive) :]))
             if row.answers:
-                answers[row.id] = row.answers
+                answers[row.id] = list(dict.fromkeys([*answers.get(row.id, ()), *row.answers]))
     return Split(
         queries,
         {query: judged for query, judged in qrels.items() if judged},

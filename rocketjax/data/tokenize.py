@@ -249,16 +249,17 @@ class Tokenizer:
         return Template(tuple(pieces), tuple(types), tuple(piece_types))
 
 
-_WEIGHTS = {".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".ckpt"}
+# What transformers may open for a tokenizer: settings by their names, vocabularies by any.
+_SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
 _MOST_OF_TOKENIZER = 32 * 2**20  # bytes of a file of it; 17 million hold 250,000 tokens
 
 
 def _check_files(folder: Path) -> None:
     """Refuses, before transformers opens any of it, what leads out of the folder or is absurd."""
     for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
-        if path.suffix not in _WEIGHTS and not path.is_dir():
-            named = path.name.startswith(("tokenizer.", "vocab", "merges", "sentencepiece", "sp"))
-            checked_file(path, _MOST_OF_TOKENIZER if named else MOST, folder)
+        if path.suffix in _READ and not path.is_dir():
+            checked_file(path, MOST if path.name in _SETTINGS else _MOST_OF_TOKENIZER, folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     if not isinstance(settings, dict):
