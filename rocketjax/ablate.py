@@ -122,7 +122,8 @@ def _wanted(
     options: Ablate, files: Mapping[str, Path]
 ) -> tuple[Sequence[str], Mapping[str, Config]]:
     """What is to be judged, and the configs that this takes; refuses what would fail later."""
-    from rocketjax.ablation.arms import BASE, first_change, read_arms
+    from rocketjax.ablation.arms import BASE, read_arms
+    from rocketjax.changes import first_change
 
     known = [*files, *RIVALS]
     if unknown := sorted({*options.arms} - {*known}):
@@ -159,8 +160,9 @@ def _run(
     folder: Path,
 ) -> "Ranks":
     from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, tidy
+    from rocketjax.ablation.arms import BASE, run_arm, settled, tidy
     from rocketjax.augment import read_lists
+    from rocketjax.changes import first_change
 
     split, base = collection.split("dev"), folder / BASE
     if arm == "bm25":

@@ -9,10 +9,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pydantic
@@ -25,6 +26,9 @@ from rocketjax.errors import InputError
 from rocketjax.files import write_text
 
 EXAMPLES = 6
+# Kept once, however many lists it is in: of half a million queries with a thousand candidates each,
+# ids would take 30 GB.
+Id: TypeAlias = Annotated[str, pydantic.AfterValidator(sys.intern)]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
@@ -33,7 +37,7 @@ class TrainingList:
 
     query: str
     positive: str
-    negatives: tuple[str, ...]
+    negatives: tuple[Id, ...]
     kind: Literal["undenoised", "denoised"] = "undenoised"
     pseudo: bool = False  # the positive is one by the re-ranker's word, not by a judgement
 
@@ -44,7 +48,7 @@ class Candidates:
 
     query: str
     positives: tuple[str, ...]  # empty: nobody judged the query
-    passages: tuple[str, ...]
+    passages: tuple[Id, ...]
     scores: tuple[float, ...] = ()  # the re-ranker's, of the first len(scores) passages
     positive_scores: tuple[float, ...] = ()
 
@@ -278,7 +282,6 @@ def _report(
     config: ListConfig,
 ) -> MiningReport:
     by_query = {row.query: row for row in candidates}
-    deeper = {query: set(row.passages[len(row.scores) :]) for query, row in by_query.items()}
     clean = [item for item in lists if item.kind == "denoised"]
     unlabelled = {row.query for row in candidates if not row.positives}
     likeliest: dict[str, tuple[float, str, str]] = {}  # one a query
@@ -293,13 +296,18 @@ def _report(
         scored=sum(len(row.scores) for row in candidates),
         dropped=len(dropped),
         likely_positives=sum(p > config.high for p, _, _ in dropped),
-        topped_up=sum(len(deeper[item.query].intersection(item.negatives)) for item in clean),
+        topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
         short=sum(len(item.negatives) < config.length - 1 for item in lists),
         lost=len(unlabelled - {item.query for item in lists}),
         scale=calibration.scale if calibration else None,
         shift=calibration.shift if calibration else None,
         examples=[(q, pid, round(p, 4)) for p, q, pid in list(likeliest.values())[:EXAMPLES]],
     )
+
+
+def _topped_up(item: TrainingList, row: Candidates) -> int:
+    """How many negatives are of the ranks behind the scored ones."""
+    return len({*item.negatives}.intersection(row.passages[len(row.scores) :]))
 
 
 def _write_rows(path: Path, rows: Sequence[Any]) -> None:

@@ -53,6 +53,7 @@ class ListBatch(NamedTuple):
     pair: Tokens  # [B, L, S]: what the re-ranker reads
     valid: Array  # [B, L] bool
     passage_id: Array  # [B, L] int32, equal for equal passages: tells in-batch negatives apart
+    query_id: Array  # [B] int32, equal for equal queries, likewise
     spots: Spots = Spots()
 
 

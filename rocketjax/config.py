@@ -25,6 +25,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f
 _MOST = 2**20  # characters of a config file
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
+Seed: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
 Length: TypeAlias = Annotated[int, pydantic.AfterValidator(lambda value: _length(value))]
 Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
@@ -385,7 +386,7 @@ class Config:
     evaluate. Empty: all that are not done yet."""
     from_stage: Annotated[Stage | None, tyro.conf.arg(name="from")] = None
     """Run this stage and all after it again, with the options given now."""
-    seed: Count = 1
+    seed: Seed = 1
     """Of batches, negatives, dropout and fresh parameters."""
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)

@@ -122,10 +122,25 @@ def new_folder(path: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        for made in [*aside.rglob("*"), aside]:
+            _settle(made)  # a rename may reach the disk before what it renames
         shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
+        _settle(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _settle(path: Path) -> None:
+    """On the disk, and not in the system's memory alone; where a file system can say so."""
+    if path.is_symlink():
+        return
+    with suppress(OSError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def is_empty(folder: Path) -> bool:

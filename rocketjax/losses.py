@@ -120,13 +120,13 @@ def divergence(
 
 
 def in_batch_cross_entropy(
-    queries: Array, passages: Array, valid: Array, positive: Array, ids: Array
+    queries: Array, passages: Array, valid: Array, positive: Array, ids: Array, owner: Array
 ) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
     The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
     all devices). Queries often share their positive: its other copies are left out of a query's
-    negatives. Another positive of the query, one the batch does not have as such, is not.
+    negatives, and so is what the batch has as another positive of the same query.
 
     Args:
         queries: [B, D], this device's.
@@ -135,10 +135,12 @@ def in_batch_cross_entropy(
         positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
             positive is not valid does not count.
         ids: [M], equal for equal passages.
+        owner: [M], equal for the positives of equal queries; -1: nobody's positive.
     """
     scores = queries.astype(jnp.float32) @ passages.astype(jnp.float32).T
-    copy = (ids == ids[positive][:, None]) & (jnp.arange(len(ids)) != positive[:, None])
-    log_probability = list_log_softmax(scores, valid & ~copy)
+    relevant = (ids == ids[positive][:, None]) | (owner == owner[positive][:, None])
+    other = relevant & (jnp.arange(len(ids)) != positive[:, None])
+    log_probability = list_log_softmax(scores, valid & ~other)
     is_query = valid[positive]
     loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]
     return Term(jnp.sum(loss, where=is_query), _number(is_query))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig
+from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig, Seed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Mine:
     """Split whose queries are mined for."""
     max_queries: Count = 0
     """Mine for the split's first so many queries; 0: all."""
-    seed: Count = 1
+    seed: Seed = 1
     """Of the sampled negatives."""
     lists: ListConfig = field(default_factory=ListConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)

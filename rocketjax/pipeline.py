@@ -14,6 +14,7 @@ import numpy as np
 
 from rocketjax import distributed, journal, lock, report, stages
 from rocketjax.allocator import release_freed_memory
+from rocketjax.changes import ORDER, changes
 from rocketjax.config import (
     Config,
     DataConfig,
@@ -87,7 +88,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
 
 
 def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
-    done = distributed.from_main(lambda: _open_folder(folder, config))
+    done = distributed.from_main(lambda: _open_folder(folder, config, say))
     waiting = [step for step in STAGES if step.name not in done]
     chosen = [step for step in waiting if not config.stages or step.name in config.stages]
     if chosen:
@@ -178,7 +179,7 @@ def _part(split: Split, wanted: Set[str]) -> Split:
     return Split(queries, qrels, answers, negatives)  # pyright: ignore
 
 
-def _open_folder(folder: Path, config: Config) -> dict[str, float]:
+def _open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
     """Which stages are done, by their seconds; a new folder, or one to start anew in, has none.
 
     Raises:
@@ -191,7 +192,7 @@ def _open_folder(folder: Path, config: Config) -> dict[str, float]:
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
         if not config.overwrite:
-            return _go_on(folder, config)
+            return _go_on(folder, config, say)
         for path in sorted(there, key=lambda path: path.name == "config.yaml"):
             remove(path)  # the config last: stopped halfway, it is still a run's folder
     if config.from_stage not in (None, "start"):
@@ -200,8 +201,9 @@ def _open_folder(folder: Path, config: Config) -> dict[str, float]:
     return {}
 
 
-def _go_on(folder: Path, config: Config) -> dict[str, float]:
-    changed = differences(load(folder / "config.yaml"), config)
+def _go_on(folder: Path, config: Config, say: Say) -> dict[str, float]:
+    old = load(folder / "config.yaml")
+    changed = differences(old, config)
     if changed and config.from_stage is None:
         raise InputError(
             f"{folder}: holds a run with other options ({'; '.join(changed)}); go on with those, "
@@ -215,8 +217,14 @@ def _go_on(folder: Path, config: Config) -> dict[str, float]:
     if config.from_stage is not None:
         if config.from_stage != "start" and "start" in done and config.evaluate.start:
             _check_comparable(folder, changed)
-        names = [step.name for step in STAGES]
-        again = STAGES[names.index(config.from_stage) :]
+        first = ORDER.index(config.from_stage)
+        late = {name: s for name, s in changes(old, config).items() if ORDER.index(s) < first}
+        if late:
+            say(
+                f"what stages before {config.from_stage} made stays, though they would heed "
+                f"{', '.join(late)}; --from {min(late.values(), key=ORDER.index)} makes it anew"
+            )
+        again = STAGES[first:]
         done = {name: value for name, value in done.items() if name not in {s.name for s in again}}
         _write_done(folder, done)  # before what it speaks of goes
         for step in again:

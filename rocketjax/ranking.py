@@ -15,6 +15,7 @@ Scored: TypeAlias = dict[
     str, list[tuple[str, float]]
 ]  # query id -> (passage id, score), best first
 QUERIES_AT_ONCE = 4_096  # searched at once: bounds the memory of vectors and results
+AT_ONCE = 65_536  # pairs tokenised and scored at once: some 8 kB each
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,20 @@ def score_pairs(
     watch: Watch,
 ) -> list[float]:
     """The re-ranker's score of each (query id, passage id), in sorted batches across queries."""
-    texts = [passages[pid] for _, pid in pairs]
+    scores: list[float] = []
     with watch("re-rank", len(pairs), "pairs") as advance:
-        scores = reranker.score(
-            [queries[query] for query, _ in pairs],
-            [p.text for p in texts],
-            [p.title for p in texts],
-            advance,
-            steady=True,
-        )
-    return scores.tolist()
+        for start in range(0, len(pairs), AT_ONCE):
+            some = pairs[start : start + AT_ONCE]
+            texts = [passages[pid] for _, pid in some]
+            found = reranker.score(
+                [queries[query] for query, _ in some],
+                [p.text for p in texts],
+                [p.title for p in texts],
+                advance,
+                steady=True,
+            )
+            scores += found.tolist()
+    return scores
 
 
 def rerank(

@@ -123,7 +123,8 @@ def _warm_queries(run: Run) -> list[str]:
 def _joint_queries(run: Run, number: int) -> list[str]:
     """The queries that follow in the order, and only as many as the round sees."""
     config = run.config
-    per_positive = sum(lists_per_positive(config.lists))
+    given = config.lists.source == "given"
+    per_positive = 1 if given else sum(lists_per_positive(config.lists))
     start, taken = len(_warm_queries(run)), []
     for earlier in range(number + 1):
         length = min(round_length(config), config.joint.steps - earlier * round_length(config))
@@ -133,12 +134,18 @@ def _joint_queries(run: Run, number: int) -> list[str]:
 
 
 def _take(run: Run, start: int, wanted: float) -> list[str]:
-    """Queries from `start` in the order, and round again, until they have so many positives."""
+    """Queries from `start` in the order, and round again, until they have so many positives.
+
+    Where lists are given, those of queries that came with negatives.
+    """
+    given = run.config.lists.source == "given"
     taken: list[str] = []
     for i in range(len(run.order)):
         if wanted <= 0:
             break
         query = run.order[(start + i) % len(run.order)]
+        if given and not run.train.negatives.get(query):
+            continue
         taken.append(query)
         wanted -= len(relevant(run.train.qrels.get(query, {})))
     return taken

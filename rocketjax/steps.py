@@ -156,13 +156,13 @@ def in_batch_term(
         passage: [B, L, D], likewise.
     """
     b, slots = batch.valid.shape
-    passages, valid, ids = jax.lax.all_gather(
-        (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1)),
-        AXIS,
-        tiled=True,
+    owner = jnp.where(jnp.arange(slots) == 0, batch.query_id[:, None], -1)  # [B, L]
+    of_passages = (batch.valid, batch.passage_id, owner)
+    passages, valid, ids, owner = jax.lax.all_gather(
+        (passage.reshape(b * slots, -1), *(x.reshape(-1) for x in of_passages)), AXIS, tiled=True
     )
     positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-    return in_batch_cross_entropy(query / temperature, passages, valid, positive, ids)
+    return in_batch_cross_entropy(query / temperature, passages, valid, positive, ids, owner)
 
 
 def encode_lists(

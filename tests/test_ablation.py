@@ -19,12 +19,13 @@ from test_pipeline import config
 
 from rocketjax import ablate, pipeline
 from rocketjax.ablation import rivals
-from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
+from rocketjax.ablation.arms import BASE, arm_files, read_arms, settled
 from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
 from rocketjax.augment import TrainingList, read_lists
+from rocketjax.changes import first_change
 from rocketjax.config import dump
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError

@@ -22,7 +22,7 @@ FLOORS = [
         "data.rows",
         "data.answers",
     },
-    {"calibrate", "data.runs", "data.hub"},
+    {"calibrate", "changes", "data.runs", "data.hub"},
     {"data.msmarco"},
     {"parallel", "retrieval.vectors", "hosts"},
     {

@@ -1,5 +1,7 @@
 """Exact search against numpy's stable argsort, to the row, on any number of devices."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,25 @@ def test_a_corpus_that_fits_is_placed_once(tmp_path, monkeypatch):
     read.clear()
     streamed.search(queries, 3)
     assert sum(read) == 1001 and max(read) == 128  # no more than a device may hold
+
+
+def test_one_piece_at_a_time_is_on_the_devices(tmp_path, monkeypatch):
+    """A device may have room for no more than one."""
+    queries, passages = vectors("random")
+    monkeypatch.setattr(exact, "ROWS", 128)
+    index = ExactIndex(vectors_folder(tmp_path, passages), jax.devices()[:1], memory=1)
+    placed, alive = [], []
+    place = index._place
+
+    def counting(start):
+        alive.append(sum(piece() is not None for piece in placed))
+        piece = place(start)
+        placed.append(weakref.ref(piece))
+        return piece
+
+    monkeypatch.setattr(index, "_place", counting)
+    index.search(queries, 3)
+    assert len(placed) == 8 and alive == [0] * 8
 
 
 def test_one_query_one_passage_and_no_query(tmp_path):

@@ -215,10 +215,26 @@ def test_in_batch_against_numpy():
         jnp.array(valid),
         jnp.array(positive),
         jnp.arange(12),
+        jnp.arange(12),
     )
     p = softmax(np.where(valid, queries @ passages.T, -np.inf))
     assert float(term.count) == 2
     assert float(term.total) == pytest.approx(-np.log(p[0, 0]) - np.log(p[1, 4]), rel=1e-5)
+
+
+def test_another_positive_of_a_query_is_not_its_negative():
+    rng = np.random.default_rng(9)
+    queries, passages = rng.normal(size=(3, 8)), rng.normal(size=(6, 8))
+    queries[2] = queries[0]  # one query, with the positives 0 and 4; -1 owns nobody
+    owner, positive = jnp.array([7, -1, 5, -1, 7, -1]), jnp.array([0, 2, 4])
+    valid, ids = jnp.ones(6, bool), jnp.arange(6)
+    got = in_batch_cross_entropy(
+        jnp.float32(queries), jnp.float32(passages), valid, positive, ids, owner
+    )
+    scores, want = queries @ passages.T, 0.0
+    for query, rows in ((0, [0, 1, 2, 3, 5]), (1, [2, 0, 1, 3, 4, 5]), (2, [4, 1, 2, 3, 5])):
+        want -= np.log(softmax(scores[query, rows])[0])
+    assert float(got.total) == pytest.approx(want, rel=1e-5)
 
 
 def test_copies_of_a_querys_positive_are_not_its_negatives():
@@ -228,7 +244,8 @@ def test_copies_of_a_querys_positive_are_not_its_negatives():
 
     def total(queries, passages):
         valid, positive = jnp.ones(6, bool), jnp.array([0, 3])
-        return in_batch_cross_entropy(queries, passages, valid, positive, ids).total
+        owner = jnp.array([0, -1, -1, 1, -1, -1])
+        return in_batch_cross_entropy(queries, passages, valid, positive, ids, owner).total
 
     grad = jax.grad(total, argnums=1)(jnp.float32(queries), jnp.float32(passages))
     scores = queries @ passages.T

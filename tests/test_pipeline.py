@@ -261,7 +261,10 @@ def test_part_of_a_run_and_the_same_again_from_a_stage(weights, collection, tmp_
     with pytest.raises(InputError, match=r"other options \(joint.steps: 6 -> 2; joint.optim"):
         run(joint=longer)
     assert contents(folder) == expected
-    run(joint=longer, from_stage="joint")
+    said = []
+    settings = config(weights, collection, folder, joint=longer, from_stage="joint")
+    pipeline.run(settings, said.append, unwatched)
+    assert "they would heed joint.steps; --from mine makes it anew" in said[0]
     after = contents(folder)
     assert after["lists/lists.jsonl"] == expected["lists/lists.jsonl"]
     assert after["reranker/model.safetensors"] != expected["reranker/model.safetensors"]
@@ -375,6 +378,7 @@ def test_rows_with_their_own_negatives_train_without_mining(weights, collection,
         assert loaded.qrels[item.query][item.positive] == 1
         assert set(item.negatives) <= set(loaded.negatives[item.query])
         assert len(set(item.negatives)) == 3
+    assert len(lists) == 6 * 8 or {item.query for item in lists} == loaded.queries.keys() - judged
     assert f"{len(lists):,} lists of the negatives that the rows came with" in said
     assert not (tmp_path / "run" / "warmup" / "index").exists()  # nothing was encoded to mine from
     with pytest.raises(InputError, match="came with a positive and a hard negative"):

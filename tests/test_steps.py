@@ -174,6 +174,15 @@ def test_a_shared_positive_is_no_negative_on_any_device():
     _, unshared = gradient(params, batch, terms_of, {"retriever": 1.0}, 8)
     assert metrics_eight["loss"] < unshared["loss"]  # two softmaxes have one term less
 
+    # Another positive of a query that stands twice is no negative of it either.
+    asked = batch.query_id.copy()
+    asked[6] = asked[1]
+    twice = batch._replace(query_id=asked)
+    one, _ = gradient(params, twice, terms_of, {"retriever": 1.0}, 1)
+    eight, metrics_eight = gradient(params, twice, terms_of, {"retriever": 1.0}, 8)
+    assert_trees_close(eight, one)
+    assert metrics_eight["loss"] < unshared["loss"]
+
 
 @pytest.mark.parametrize(("dropout", "chunk", "devices"), [(0.1, 3, 1), (0.0, 16, 1), (0.1, 1, 4)])
 def test_chunks_give_the_gradients_of_the_whole(dropout, chunk, devices):
@@ -292,6 +301,7 @@ def topical_batch(seed, rows=8, slots=4, topics=5):
         pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
         np.ones((rows, slots), bool),
         np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
+        np.arange(rows, dtype=np.int32),
     )
 
 

@@ -36,7 +36,7 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
         valid[1] = False
     query, passage, pair = tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots)
     passage_id = np.arange(rows * slots, dtype=np.int32).reshape(rows, slots)
-    return ListBatch(query, passage, pair, valid, passage_id)
+    return ListBatch(query, passage, pair, valid, passage_id, np.arange(rows, dtype=np.int32))
 
 
 def models(dropout=0.0, shared=False, compute=None):
@@ -68,6 +68,7 @@ def shapes_of(config):
         texts(rows, slots, text.pair_length),
         jax.ShapeDtypeStruct((rows, slots), bool),
         shape(rows, slots),
+        shape(rows),
     )
 
 

@@ -15,23 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rocketjax import pipeline
-from rocketjax.config import Config, Stage, differences, load, read_values, training_fields
+from rocketjax.changes import ORDER, first_change
+from rocketjax.config import Config, Stage, differences, load, read_values
 from rocketjax.files import new_folder, remove
 from rocketjax.progress import Say, Watch
 
 BASE = "dynamic"  # how the base is called among its arms
-# By the start of an option's name, the longest that fits: the first stage that it changes.
-CHANGES: dict[str, Stage] = {
-    "": "start",
-    "retriever.keep": "joint",
-    "lists.": "mine",
-    "joint.": "mine",  # steps and batch decide how many queries are mined for
-    "joint.optimizer.": "joint",
-    "loss.": "joint",
-    "loss.reranker_loss": "warm-reranker",
-    "loss.retriever_temperature": "warm-retriever",
-    "reranker_warmup.": "warm-reranker",
-}
 
 
 def arm_files(folders: Sequence[Path], base: str) -> dict[str, Path]:
@@ -71,18 +60,6 @@ def fingerprint(path: Path) -> str:
     return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
 
 
-def first_change(base: Config, arm: Config) -> Stage | None:
-    """The first stage in which two configs part; None where they do not."""
-    old, new = training_fields(base), training_fields(arm)
-    changed: list[Stage] = [
-        CHANGES[max((start for start in CHANGES if name.startswith(start)), key=len)]
-        for name in new
-        if old[name] != new[name]
-    ]
-    order = [step.name for step in pipeline.STAGES]
-    return min(changed, key=order.index, default=None)
-
-
 def run_arm(
     name: str,
     arms: Mapping[str, Config],
@@ -109,8 +86,7 @@ def run_arm(
                 shutil.copytree(target.with_name(BASE), aside, dirs_exist_ok=True)
         if (target / "config.yaml").is_file():
             arm = dataclasses.replace(arm, from_stage=stage)
-    names = [step.name for step in pipeline.STAGES]
-    wanted = tuple(names[: names.index(last) + 1])
+    wanted = ORDER[: ORDER.index(last) + 1]
     pipeline.run(dataclasses.replace(arm, stages=wanted), say, watch)
 
 

@@ -107,7 +107,8 @@ def _compiled(params: Any, terms: steps.TermsOf, weights: Any, devices: int) -> 
     program: Any = data_parallel(step, jax.devices()[:devices], backend="shard_map")
     state: TrainState = jax.eval_shape(lambda p: init_state(p, optimizer, 1), params)
     texts, shape = _tokens(ROWS, SLOTS), (ROWS, SLOTS)
-    batch = ListBatch(_tokens(ROWS), texts, texts, np.ones(shape, bool), np.zeros(shape, np.int32))
+    valid, passages, queries = np.ones(shape, bool), np.zeros(shape, np.int32), np.arange(ROWS)
+    batch = ListBatch(_tokens(ROWS), texts, texts, valid, passages, queries.astype(np.int32))
     return program.lower(state, batch).compile().as_text()
 
 

@@ -113,7 +113,8 @@ class Collator:
         def slotted(some: Tokens) -> Tokens:
             return Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
 
-        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, spots)
+        asked = np.array([_number(item.query) for item in lists], np.int32)
+        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, asked, spots)
 
     def _texts(
         self, lists: Sequence[TrainingList]
@@ -167,9 +168,9 @@ def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:
     return length[:, rows].reshape(-1, size)
 
 
-def _number(pid: str) -> int:
-    """31 bits of a passage id's hash: two passages of a batch of 10,000 share them once in 43."""
-    return int.from_bytes(hashlib.blake2b(pid.encode(), digest_size=4).digest(), "little") >> 1
+def _number(name: str) -> int:
+    """31 bits of an id's hash: two passages of a batch of 10,000 share them once in 43."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") >> 1
 
 
 def _pad(texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray) -> Tokens:

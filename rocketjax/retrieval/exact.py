@@ -82,8 +82,8 @@ class ExactIndex:
                 )
                 for part, found in zip(parts, best, strict=True)
             ]
-            # A streamed piece is dropped before the next comes.
             best = jax.block_until_ready(best)
+            del piece  # a streamed one, before the next comes: devices may have no room for two
         best = [tuple(map(np.asarray, found)) for found in best] or [
             (np.empty((0, top_k), np.int32), np.empty((0, top_k), np.float32))
         ]
@@ -101,7 +101,8 @@ class ExactIndex:
             rows = self.vectors.rows(
                 min(start + first, len(self.vectors)), min(start + last, len(self.vectors))
             )
-            return np.pad(rows, ((0, last - first - len(rows)), (0, 0)))
+            missing = last - first - len(rows)
+            return np.pad(rows, ((0, missing), (0, 0))) if missing else rows
 
         piece = jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)
         if self._piece >= len(self.vectors):

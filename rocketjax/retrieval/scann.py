@@ -27,6 +27,7 @@ SETTINGS = "index.json"
 ASSETS = "scann_assets.pbtxt"
 BRUTE_FORCE = 20_000  # up to so many passages ScaNN's authors compare with all of them,
 NO_TREE = 100_000  # up to so many with all their quantised forms
+PIECE = 2**30  # bytes of the corpus on a device at once, while the width is tuned
 SCATTERED = 4  # times as long as in a row does it take to read from all over the memory
 
 
@@ -123,7 +124,9 @@ def build_scann(
     started = time.monotonic()
     count = len(vectors)
     leaves = config.leaves or (0 if count < NO_TREE else round(count**0.5))
-    builder = ops.builder(vectors.rows(0, count).astype(np.float32), top_k, "dot_product")
+    builder = ops.builder(
+        vectors.rows(0, count).astype(np.float32, copy=False), top_k, "dot_product"
+    )
     if leaves:
         builder = builder.tree(
             num_leaves=leaves,
@@ -139,6 +142,7 @@ def build_scann(
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
         builder = builder.reorder(top_k, quantize=_reorder_type(vectors))
     searcher = builder.build()
+    del builder  # and its copy of the corpus
     built = time.monotonic() - started
     settings = Settings(
         leaves=leaves,
@@ -197,7 +201,7 @@ def open_scann(vectors: Vectors) -> ScannIndex:
 
 def _tuned(index: ScannIndex, config: IndexConfig, queries: np.ndarray) -> ScannIndex:
     """The width that finds the target recall for the least work; the widest where none does."""
-    exact, _ = ExactIndex(index.vectors).rows(queries, index.settings.top_k)
+    exact, _ = ExactIndex(index.vectors, memory=PIECE).rows(queries, index.settings.top_k)
     measure = partial(_measured, index, queries, exact)
     return _narrowed(measure, _widened(measure, index.settings, config), config)
 

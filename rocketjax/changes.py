@@ -1,0 +1,37 @@
+"""Which stage an option first matters to: what a run, or an arm of an ablation, may take over."""
+
+from collections.abc import Mapping
+from typing import get_args
+
+from rocketjax.config import Config, Stage, training_fields
+
+ORDER: tuple[Stage, ...] = get_args(Stage)
+# By the start of an option's name, the longest that fits.
+CHANGES: Mapping[str, Stage] = {
+    "": "start",
+    "retriever.keep": "joint",
+    "lists.": "mine",  # the re-ranker's warm-up reads lists too, but asks nothing of their kind
+    "joint.": "mine",  # steps and batch decide how many queries are mined for
+    "joint.optimizer.": "joint",
+    "loss.": "joint",
+    "loss.reranker_loss": "warm-reranker",
+    "loss.retriever_temperature": "warm-retriever",
+    "reranker_warmup.": "warm-reranker",
+    "retriever_warmup.": "warm-retriever",
+    "evaluate.": "evaluate",
+}
+
+
+def changes(old: Config, new: Config) -> dict[str, Stage]:
+    """The options in which two configs would train differently, and the first stage of each."""
+    before, after = training_fields(old), training_fields(new)
+    return {
+        name: CHANGES[max((start for start in CHANGES if name.startswith(start)), key=len)]
+        for name in after
+        if before[name] != after[name]
+    }
+
+
+def first_change(old: Config, new: Config) -> Stage | None:
+    """The first stage in which two configs part; None where they do not."""
+    return min(changes(old, new).values(), key=ORDER.index, default=None)
