@@ -84,13 +84,15 @@ def _ablate(options: Ablate) -> None:
         f"base {files[BASE].name} ({fingerprint(files[BASE])})"
     )
     arms = {arm: fingerprint(file) for arm, file in files.items() if file.is_file()}
-    ranks = read_ranks(path, title, arms)
+    ranks, _ = read_ranks(path, title, arms)
     if not options.draw:
         for found in _judged(options, name, files, ranks):
             # Others of the same title may have written since: commands run side by side on a GPU.
             with held(path.parent, cli.say, wait=True):
-                ranks = read_ranks(path, title, arms) | ranks | found
-                write_ranks(path, title, arms, ranks)
+                there, known = read_ranks(path, title, arms)
+                known |= {arm: arms[arm] for arm, _, _ in found if arm in arms}
+                ranks = there | ranks | found
+                write_ranks(path, title, known, ranks)
     if not ranks:
         raise InputError(f"{path}: holds no results yet; leave --draw out")
     _draw(options, name, title, ranks, _described(files))
@@ -122,8 +124,8 @@ def _wanted(
     options: Ablate, files: Mapping[str, Path]
 ) -> tuple[Sequence[str], Mapping[str, Config]]:
     """What is to be judged, and the configs that this takes; refuses what would fail later."""
-    from rocketjax.ablation.arms import BASE, read_arms
-    from rocketjax.changes import first_change
+    from rocketjax.ablation.arms import BASE, first_change, read_arms
+    from rocketjax.changes import changes
 
     known = [*files, *RIVALS]
     if unknown := sorted({*options.arms} - {*known}):
@@ -141,6 +143,13 @@ def _wanted(
             f"{files[BASE]}: evaluate.start is false, so that there is no start to judge; "
             "set it to true, or name --arms without start"
         )
+    for arm, config in arms.items():
+        for name in changes(arms[BASE], config):
+            if name.startswith("evaluate."):
+                raise InputError(
+                    f"{files[arm]}: {name} differs from the base's; all are judged alike, so set "
+                    f"it in {files[BASE]}"
+                )
     same = [
         arm
         for arm in wanted
@@ -160,9 +169,8 @@ def _run(
     folder: Path,
 ) -> "Ranks":
     from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, run_arm, settled, tidy
+    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, tidy
     from rocketjax.augment import read_lists
-    from rocketjax.changes import first_change
 
     split, base = collection.split("dev"), folder / BASE
     if arm == "bm25":

@@ -1,4 +1,4 @@
-"""Which stage an option first matters to: what a run, or an arm of an ablation, may take over."""
+"""Which stage an option first matters to: what a run may take over that goes on with others."""
 
 from collections.abc import Mapping
 from typing import get_args
@@ -10,7 +10,10 @@ ORDER: tuple[Stage, ...] = get_args(Stage)
 CHANGES: Mapping[str, Stage] = {
     "": "start",
     "retriever.keep": "joint",
-    "lists.": "mine",  # the re-ranker's warm-up reads lists too, but asks nothing of their kind
+    "lists.": "mine",
+    "lists.source": "encode",  # given lists need no index
+    "lists.length": "warm-reranker",
+    "lists.top_n": "warm-reranker",
     "joint.": "mine",  # steps and batch decide how many queries are mined for
     "joint.optimizer.": "joint",
     "loss.": "joint",
@@ -30,8 +33,3 @@ def changes(old: Config, new: Config) -> dict[str, Stage]:
         for name in after
         if before[name] != after[name]
     }
-
-
-def first_change(old: Config, new: Config) -> Stage | None:
-    """The first stage in which two configs part; None where they do not."""
-    return min(changes(old, new).values(), key=ORDER.index, default=None)

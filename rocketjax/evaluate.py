@@ -71,7 +71,8 @@ def _evaluate(options: Evaluate) -> None:
     from rocketjax.pipeline import sample_queries
     from rocketjax.report import measure_run, oracle_of
 
-    check_depths(options.evaluate, option)
+    if options.model:
+        check_depths(options.evaluate, option)
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
     # What may be refused comes before the model's hours of work.

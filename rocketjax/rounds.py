@@ -138,14 +138,14 @@ def _take(run: Run, start: int, wanted: float) -> list[str]:
 
     Where lists are given, those of queries that came with negatives.
     """
-    given = run.config.lists.source == "given"
+    order = run.order
+    if run.config.lists.source == "given":
+        order = [query for query in order if run.train.negatives.get(query)]
     taken: list[str] = []
-    for i in range(len(run.order)):
+    for i in range(len(order)):
         if wanted <= 0:
             break
-        query = run.order[(start + i) % len(run.order)]
-        if given and not run.train.negatives.get(query):
-            continue
+        query = order[(start + i) % len(order)]
         taken.append(query)
         wanted -= len(relevant(run.train.qrels.get(query, {})))
     return taken

@@ -25,6 +25,7 @@ from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import resolve_loss
 from rocketjax.data.qrels import relevant
 from rocketjax.data.runs import read_run, write_run
+from rocketjax.errors import InputError
 from rocketjax.feeds import collator_of, feed_of, feeds_of
 from rocketjax.files import write_text
 from rocketjax.inference import Model, Reranker, Retriever
@@ -180,6 +181,11 @@ def evaluate(run: Run) -> None:
     if run.config.evaluate.start:
         paths = (run.folder / "start" / f"{name}.trec" for name in ("retriever", "reranker"))
         before = Judged(*map(read_run, paths))
+        if missing := run.held_out.qrels.keys() - before.retriever.keys():
+            raise InputError(
+                f"{run.folder / 'start'}: the starting models were not judged on {min(missing)!r} "
+                f"and {len(missing) - 1:,} more of these queries; --from start judges them again"
+            )
 
     def write() -> None:
         report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)

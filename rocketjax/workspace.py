@@ -40,9 +40,10 @@ class Run:
     @cached_property
     def unlabelled(self) -> dict[str, str]:
         """Queries nobody judged; mined for pseudo-positives."""
+        if not self.config.lists.pseudo_positives:
+            return {}  # some collections would fetch them now
         split = self.collection.splits.get("unlabelled")
-        wanted = split is not None and self.config.lists.pseudo_positives
-        return dict(split.queries) if split and wanted else {}
+        return dict(split.queries) if split else {}
 
     @cached_property
     def queries(self) -> dict[str, str]:
@@ -83,9 +84,14 @@ def warmed_reranker(run: Run) -> Reranker:
 
 
 def warm_index_folder(run: Run) -> Path:
-    """Where the index is that is mined with: the start's, where nothing was warmed up."""
-    as_at_start = run.config.evaluate.start and run.config.retriever_warmup.steps == 0
-    return run.folder / ("start" if as_at_start else "warmup") / "index"
+    """Where the index is that is mined with: the start's, where nothing was warmed up.
+
+    It is there, too, where the start was judged and is left out of the report since (--from).
+    """
+    start = run.folder / "start" / "index"
+    judged = run.config.evaluate.start or distributed.from_main(start.is_dir)
+    warmed = run.config.retriever_warmup.steps > 0
+    return start if judged and not warmed else run.folder / "warmup" / "index"
 
 
 def index_into(run: Run, retriever: Retriever, name: str, folder: Path) -> Index:

@@ -19,13 +19,12 @@ from test_pipeline import config
 
 from rocketjax import ablate, pipeline
 from rocketjax.ablation import rivals
-from rocketjax.ablation.arms import BASE, arm_files, read_arms, settled
+from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
 from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.page import effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
 from rocketjax.augment import TrainingList, read_lists
-from rocketjax.changes import first_change
 from rocketjax.config import dump
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
@@ -95,9 +94,9 @@ def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
     np.testing.assert_array_equal(reciprocal(ranks), [1, 0.5, 0, 0])
     path, found = tmp_path / "new" / "x.tsv", {("a", 1, "retriever"): ranks}
     arms = {"slow": "12ab", BASE: "0000"}
-    assert read_ranks(path, "t", arms) == {}
-    write_ranks(path, "t", arms, found)
-    assert read_ranks(path, "t", arms) == found
+    assert read_ranks(path, "t", arms) == ({}, {})
+    write_ranks(path, "t", {}, found)
+    assert read_ranks(path, "t", arms) == (found, {})
     with pytest.raises(InputError, match="is of '# t', not of 'other'"):
         read_ranks(path, "other", arms)
     path.write_text(path.read_text() + "a\t2\tretriever\t1 11\n")
@@ -106,10 +105,8 @@ def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
 
     found |= {("slow", 1, "retriever"): ranks}
     write_ranks(path, "t", arms, found)
-    assert (
-        read_ranks(path, "t", {BASE: "1111"}) == found
-    )  # neither was this arm judged, nor that one changed
-    with pytest.raises(InputError, match=r"x\.tsv:2: slow was judged with another config"):
+    assert read_ranks(path, "t", {"fast": "1111"}) == (found, arms)
+    with pytest.raises(InputError, match=r"x\.tsv:3: slow was judged with another config"):
         read_ranks(path, "t", {"slow": "34cd"})
 
 
@@ -263,7 +260,7 @@ def test_commands_side_by_side_lose_none_of_each_others_results(home, collection
 
     monkeypatch.setattr(ablate, "_run", trained)
     assert run(collection, "--arms", "alone", "undenoised") == 0
-    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
     assert {arm for arm, _, _ in found} == {BASE, "alone", "pointwise", "undenoised"}
 
 
@@ -387,7 +384,7 @@ def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, mo
     shown = " ".join(capsys.readouterr().out.split())
     assert "same: passed over, as configs/ablation.yaml says all that" in shown
     table = home / "docs" / "ablation" / f"{collection.name}.tsv"
-    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
     assert {arm for arm, _, _ in found} == {BASE, "alone"}
 
 
@@ -407,6 +404,10 @@ def test_bad_input_is_one_line(home, collection, capsys):
     )
     assert run(collection, "--draw") == 2
     assert "holds no results yet" in " ".join(capsys.readouterr().err.split())
+    deeper = home / "configs" / "ablation_deeper.yaml"
+    deeper.write_text("# command\n# more\nevaluate: {rerank_depth: 11}\n")
+    assert run(collection, "--arms", "deeper") == 2
+    assert "ablation_deeper.yaml: evaluate.rerank_depth differs from the base's" in said(capsys)
     (home / "configs" / "ablation.yaml").unlink()
     assert run(collection) == 2
     assert "ablation.yaml: cannot read the config" in " ".join(capsys.readouterr().err.split())

@@ -252,7 +252,7 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (evaluate, ["--collection", "TOPICS"], "nothing to judge; give --model, --runs"),
         (
             evaluate,
-            ["--collection", "TOPICS", "--bm25", "--evaluate.rerank-depth", "500"],
+            ["--collection", "TOPICS", "--model", "RUN", "--evaluate.rerank-depth", "500"],
             "--evaluate.rerank-depth: at most 100",
         ),
         (mine, ["--model", "RUN", "--output", "o", "--lists.length", "0"], "--lists.length: Input"),

@@ -130,7 +130,7 @@ def use_request(folder):
 
 
 def use_stages(folder):
-    done = pipeline._open_folder(folder, Config(run_dir=str(folder)))
+    done = pipeline._open_folder(folder, Config(run_dir=str(folder)), print)
     assert sum(done.values()) is not None
 
 
@@ -287,7 +287,7 @@ def make_request(folder, _):
 
 def make_stages(folder, _):
     """With what stands in config.yaml, and something that makes it a run."""
-    pipeline._open_folder(folder, Config(run_dir=str(folder)))
+    pipeline._open_folder(folder, Config(run_dir=str(folder)), print)
     write(folder / "stages.json", json.dumps({"start": 1.5, "encode": 20}).encode())
 
 

@@ -31,6 +31,7 @@ from rocketjax.config import (
     TextConfig,
     load,
 )
+from rocketjax.data.collection import Split
 from rocketjax.data.collections import load_collection
 from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
@@ -39,6 +40,7 @@ from rocketjax.judge import judge, pool_of
 from rocketjax.progress import unwatched
 from rocketjax.report import Report
 from rocketjax.train import main
+from rocketjax.workspace import Run
 
 
 def say(_):
@@ -391,6 +393,20 @@ def test_rows_with_their_own_negatives_train_without_mining(weights, collection,
             say,
             unwatched,
         )
+
+
+def test_given_lists_warm_up_on_some_queries_and_train_on_others():
+    queries = {f"q{i:02}": "cat" for i in range(40)}
+    negatives = {query: ["n"] for query in sorted(queries)[::2]}  # the others came without
+    train = Split(queries, {query: {"p": 1} for query in queries}, {}, negatives)
+    settings = Config(
+        lists=ListConfig(source="given"),
+        reranker_warmup=StageConfig(1, 8),
+        joint=StageConfig(1, 8),
+    )
+    work = Run(settings, Path(), None, train, None, say, unwatched)
+    warm, joint = {*rounds._warm_queries(work)}, {*rounds._joint_queries(work, 0)}
+    assert len(warm) == len(joint) == 8 and not warm & joint and warm | joint < negatives.keys()
 
 
 def test_a_split_to_judge_on_is_asked_for(weights, collection, tmp_path):

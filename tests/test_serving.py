@@ -337,7 +337,7 @@ JSON = {"content-type": "application/json"}
         (
             "GET",
             "/search?q=cat",
-            {"headers": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}},
+            {"headers": {"sec-fetch-site": "cross-site", "sec-fetch-dest": "iframe"}},
             403,
             "another site's page",
         ),
@@ -365,8 +365,8 @@ def test_the_loopback_has_three_names(answers):
 
 def test_links_of_other_sites_lead_here(answers):
     with api(answers) as (client, _):
-        for site, mode in (("cross-site", "navigate"), ("same-origin", "cors"), ("none", "cors")):
-            sent = {"sec-fetch-site": site, "sec-fetch-mode": mode}
+        for site, kind in (("cross-site", "document"), ("same-origin", "empty"), ("none", "empty")):
+            sent = {"sec-fetch-site": site, "sec-fetch-dest": kind}
             assert client.get("/health", headers=sent).status_code == 200
 
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rocketjax import pipeline
-from rocketjax.changes import ORDER, first_change
+from rocketjax.changes import ORDER, changes
 from rocketjax.config import Config, Stage, differences, load, read_values
 from rocketjax.files import new_folder, remove
+from rocketjax.lock import held
 from rocketjax.progress import Say, Watch
 
 BASE = "dynamic"  # how the base is called among its arms
@@ -60,6 +61,17 @@ def fingerprint(path: Path) -> str:
     return hashlib.blake2b(said.encode(), digest_size=4).hexdigest()
 
 
+def first_change(base: Config, arm: Config) -> Stage | None:
+    """The first stage in which an arm parts from the base; None where it does not.
+
+    Arms about lists part when the joint stage's lists are mined, not before (see above).
+    """
+    stages: list[Stage] = [
+        "mine" if name.startswith("lists.") else stage for name, stage in changes(base, arm).items()
+    ]
+    return min(stages, key=ORDER.index, default=None)
+
+
 def run_arm(
     name: str,
     arms: Mapping[str, Config],
@@ -82,7 +94,7 @@ def run_arm(
     there = (target / "config.yaml").is_file()
     if not there or differences(load(target / "config.yaml"), arm):
         if stage not in (None, "start"):
-            with new_folder(target) as aside:
+            with held(target, say), new_folder(target) as aside:
                 shutil.copytree(target.with_name(BASE), aside, dirs_exist_ok=True)
         if (target / "config.yaml").is_file():
             arm = dataclasses.replace(arm, from_stage=stage)

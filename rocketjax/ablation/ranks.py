@@ -36,11 +36,11 @@ def write_ranks(path: Path, title: str, arms: Mapping[str, str], ranks: Ranks) -
 
     Args:
         title: says of what they are, in one line.
-        arms: the fingerprints of the arms' configs; those of judged arms go along.
+        arms: the fingerprints of the configs by which arms were judged, as far as they are known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [f"# {title}\n"]
-    rows += [f"# {arm}: {arms[arm]}\n" for arm in sorted({arm for arm, _, _ in ranks} & {*arms})]
+    rows += [f"# {arm}: {arms[arm]}\n" for arm in sorted(arms)]
     rows += [f"{HEAD}\n"]
     rows += [
         f"{arm}\t{seed}\t{model}\t{' '.join(map(str, found))}\n"
@@ -49,24 +49,28 @@ def write_ranks(path: Path, title: str, arms: Mapping[str, str], ranks: Ranks) -
     write_text(path, "".join(rows))
 
 
-def read_ranks(path: Path, title: str, arms: Mapping[str, str]) -> Ranks:
-    """The ranks of `write_ranks`; none where there is no file.
+def read_ranks(path: Path, title: str, arms: Mapping[str, str]) -> tuple[Ranks, dict[str, str]]:
+    """The ranks and fingerprints of `write_ranks`; none where there is no file.
+
+    Args:
+        arms: the fingerprints of the configs as they are now.
 
     Raises:
         InputError: they are of something else than `title`, an arm's are of another config than it
             has now, or a line is damaged.
     """
     if not path.is_file():
-        return {}
+        return {}, {}
     head, *lines = [*path.read_text(encoding="utf-8").splitlines(), ""]
     if head != f"# {title}":
         raise InputError(f"{path}: is of {head!r}, not of {title!r}; choose another --results")
-    return dict(_parsed(path, lines, arms))
+    known = dict(_fingerprints(path, lines, arms))
+    return dict(_parsed(path, lines)), known
 
 
-def _parsed(
+def _fingerprints(
     path: Path, lines: Sequence[str], arms: Mapping[str, str]
-) -> Iterator[tuple[Key, tuple[int, ...]]]:
+) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, 2):
         if line.startswith("# "):
             arm, _, known = line.removeprefix("# ").partition(": ")
@@ -75,6 +79,11 @@ def _parsed(
                     f"{path}:{number}: {arm} was judged with another config than it has now; "
                     "delete its lines, or choose another --results"
                 )
+            yield arm, known
+
+
+def _parsed(path: Path, lines: Sequence[str]) -> Iterator[tuple[Key, tuple[int, ...]]]:
+    for number, line in enumerate(lines, 2):
         if not line or line.startswith("# ") or line == HEAD:
             continue
         try:

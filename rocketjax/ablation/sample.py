@@ -28,7 +28,10 @@ def write_sample(
     request = {"train": train, "held_out": held_out, "passages": passages, "seed": seed}
     request |= {"collection": collection.fingerprint}
     if folder.is_dir():
-        if (found := read_json(folder / REQUEST)) != request:
+        path = folder / REQUEST
+        if not path.is_file():
+            raise InputError(f"{folder}: does not say what sample it is; choose another --folder")
+        if (found := read_json(path)) != request:
             raise InputError(
                 f"{folder}: a sample of {found}, not of {request}; choose another --folder"
             )

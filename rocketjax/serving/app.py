@@ -191,7 +191,7 @@ class _Guard:
             app = _error(400, f"Host: expected one of {names}, got {host[:100]!r}")
         elif (
             headers.get("sec-fetch-site") == "cross-site"
-            and headers.get("sec-fetch-mode") != "navigate"
+            and headers.get("sec-fetch-dest") != "document"
         ):
             app = _error(403, "Sec-Fetch-Site: asked by another site's page")
         await app(scope, receive, send_with_headers)
