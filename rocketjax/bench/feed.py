@@ -10,8 +10,8 @@ from rocketjax.bench.joint import make_joint
 from rocketjax.bench.ours import Ours, seconds
 from rocketjax.data.loader import list_batches
 
-AHEAD = 4  # steps before the clock starts: the loader has made some batches while others ran
-STEPS = 8  # in a run
+AHEAD = 3  # steps before the clock starts: the loader has made some batches while others ran
+STEPS = 5  # in a run
 
 
 def measure(ours: Ours, rounds: int) -> Iterator[Fact]:
