@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -132,10 +132,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _settle(path: Path) -> None:
-    """On the disk, and not in the system's memory alone; where a file system can say so."""
+    """On the disk, and not in the system's memory alone. Not every file system can say so of a
+    folder; that a file could not be written is an error."""
     if path.is_symlink():
         return
-    with suppress(OSError):
+    with suppress(OSError) if path.is_dir() else nullcontext():
         number = os.open(path, os.O_RDONLY)
         try:
             os.fsync(number)

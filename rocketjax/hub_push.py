@@ -4,11 +4,6 @@ from pathlib import Path
 
 from rocketjax.errors import InputError
 
-_KINDS = ("public", "private")
-_OTHERWISE = (
-    "{0}: is there already and is {1}, not {2}; change that on the hub, or take another name"
-)
-
 
 def push(folder: Path, name: str, private: bool) -> str:
     """Makes the repository `name` where there is none, uploads the folder; returns its address.
@@ -23,8 +18,14 @@ def push(folder: Path, name: str, private: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        if bool(api.repo_info(name).private) != private:
-            raise InputError(_OTHERWISE.format(name, *(_KINDS if private else _KINDS[::-1])))
+        found, asked = (
+            "private" if x else "public" for x in (api.repo_info(name).private, private)
+        )
+        if found != asked:
+            raise InputError(
+                f"{name}: is there already and is {found}, not {asked}; change that on the hub, or "
+                "take another name"
+            )
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by rocketjax")
     except InputError:
         raise
