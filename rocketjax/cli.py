@@ -66,10 +66,10 @@ def run(command: Callable[[], int | None]) -> int:
         return _failed(2, f"error: {error}")
     except FloatingPointError as error:  # fit.NonFiniteError, which knows jax
         return _failed(3, f"training diverged at {error}")
-    except preemption.Preempted:
+    except (preemption.Preempted, KeyboardInterrupt) as stop:
+        if isinstance(stop, KeyboardInterrupt) or preemption.by_hand():
+            return _failed(130, f"stopped; {GOES_ON}")
         return _failed(preemption.EXIT_STATUS, f"stopped by SIGTERM; {GOES_ON}")
-    except KeyboardInterrupt:
-        return _failed(130, f"stopped; {GOES_ON}")
     except Exception as error:
         hosts.crash(error)
         raise

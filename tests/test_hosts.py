@@ -312,8 +312,9 @@ def test_an_error_of_one_process_ends_all_at_once(tmp_path, who):
     )
 
 
-def test_a_sigterm_to_one_stops_all_at_one_step(tmp_path):
-    results = ended(run("stop", tmp_path, places=by_environment()))
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_one_stops_all_at_one_step(tmp_path, name):
+    results = ended(run("stop", tmp_path, name, places=by_environment()))
     assert [status for status, _, _ in results] == [75, 75]
     steps = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
     assert steps[0] == steps[1] > 20

@@ -1,4 +1,4 @@
-"""SIGTERM ends work at once, or where the work says it can."""
+"""SIGTERM and Ctrl-C end work at once, or where the work says it can."""
 
 import os
 import signal
@@ -32,6 +32,37 @@ def test_a_deferring_block_is_not_interrupted():
             done.append(asked())
         done.append("beyond")  # it did not ask in time, and is left all the same
     assert done == [True]
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_first_where_that_can_be_and_a_second_one_does_not_wait(capfd):
+    done = []
+
+    def work(times):
+        with preemption.deferred() as asked:
+            for _ in range(times):
+                interrupt()
+            done.append(asked())
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run(lambda: work(1)) == 130 and done == [True]
+    said = capfd.readouterr().err
+    assert "Ctrl-C again stops at once" in said and "stopped; the same command goes on" in said
+    assert run(lambda: work(2)) == 130 and done == [True]
+    assert run(interrupt) == 130  # elsewhere nothing is waited for
+    assert run(terminate) == 75  # by other means, this time
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_ctrl_c_that_is_not_for_this_process_stays_unheard():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(interrupt) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_one_signal_does_not_stop_the_next_command():

@@ -82,22 +82,22 @@ def _parts(weights, collection, folder):
     np.savez(folder / f"{me}.npz", **values)
 
 
-def stop(folder):
-    """Asks in every step whether to stop, until a SIGTERM to one of them says so to all."""
-    from rocketjax import cli, distributed, hosts
+def stop(folder, name):
+    """Asks in every step whether to stop, until a signal to one of them says so to all."""
+    from rocketjax import cli, distributed, hosts, preemption
     from rocketjax.config import HostsConfig
 
-    with cli.joined(HostsConfig(timeout=30)):
+    with preemption.heeded(), cli.joined(HostsConfig(timeout=30)), preemption.deferred() as told:
         import jax
 
-        asked = distributed.together(lambda: False)
+        asked = distributed.together(told)
         me, step = jax.process_index(), 0
         while not asked():
             step += 1
             time.sleep(0.01 * (1 + me))  # one is slower than the other
             distributed.barrier()
             if step == 20 and me == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), getattr(signal, name))
         (Path(folder) / str(me)).write_text(json.dumps(step))
         return hosts.leave(75, "stopped")
 
