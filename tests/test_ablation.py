@@ -26,8 +26,10 @@ from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_r
 from rocketjax.ablation.sample import write_sample
 from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import dump
+from rocketjax.data.collection import Collection, InMemory, Passage, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
+from rocketjax.metrics import confidence_interval
 from rocketjax.progress import unwatched
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -153,6 +155,25 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     assert f"{far:+.3f}" in labels  # off the scale of the others
     one = {key: found for key, found in ranks.items() if key[1] == 1}
     assert "a seed's own" in drawn and "a seed's own" not in picture(one, shown, "title")
+
+
+def test_an_interval_is_over_queries_however_many_seeds_there_are():
+    """More seeds say more about each query, and are no further queries."""
+    rng = np.random.default_rng(0)
+    ranks = {
+        (arm, seed, "retriever"): tuple(rng.integers(1, 5, 40).tolist())
+        for arm in (BASE, "other")
+        for seed in (1, 2, 3)
+    }
+    before, after = (
+        np.mean([reciprocal(ranks[arm, seed, "retriever"]) for seed in (1, 2, 3)], axis=0)
+        for arm in (BASE, "other")
+    )
+    found = effects(ranks, "retriever", ["other"])["other"]
+    wanted = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))
+    assert (found.low, found.high) == wanted and found.gain == pytest.approx(
+        np.mean(after - before)
+    )
 
 
 @pytest.fixture
@@ -374,6 +395,51 @@ def test_a_recipe_that_stops_says_why_and_keeps_the_model_that_is_done(
     assert watched == {
         "recipe retriever": [math.ceil(rows / joint.batch), 2],
         "recipe reranker": [math.ceil(pairs / (joint.batch * base.lists.length)), 2],
+    }
+
+
+def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
+    """A rival that is given less, or at other rates, would lose for it."""
+    texts = {"a": "one", "b": "two", "c": "three", "d": "four"}
+    passages = InMemory([Passage(pid, "T" * (pid == "b"), text) for pid, text in texts.items()])
+    splits = {"train": Split({"q": "first?", "r": "second?"}, {"q": {"a": 1}, "r": {"b": 1}})}
+    lists = [TrainingList("q", "a", ("b", "c")), TrainingList("r", "b", ("d", "a"))]
+    warm = [TrainingList("r", "b", ("c",))]
+    base = config(weights, "unused", tmp_path)
+    base = dataclasses.replace(
+        base,
+        lists=dataclasses.replace(base.lists, length=3),
+        joint=dataclasses.replace(base.joint, steps=3, batch=1),
+        reranker_warmup=dataclasses.replace(base.reranker_warmup, steps=1, batch=1),
+        seed=7,
+    )
+    work = rivals._work(base, lists, warm, Collection("few", passages, splits))
+    rows = [
+        {"query": "first?", "positive": "one", "negative_1": "T two", "negative_2": "three"},
+        {"query": "second?", "positive": "T two", "negative_1": "four", "negative_2": "one"},
+    ]
+    pairs = [
+        [("first?", "one", 1.0), ("first?", "T two", 0.0), ("first?", "three", 0.0)],
+        [("second?", "T two", 1.0), ("second?", "four", 0.0), ("second?", "one", 0.0)],
+    ]
+    first = [("second?", "T two", 1.0), ("second?", "three", 0.0)]
+    assert work["retriever"] == {
+        "weights": str(weights),
+        "data": [rows[0], rows[1], rows[0]],  # round again, for three steps
+        "batch": 1,
+        "rate": base.joint.optimizer.retriever_lr,
+        "tokens": base.text.passage_length,
+        "seed": 7,
+    }
+    seen = [*first, *pairs[0], *pairs[1], *pairs[0]]
+    assert [tuple(pair.values()) for pair in work["reranker"].pop("data")] == seen
+    assert work["reranker"] == {
+        "weights": str(weights),
+        "batch": 3,
+        "rate": base.reranker_warmup.optimizer.reranker_lr,
+        "tokens": base.text.pair_length,
+        "positive": 2.0,
+        "seed": 7,
     }
 
 

@@ -56,10 +56,10 @@ def leaves(cls, prefix=""):
             yield from leaves(type(item.default_factory()), f"{prefix}{item.name}.")
 
 
-def docstrings():
-    """(class, field) -> the string that stands below the field in the source."""
+def docstrings(source):
+    """(class, field) -> the string that stands below the field in a module's source."""
     found = {}
-    for node in ast.parse(Path(module.__file__).read_text()).body:
+    for node in ast.parse(Path(source.__file__).read_text()).body:
         if isinstance(node, ast.ClassDef):
             for item, after in zip(node.body, node.body[1:], strict=False):
                 if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr):
@@ -203,7 +203,7 @@ def test_help_shows_every_option_and_what_it_means(capsys, monkeypatch):
         parse(["--help"], "rocket", "Trains it all.")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    said, texts = words(shown), docstrings()
+    said, texts = words(shown), docstrings(module)
     assert words("Trains it all. --config FILE") in said
     for cls, name, option in leaves(Config):
         spelled = "from" if option == "from_stage" else option.replace("_", "-")
