@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+SENDING = 4  # times as many bodies may be read at once as requests may wait
 PATHS = "/, /search, /score and /health"
 
 
@@ -61,6 +62,7 @@ class _Service:
     def __init__(self, answers: Answers, batcher: Batcher, limits: Limits, model: str) -> None:
         self.answers, self.batcher, self.limits, self.model = answers, batcher, limits, model
         self.answered = 0
+        self.reading = asyncio.Semaphore(SENDING * limits.waiting)
 
     async def page(self, request: Request) -> Response:
         del request
@@ -85,7 +87,7 @@ class _Service:
         body = request.query_params if request.method != "POST" else await self._body(request)
         asked = read_search(body, self.limits, self.answers.depth)
         size = len(asked.queries) * self.answers.depth
-        done = await self._run(self.answers.search, asked.queries, size)
+        done = await self._run(request, begin, self.answers.search, asked.queries, size)
         found, stages = done.result
         results = [
             {"query": query, "passages": _in_json(ranks, asked.top_k)}
@@ -97,9 +99,8 @@ class _Service:
         begin = time.perf_counter()
         asked = read_score(await self._body(request), self.limits)
         texts, titles = ([getattr(p, name) for p in asked.passages] for name in ("text", "title"))
-        done = await self._run(
-            self.answers.score, Pairs(asked.query, texts, titles), len(asked.passages)
-        )
+        pairs = Pairs(asked.query, texts, titles)
+        done = await self._run(request, begin, self.answers.score, pairs, len(texts))
         scores, stages = done.result
         order = sorted(range(len(scores)), key=lambda i: -scores[i])  # ties as given
         return self._answer({"scores": scores, "order": order}, done, stages, begin)
@@ -109,9 +110,12 @@ class _Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, f"Content-Type: expected application/json, got {kind or 'none'}")
+        if self.reading.locked():
+            many = SENDING * self.limits.waiting
+            raise Refused(503, f"{many} requests are being sent already; try again", 1)
         most, data = self.limits.body, bytearray()
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with self.reading, asyncio.timeout(self.limits.timeout):
                 async for chunk in request.stream():
                     data += chunk[: most + 1 - len(data)]  # what is beyond is read and dropped
         except TimeoutError as error:
@@ -121,19 +125,32 @@ class _Service:
         return bytes(data)
 
     async def _run(
-        self, work: Callable[[list[Item]], list[Result]], item: Item, size: int
+        self,
+        request: Request,
+        begin: float,
+        work: Callable[[list[Item]], list[Result]],
+        item: Item,
+        size: int,
     ) -> Done[Result]:
+        """Gives up once the request's time is over, or its client has gone away."""
         limits = self.limits
         try:
-            future = self.batcher.submit(work, item, size)
-            done = await asyncio.wait_for(asyncio.wrap_future(future), limits.timeout)
+            answer = asyncio.wrap_future(self.batcher.submit(work, item, size))
         except Full as error:
             raise Refused(503, f"{limits.waiting} requests wait already; try again", 1) from error
-        except TimeoutError as error:
+        gone = asyncio.create_task(_disconnected(request))
+        left = begin + limits.timeout - time.perf_counter()
+        try:
+            await asyncio.wait((answer, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            answer.cancel()  # one that is there stays
+        if answer.cancelled():
+            if gone.done():
+                raise ClientDisconnect
             retry = math.ceil(limits.timeout)
-            raise Refused(
-                503, f"no answer within {limits.timeout:g} s; try again", retry
-            ) from error
+            raise Refused(503, f"no answer within {limits.timeout:g} s; try again", retry)
+        done = answer.result()
         self.answered += 1
         return done
 
@@ -167,7 +184,9 @@ class _Guard:
 
     A foreign name on the loopback is a page elsewhere whose name was made to lead here (DNS
     rebinding). A foreign page may make a browser ask, which would put the models to work though no
-    header lets it read the answer; browsers say so (Fetch Metadata). Links may lead here.
+    header lets it read the answer; browsers say so (Fetch Metadata), on the loopback and over TLS
+    alone. Origin would not help elsewhere: who needs no answer can GET without it. Links may lead
+    here.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -232,10 +251,16 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
     return _error(error.status_code, f"{request.url.path[:100]}: not here; there are {PATHS}")
 
 
+async def _disconnected(request: Request) -> None:
+    """Ends when the client, whose request has been read, goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _gone(request: Request, error: ClientDisconnect) -> Response:
     """Nobody is there to read it."""
     del request, error
-    return _error(400, "the body broke off")
+    return _error(400, "the client has gone away")
 
 
 async def _failed(request: Request, error: Exception) -> Response:

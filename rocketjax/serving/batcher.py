@@ -69,7 +69,8 @@ class Batcher:
 
     def __len__(self) -> int:
         """Jobs that wait."""
-        return len(self._jobs)
+        with self._changed:
+            return len(self._kept())
 
     def submit(
         self, work: Callable[[list[Item]], list[Result]], item: Item, size: int
@@ -81,26 +82,31 @@ class Batcher:
         """
         job = _Job(work, item, size)
         with self._changed:
-            if self._closed or len(self._jobs) >= self._waiting:
+            if self._closed or len(self._kept()) >= self._waiting:
                 raise Full
             self._jobs.append(job)
             self._changed.notify()
         return job.future
 
+    def _kept(self) -> deque[_Job[Any, Any]]:
+        """The jobs that wait, without those given up, which take no place."""
+        self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+        return self._jobs
+
     def _run(self) -> None:
-        while batch := self._next():
-            started = time.perf_counter()
+        while not self._closed:
+            batch, started = self._next(), time.perf_counter()
             if batch := [job for job in batch if job.future.set_running_or_notify_cancel()]:
                 self._answer(batch, started)
 
     def _next(self) -> list[_Job[Any, Any]]:
-        """Waits for a batch; none comes after the end."""
+        """Waits for a batch; it is empty where all were given up meanwhile, or at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             oldest = self._jobs[0].since if self._jobs else 0.0
         time.sleep(max(0.0, oldest + self._gather - time.perf_counter()))  # others come meanwhile
         with self._changed:
-            return self._take() if self._jobs else []
+            return self._take() if self._kept() else []
 
     def _take(self) -> list[_Job[Any, Any]]:
         """The oldest job and those of its kind; none overtakes an older one of its kind."""

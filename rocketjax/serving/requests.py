@@ -24,9 +24,10 @@ class Limits:
     characters: Size = 20_000
     """Of a query, a title or a passage."""
     waiting: Size = 64
-    """Requests that wait while others run; one more is told to come later (503)."""
+    """Requests that wait while others run; one more is told to come later (503), and so is one
+    that comes while four times as many are still being sent."""
     timeout: Positive = 60.0
-    """Seconds until a request is given up (503)."""
+    """Seconds until a request is given up (503; 408 while its body is read)."""
     together: Size = 400
     """Pairs of a query and a passage that are run together; a larger request runs alone."""
     gather: Amount = 5.0
@@ -42,6 +43,8 @@ class Refused(Exception):
 
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
+# Of a body whose half a million items are all wrong, one error is enough.
+_FIRST = pydantic.Field(fail_fast=True)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
@@ -49,15 +52,18 @@ class SearchBody:
     """POST /search: a query or several."""
 
     query: Annotated[
-        list[str], pydantic.BeforeValidator(lambda x: [x] if isinstance(x, str) else x)
+        list[str],
+        _FIRST,
+        pydantic.BeforeValidator(lambda x: [x] if isinstance(x, str) else x),
     ]
     top_k: int | None = None
 
 
-@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True)  # a plain one: made of a text, it is not validated again
 class PassageBody:
     """A passage to score; a plain text is one without a title."""
 
+    __pydantic_config__ = _STRICT
     text: str
     title: str = ""
 
@@ -67,11 +73,14 @@ class ScoreBody:
     """POST /score: a query, and passages to score with it."""
 
     query: str
-    passages: list[
-        Annotated[
-            PassageBody,
-            pydantic.BeforeValidator(lambda x: PassageBody(x) if isinstance(x, str) else x),
-        ]
+    passages: Annotated[
+        list[
+            Annotated[
+                PassageBody,
+                pydantic.BeforeValidator(lambda x: PassageBody(x) if isinstance(x, str) else x),
+            ]
+        ],
+        _FIRST,
     ]
 
 
