@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from on_disk import make_weights
+
+from rocketjax.config import load
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -41,8 +42,16 @@ def execute(weights):
     pytest.importorskip("nbclient", reason="the extra `notebooks` brings nbclient")
     pytest.importorskip("ipykernel", reason="the extra `notebooks` brings ipykernel")
 
-    def run(name, folder):
-        shutil.copy(ROOT / "colab" / f"{name}.ipynb", folder)
+    def run(name, folder, change=None, last=None):
+        """`change`: (old, new) text in it; `last`: the id of the last cell to run."""
+        notebook = read(ROOT / "colab" / f"{name}.ipynb")
+        names = [cell["id"] for cell in notebook["cells"]]
+        del notebook["cells"][names.index(last) + 1 if last else len(names) :]
+        text = json.dumps(notebook)
+        if change:
+            assert text.count(change[0]) == 1
+            text = text.replace(*change)
+        (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
         env = os.environ | {
             "ROCKETJAX_SMALL": "1",
             "ROCKETJAX_WEIGHTS": str(weights),
@@ -156,11 +165,16 @@ def test_bring_your_data_ends_with_an_export(execute, tmp_path):
         assert name in texts["export"]
         assert (tmp_path / "exports" / "mine" / name).is_file()
     assert len(texts["back"].splitlines()) == 6
+    text = load(tmp_path / "runs" / "mine" / "config.yaml").text
+    assert (text.passage_length, text.pair_length) == (32, 48)  # the cell's settings reach the run
     if "differ" in texts["sentence-transformers"]:
         differences = re.findall(r"at most (\S+)$", texts["sentence-transformers"], re.M)
         assert len(differences) == 2 and all(float(x) < 1e-4 for x in differences)
     else:
         assert "pip install sentence-transformers" in texts["sentence-transformers"]
+    # Other options in the same folder: the cell fails, and no earlier results pass for theirs.
+    with pytest.raises(AssertionError, match=r"other options \(joint\.steps: 4 -> 5\)"):
+        execute("bring_your_data", tmp_path, change=("(4, 4)", "(4, 5)"), last="train")
 
 
 def test_inside_the_step_the_distributions_meet(execute, tmp_path):
