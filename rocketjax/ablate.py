@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from rocketjax import cli
 from rocketjax.config import Config, Count
@@ -57,8 +58,9 @@ class Ablate:
     """Another config as the base; empty: ablation.yaml of the last folder that has one."""
     folder: str = "runs/ablation"
     """Where runs are kept."""
-    results: str = "docs/ablation"
-    """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name."""
+    results: str = "runs/ablation_results"
+    """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name. What is in
+    NAME.tsv is not judged again."""
     draw: bool = False
     """Only draw the page anew from the results that are there."""
     sample_seed: Count = 1
@@ -73,6 +75,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _ablate(options: Ablate) -> None:
     from rocketjax.ablation.arms import BASE, arm_files, fingerprint
     from rocketjax.ablation.ranks import read_ranks, write_ranks
+    from rocketjax.files import make_home
     from rocketjax.lock import held
 
     files = arm_files(tuple(map(Path, options.configs)), options.base)
@@ -86,7 +89,9 @@ def _ablate(options: Ablate) -> None:
     arms = {arm: fingerprint(file) for arm, file in files.items() if file.is_file()}
     ranks, _ = read_ranks(path, title, arms)
     if not options.draw:
-        for found in _judged(options, name, files, ranks):
+        wanted, configs = _wanted(options, files)
+        make_home(path)  # refused now, and not after hours of training
+        for found in _judged(options, name, wanted, configs, ranks):
             # Others of the same title may have written since: commands run side by side on a GPU.
             with held(path.parent, cli.say, wait=True):
                 there, known = read_ranks(path, title, arms)
@@ -99,14 +104,18 @@ def _ablate(options: Ablate) -> None:
 
 
 def _judged(
-    options: Ablate, name: str, files: Mapping[str, Path], done: "Ranks"
+    options: Ablate,
+    name: str,
+    wanted: Sequence[str],
+    arms: Mapping[str, Config],
+    done: "Ranks",
 ) -> "Iterator[Ranks]":
     """The ranks of every run that is wanted and not there yet, run after run."""
     from rocketjax.ablation.sample import write_sample
     from rocketjax.data.collections import load_collection
     from rocketjax.lock import held
 
-    wanted, arms = _wanted(options, files)
+    cli.keep_programs()
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)
     sample = home / "collection"
@@ -209,7 +218,8 @@ def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[
 
     folder = Path(options.results)
     lines = page.table(ranks, arms)
-    write_text(folder / f"{name}.md", f"{title}\n\n{lines}\n\n![gains over the base]({name}.svg)\n")
+    drawn = f"![gains over the base]({quote(name)}.svg)"
+    write_text(folder / f"{name}.md", f"{title}\n\n{lines}\n\n{drawn}\n")
     write_text(folder / f"{name}.svg", page.picture(ranks, list(arms), title))
     cli.say(lines)
     cli.say(f"{folder / name}.md, .svg and .tsv")

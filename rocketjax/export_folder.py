@@ -4,15 +4,14 @@ A folder stays what rocketjax opens, too: rocketjax.json lies beside the other l
 the parameters are the same bits.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rocketjax import model_folder
 from rocketjax.config import Config
 from rocketjax.errors import InputError
-from rocketjax.files import new_folder
+from rocketjax.files import new_folder, read_object, write_json
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.report import Report
 
@@ -44,7 +43,7 @@ def export(folder: Path, model: Model, config: Config, report: Report, license_i
             (aside / name / "README.md").write_text(text, encoding="utf-8")
 
 
-def losses(model: Model) -> list[str]:
+def differs(model: Model) -> list[str]:
     """What sentence-transformers does otherwise than rocketjax, a line each."""
     text = model.retriever.tokenizer.config
     lines = [
@@ -97,13 +96,13 @@ def _as_sentence_transformer(folder: Path, model: Retriever) -> None:
     }
     for i, name in enumerate(names[1:], 1):
         (folder / f"{i}_{name}").mkdir()
-    _write_json(folder / "modules.json", modules)
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "1_Pooling" / "config.json", pooling)
     limits = {"max_seq_length": longest, "do_lower_case": False}
-    _write_json(folder / "sentence_bert_config.json", limits)
+    write_json(folder / "sentence_bert_config.json", limits)
     prompts = {"query": text.query_prompt or "", "document": text.passage_prompt or ""}
     similarity = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "dot"}
-    _write_json(folder / "config_sentence_transformers.json", similarity)
+    write_json(folder / "config_sentence_transformers.json", similarity)
 
 
 def _as_cross_encoder(folder: Path, model: Reranker) -> None:
@@ -114,12 +113,8 @@ def _as_cross_encoder(folder: Path, model: Reranker) -> None:
     _change_json(folder / "tokenizer_config.json", {"model_max_length": longest})
 
 
-def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _change_json(path: Path, values: Mapping[str, Any]) -> None:
-    _write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)
+def _change_json(path: Path, values: dict[str, Any]) -> None:
+    write_json(path, read_object(path) | values)
 
 
 def _retriever_card(model: Retriever, config: Config, report: Report, license_id: str) -> str:

@@ -11,12 +11,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
+import pydantic
 
 from rocketjax.errors import InputError
 
+T = TypeVar("T")
 MOST = 8 * 2**20  # bytes of a settings file; Python makes some tens of them of one of JSON
 
 
@@ -60,6 +62,32 @@ def read_json(path: Path, root: Path | None = None) -> Any:
         raise InputError(f"{path}: not readable as JSON: {error}") from error
 
 
+def read_object(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """The same where it must be a JSON object. Raises InputError, as `read_json` does."""
+    values = read_json(path, root)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def valid(kind: type[T], values: Any, path: Path, remedy: str) -> T:
+    """What was read of a file's JSON, as what it should be.
+
+    Args:
+        kind: a type that pydantic can check.
+        remedy: what to do with a damaged file.
+
+    Raises:
+        InputError: it is no such thing; one line says where in the file.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise InputError(f"{path}: damaged: {where}: {first['msg']}; {remedy}") from error
+
+
 def map_npy(path: Path) -> np.ndarray:
     """Maps a numpy file: its header is held against its length, and nothing else is read.
 
@@ -79,6 +107,11 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Writes what JSON can hold, in one stroke."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Writes an array as numpy's own file, in one stroke."""
     with _new_file(path) as file:
@@ -90,13 +123,12 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to fill, which takes the place of `path` once the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before what it renames
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with _writing(path):
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a rename may reach the disk before what it renames
+            aside.replace(path)
     finally:
         with suppress(OSError):  # where it could not be made
             aside.unlink(missing_ok=True)
@@ -108,27 +140,39 @@ def make_home(path: Path) -> None:
     Raises:
         InputError: it cannot be made.
     """
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path` once the block ends well."""
+    """A folder to fill, which takes the place of `path` once the block ends well.
+
+    Raises:
+        InputError: it, or what the block puts into it, cannot be written.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        yield aside
-        for made in [*aside.rglob("*"), aside]:
-            _settle(made)  # a rename may reach the disk before what it renames
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
-        _settle(path.parent)
+        with _writing(path):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            for made in [*aside.rglob("*"), aside]:
+                _settle(made)  # a rename may reach the disk before what it renames
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+            _settle(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses is the user's to mend: no permission, a full disk, a file above."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _settle(path: Path) -> None:

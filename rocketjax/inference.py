@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rocketjax.batch import Tokens
-from rocketjax.data.collection import Passage
+from rocketjax.data.passages import Passage
 from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad
 from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
@@ -335,7 +335,6 @@ def _in_batches(
     results = np.empty((len(texts), *width), np.float32)
     mesh = local_mesh()
     devices = mesh.size
-    params = replicate(params)  # nothing to do where they lie on the devices already
     waiting: list[tuple[list[Unit], jax.Array]] = []
     # Fetched late, so that devices do not wait for the host; two on a CPU would share its cores.
     in_flight = 1 if jax.default_backend() == "cpu" else 3

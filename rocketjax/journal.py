@@ -45,11 +45,12 @@ class Journal:
         self._since = time.monotonic()
         self._looked = {r["step"] for r in read_rows(self._judged.path) if r["stage"] == stage}
         self._trackers: list[Tracker] = []
+        logged_in = is_main() and config.log.wandb
+        wandb = [Wandb(config, folder, stage, start)] if logged_in else []
         if is_main() and config.log.tensorboard:
             self._trackers.append(TensorBoard(folder / "tensorboard" / stage))
             self._retell(stage)
-        if is_main() and config.log.wandb:
-            self._trackers.append(Wandb(config, folder, stage, start))
+        self._trackers += wandb
 
     def rewind_clock(self) -> None:
         """What was done until now is no part of the next step."""

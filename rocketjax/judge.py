@@ -13,7 +13,8 @@ import numpy as np
 
 from rocketjax import metrics
 from rocketjax.augment import TrainingList
-from rocketjax.data.collection import Passage, Split
+from rocketjax.data.collection import Split
+from rocketjax.data.passages import Passage
 from rocketjax.inference import Model
 from rocketjax.progress import unwatched
 from rocketjax.ranking import Scored, score_pairs
@@ -44,8 +45,7 @@ def pool_of(split: Split, found: Scored, depth: int, most: int, seed: int) -> Po
         )
         for query in chosen
     }
-    queries = {query: split.queries[query] for query in chosen}
-    return Pool(Split(queries, {query: split.qrels[query] for query in chosen}), passages)
+    return Pool(split.only(chosen), passages)
 
 
 def judge(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:

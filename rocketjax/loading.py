@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from rocketjax.config import (
     ComputeConfig,
-    Config,
     IndexConfig,
     RerankerConfig,
     RetrieverConfig,
@@ -17,6 +16,7 @@ from rocketjax.config import (
 from rocketjax.config import load as load_config
 from rocketjax.data.collection import Collection
 from rocketjax.data.collections import load_collection
+from rocketjax.data.lines import Policy
 from rocketjax.errors import InputError
 from rocketjax.inference import Corpus, Model, Reranker, Retriever
 from rocketjax.model_folder import (
@@ -27,6 +27,7 @@ from rocketjax.model_folder import (
     start_reranker,
     start_retriever,
 )
+from rocketjax.progress import Say, unsaid
 from rocketjax.retrieval.open import open_index
 
 Made = TypeVar("Made")
@@ -43,8 +44,11 @@ def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:
     pair = load_pair(folder, compute)
     if not (folder / "index").is_dir():
         return pair
-    opened = once(lambda: open_corpus(folder, pair.retriever))
-    return Model(pair.retriever, pair.reranker, opened)
+
+    def corpus() -> Corpus:
+        return open_corpus(folder, pair.retriever, collection_for(folder, "", "fail", unsaid))
+
+    return Model(pair.retriever, pair.reranker, once(corpus))
 
 
 def once(make: Callable[[], Made]) -> Callable[[], Made]:
@@ -61,43 +65,44 @@ def once(make: Callable[[], Made]) -> Callable[[], Made]:
 
 
 def open_corpus(
-    folder: Path,
-    retriever: Retriever,
-    collection: Collection | None = None,
-    index: str = "",
-    config: IndexConfig | None = None,
+    folder: Path, retriever: Retriever, collection: Collection, index: str = ""
 ) -> Corpus:
-    """The index and the collection of a run, or others given instead.
+    """The index of a run, or another given instead, and the collection it is of.
 
     Args:
         folder: the run's.
         retriever: of that run.
-        collection, index: instead of the run's own.
+        collection: see `collection_for`.
+        index: instead of the run's own.
 
     Raises:
         InputError: an index of another model or collection; both are named.
     """
     path = folder / "config.yaml"
-    run = load_config(path) if path.is_file() else Config()
-    config = config or (run.index if path.is_file() else IndexConfig())
-    loaded = collection or load_collection(run_collection(folder), run.data.on_bad_rows)
     opened = open_index(
         Path(index) if index else folder / "index",
-        config,
+        load_config(path).index if path.is_file() else IndexConfig(),
         retriever.fingerprint,
         str(folder),
-        loaded.fingerprint,
-        loaded.name,
+        collection.fingerprint,
+        collection.name,
     )
-    return Corpus(opened, loaded.by_id)
+    return Corpus(opened, collection.by_id)
 
 
-def run_collection(folder: Path) -> str:
-    """The collection a run was trained on. Raises InputError where the folder does not say."""
+def collection_for(folder: Path, name: str, policy: Policy, say: Say) -> Collection:
+    """The collection of that name; without one, what a run was trained on, read as it was then.
+
+    Raises:
+        InputError: no name, and no run; or what `load_collection` raises.
+    """
+    if name:
+        return load_collection(name, policy, say)
     path = folder / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml that names a collection; give --collection")
-    return load_config(path).data.collection
+    data = load_config(path).data
+    return load_collection(data.collection, data.on_bad_rows, say)
 
 
 def open_retriever(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Retriever:  # noqa: B008

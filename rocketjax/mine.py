@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig, Seed
+from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig, Seed, Share
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Mine:
     """Folder of vectors of that collection by that model; empty: the run's index."""
     split: str = "train"
     """Split whose queries are mined for."""
+    hold_out: Share = 0.0
+    """But not those that a training with `--data.hold-out` of this share judges on."""
     max_queries: Count = 0
     """Mine for the split's first so many queries; 0: all."""
     seed: Seed = 1
@@ -57,9 +59,9 @@ def _mine(options: Mine) -> None:
     from rocketjax import distributed
     from rocketjax.augment import describe
     from rocketjax.config import check_lists, option
-    from rocketjax.data.collections import load_collection
+    from rocketjax.data.splits import hold_out
     from rocketjax.errors import InputError
-    from rocketjax.loading import load, open_corpus, run_collection
+    from rocketjax.loading import collection_for, load, open_corpus
     from rocketjax.lock import held
     from rocketjax.mining import mine
 
@@ -70,10 +72,14 @@ def _mine(options: Mine) -> None:
         )
     distributed.check_shared(Path(options.output))
     model = load(options.model, options.compute)
-    name = options.collection or run_collection(Path(options.model))
-    collection = distributed.main_first(lambda: load_collection(name, options.on_bad_rows, cli.say))
-    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index)
+    folder = Path(options.model)
+    collection = distributed.main_first(
+        lambda: collection_for(folder, options.collection, options.on_bad_rows, cli.say)
+    )
+    corpus = open_corpus(folder, model.retriever, collection, options.index)
     split = collection.split(options.split)
+    if options.hold_out:
+        split, _ = hold_out(split, options.hold_out)
     queries = dict(split.queries)
     if options.lists.pseudo_positives and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries
@@ -93,7 +99,7 @@ def _mine(options: Mine) -> None:
             cli.watch,
         )
     texts = collection.by_id
-    cli.say(describe(report, queries.__getitem__, lambda pid: " ".join(texts[pid][1:])))
+    cli.say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))
     cli.say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
 
 

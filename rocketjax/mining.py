@@ -29,10 +29,10 @@ from rocketjax.augment import (
 )
 from rocketjax.calibrate import Calibration, platt
 from rocketjax.config import ListConfig
-from rocketjax.data.collection import Passage
+from rocketjax.data.passages import Passage
 from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
-from rocketjax.files import is_empty, read_json, write_text
+from rocketjax.files import is_empty, read_object, write_json
 from rocketjax.inference import Model
 from rocketjax.metrics import Qrels
 from rocketjax.progress import Watch, unwatched
@@ -69,7 +69,7 @@ def mine(
     distributed.from_main(lambda: _claim(folder, request))
     depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n
     scored = (config.scored or config.top_n) if config.denoised else 0
-    size = max(1, PAIRS_AT_ONCE // max(scored, 1)) if scored else PAIRS_AT_ONCE
+    size = max(1, PAIRS_AT_ONCE // max(scored, 1))
     names = list(queries)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
@@ -90,7 +90,7 @@ def mine(
 
     def write() -> None:
         values = dataclasses.asdict(report) | {"texts": _texts(report, queries, passages)}
-        write_text(folder / "report.json", json.dumps(values, indent=2) + "\n")
+        write_json(folder / "report.json", values)
         write_lists(folder / "lists.jsonl", lists)
 
     distributed.from_main(write)
@@ -142,8 +142,7 @@ def _texts(
 ) -> list[tuple[str, str]]:
     """What the examples' queries and passages say, the beginning of it."""
     return [
-        (queries[query][:SHOWN], f"{passages[pid].title} {passages[pid].text}".strip()[:SHOWN])
-        for query, pid, _ in report.examples
+        (queries[query][:SHOWN], passages[pid].whole[:SHOWN]) for query, pid, _ in report.examples
     ]
 
 
@@ -183,9 +182,7 @@ def _request(
 def _claim(folder: Path, request: dict[str, object]) -> None:
     path = folder / "request.json"
     if path.is_file():
-        other = read_json(path)
-        if not isinstance(other, dict):
-            raise InputError(f"{path}: damaged: not a JSON object; delete the folder")
+        other = read_object(path)
         wrong = [name for name in request if other.get(name) != request[name]]
         if wrong:
             raise InputError(
@@ -196,4 +193,4 @@ def _claim(folder: Path, request: dict[str, object]) -> None:
     if not is_empty(folder):
         raise InputError(f"{folder}: holds other files and no mined lists; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(request, indent=2) + "\n")
+    write_json(path, request)

@@ -6,7 +6,6 @@ in the subfolders query/ and passage/.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,16 +19,15 @@ from rocketjax.batch import Tokens
 from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError
-from rocketjax.files import new_folder, read_json
+from rocketjax.files import new_folder, read_json, valid, write_json
 from rocketjax.inference import Batching, Model, Reranker, Retriever
 from rocketjax.models import pretrained
-from rocketjax.models.attention import Attention
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.conventions import read_conventions
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.head import head_params, head_tensors
-from rocketjax.models.pooling import Vectors, read_pooling
+from rocketjax.models.pooling import Pooled, read_pooling
 from rocketjax.parallel import replicate
 
 SETTINGS = "rocketjax.json"
@@ -49,12 +47,14 @@ class Settings:
 def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
     """Settles what is "auto" by the platform at hand."""
     on_cpu = jax.default_backend() == "cpu"
-    dtype = config.dtype
+    dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
+    if attention == "auto":
+        attention = "plain" if on_cpu else "xla"
     return Compute(
         dtype=jnp.dtype(dtype),
-        attention=_attention(config.attention, on_cpu),
+        attention=attention,
         remat=config.remat,
         unroll=config.unroll or (1_000 if on_cpu else 1),
         dropout=dropout,
@@ -72,14 +72,9 @@ def make_batching(config: ComputeConfig) -> Batching:
 
 def laid_out(config: ComputeConfig) -> bool:
     """Whether tokens are laid end to end, so that padding costs nothing."""
-    skipped = jax.default_backend() != "tpu" if config.padding == "auto" else None
-    return config.padding == "skip" if skipped is None else skipped
-
-
-def _attention(asked: str, on_cpu: bool) -> Attention:
-    if asked == "auto":
-        return "plain" if on_cpu else "xla"
-    return asked  # pyright: ignore[reportReturnType]
+    if config.padding == "auto":
+        return jax.default_backend() != "tpu"
+    return config.padding == "skip"
 
 
 def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeConfig) -> Retriever:
@@ -94,7 +89,7 @@ def start_retriever(config: RetrieverConfig, text: TextConfig, compute: ComputeC
     # Where both are set, modules.json is not read, and may say what it likes.
     asked = config.pooling == "auto" or config.normalize is None
     told = read_pooling(folder) if asked else None
-    pooling, normalize = told or Vectors("cls", False)
+    pooling, normalize = told or Pooled("cls", False)
     module = BiEncoder(
         encoder,
         make_compute(compute, config.dropout),
@@ -262,26 +257,16 @@ def load_retriever(folder: Path, compute: ComputeConfig) -> Retriever:
 def load_reranker(folder: Path, compute: ComputeConfig) -> Reranker:
     """Opens a re-ranker's own folder. Raises InputError, as `load_pair` does."""
     settings = _read_settings(folder, "reranker")
-    config, params, tokenizer = _pretrained_encoder(folder, settings.text)
-    head = head_params(pretrained.load_tensors(folder), config, str(folder))
-    if head is None:
-        raise InputError(f"{folder}/model.safetensors: classifier.weight is missing")
-    module = CrossEncoder(config, make_compute(compute), pooler="pooler" in head)
-    params = replicate({"encoder": params, **head})
-    return Reranker(module, params, tokenizer, make_batching(compute))
+    return start_reranker(RerankerConfig(str(folder)), settings.text, compute, None)
 
 
 def _save_settings(folder: Path, settings: Settings) -> None:
-    text = json.dumps(dataclasses.asdict(settings), indent=2)  # pyright: ignore
-    (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / SETTINGS, dataclasses.asdict(settings))  # pyright: ignore
 
 
 def _read_settings(folder: Path, kind: str) -> Settings:
     path = folder / SETTINGS
-    try:
-        settings = pydantic.TypeAdapter(Settings).validate_python(read_json(path))
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: damaged: {error}") from error
+    settings = valid(Settings, read_json(path), path, "save the model anew")
     if 0 in (settings.text.query_length, settings.text.passage_length, settings.text.pair_length):
         raise InputError(f"{path}: damaged: text: a length is 0; a saved model says its lengths")
     if settings.kind != kind:

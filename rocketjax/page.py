@@ -3,6 +3,7 @@
 Whatever a collection, an option or a folder is called, the page shows as text.
 """
 
+import dataclasses
 import math
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -206,9 +207,9 @@ def _joint_figures(record: Record) -> Iterator[str]:
             yield _figure(
                 pictures.held_out(record.judged, measure),
                 f"Held-out {measure} on the way",
-                f"Of {config.evaluate.every_queries} queries, on a small pool each (what the "
-                "starting retriever ranked first, and the judged passages): for comparing steps, "
-                "higher than the table's.",
+                f"Of at most {config.evaluate.every_queries} queries, on a small pool each (what "
+                "the starting retriever ranked first, and the judged passages): for comparing "
+                "steps, higher than the table's.",
             )
 
 
@@ -310,7 +311,8 @@ def _pace(rows: Columns) -> list[str]:
 
 
 def _options(config: Config) -> str:
-    changed = differences(Config(), config)
+    told = dataclasses.replace(config, loss=resolve_loss(config.loss))  # not what it overrules
+    changed = differences(Config(), told)
     if not changed:
         return "<p>All options are those of the demo.</p>"
     items = "".join(f"<li>{escape(change)}</li>" for change in changed)

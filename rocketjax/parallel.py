@@ -103,19 +103,17 @@ def _deal(batch: Tree, devices: int) -> Tree:
 
 def replicate(tree: Tree, devices: list[Device] | None = None) -> Tree:
     """A copy of every array on every device of this process: no transfer is left to the step."""
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    return jax.device_put(tree, NamedSharding(local_mesh(devices), P()))
 
 
-def shard_rows(tree: Tree, devices: list[Device] | None = None) -> Tree:
+def shard_rows(tree: Tree) -> Tree:
     """Spreads the rows [N, ...] of every array over this process' devices, which divide N."""
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))
+    return jax.device_put(tree, NamedSharding(local_mesh(), P(AXIS)))
 
 
-def local_mesh() -> Mesh:
-    """This process's devices."""
-    return Mesh(np.array(jax.local_devices()), (AXIS,))
+def local_mesh(devices: list[Device] | None = None) -> Mesh:
+    """This process' devices, or some of them."""
+    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
 def on_each_device(part: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:

@@ -1,18 +1,15 @@
 """Runs the stages in order; a run that was stopped goes on with the first that is not done."""
 
 import dataclasses
-import hashlib
-import json
 import time
-from collections.abc import Callable, Sequence, Set
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from rocketjax import distributed, journal, lock, report, stages
+from rocketjax import distributed, journal, lock, page, report, stages
 from rocketjax.allocator import release_freed_memory
 from rocketjax.changes import ORDER, changes
 from rocketjax.config import (
@@ -23,13 +20,15 @@ from rocketjax.config import (
     differences,
     dump,
     load,
+    overruled,
     run_folder,
 )
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.data.qrels import relevant
+from rocketjax.data.splits import hold_out, sample_queries
 from rocketjax.errors import InputError
-from rocketjax.files import is_empty, read_json, remove, sweep, write_text
+from rocketjax.files import is_empty, read_json, remove, sweep, write_json, write_text
 from rocketjax.lock import held
 from rocketjax.parallel import check_divisible
 from rocketjax.progress import Say, Watch
@@ -46,6 +45,7 @@ class Step(NamedTuple):
     leaves: tuple[str, ...]
 
 
+UNFINISHED = "unfinished.json"  # the stage that was stopped, and its seconds until then
 WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
 STAGES = (
     Step("start", stages.judge_start, ("start",)),
@@ -92,36 +92,49 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
     waiting = [step for step in STAGES if step.name not in done]
     chosen = [step for step in waiting if not config.stages or step.name in config.stages]
     if chosen:
+        if ignored := overruled(config.loss):
+            say(
+                f"loss.preset {config.loss.preset} decides, and not {', '.join(ignored)}; "
+                "--loss.preset custom heeds them"
+            )
         context = _context(config, folder, say, watch)
         for step in chosen:
             _check_earlier(step, done)
             say(f"{step.name}")
-            started = time.monotonic()
-            step.run(context)
-            release_freed_memory()
-            done[step.name] = round(time.monotonic() - started, 2)
+            with _timed(folder, step.name) as seconds:
+                step.run(context)
+                release_freed_memory()
+            done[step.name] = seconds()
             distributed.from_main(lambda step=step: _write_done(folder, done, step.name))
     else:
         say(f"{folder}: every stage asked for is done; --overwrite trains anew")
     if "evaluate" not in done:
         return None
+    # Only now are all of its times known; and it was stopped just before, if there is none.
+    if distributed.is_main() and (chosen or not (folder / "report.html").is_file()):
+        page.write(folder)
     return dataclasses.replace(report.load(folder), seconds=done)  # pyright: ignore
 
 
-def sample_queries(split: Split, most: int, seed: int = 1) -> Split:
-    """At most `most` judged queries of a split (0: all), drawn by seed.
+@contextmanager
+def _timed(folder: Path, stage: Stage) -> Iterator[Callable[[], float]]:
+    """A stage's seconds, with those until it was stopped before; what was killed tells none."""
+    path = folder / UNFINISHED
+    before = read_json(path) if path.is_file() else {}
+    spent = before.get(stage, 0.0) if isinstance(before, dict) else None
+    if not isinstance(spent, int | float):
+        raise InputError(f"{path}: damaged: not a stage and its seconds; delete it")
+    started = time.monotonic()
 
-    A run's seed is not asked: runs, and their own beginning, are judged on the same queries.
-    """
-    names = sorted(split.qrels)
-    if most and most < len(names):
-        drawn = np.random.default_rng(seed).choice(len(names), size=most, replace=False)
-        names = [names[i] for i in sorted(drawn)]
-    return Split(
-        {name: split.queries[name] for name in names},
-        {name: split.qrels[name] for name in names},
-        {name: split.answers[name] for name in names if name in split.answers},
-    )
+    def seconds() -> float:
+        return round(spent + time.monotonic() - started, 2)
+
+    try:
+        yield seconds
+    except BaseException:
+        if distributed.is_main():
+            write_json(path, {stage: seconds()})
+        raise
 
 
 def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
@@ -129,7 +142,7 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
         lambda: load_collection(config.data.collection, config.data.on_bad_rows, say)
     )
     distributed.check_same("data.collection", collection.fingerprint)
-    train, judged = _splits(collection, config.data)
+    train, judged = _splits(collection, config.data, say)
     held_out = sample_queries(judged, config.data.max_eval_queries)
     trains = any(getattr(config, name).steps for name in WITH_STEPS)
     for split, name, wanted in ((train, "train", trains), (held_out, "eval", True)):
@@ -145,38 +158,36 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     return Run(config, folder, collection, train, held_out, say, watch)
 
 
-def _splits(collection: Collection, config: DataConfig) -> tuple[Split, Split]:
-    """What to train on and what to judge on, the latter held out of the former where asked for."""
+def _splits(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:
+    """What to train on and what to judge on, which is no part of it."""
     train = collection.split(config.train_split)
     if not config.hold_out:
+        if config.eval_split == config.train_split:
+            raise InputError(
+                f"data.eval_split and data.train_split are both {config.train_split!r}, and models "
+                "are not judged on what they were trained on; give --data.eval-split an unused "
+                "name and --data.hold-out 0.1 to judge on a tenth and train on the others"
+            )
         if config.eval_split not in collection.splits:
             raise InputError(
                 f"{collection.name} has no split {config.eval_split!r} to judge on (it has "
                 f"{', '.join(collection.splits)}); give --data.eval-split, or --data.hold-out 0.1 "
                 "to judge on a tenth of the training queries and train on the others"
             )
-        return train, collection.split(config.eval_split)
+        judged = collection.split(config.eval_split)
+        if both := train.queries.keys() & judged.queries.keys():
+            say(
+                f"{collection.name}: {len(both):,} queries of {config.train_split} are in "
+                f"{config.eval_split} too, and are not trained on"
+            )
+            train = train.only(query for query in train.queries if query not in both)
+        return train, judged
     if config.eval_split in collection.splits:
         raise InputError(
             f"--data.hold-out is for collections without split {config.eval_split!r}, which "
             f"{collection.name} has; leave it out"
         )
-    # By each query's own hash: other queries, or an order, do not change which are held out.
-    out = {query for query in train.queries if _share(query) < config.hold_out}
-    return _part(train, train.queries.keys() - out), _part(train, out)
-
-
-def _share(query: str) -> float:
-    """A number from 0 to 1 that the query's id decides."""
-    return int.from_bytes(hashlib.blake2b(query.encode(), digest_size=4).digest()) / 2**32
-
-
-def _part(split: Split, wanted: Set[str]) -> Split:
-    queries, qrels, answers, negatives = (
-        {query: value for query, value in values.items() if query in wanted}
-        for values in (split.queries, split.qrels, split.answers, split.negatives)
-    )
-    return Split(queries, qrels, answers, negatives)  # pyright: ignore
+    return hold_out(train, config.hold_out)
 
 
 def _open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
@@ -208,7 +219,7 @@ def _go_on(folder: Path, config: Config, say: Say) -> dict[str, float]:
         raise InputError(
             f"{folder}: holds a run with other options ({'; '.join(changed)}); go on with those, "
             "or --from STAGE to run that stage and all after it with these, or --overwrite to "
-            "start anew, or choose another --name"
+            f"start anew, or choose another --{'run-dir' if config.run_dir else 'name'}"
         )
     path = folder / "stages.json"
     done = read_json(path) if path.is_file() else {}
@@ -242,7 +253,7 @@ def _check_comparable(folder: Path, changed: Sequence[str]) -> None:
     """The starting models are not judged again: what they were judged by must stay."""
     judged = ("data.", "text.", "retriever.", "reranker.", "evaluate.")
     # Another collection is known by its content: indices are of one (retrieval/open.py).
-    free = ("data.collection", "data.train_split", "evaluate.every")
+    free = ("data.collection", "data.train_split", "evaluate.every_queries")
     free += ("retriever.keep", "retriever.dropout", "reranker.dropout")
     wrong = [
         change for change in changed if change.startswith(judged) and not change.startswith(free)
@@ -265,7 +276,8 @@ def _check_earlier(step: Step, done: dict[str, float]) -> None:
 
 
 def _write_done(folder: Path, done: dict[str, float], last: str = "") -> None:
-    write_text(folder / "stages.json", json.dumps(done, indent=2) + "\n")
+    write_json(folder / "stages.json", done)
+    remove(folder / UNFINISHED)
     if last:
         remove(folder / "checkpoints" / last)  # the models are stored, and known to be
 

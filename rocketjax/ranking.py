@@ -1,12 +1,12 @@
 """Retrieve, then re-rank: what both models make of queries, as ranked passage ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from rocketjax.data.collection import Passage
+from rocketjax.config import Depths
+from rocketjax.data.passages import Passage
 from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.progress import Watch
 from rocketjax.retrieval.index import Index
@@ -18,8 +18,7 @@ QUERIES_AT_ONCE = 4_096  # searched at once: bounds the memory of vectors and re
 AT_ONCE = 65_536  # pairs tokenised and scored at once: some 8 kB each
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
     """The runs of both models on the same queries."""
 
     retriever: Scored
@@ -104,10 +103,10 @@ def rank_both(
     index: Index,
     queries: Mapping[str, str],
     passages: Mapping[str, Passage],
-    top_k: int,
-    depth: int,
+    depths: Depths,
     watch: Watch,
 ) -> Judged:
     """Both models on the same queries."""
-    found = retrieve(model.retriever, index, queries, top_k, watch)
+    found = retrieve(model.retriever, index, queries, depths.top_k, watch)
+    depth = depths.rerank_depth
     return Judged(found, rerank(model.reranker, found, queries, passages, depth, watch))

@@ -14,7 +14,7 @@ from rocketjax.augment import MiningReport, read_candidates
 from rocketjax.calibrate import Calibration
 from rocketjax.config import Config, load
 from rocketjax.errors import InputError
-from rocketjax.files import read_json
+from rocketjax.files import read_json, read_object, valid
 from rocketjax.report import Report
 from rocketjax.train_log import read_rows
 
@@ -108,14 +108,17 @@ def _seconds(path: Path) -> dict[str, float]:
     return _checked(dict[str, pydantic.FiniteFloat], path) if path.is_file() else {}
 
 
+def _checked(kind: Any, path: Path) -> Any:
+    return valid(kind, read_json(path), path, "delete it")
+
+
 def _mined(folder: Path) -> Mined:
-    values = read_json(folder / "report.json")
     path = folder / "report.json"
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: damaged: not a JSON object; mine again")
+    values = read_object(path)
     names = {field.name for field in fields(MiningReport)}
-    mined = _valid(MiningReport, {k: v for k, v in values.items() if k in names}, path)
-    texts = _valid(list[tuple[str, str]], values.get("texts", []), path)
+    known = {name: value for name, value in values.items() if name in names}
+    mined = valid(MiningReport, known, path, "mine again")
+    texts = valid(list[tuple[str, str]], values.get("texts", []), path, "mine again")
     positives, candidates = [], []
     if mined.scale is not None and mined.shift is not None:
         for part in sorted(folder.glob("candidates-*.jsonl"))[:READ]:
@@ -125,16 +128,3 @@ def _mined(folder: Path) -> Mined:
         probability = Calibration(mined.scale, mined.shift).probability
         return Mined(mined, texts, probability(positives), probability(candidates))
     return Mined(mined, texts, np.array([]), np.array([]))
-
-
-def _checked(kind: Any, path: Path) -> Any:
-    return _valid(kind, read_json(path), path)
-
-
-def _valid(kind: Any, values: Any, path: Path) -> Any:
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "all of it"
-        raise InputError(f"{path}: damaged: {where}: {first['msg']}; delete it") from error

@@ -1,7 +1,6 @@
 """What a run ends with: both models on the held-out queries, before and after training."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pydantic
@@ -10,8 +9,7 @@ from rocketjax import metrics
 from rocketjax.config import Depths
 from rocketjax.data.answers import answer_recall
 from rocketjax.data.collection import Collection, Split
-from rocketjax.errors import InputError
-from rocketjax.files import MOST, checked_file, write_text
+from rocketjax.files import read_json, valid, write_json
 from rocketjax.ranking import Judged, Scored
 
 PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
@@ -35,7 +33,8 @@ class Report:
     folder: str
     queries: int
     rows: list[Row]
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by stage
+    # By stage. Not in report.json, which is the same to the byte whenever a run was stopped.
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -> PerQuery:
@@ -97,17 +96,14 @@ def write(
 
 def save(report: Report, folder: Path) -> None:
     """Writes report.json."""
-    values = pydantic.TypeAdapter(Report).dump_python(report)
-    write_text(folder / "report.json", json.dumps(values, indent=2) + "\n")
+    values = pydantic.TypeAdapter(Report).dump_python(report, exclude={"seconds"})
+    write_json(folder / "report.json", values)
 
 
 def load(folder: Path) -> Report:
     """Reads report.json. Raises InputError where it is missing or damaged."""
-    path = checked_file(folder / "report.json", MOST)
-    try:
-        return pydantic.TypeAdapter(Report).validate_json(path.read_bytes())
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: damaged: {error}; --from evaluate makes it anew") from error
+    path = folder / "report.json"
+    return valid(Report, read_json(path), path, "--from evaluate makes it anew")
 
 
 def _row(model: str, name: str, before: dict[str, float] | None, after: dict[str, float]) -> Row:

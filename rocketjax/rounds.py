@@ -112,7 +112,7 @@ def _mine_round(run: Run, number: int, model: Model, index: Index, folder: Path)
         run.watch,
     )
     passages = run.collection.by_id
-    run.say(describe(mined, run.queries.__getitem__, lambda pid: " ".join(passages[pid][1:])))
+    run.say(describe(mined, run.queries.__getitem__, lambda pid: passages[pid].whole))
 
 
 def _warm_queries(run: Run) -> list[str]:

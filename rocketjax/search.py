@@ -24,8 +24,8 @@ class Search:
     query: cli.Words = ""
     """What to search for; without it and without --queries, queries are asked for one by one."""
     model: str = "runs/demo"
-    """Folder of a finished run; or, with --index and --collection, any retriever: its folder, or
-    weights by folder or hub name."""
+    """Folder of a finished run; or, with --index, --collection and --reranker (or --depth 0), any
+    retriever: its folder, or weights by folder or hub name."""
     reranker: str = ""
     """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
     collection: str = ""
@@ -52,11 +52,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _search(options: Search) -> None:
-    from rocketjax.data.collections import load_collection
     from rocketjax.errors import InputError
     from rocketjax.files import make_home
     from rocketjax.inference import find
-    from rocketjax.loading import open_corpus, open_reranker, open_retriever
+    from rocketjax.loading import collection_for, open_corpus, open_reranker, open_retriever
 
     cli.keep_programs()
     if bool(options.queries) != bool(options.output):
@@ -67,10 +66,9 @@ def _search(options: Search) -> None:
     reranker = None
     if options.depth:
         reranker = open_reranker(options.reranker or options.model, options.compute)
-    collection = None  # the run's
-    if options.collection:
-        collection = load_collection(options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(Path(options.model), retriever, collection, options.index)
+    folder = Path(options.model)
+    collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
+    corpus = open_corpus(folder, retriever, collection, options.index)
     size = len(corpus.index.vectors)
     if options.top_k > size:
         raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")
@@ -108,7 +106,7 @@ def _show(hits: "list[Hit]") -> None:
     cli.say("rank  re-ranker  retriever  passage")
     for rank, hit in enumerate(hits, 1):
         score = "" if hit.reranker_score is None else f"{hit.reranker_score:.3f}"
-        text = " ".join(f"{hit.passage.title} {hit.passage.text}".split())
+        text = " ".join(hit.passage.whole.split())
         line = f"{rank:4}  {score:>9}  {hit.retriever_score:9.3f}  {hit.passage.id}  {text}"
         cli.say(line[: max(60, cli.console.width)])
 

@@ -66,10 +66,13 @@ def _serve(options: Serve) -> None:
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
 
-    cli.keep_programs()
     limits = options.limits
+    # The server has finished the requests at hand when it passes a signal on; what comes before it
+    # leaves nothing that another start would go on from.
+    ending = contextlib.suppress(KeyboardInterrupt, Preempted)
     # Taken before the model is read: a port in use is known at once, and who comes early waits.
-    with listen(options.host, options.port) as listening:
+    with ending, listen(options.host, options.port) as listening:
+        cli.keep_programs()
         answers = open_answers(options)
         cli.say("compiling")
         answers.warm_up()
@@ -86,9 +89,7 @@ def _serve(options: Serve) -> None:
             app = make_app(answers, batcher, limits, options.model, hosts)
             server = make_server(app, limits)
             cli.say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
-            # It has finished the requests at hand when it passes the signal on.
-            with contextlib.suppress(KeyboardInterrupt, Preempted):
-                server.run(sockets=[listening])
+            server.run(sockets=[listening])
     cli.say("ended")
 
 
@@ -98,8 +99,7 @@ def open_answers(options: Serve) -> "Answers":
     Raises:
         InputError: one of them is missing or damaged, or of another model; it is named.
     """
-    from rocketjax.data.collections import load_collection
-    from rocketjax.loading import open_corpus, open_reranker, open_retriever
+    from rocketjax.loading import collection_for, open_corpus, open_reranker, open_retriever
     from rocketjax.serving.answers import Answers
 
     compute = options.compute
@@ -110,10 +110,9 @@ def open_answers(options: Serve) -> "Answers":
         compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
     retriever = open_retriever(options.model, compute)
     reranker = open_reranker(options.reranker or options.model, compute)
-    collection = None  # the run's
-    if options.collection:
-        collection = load_collection(options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(Path(options.model), retriever, collection, options.index)
+    folder = Path(options.model)
+    collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
+    corpus = open_corpus(folder, retriever, collection, options.index)
     return Answers(retriever, reranker, corpus, options.depth)
 
 
@@ -140,9 +139,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a host's name
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"--host {host} --port {port}: {error.strerror}; give another, or --port 0 for any "
+            f"--host {host} --port {port}: {reason}; give another, or --port 0 for any "
             "port that is free"
         ) from error
 

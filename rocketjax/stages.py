@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rocketjax import distributed, model_folder, page, report, steps
+from rocketjax import distributed, model_folder, report, steps
 from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import resolve_loss
 from rocketjax.data.qrels import relevant
@@ -189,7 +189,6 @@ def evaluate(run: Run) -> None:
 
     def write() -> None:
         report.write(run.folder, run.held_out, run.collection, before, after, run.config.evaluate)
-        page.write(run.folder)
 
     distributed.from_main(write)
 
@@ -215,20 +214,12 @@ def _with(model: Model, params: Params) -> Model:
 
 
 def _judge(run: Run, model: Model, index: Index, folder: Path) -> Judged:
-    config = run.config.evaluate
-    judged = rank_both(
-        model,
-        index,
-        run.held_out.queries,
-        run.collection.by_id,
-        config.top_k,
-        config.rerank_depth,
-        run.watch,
-    )
+    texts = run.collection.by_id
+    judged = rank_both(model, index, run.held_out.queries, texts, run.config.evaluate, run.watch)
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, ranked in (("retriever", judged.retriever), ("reranker", judged.reranker)):
+        for name, ranked in judged._asdict().items():
             write_run(folder / f"{name}.trec", ranked, f"rocketjax-{name}-{folder.name}")
 
     distributed.from_main(write)

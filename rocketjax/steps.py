@@ -23,7 +23,7 @@ from rocketjax.losses import (
 )
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Params
+from rocketjax.models.encoder import Params, fold_in
 from rocketjax.parallel import AXIS
 from rocketjax.state import TrainState, row_keys
 
@@ -178,8 +178,8 @@ def encode_lists(
         return in_chunks(program, texts, chunk)
 
     spots = batch.spots
-    query = encode("encode_query", Texts(batch.query, _text_keys(keys, 0), spots.query))
-    passage_keys = _slot_keys(_text_keys(keys, 1), slots)
+    query = encode("encode_query", Texts(batch.query, fold_in(keys, 0), spots.query))
+    passage_keys = _slot_keys(fold_in(keys, 1), slots)
     passage = encode("encode_passage", Texts(_flat(batch.passage), passage_keys, spots.passage))
     return query, passage.reshape(b, slots, -1)
 
@@ -204,7 +204,7 @@ def reranker_scores(
     def program(some: Texts) -> jax.Array:
         return reranker.apply({"params": params}, *some)  # pyright: ignore
 
-    pair_keys = _slot_keys(_text_keys(keys, 2), batch.valid.shape[1])
+    pair_keys = _slot_keys(fold_in(keys, 2), batch.valid.shape[1])
     scores = in_chunks(program, Texts(_flat(batch.pair), pair_keys, batch.spots.pair), chunk)
     return scores.reshape(batch.valid.shape)
 
@@ -257,14 +257,8 @@ def _flat(tokens: Tokens) -> Tokens:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tokens)
 
 
-def _text_keys(keys: jax.Array | None, text: int) -> jax.Array | None:
-    """Keys of a list [B] -> keys of its query (0), passages (1) or pairs (2)."""
-    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, text))(keys)
-
-
 def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:
     """Keys of lists [B] -> keys of their slots [B * L]; slot i's key does not depend on L."""
     if keys is None:
         return None
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return jax.vmap(lambda key: fold(key, jnp.arange(slots)))(keys).reshape(-1)
+    return fold_in(jnp.repeat(keys, slots), jnp.tile(jnp.arange(slots), len(keys)))

@@ -1,14 +1,15 @@
 """Who else is told of every step: TensorBoard and Weights & Biases. log.jsonl is what they copy."""
 
-import json
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from rocketjax.config import Config, training_fields
 from rocketjax.errors import InputError
-from rocketjax.files import read_json, remove, write_text
+from rocketjax.files import read_json, remove, write_json
 
 FLUSHED = 10  # seconds after which TensorBoard sees a step
 
@@ -16,8 +17,8 @@ FLUSHED = 10  # seconds after which TensorBoard sees a step
 class Tracker(Protocol):
     """Is told of a stage's steps, in their order."""
 
-    def write(self, step: int, values: Mapping[str, float], time: float) -> None:
-        """Some values at a step; `time`: when that was, in seconds since 1970."""
+    def write(self, step: int, values: Mapping[str, float], when: float) -> None:
+        """Some values at a step; `when` that was, in seconds since 1970."""
         ...
 
     def close(self) -> None:
@@ -33,19 +34,44 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter  # its import takes a second
+        """Raises InputError where event files cannot be written; so do the others."""
+        # Not its SummaryWriter: that writes in a thread, whose death of a full disk nobody hears
+        # of, and whose queue then stops the training for good.
+        from tensorboardX.event_file_writer import EventsWriter  # its import takes a second
 
         remove(folder)
-        self._writer = SummaryWriter(str(folder), flush_secs=FLUSHED)
+        self._folder, self._flushed = folder, time.monotonic()
+        with self._writing():
+            folder.mkdir(parents=True)
+            self._events = EventsWriter(str(folder / "events"))
 
-    def write(self, step: int, values: Mapping[str, float], time: float) -> None:
+    def write(self, step: int, values: Mapping[str, float], when: float) -> None:
         """See `Tracker`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step, time)
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboardX.summary import scalar
+
+        with self._writing():
+            for name, value in values.items():
+                event = Event(wall_time=when, step=step, summary=scalar(name, value))
+                self._events.write_event(event)
+            if time.monotonic() - self._flushed > FLUSHED:
+                self._events.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
         """See `Tracker`."""
-        self._writer.close()
+        with self._writing():
+            self._events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self._folder}: cannot be written: {error.strerror or error}; make room, or "
+                "leave it out (--log.no-tensorboard)"
+            ) from error
 
 
 class Wandb:
@@ -65,7 +91,7 @@ class Wandb:
             raise InputError(f"{path}: damaged: not ids by stage; delete it, a new run begins")
         if start == 0 or not isinstance(ids.get(stage), str):
             ids[stage] = uuid.uuid4().hex
-            write_text(path, json.dumps(ids, indent=2) + "\n")
+            write_json(path, ids)
         try:
             self._run = wandb.init(
                 project=config.log.wandb,
@@ -82,9 +108,9 @@ class Wandb:
                 "set WANDB_MODE=offline to send later, or leave it out"
             ) from error
 
-    def write(self, step: int, values: Mapping[str, float], time: float) -> None:
+    def write(self, step: int, values: Mapping[str, float], when: float) -> None:
         """See `Tracker`."""
-        self._run.log(dict(values) | {"time": time}, step=step)
+        self._run.log(dict(values) | {"time": when}, step=step)
 
     def close(self) -> None:
         """See `Tracker`."""

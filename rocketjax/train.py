@@ -39,7 +39,7 @@ DEMO = {
 OTHER = {
     "query": "a query of yours",
     "passages": '["a passage", "another passage"]',
-    "longer": "the same command, with --name longer and more --joint.steps",
+    "longer": "the same command, with more --joint.steps and another --run-dir (or --name)",
 }
 
 SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json

@@ -32,11 +32,16 @@ class TrainLog:
                 self._follow(row)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Adds one step's line."""
+        """Adds one step's line. Raises InputError where it cannot."""
         if not is_main():
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage} | values) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"stage": self.stage} | values) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written: {error.strerror or error}"
+            ) from error
         self._follow(values)
 
     def _follow(self, values: dict[str, Any]) -> None:

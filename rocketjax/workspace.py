@@ -33,9 +33,8 @@ class Run:
     @cached_property
     def order(self) -> list[str]:
         """Training queries (unlabelled ones too, where wanted) in the order they are drawn."""
-        names = set(self.train.queries) | set(self.unlabelled)
-        ordered = sorted(names)
-        return [ordered[i] for i in np.random.default_rng(self.config.seed).permutation(len(names))]
+        names = sorted(self.queries)
+        return [names[i] for i in np.random.default_rng(self.config.seed).permutation(len(names))]
 
     @cached_property
     def unlabelled(self) -> dict[str, str]:

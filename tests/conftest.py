@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -24,6 +25,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["ROCKETJAX_CACHE"] = tempfile.mkdtemp(prefix="rocketjax-tests-")
 atexit.register(shutil.rmtree, os.environ["ROCKETJAX_CACHE"], ignore_errors=True)
+
+# A shell's `pytest &` ignores it, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is slow, which says nothing of the code; tmp_path is written anew in each example.
 settings.register_profile(

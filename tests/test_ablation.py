@@ -222,7 +222,7 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     wanted += [] if missing("bm25s", "Stemmer") else ["bm25"]
     wanted += [] if missing("torch", "accelerate", "datasets") else ["recipe"]
     assert run(collection, "--arms", *wanted) == 0
-    results = home / "docs" / "ablation"
+    results = home / "runs" / "ablation_results"
     text = (results / f"{collection.name}.md").read_text()
     assert all(f"| {arm} |" in text for arm in wanted) and "what pointwise is" in text
     assert "<svg" in (results / f"{collection.name}.svg").read_text()
@@ -270,7 +270,7 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
 
 
 def test_commands_side_by_side_lose_none_of_each_others_results(home, collection, monkeypatch):
-    table = home / "docs" / "ablation" / f"{collection.name}.tsv"
+    table = home / "runs" / "ablation_results" / f"{collection.name}.tsv"
     ranks = (1,) * 15
 
     def trained(arm, arms, sample, collection, seed, folder):
@@ -312,7 +312,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert run(collection, "--base", "short.yaml", "--arms", "far") == 2
     assert "ablation_far.yaml:3: lists.length: at most" in said(capsys)
     assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
-    results = home / "docs" / "ablation" / f"{collection.name}.md"
+    results = home / "runs" / "ablation_results" / f"{collection.name}.md"
     assert "sample 1, base short.yaml (" in results.read_text()
     assert "| dynamic | shorter lists |" in results.read_text()
     runs = home / "runs" / "ablation" / collection.name / "1" / BASE
@@ -326,7 +326,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     kept = [line for line in table.read_text().splitlines() if not line.startswith("start")]
     table.write_text("\n".join(kept) + "\n")
     before = results.read_text()
-    shutil.rmtree(home / "runs")
+    shutil.rmtree(home / "runs" / "ablation")
     assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
     assert results.read_text() == before
 
@@ -449,7 +449,7 @@ def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, mo
     assert run(collection, "--arms", "same", "alone") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "same: passed over, as configs/ablation.yaml says all that" in shown
-    table = home / "docs" / "ablation" / f"{collection.name}.tsv"
+    table = home / "runs" / "ablation_results" / f"{collection.name}.tsv"
     found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
     assert {arm for arm, _, _ in found} == {BASE, "alone"}
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"files", "lock", "models.attention", "models.layout"},
     {"data.passages"},
     {"data.collection", "data.lines"},
-    {"data.store", "data.qrels"},
+    {"data.store", "data.qrels", "data.splits"},
     {
         "config",
         "models.encoder",

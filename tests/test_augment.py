@@ -8,7 +8,6 @@ import pytest
 from rocketjax.augment import (
     Candidates,
     TrainingList,
-    denoised_lists,
     describe,
     hybrid_lists,
     lists_per_positive,
@@ -165,9 +164,9 @@ def scored(query="q", positives=("gold",), p=(), deeper=0):
     )
 
 
-def denoised(row, **options):
-    settings = {"length": 4, "top_n": 20} | options
-    return denoised_lists([row], PLAIN, ListConfig(**settings), 1)
+def denoised(*rows, **options):
+    settings = {"length": 4, "top_n": 20, "denoised": 1.0} | options
+    return hybrid_lists(rows, PLAIN, ListConfig(**settings), 1)[0]
 
 
 def test_denoised_negatives_are_improbable_ones():
@@ -190,10 +189,10 @@ def test_too_few_are_topped_up_from_deeper_ranks_in_order():
 
 def test_denoised_negatives_are_drawn_uniformly():
     rows = [scored(f"q{i}", p=(0.05,) * 20) for i in range(4000)]
-    lists = denoised_lists(rows, PLAIN, ListConfig(length=6, top_n=20), 1)
+    lists = denoised(*rows, length=6)
     counts = Counter(pid for item in lists for pid in item.negatives)
     assert sum((counts[f"c{i}"] - 1000) ** 2 / 1000 for i in range(20)) < 45
-    assert denoised_lists(rows[7:8], PLAIN, ListConfig(length=6, top_n=20), 1) == lists[7:8]
+    assert denoised(rows[7], length=6) == lists[7:8]
 
 
 def test_pseudo_positives_are_the_likeliest_and_nobodys_negatives():

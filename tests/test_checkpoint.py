@@ -148,7 +148,7 @@ def test_a_checkpoint_that_cannot_be_written_is_bad_input_and_the_last_stays(tmp
     with open_(tmp_path) as saved:
         saved.save(1, state, {"loss": 1.0})
         saved.wait()
-        monkeypatch.setattr("rocketjax.checkpoint.write_text", full)
+        monkeypatch.setattr("rocketjax.checkpoint.write_json", full)
         saved.save(2, state, {"loss": 1.0})
         with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
             saved.wait()

@@ -45,7 +45,9 @@ from rocketjax.config import (
     StageConfig,
     TextConfig,
 )
+from rocketjax.data.collections import load_collection
 from rocketjax.data.runs import read_run
+from rocketjax.data.splits import hold_out
 from rocketjax.progress import unwatched
 
 COMMANDS = (  # rocketjax.train's are in tests/test_config.py
@@ -178,6 +180,21 @@ def test_evaluate_a_model_gives_what_its_run_reported(run, collection, capsys):
         if row["model"] != "oracle" and row["measure"] in ("MRR@10", "recall@20"):
             assert f"{row['after']:.4f}" in out
     assert "oracle" in out
+
+
+def test_what_a_training_held_out_is_judged_again_and_not_mined_for(
+    run, collection, tmp_path, capsys
+):
+    _, out = hold_out(load_collection(str(collection)).split("train"), 0.3)
+    args = ["--collection", str(collection), "--model", str(run), "--split", "train"]
+    args += ["--evaluate.top-k", "20", "--evaluate.rerank-depth", "10"]
+    assert evaluate.main([*args, "--hold-out", "0.3"]) == 0
+    assert f"{len(out.queries)} queries" in words(capsys.readouterr().out)
+    args = ["--model", str(run), "--output", str(tmp_path / "lists"), "--hold-out", "0.3"]
+    args += ["--lists.length", "4", "--lists.top-n", "20", "--lists.calibration", "sigmoid"]
+    assert mine.main(args) == 0
+    mined = {item.query for item in read_lists(tmp_path / "lists" / "lists.jsonl")}
+    assert mined and not mined & out.queries.keys()
 
 
 def test_evaluate_puts_bm25_and_other_runs_beside_a_model(run, collection, tmp_path, capsys):

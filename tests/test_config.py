@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rocketjax import config as module
+from rocketjax.changes import changes
 from rocketjax.config import (
     PRESETS,
     Config,
@@ -20,6 +21,7 @@ from rocketjax.config import (
     TextConfig,
     dump,
     load,
+    overruled,
     parse,
     resolve_loss,
     run_folder,
@@ -151,7 +153,7 @@ def test_options_at_their_limit_are_accepted(file):
 @pytest.mark.parametrize("text", ["seed: [1\n", "a: b: c\n", "\tseed: 1\n", "name: 2020-13-45\n"])
 def test_what_is_not_yaml_is_refused(file, text):
     path = file(text)
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: not YAML"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: not YAML[^\n]*\\Z"):
         load(path)
 
 
@@ -227,6 +229,16 @@ def test_an_override_out_of_range_is_named(args, said):
         parse(args, "rocket", "Trains.")
 
 
+def test_what_a_preset_overrules_is_named():
+    assert overruled(LossConfig()) == overruled(LossConfig(preset="paper")) == []
+    assert overruled(LossConfig(preset="custom", distill_weight=1.0)) == []
+    assert overruled(LossConfig(distill_weight=1.0, retriever_temperature=0.1)) == [
+        "loss.distill_weight 1.0 (0.3 counts)"
+    ]
+    given = LossConfig(preset="released", distill_weight=1.0, reduction="sum")  # as it is, and not
+    assert overruled(given) == ["loss.reduction sum (element counts)"]
+
+
 def test_an_override_of_the_wrong_type_leaves_with_status_2(capsys):
     with pytest.raises(SystemExit) as caught:
         parse(["--seed", "many"], "rocket", "Trains.")
@@ -272,6 +284,20 @@ def test_the_paper_and_the_released_code_differ_where_they_should():
 def test_the_folder_of_a_run():
     assert run_folder(Config(name="x")) == Path("runs/x")
     assert run_folder(Config(name="x", run_dir="/tmp/y")) == Path("/tmp/y")
+
+
+def test_a_change_is_of_the_first_stage_that_heeds_it():
+    """Judging the start neither trains nor drops anything."""
+    heeded = {
+        "retriever.dropout": ("0.1", "warm-retriever"),
+        "reranker.dropout": ("0.1", "warm-reranker"),
+        "checkpoint.take": ("best", "warm-retriever"),
+        "reranker.weights": ("x", "start"),
+        "joint.steps": ("5", "mine"),
+    }
+    given = [word for name, (value, _) in heeded.items() for word in (f"--{name}", value)]
+    found = changes(Config(), parse([*given, "--checkpoint.every", "9"], "program", "what it does"))
+    assert found == {name: stage for name, (_, stage) in heeded.items()}
 
 
 def test_the_config_imports_no_jax():

@@ -1,5 +1,6 @@
 """Encoding a corpus: whole shards, resumed where stopped, the same vectors whoever encodes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -105,7 +106,8 @@ def test_the_number_of_devices_does_not_change_a_bit(retriever, loaded, tmp_path
     local = jax.local_devices()
     for count in (1, 2):
         monkeypatch.setattr(jax, "local_devices", lambda count=count: local[:count])
-        some = encode(retriever, loaded, tmp_path / str(count)).rows(0, 60)
+        anew = dataclasses.replace(retriever)  # whose parameters lie on these devices
+        some = encode(anew, loaded, tmp_path / str(count)).rows(0, 60)
         np.testing.assert_array_equal(some, eight)
     assert parallel.shard_rows(np.zeros(4)).sharding.num_devices == 2  # it was really so
 
@@ -139,7 +141,12 @@ def test_an_empty_corpus_is_refused(retriever, tmp_path):
     [
         ("00001.npy", b"\x93NUMPY but not for long", "00001.npy: damaged"),
         ("00001.ids.npy", b"", "00001.ids.npy: damaged"),
-        ("manifest.json", b"{", "manifest.json: damaged"),
+        ("manifest.json", b"{", "manifest.json: not readable as JSON"),
+        (
+            "manifest.json",
+            b"{}",
+            "^[^\n]*manifest.json: damaged: model: Field required; encode the .*$",
+        ),
     ],
 )
 def test_a_damaged_folder_is_named(retriever, loaded, tmp_path, name, content, message):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rocketjax.errors import InputError
 from rocketjax.files import new_folder, write_text
 
 
@@ -60,6 +61,14 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
 
 
 def test_a_first_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="full"), new_folder(tmp_path / "model"):
+    path = tmp_path / "model"
+    with pytest.raises(InputError, match="model: cannot be written: full"), new_folder(path):
         raise OSError("full")
     assert names(tmp_path) == []
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    write_text(tmp_path / "file", "")
+    path = tmp_path / "file" / "model"
+    with pytest.raises(InputError, match="model: cannot be written: Not a dir"), new_folder(path):
+        pass

@@ -1,10 +1,19 @@
-"""How texts are dealt to devices: every one once, in few shapes, with little room left over."""
+"""How texts are dealt to devices: every one once, in few shapes, with little room left over.
 
+However they are dealt, what comes out is the same.
+"""
+
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
+from on_disk import WORDS
 
+from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import bucket
 from rocketjax.inference import Batching, plan
+from rocketjax.model_folder import make_batching, start_reranker, start_retriever
 
 LIMIT = 128
 
@@ -73,3 +82,44 @@ def test_little_room_is_left_over():
     assert length.sum() / sum(unit.room for unit in units) > 0.9
     padded = plan(length.tolist(), LIMIT, Batching(skip_padding=False), False)
     assert length.sum() / sum(unit.room for unit in padded) < 0.85
+
+
+@pytest.mark.parametrize(
+    ("platform", "padding", "want"),
+    [
+        ("cpu", "auto", Batching(16, True, False)),
+        ("gpu", "auto", Batching(256, True, True)),
+        ("gpu", "keep", Batching(256, False, False)),
+        ("tpu", "auto", Batching(256, False, False)),
+        ("tpu", "skip", Batching(256, True, True)),
+    ],
+)
+def test_each_platform_has_its_batches(monkeypatch, platform, padding, want):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert make_batching(ComputeConfig(padding=padding)) == want
+    assert make_batching(ComputeConfig(padding=padding, batch=4)) == want._replace(size=4)
+
+
+def test_batches_of_accelerators_change_no_vector_and_no_score(weights):
+    """Padded texts, as a TPU has them by default, and coarse shapes, as a GPU has them."""
+    rng = np.random.default_rng(0)
+    queries, passages = (
+        [" ".join(rng.choice(WORDS, n)) for n in rng.integers(1, most, 70)] for most in (10, 60)
+    )
+    text = TextConfig(query_length=12, passage_length=64, pair_length=32)
+    compute = ComputeConfig(batch=4)
+    retriever = start_retriever(RetrieverConfig(str(weights)), text, compute)
+    reranker = start_reranker(RerankerConfig(str(weights)), text, compute, 1)
+
+    def outputs(batching):
+        one, other = (dataclasses.replace(x, batching=batching) for x in (retriever, reranker))
+        vectors = one.encode_passage(passages, steady=True)
+        return vectors, other.score(queries, passages, steady=True)
+
+    usual = retriever.batching
+    want = outputs(usual)
+    keep = make_batching(dataclasses.replace(compute, padding="keep"))
+    for batching in (keep, usual._replace(coarse=True)):
+        assert batching != usual
+        for got, wanted in zip(outputs(batching), want, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-5)

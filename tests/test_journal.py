@@ -1,5 +1,6 @@
 """What is noted of steps: once each, in order, whoever is told and however often stopped."""
 
+import errno
 import json
 import struct
 import sys
@@ -15,7 +16,7 @@ from rocketjax.batch import Spots
 from rocketjax.config import EvaluateConfig, LogConfig
 from rocketjax.errors import InputError
 from rocketjax.journal import tokens_read
-from rocketjax.trackers import check_wandb
+from rocketjax.trackers import TensorBoard, check_wandb
 
 
 def rows(path):
@@ -62,6 +63,21 @@ def test_tensorboard_has_every_step_once_after_stops(tmp_path):
     assert len(before) == 4 * 5  # what was told before the first stop keeps its time
     assert all(abs(times[point] - when) < 0.01 for point, when in before.items())
     assert [row["step"] for row in rows(folder / "timing.jsonl")] == list(range(6))
+
+
+def test_a_full_disk_stops_a_step_with_the_folders_name(tmp_path, monkeypatch):
+    """And does not hang: its own writer has a thread that dies of it."""
+    board = TensorBoard(tmp_path / "events")
+
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.flush", full)
+    monkeypatch.setattr("rocketjax.trackers.FLUSHED", -1)
+    with pytest.raises(InputError, match=r"/events: cannot be written: No space .*no-tensorboard"):
+        board.write(0, {"loss": 1.0}, 0.0)
+    monkeypatch.undo()
+    board.close()
 
 
 def test_tensorboard_can_be_left_out(tmp_path):

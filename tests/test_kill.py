@@ -138,7 +138,7 @@ def test_a_run_killed_in_every_kind_of_stage_ends_with_the_same_bits(
     assert "encode" in done(run) and "warm-reranker" not in done(run)
 
     # facts.json and sums.json of steps 2 and 3 of the warm-up, of 2 of the joint stage, and 4's.
-    dies("SIGKILL", "rocketjax.checkpoint:write_text", 8)
+    dies("SIGKILL", "rocketjax.checkpoint:write_json", 8)
     assert "mine" in done(run) and (joint / "2/sums.json").exists()
     assert (joint / "4/state").exists() and not (joint / "4/sums.json").exists()
 

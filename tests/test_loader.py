@@ -119,6 +119,23 @@ def test_a_batch_holds_the_right_texts(tokenizer):
             assert types.tolist() == [0] * 4 + [1] * (len(text.split()) + 1)
 
 
+def test_what_stands_twice_has_one_number(tokenizer):
+    """The in-batch loss tells by them what is no negative."""
+    lists = [
+        TrainingList("q3", "p0", ("p5", "p2")),
+        TrainingList("q1", "p7", ("p0",)),
+        TrainingList("q3", "p2", ()),
+    ]
+    batch = collator(tokenizer, slots=3)(lists)
+
+    def equal(some):
+        return np.equal.outer(np.array(some), np.array(some)).tolist()
+
+    members = [pid for item in lists for pid in (item.positive, *item.negatives)]
+    assert equal(batch.passage_id[batch.valid]) == equal(members)
+    assert equal(batch.query_id) == equal(names(lists))
+
+
 def test_empty_slots_hold_a_text_all_the_same(tokenizer):
     batch = collator(tokenizer, slots=3)([TrainingList("q3", "p0", ())])
     assert batch.valid.tolist() == [[True, False, False]]

@@ -24,22 +24,26 @@ def lines(path, some):
 
 
 def make_record(folder, steps=5, text="text"):
-    """A run that is at its joint stage."""
+    """A run that is at its joint stage; no two of its lines end alike."""
     folder.mkdir(exist_ok=True)
     config = Config(name=text, data=DataConfig(collection=text))
     (folder / "config.yaml").write_text(dump(config))
     (folder / "stages.json").write_text('{"start": 1.5, "mine": 70}')
     names = ("loss", "retriever", "reranker", "kl", "retriever_accuracy", "reranker_accuracy")
-    log = [{"stage": "joint", "step": s} | dict.fromkeys(names, 1 / (s + 1)) for s in range(steps)]
+    ends = {name: 0.1 + 0.1 * i for i, name in enumerate(names)}
+    log = [{"stage": "joint", "step": s} | ends for s in range(steps)]
     log[1] = {"stage": "joint", "step": 1, "bad": "loss = nan", "queries": [text]}
     lines(folder / "log.jsonl", log)
     clock = {"stage": "joint", "time": 1.7e9, "seconds": 0.5, "tokens": 1000}
     lines(folder / "timing.jsonl", [clock | {"step": s} for s in range(steps)])
-    measures = {f"{m} {k}": 0.5 for m in ("retriever", "reranker") for k in ("MRR@10", "nDCG@10")}
-    lines(folder / "judged.jsonl", [{"stage": "joint", "step": s} | measures for s in (0, 4)])
-    kinds = {"positive": [1.0, 2.0], "undenoised": [0.0, 1.5], "denoised": [-1.0]}
+    judged = [f"{m} {k}" for m in ("retriever", "reranker") for k in ("MRR@10", "nDCG@10")]
+    looks = [{name: (i + s) / 10 for i, name in enumerate(judged)} for s in (0, 4)]
+    looks = [{"stage": "joint", "step": s} | look for s, look in zip((0, 4), looks, strict=True)]
+    lines(folder / "judged.jsonl", looks)
+    one = {"positive": [1.0, 2.0], "undenoised": [0.0, 1.5, 2.0], "denoised": [-1.0]}
+    other = {"positive": [1.0] * 4, "undenoised": [0.0] * 5, "denoised": [-1.0] * 6}
     (folder / "scores").mkdir(exist_ok=True)
-    (folder / "scores" / "0.json").write_text(json.dumps({"retriever": kinds, "reranker": kinds}))
+    (folder / "scores" / "0.json").write_text(json.dumps({"retriever": one, "reranker": other}))
     mined = dict.fromkeys(
         (
             *("queries", "unlabelled", "undenoised", "denoised", "pseudo_positives", "topped_up"),
@@ -133,6 +137,36 @@ def test_pictures_are_in_the_page_and_ask_for_nothing(tmp_path):
         links = [v for e in root.iter() for k, v in e.attrib.items() if k.endswith("href")]
         assert all(link.startswith("#") for link in links)
     assert "http" not in re.sub(r"base64,[^\"]+|http-equiv", "", page)
+
+
+def written(page):
+    """What is written in each picture, by its title: a comment over the letters' outlines."""
+    found = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', page)
+    return {
+        title: set(re.findall("<!-- (.*?) -->", b64decode(data).decode())) for title, data in found
+    }
+
+
+LABELS = {  # what make_record says of each
+    "Losses of joint training": {"whole loss 0.1", "retriever 0.2", "re-ranker 0.3"},
+    "How far apart both models are": {"KL 0.4"},
+    "Positive put first": {"retriever 50%", "re-ranker 60%"},
+    "Held-out MRR@10 on the way": {"retriever 0.4", "re-ranker 0.6"},
+    "Held-out nDCG@10 on the way": {"retriever 0.5", "re-ranker 0.7"},
+    "What the re-ranker thought when mining": {"candidates (2)", "known positives (1)"},
+    "Scores of the retriever": {
+        *("positives (2)", "undenoised negatives (3)", "denoised negatives (1)"),
+    },
+    "Scores of the re-ranker": {
+        *("positives (4)", "undenoised negatives (5)", "denoised negatives (6)"),
+    },
+}
+
+
+def test_every_line_and_outline_has_its_own_label(tmp_path):
+    texts = written(write(make_record(tmp_path / "run")).read_text())
+    for title, labels in LABELS.items():
+        assert labels <= texts[title], title
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -14,10 +15,12 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, lock, model_folder, page, pipeline, rounds
+from rocketjax import cli, lock, metrics, model_folder, page, pipeline, rounds, stages
 from rocketjax.augment import read_lists
 from rocketjax.config import (
+    PRESETS,
     CheckpointConfig,
+    ComputeConfig,
     Config,
     DataConfig,
     EvaluateConfig,
@@ -33,12 +36,18 @@ from rocketjax.config import (
 )
 from rocketjax.data.collection import Split
 from rocketjax.data.collections import load_collection
+from rocketjax.data.loader import lists_of_step
 from rocketjax.data.runs import read_run
+from rocketjax.data.splits import sample_queries
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
-from rocketjax.judge import judge, pool_of
+from rocketjax.inference import Model
+from rocketjax.judge import judge, pool_of, score_both
+from rocketjax.losses import joint_weights
+from rocketjax.parallel import data_parallel
 from rocketjax.progress import unwatched
 from rocketjax.report import Report
+from rocketjax.steps import loss_gradient
 from rocketjax.train import main
 from rocketjax.workspace import Run
 
@@ -118,7 +127,7 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     assert rows[0] != rows[2] | {"step": 0}  # the models moved
     # What stands there of the end is what the saved pair is worth on the same pool.
     split = load_collection(str(collection)).splits["dev"]
-    held_out = pipeline.sample_queries(split, 15, 1)
+    held_out = sample_queries(split, 15, 1)
     pool = pool_of(held_out, read_run(folder / "start" / "retriever.trec"), 10, 6, 1)
     assert len(pool.passages) == 6 and all(10 <= len(ids) <= 11 for ids in pool.passages.values())
     again = judge(rocketjax.load(folder), pool, load_collection(str(collection)).by_id)
@@ -131,6 +140,34 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     assert len(timing) == 11 and all(row["seconds"] > 0 < row["tokens"] for row in timing)
     drawn = (folder / "report.html").read_text()
     assert drawn.count("<figure>") == 12 and "the retriever&#x27;s MRR@10 went from" in drawn
+
+
+def test_the_report_compares_the_end_with_the_start(finished, collection):
+    folder = finished.folder
+    qrels = sample_queries(load_collection(str(collection)).splits["dev"], 15).qrels
+
+    def measured(where):
+        ids = {
+            name: {
+                query: [pid for pid, _ in ranked]
+                for query, ranked in read_run(folder / where / f"{name}.trec").items()
+            }
+            for name in ("retriever", "reranker")
+        }
+        ids["oracle"] = metrics.oracle(qrels, ids["retriever"], 10)
+        return {name: metrics.per_query(qrels, some, 20) for name, some in ids.items()}
+
+    before, after = measured("start"), measured("runs")
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    names = [(row["model"], row["measure"]) for row in rows]
+    assert names == [(name, measure) for name, values in after.items() for measure in values]
+    for row, (name, measure) in zip(rows, names, strict=True):
+        old, new = before[name][measure], after[name][measure]
+        assert row["before"] == pytest.approx(np.mean([*old.values()]))
+        assert row["after"] == pytest.approx(np.mean([*new.values()]))
+        assert row["p"] == pytest.approx(metrics.p_value(old, new))
+    for name in ("retriever", "reranker"):  # both moved, else one column could be the other
+        assert before[name]["MRR@10"] != after[name]["MRR@10"]
 
 
 def test_the_saved_pair_scores_as_the_run_judged_it(finished, collection):
@@ -310,18 +347,94 @@ def test_what_is_to_run_again_is_forgotten(weights, collection, finished, tmp_pa
     assert not (folder / "judged.jsonl").exists()
 
 
-def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp_path):
+def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp_path, monkeypatch):
     lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
-    folder = tmp_path / "run"
+    folder, trained, feed_of = tmp_path / "run", [], stages.feed_of
+
+    def noted(work, lists, *args):
+        trained.append(lists)
+        return feed_of(work, lists, *args)
+
+    monkeypatch.setattr(stages, "feed_of", noted)
     pipeline.run(config(weights, collection, folder, lists=lists), say, cli.watch)  # bars in bars
     rounds = [folder / "lists", *(folder / "rounds" / str(i) / "lists" for i in (1, 2))]
     mined = [read_lists(path / "lists.jsonl") for path in rounds]
     assert [len(items) for items in mined] == [16, 16, 16]  # 2 steps x 8 lists
+    assert trained == mined
     queries = [{item.query for item in items} for items in mined]
     assert not queries[0] & queries[1] and not queries[1] & queries[2]
     models = [json.loads((path / "request.json").read_text())["retriever"] for path in rounds]
     assert len(set(models)) == 3  # each time another retriever
     assert not (folder / "rounds" / "1" / "index").exists()  # large, and used up
+
+
+def stopped_at_training(stage, work, monkeypatch):
+    """A stage's name, and what it would train with: parameters, terms, weights and its feed."""
+    asked = []
+
+    def stops(name, config, options, params, terms_of, weights, feeds, *_, **__):
+        asked.append((name, params, terms_of, weights, feeds(0, params)))
+        raise Killed
+
+    monkeypatch.setattr(stages, "train_stage", stops)
+    with pytest.raises(Killed):
+        stage(work)
+    return asked[0]
+
+
+def test_the_joint_stage_trains_by_preset_temperature_and_chunk(
+    weights, collection, finished, tmp_path, monkeypatch
+):
+    """Its first losses are those of the warmed models' scores, computed plainly.
+
+    A device has four passages and pairs: a chunk of three, and one of a single text.
+    """
+    folder, temperature = shutil.copytree(finished.folder, tmp_path / "run"), 20.0
+    loss = LossConfig("released", retriever_temperature=temperature)
+    settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
+    work = pipeline._context(settings, folder, say, unwatched)
+    _, params, terms_of, sums, feed = stopped_at_training(stages.train_jointly, work, monkeypatch)
+
+    def losses(params, batch):
+        return params, loss_gradient(params, batch, None, terms_of=terms_of, weights=sums)[1]
+
+    _, row = data_parallel(losses)(jax.tree.map(np.asarray, params), next(feed.batches))
+
+    model = Model(
+        model_folder.load_retriever(folder / "warmup" / "retriever", settings.compute),
+        model_folder.load_reranker(folder / "warmup" / "reranker", settings.compute),
+    )
+    lists = lists_of_step(read_lists(folder / "lists" / "lists.jsonl"), 8, settings.seed, 0)
+    pairs = [(item.query, pid) for item in lists for pid in (item.positive, *item.negatives)]
+    found = score_both(model, pairs, work.queries, work.collection.by_id)
+    de, ce = found["retriever"].reshape(8, 4) / temperature, found["reranker"].reshape(8, 4)
+    de, ce = (x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in (de, ce))
+    distill = np.mean(np.exp(ce) * (ce - de))  # over all passages, as Paddle's is
+    wanted = {"reranker": -ce[:, 0].mean(), "distill": distill}
+    wanted |= {"loss": wanted["reranker"] + distill, "retriever": -de[:, 0].mean()}
+    assert {name: float(row[name]) for name in wanted} == pytest.approx(wanted, rel=1e-4)
+
+
+def test_every_stage_heeds_preset_temperature_and_chunk(
+    weights, collection, finished, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    loss = LossConfig("paper", reranker_loss="pointwise", retriever_temperature=0.05)
+    settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
+    work = pipeline._context(settings, folder, say, unwatched)
+    for kind in ("retriever", "reranker", "joint"):  # what comes after the models
+        monkeypatch.setattr(stages.steps, f"{kind}_terms_of", lambda *args: args[-2:])
+    asked = {}
+    for stage in (stages.warm_retriever, stages.warm_reranker, stages.train_jointly):
+        name, _, terms, sums, feed = stopped_at_training(stage, work, monkeypatch)
+        chunks = [len(spots) // 8 for spots in next(feed.batches).spots]  # of a device
+        asked[name] = (terms, sums, chunks)
+    paper = dataclasses.replace(PRESETS["paper"], retriever_temperature=0.05)
+    assert asked == {
+        "warm-retriever": ((0.05, 3), {"retriever": 1.0}, [1, 1, 1]),
+        "warm-reranker": ((paper, 3), {"reranker": 1.0}, [1, 2, 2]),
+        "joint": ((paper, 3), joint_weights(paper), [1, 2, 2]),
+    }
 
 
 def test_the_retriever_keeps_a_share_of_its_starting_weights(
@@ -585,3 +698,20 @@ def test_the_command_says_how_to_use_what_it_trained(finished, capsys):
     said = capsys.readouterr().out
     assert f'rocketjax.search --model {finished.folder} "a query of yours"' in said
     assert "mean of an array" not in said  # that is the demo's
+
+
+def test_the_seconds_of_a_stage_are_those_of_all_its_parts(tmp_path, monkeypatch):
+    clock = iter([100.0, 107.0, 200.0, 203.5, 300.0, 301.0])
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for spent in (7.0, 10.5):  # stopped twice
+        with pytest.raises(KeyboardInterrupt), pipeline._timed(tmp_path, "joint"):
+            raise KeyboardInterrupt
+        assert json.loads((tmp_path / pipeline.UNFINISHED).read_text()) == {"joint": spent}
+    with pipeline._timed(tmp_path, "joint") as seconds:
+        pass
+    assert seconds() == 11.5
+    pipeline._write_done(tmp_path, {"joint": 11.5}, "joint")
+    assert not (tmp_path / pipeline.UNFINISHED).exists()
+    (tmp_path / pipeline.UNFINISHED).write_text("[]")
+    with pytest.raises(InputError, match=r"unfinished\.json: damaged"):
+        pipeline._timed(tmp_path, "joint").__enter__()

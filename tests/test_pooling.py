@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rocketjax import model_folder
 from rocketjax.config import ComputeConfig, Config, RetrieverConfig, TextConfig
 from rocketjax.errors import InputError
-from rocketjax.models.pooling import Vectors, read_pooling
+from rocketjax.models.pooling import Pooled, read_pooling
 from rocketjax.models.pretrained import resolve_weights
 
 
@@ -31,10 +31,10 @@ OLD_CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 @pytest.mark.parametrize(
     ("names", "pooling", "wanted"),
     [
-        (["Transformer", "Pooling"], OLD_CLS, Vectors("cls", False)),
-        (["Transformer", "Pooling", "Normalize"], OLD_CLS, Vectors("cls", True)),
-        (["Transformer", "Pooling"], {"pooling_mode": "mean"}, Vectors("mean", False)),
-        (["Transformer", "Pooling"], {"pooling_mode": ["cls"]}, Vectors("cls", False)),
+        (["Transformer", "Pooling"], OLD_CLS, Pooled("cls", False)),
+        (["Transformer", "Pooling", "Normalize"], OLD_CLS, Pooled("cls", True)),
+        (["Transformer", "Pooling"], {"pooling_mode": "mean"}, Pooled("mean", False)),
+        (["Transformer", "Pooling"], {"pooling_mode": ["cls"]}, Pooled("cls", False)),
     ],
 )
 def test_read(names, pooling, wanted, tmp_path):

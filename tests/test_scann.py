@@ -191,9 +191,10 @@ def test_assets_outside_the_folder_are_refused(copied, name):
 
 
 def test_a_damaged_index_is_named(copied):
-    (copied / "scann" / "index.json").write_text("{")
-    with pytest.raises(InputError, match=r"index.json: damaged"):
-        open_scann(Vectors(copied))
+    for text, said in (("{", "not readable as JSON"), ('{"leaves": -1}', "damaged: leaves: ")):
+        (copied / "scann" / "index.json").write_text(text)
+        with pytest.raises(InputError, match=rf"index.json: {said}"):
+            open_scann(Vectors(copied))
 
 
 def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch):

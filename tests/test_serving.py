@@ -1,5 +1,6 @@
 """The search page and its API: what they answer and refuse, together as alone, under load."""
 
+import itertools
 import json
 import os
 import shutil
@@ -29,11 +30,11 @@ from rocketjax.config import (
     TextConfig,
     dump,
 )
-from rocketjax.inference import Model, plan
+from rocketjax.inference import Batching, Model, plan
 from rocketjax.model_folder import save_reranker, save_retriever, start_reranker, start_retriever
 from rocketjax.serving.app import LOOPBACK, make_app
-from rocketjax.serving.batcher import Batcher
-from rocketjax.serving.requests import Limits
+from rocketjax.serving.batcher import Batcher, Full
+from rocketjax.serving.requests import Limits, Refused, read_score, read_search
 
 TEXT = TextConfig(query_length=12, passage_length=32, pair_length=48)
 DEPTH = 24
@@ -284,6 +285,22 @@ def test_what_waits_at_the_end_is_cancelled_and_what_runs_is_finished():
     assert jobs[1].cancelled() and jobs[2].cancelled()
 
 
+def test_jobs_given_up_take_no_place_and_no_room():
+    with Batcher(most=10, waiting=2, gather=0.0) as batcher:
+        with held(batcher):
+            for _ in range(3):  # full each time, were the two before still counted
+                jobs = [batcher.submit(list, "a", 6) for _ in range(2)]
+                with pytest.raises(Full):
+                    batcher.submit(list, "a", 6)
+                assert all(job.cancel() for job in jobs) and len(batcher) == 0
+        assert batcher.submit(list, "b", 6).result(60).result == "b"  # its thread goes on
+        with held(batcher):
+            given_up, kept = (batcher.submit(list, item, 6) for item in "cd")
+            given_up.cancel()
+            last = batcher.submit(list, "e", 4)
+        assert kept.result(60).together == last.result(60).together == 2
+
+
 # ---- what is refused
 
 SMALL = {"queries": 2, "passages": 3, "characters": 50, "body": 500}
@@ -353,6 +370,19 @@ def test_a_bad_request_is_one_message_that_names_the_field(
         assert answer.status_code == status and list(answer.json()) == ["error"]
         assert message in answer.json()["error"]
         assert batcher.batches == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        (lambda body: read_search(body, Limits(), DEPTH), {"query": [1] * 1_000}),
+        (lambda body: read_score(body, Limits()), {"query": "a", "passages": [{}] * 1_000}),
+    ],
+)
+def test_a_list_that_is_all_wrong_is_read_to_its_first_fault(read, body):
+    with pytest.raises(Refused) as refused:  # half a million faults fit into a body, and take 5 s
+        read(json.dumps(body).encode())
+    assert refused.value.__cause__.error_count() == 1
 
 
 def test_the_loopback_has_three_names(answers):
@@ -468,6 +498,14 @@ def test_a_signal_ends_it_once_running_requests_are_answered(run, answers, monke
     assert got[0].status_code == 200 and got[0].json()["results"][0]["passages"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_it_is_ready_ends_it_as_well(monkeypatch, capsys, number):
+    monkeypatch.setattr(serve, "open_answers", lambda options: signal.raise_signal(number))
+    assert serve.main(["--port", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "ended\n" and said.err == ""
+
+
 def test_beyond_the_loopback_it_warns_and_takes_any_name(run, monkeypatch, capsys):
     apps = []
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: apps.append(self.config.app))
@@ -490,6 +528,9 @@ def test_an_address_that_cannot_be_had_is_named_before_the_model_is_read(capsys)
     assert "--port 0 for any port that is free" in err and len(err.splitlines()) == 1
     assert serve.main(["--model", "runs/nowhere", "--port", "0", "--host", "nowhere.invalid"]) == 2
     assert "--host nowhere.invalid" in capsys.readouterr().err
+    assert serve.main(["--model", "runs/nowhere", "--port", "0", "--host", "a..b"]) == 2
+    err = capsys.readouterr().err
+    assert "--host a..b --port 0: " in err and "None" not in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("missing", ["index", "reranker", "retriever", "config.yaml"])
@@ -505,22 +546,22 @@ def test_a_folder_that_lacks_a_part_is_one_line(run, tmp_path, capsys, missing):
 # ---- under load
 
 
-def test_warming_up_compiles_every_shape_that_texts_may_take(answers):
+def test_warming_up_compiles_every_shape_that_texts_may_take():
     from rocketjax.inference import _of_every_shape
 
     def shapes(lengths):
         return {unit.shape for unit in plan(lengths, limit, batching, steady=True)}
 
     rng = np.random.default_rng(0)
-    for limit in (10, 48, 128):
-        for size in (1, 4, 16):
-            batching = answers.reranker.batching._replace(size=size)
-            warm = set()
-            for texts in _of_every_shape(limit, batching):
-                warm |= shapes([len(text.ids) for text in texts])
-            for _ in range(300):
-                longest = int(rng.integers(1, limit + 1))
-                assert shapes(rng.integers(1, longest + 1, rng.integers(1, 99)).tolist()) <= warm
+    ways = (True, False), (True, True), (False, False)  # a CPU's, a GPU's and a TPU's
+    for limit, size, way in itertools.product((10, 48, 128), (1, 4, 16), ways):
+        batching = Batching(size, *way)
+        warm = set()
+        for texts in _of_every_shape(limit, batching):
+            warm |= shapes([len(text.ids) for text in texts])
+        for _ in range(100):
+            longest = int(rng.integers(1, limit + 1))
+            assert shapes(rng.integers(1, longest + 1, rng.integers(1, 99)).tolist()) <= warm
 
 
 def load(url, requests, threads=32):
@@ -591,13 +632,18 @@ def test_a_body_that_is_too_large_is_refused_over_a_socket(answers):
         assert answer.status_code == 413
 
 
-def post_by_hand(url, body):
-    """A connection whose body is to be longer than what is sent."""
+def by_hand(url, sent):
+    """A connection that has sent this."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=60)
-    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    connection.sendall(f"{head}Content-Length: 100\r\n\r\n{body}".encode())
+    connection.sendall(sent.encode())
     return connection
+
+
+def post_by_hand(url, body):
+    """A connection whose body is to be of 100 bytes, of which it has sent these."""
+    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return by_hand(url, f"{head}Content-Length: 100\r\n\r\n{body}")
 
 
 def test_who_goes_away_or_never_ends_disturbs_nobody(answers, caplog):
@@ -606,6 +652,52 @@ def test_who_goes_away_or_never_ends_disturbs_nobody(answers, caplog):
         with post_by_hand(url, '{"query"') as slow:
             assert slow.recv(1_000).startswith(b"HTTP/1.1 408 ")
         assert httpx2.get(f"{url}/search?q=cat").status_code == 200
+    assert caplog.text == ""
+
+
+def test_a_request_has_one_time_for_its_body_and_its_answer(answers):
+    body = '{"query": "cat"}'.ljust(100)
+    with (
+        served(answers, timeout=1.0) as (url, batcher),
+        held(batcher),
+        post_by_hand(url, body[:50]) as slow,
+    ):
+        time.sleep(0.8)
+        sent = time.monotonic()
+        slow.sendall(body[50:].encode())
+        assert slow.recv(12) in (b"HTTP/1.1 503", b"HTTP/1.1 408")
+        assert time.monotonic() - sent < 1.0
+
+
+def test_bodies_that_do_not_end_take_no_more_than_their_places(answers):
+    def search():
+        return httpx2.post(f"{url}/search", json={"query": "cat"})
+
+    with served(answers, waiting=1) as (url, _):
+        slow = [post_by_hand(url, '{"query"') for _ in range(4)]
+        until(lambda: search().status_code == 503)
+        answer = search()
+        assert answer.json() == {"error": "4 requests are being sent already; try again"}
+        assert answer.headers["retry-after"] == "1"
+        assert httpx2.get(f"{url}/search?q=cat").status_code == 200
+        for connection in slow:
+            connection.close()
+        until(lambda: search().status_code == 200)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_has_gone_away_is_not_run_and_takes_no_place(answers, caplog, method):
+    with served(answers) as (url, batcher):
+        with held(batcher):
+            if method == "GET":
+                client = by_hand(url, "GET /search?q=cat HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            else:
+                client = post_by_hand(url, '{"query": "cat"}'.ljust(100))
+            until(lambda: len(batcher) == 1)
+            client.close()
+            until(lambda: len(batcher) == 0)
+        assert httpx2.get(f"{url}/health").json()["answered"] == 0
+        assert batcher.batches == 1  # what held it
     assert caplog.text == ""
 
 
@@ -689,3 +781,52 @@ def test_on_a_phone_nothing_is_cut_off_and_an_error_is_shown(page):
     page.get_by_text("query: is empty; give it a text").wait_for()
     assert page.locator("#rankings").is_hidden()
     assert all("422" in line for line in said)  # which the browser notes
+
+
+CONTRAST = """(name) => {
+  const luminance = (element, property) => {
+    const [r, g, b] = getComputedStyle(element)[property].match(/\\d+/g)
+      .map((value) => value / 255)
+      .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const input = document.getElementById(name), edge = luminance(input, "borderTopColor");
+  return [input, document.body].map((element) => luminance(element, "backgroundColor"))
+    .map((other) => (Math.max(edge, other) + 0.05) / (Math.min(edge, other) + 0.05));
+}"""
+
+
+def test_the_keyboard_and_a_screen_reader_find_what_the_mouse_finds(page):
+    page, said = page
+    page.set_viewport_size({"width": 390, "height": 844})
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert min(page.evaluate(CONTRAST, "query") + page.evaluate(CONTRAST, "top")) >= 3
+    page.get_by_label("passages").fill(str(DEPTH))
+    page.get_by_label("query").fill("cat")
+    page.keyboard.press("Enter")
+    page.locator("#reranker li").first.wait_for()
+    assert page.get_by_role("heading", level=2).all_inner_texts() == ["Retriever", "Re-ranker"]
+
+    jump = page.get_by_role("button", name="to the re-ranker")
+    jump.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "second"
+    page.locator("#reranker li").last.focus()
+    page.get_by_role("button", name="to the retriever").press("Enter")
+    assert page.evaluate("document.activeElement.id") == "first"
+    assert 0 < page.locator("#retriever li").first.bounding_box()["y"] < 100  # not the list's end
+
+    page.locator("#retriever li").first.focus()
+    marked = [item.get_attribute("data-id") for item in page.locator("li.same").all()]
+    assert len(marked) == 2 and len(set(marked)) == 1  # in both lists
+    page.get_by_label("query").focus()
+    assert page.locator("li.same").count() == 0
+
+    item = page.locator("li", has=page.locator(".more")).first
+    more, name = item.locator(".more"), item.get_attribute("data-id")
+    assert more.get_attribute("aria-expanded") == "false"
+    assert more.get_attribute("aria-label") == f"more of {name}"
+    more.press("Enter")
+    assert more.get_attribute("aria-expanded") == "true"
+    assert more.get_attribute("aria-label") == f"less of {name}" and more.inner_text() == "less"
+    assert said == []

@@ -1,6 +1,7 @@
 """The train step: the same gradients on any number of devices, the right ones, and learning."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -11,21 +12,47 @@ import pytest
 from tiny import list_batch, models, tokens
 
 from rocketjax.batch import ListBatch, Spots
-from rocketjax.config import PRESETS, LossConfig, OptimizerConfig
+from rocketjax.config import (
+    PRESETS,
+    Config,
+    LossConfig,
+    OptimizerConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+)
 from rocketjax.data.loader import _parts
 from rocketjax.data.tokenize import lay_end_to_end
 from rocketjax.errors import InputError
 from rocketjax.losses import joint_terms, joint_weights
+from rocketjax.model_folder import save_reranker, save_retriever
 from rocketjax.optim import decay_mask, make_optimizer, make_schedule
 from rocketjax.parallel import AXIS, check_divisible, data_parallel
+from rocketjax.progress import unwatched
 from rocketjax.state import init_state, row_keys
 from rocketjax.steps import (
+    encode_lists,
     joint_terms_of,
     loss_gradient,
+    reranker_scores,
     reranker_terms_of,
     retriever_scores,
     retriever_terms_of,
     train_step,
+)
+from rocketjax.workspace import (
+    Run,
+    start_reranker,
+    start_retriever,
+    warmed_reranker,
+    warmed_retriever,
+)
+
+# An optimizer that moves nothing and holds on to the last gradient.
+KEEPS = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, _, params: (jax.tree.map(jnp.zeros_like, params), grads),
 )
 
 
@@ -34,16 +61,12 @@ def gradient(params, batch, terms_of, weights, devices, backend="pmap"):
 
     Gradients and not updated parameters: Adam would hide one that is N times too large.
     """
-
-    def step(state, batch):
-        rows = batch.valid.shape[0]
-        keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
-        return state, loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
-
+    step = partial(train_step, terms_of=terms_of, weights=weights, optimizer=KEEPS)
     program = data_parallel(step, jax.devices()[:devices], backend)
-    _, (grads, metrics) = program(init_state(params, optax.identity(), seed=3), batch)
+    state, metrics = program(init_state(params, KEEPS, seed=3), batch)
+    assert state.skipped == 0  # or it would be that of no step
     values = {name: float(value) for name, value in metrics.items()}
-    return jax.tree.map(np.asarray, grads), values
+    return jax.tree.map(np.asarray, state.opt_state), values
 
 
 def assert_trees_close(a, b, tolerance=1e-4):
@@ -201,6 +224,85 @@ def test_chunks_give_the_gradients_of_the_whole(dropout, chunk, devices):
     assert metrics_got == pytest.approx(metrics_want, rel=1e-4, abs=1e-6)
 
 
+class Drawn:
+    """A model whose vectors or scores are drawn by each text's key alone."""
+
+    def __init__(self, *width):
+        self.width = width
+
+    def apply(self, variables, text, keys, spots, method=None):
+        if keys is None:
+            return jnp.zeros((*text.length.shape, *self.width))
+        return variables["params"] * jax.vmap(lambda key: jax.random.uniform(key, self.width))(keys)
+
+
+@pytest.mark.parametrize("stage", ["retriever", "reranker", "joint"])
+def test_dropout_hangs_on_seed_and_step_and_not_on_devices(stage):
+    """Of the train step itself, in every stage; nothing is trained, so dropout alone moves it."""
+    config, batch, still = LossConfig(), list_batch(rows=8), optax.set_to_zero()
+    terms_of, weights = {
+        "retriever": (retriever_terms_of(Drawn(4), 0.5), {"retriever": 1.0}),
+        "reranker": (reranker_terms_of(Drawn(), config), {"reranker": 1.0}),
+        "joint": (joint_terms_of(Drawn(4), Drawn(), config), joint_weights(config)),
+    }[stage]
+    params = {"retriever": jnp.ones(()), "reranker": jnp.ones(())}
+
+    def losses(devices):
+        step = partial(train_step, terms_of=terms_of, weights=weights, optimizer=still)
+        program, found = data_parallel(step, jax.devices()[:devices]), []
+        for seed, number in ((3, 0), (3, 1), (4, 0)):
+            state = init_state(params, still, seed).replace(step=jnp.int32(number))
+            metrics = program(state, batch)[1]
+            found.append([float(metrics[name]) for name in weights])
+        return np.array(found)
+
+    one = losses(1)
+    np.testing.assert_allclose(losses(8), one, rtol=1e-5)
+    assert np.diff(np.sort(one, axis=0), axis=0).min() > 1e-3  # no two draws give one loss
+
+
+def test_no_two_texts_share_a_dropout_key():
+    """Over seeds, steps, rows, the kinds of texts and the slots of a list."""
+
+    def drawn(rows, slots):
+        batch, params = list_batch(rows=4, slots=slots), jnp.ones(())
+        query, passage = encode_lists(Drawn(), params, batch, rows)
+        return query, passage.reshape(4, slots), reranker_scores(Drawn(), params, batch, rows)
+
+    found = []
+    for seed, step in itertools.product((3, 4), (0, 1)):
+        state = init_state({}, optax.identity(), seed).replace(step=jnp.int32(step))
+        rows = row_keys(state, jnp.int32(0), 4)
+        assert jnp.array_equal(row_keys(state, jnp.int32(2), 2), rows[2:])
+        texts = drawn(rows, slots=5)
+        found += texts
+        for short, long in zip(drawn(rows, slots=3)[1:], texts[1:], strict=True):
+            assert jnp.array_equal(short, long[:, :3])  # a slot's key, however long the list
+    numbers = np.concatenate([some.ravel() for some in found])
+    assert len(np.unique(numbers)) == len(numbers) == 4 * 4 * (1 + 5 + 5)
+
+
+def test_models_train_with_the_dropout_of_their_config(weights, tmp_path):
+    """A warmed model too, though its folder knows of none."""
+    stage = StageConfig(1)
+    config = Config(
+        text=TextConfig(query_length=12, passage_length=32, pair_length=48),
+        retriever=RetrieverConfig(str(weights), dropout=0.1),
+        reranker=RerankerConfig(str(weights), dropout=0.2),
+        retriever_warmup=stage,
+        reranker_warmup=stage,
+    )
+    run = Run(config, tmp_path, None, None, None, print, unwatched)
+    retriever, reranker = start_retriever(run), start_reranker(run)
+    (tmp_path / "warmup").mkdir()
+    save_retriever(tmp_path / "warmup" / "retriever", retriever)
+    save_reranker(tmp_path / "warmup" / "reranker", reranker)
+    retrievers = retriever, warmed_retriever(run)[0]
+    assert [model.module.compute.dropout for model in retrievers] == [0.1, 0.1]
+    rerankers = reranker, warmed_reranker(run)
+    assert [model.module.compute.dropout for model in rerankers] == [0.2, 0.2]
+
+
 def with_spots(batch, devices, chunk):
     """The batch with its tokens laid end to end, as the loader does it."""
     kinds = []
@@ -270,16 +372,20 @@ def test_memory_follows_the_chunk_not_the_batch():
     assert bytes_of(32, 8) < 0.2 * bytes_of(32, 0)
 
 
-def test_a_list_of_its_own_scores_the_same():
-    """Neither other rows nor padding of a batch reach a list's scores."""
-    retriever, _, params = models()
-    batch = list_batch(rows=4, uneven=False)
-    keys = jax.random.split(jax.random.key(0), 4)
-    whole = retriever_scores(retriever, params["retriever"], batch, keys)
-    alone = retriever_scores(
-        retriever, params["retriever"], jax.tree.map(lambda x: x[2:3], batch), keys[2:3]
+def test_other_lists_do_not_reach_a_lists_scores_but_its_dropout_does():
+    retriever, reranker, params = models(dropout=0.5)
+    batch, others = (list_batch(seed, rows=4, uneven=False) for seed in (0, 1))
+    keys, other_keys = (jax.random.split(jax.random.key(seed), 4) for seed in (0, 1))
+    mixed, mixed_keys = jax.tree.map(
+        lambda own, other: jnp.asarray(other).at[2].set(own[2]), (batch, keys), (others, other_keys)
     )
-    np.testing.assert_allclose(whole[2:3], alone, rtol=1e-5)
+    for score in (
+        jax.jit(partial(retriever_scores, retriever, params["retriever"])),
+        jax.jit(partial(reranker_scores, reranker, params["reranker"])),
+    ):
+        got = score(batch, keys)
+        np.testing.assert_allclose(score(mixed, mixed_keys)[2], got[2], rtol=1e-5)
+        assert np.abs(score(batch, other_keys) - got).min() > 1e-4
 
 
 def topical_batch(seed, rows=8, slots=4, topics=5):

@@ -1,6 +1,7 @@
 """The log holds every step once, in order, however often a run was stopped."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,8 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, line):
     with pytest.raises(InputError, match=r"log\.jsonl:2: no step of a training log"):
         TrainLog(path, "joint", 1)
     assert path.read_bytes() == whole
+
+
+def test_a_full_disk_is_bad_input():
+    with pytest.raises(InputError, match=r"^/dev/full: cannot be written: No space left"):
+        TrainLog(Path("/dev/full"), "joint", 0).write({"step": 0, "loss": 1.0})

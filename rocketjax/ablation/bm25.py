@@ -24,7 +24,7 @@ def bm25_run(collection: Collection, queries: Mapping[str, str], top_k: int) -> 
     passages = list(collection.passages)
     stemmer = Stemmer.Stemmer("english")
     words = bm25s.tokenize(
-        [f"{p.title} {p.text}" for p in passages],
+        [passage.whole for passage in passages],
         stopwords="en",
         stemmer=stemmer,
         show_progress=False,

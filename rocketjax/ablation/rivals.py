@@ -14,7 +14,7 @@ from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.ranks import DEPTH, Ranks, first_hits
 from rocketjax.augment import TrainingList
 from rocketjax.config import Config, StageConfig
-from rocketjax.data.collection import Collection, Passage, Split
+from rocketjax.data.collection import Collection, Split
 from rocketjax.data.runs import read_run
 from rocketjax.errors import InputError
 from rocketjax.files import new_folder, sweep, write_text
@@ -112,13 +112,13 @@ def _work(
     seen = _as_seen(lists, config.joint)
     full = max(len(item.negatives) for item in lists)  # its loss wants equally many for all
     rows = [
-        {"query": queries[item.query], "positive": _text(passages[item.positive])}
-        | {f"negative_{i}": _text(passages[pid]) for i, pid in enumerate(item.negatives, 1)}
+        {"query": queries[item.query], "positive": passages[item.positive].whole}
+        | {f"negative_{i}": passages[pid].whole for i, pid in enumerate(item.negatives, 1)}
         for item in seen
         if len(item.negatives) == full
     ]
     pairs = [
-        {"query": queries[item.query], "passage": _text(passages[pid]), "label": float(not i)}
+        {"query": queries[item.query], "passage": passages[pid].whole, "label": float(not i)}
         for item in [*_as_seen(warm, config.reranker_warmup), *seen]
         for i, pid in enumerate([item.positive, *item.negatives])
     ]
@@ -144,7 +144,3 @@ def _work(
 def _as_seen(lists: Sequence[TrainingList], stage: StageConfig) -> list[TrainingList]:
     """As many lists as the stage's steps take, round again where there are fewer."""
     return list(islice(cycle(lists), stage.steps * stage.batch))
-
-
-def _text(passage: Passage) -> str:
-    return f"{passage.title} {passage.text}".strip()

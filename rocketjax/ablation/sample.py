@@ -64,7 +64,7 @@ def write_sample(
 def _part(split: Split, most: int, rng: np.random.Generator) -> Split:
     names = sorted(query for query, judged in split.qrels.items() if max(judged.values()) > 0)
     drawn = [names[i] for i in sorted(rng.permutation(len(names))[: most or None].tolist())]
-    return Split({q: split.queries[q] for q in drawn}, {q: split.qrels[q] for q in drawn})
+    return split.only(drawn)
 
 
 def _write_lines(path: Path, rows: object) -> None:

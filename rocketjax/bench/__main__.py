@@ -1,6 +1,5 @@
 """python -m rocketjax.bench: rocketjax and its rivals in turn, on the same texts."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -84,7 +83,7 @@ def _bench(options: Bench) -> None:
     from rocketjax.bench.table import facts_table, machine, results_table
     from rocketjax.bench.work import make_work
     from rocketjax.data.collections import load_collection
-    from rocketjax.files import write_text
+    from rocketjax.files import write_json
     from rocketjax.models.pretrained import resolve_weights
 
     collection = load_collection(options.collection)
@@ -115,12 +114,12 @@ def _bench(options: Bench) -> None:
             "results": [result._asdict() for result in results],
             "facts": [fact._asdict() for fact in known],
         }
-        write_text(Path(options.json), json.dumps(figures, indent=2) + "\n")
+        write_json(Path(options.json), figures)
 
 
 def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Result]":
     from rocketjax.bench import mine
-    from rocketjax.pipeline import sample_queries
+    from rocketjax.data.splits import sample_queries
 
     yield from _texts(options, ours)
     split, folder = collection.split(options.split), Path(options.vectors_folder)

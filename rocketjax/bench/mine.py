@@ -68,7 +68,7 @@ def _work(
         "query_length": ours.work.query_length,
         "pair_length": ours.work.pair_length,
         "vectors": str(folder.resolve()),
-        "passages": [f"{p.title} {p.text}".strip() for p in collection.passages],
+        "passages": [passage.whole for passage in collection.passages],
         "queries": queries,
         "positives": {query: relevant(split.qrels[query]) for query in queries},
         "depth": LISTS.depth,

@@ -46,20 +46,18 @@ def make_work(
     """Draws `passages` passages, as many pairs, and `lists` lists of `length` passages."""
     rng = np.random.default_rng(seed)
 
-    def text(row: int) -> str:
-        passage = collection.passages[row]
-        return f"{passage.title} {passage.text}".strip()
-
-    count = len(collection.passages)
-    some = [text(int(row)) for row in rng.choice(count, min(passages, count), replace=False)]
+    corpus = collection.passages
+    count = len(corpus)
+    some = [
+        corpus[int(row)].whole for row in rng.choice(count, min(passages, count), replace=False)
+    ]
     judged = sorted(split.qrels)
     drawn = [judged[int(i)] for i in rng.choice(len(judged), max(len(some), lists))]
     queries = [split.queries[query] for query in drawn]
     rows = []
     for query in drawn[:lists]:
         positive = collection.by_id[next(iter(split.qrels[query]))]
-        others = [text(int(row)) for row in rng.choice(count, length - 1, replace=False)]
-        positive_text = f"{positive.title} {positive.text}".strip()
-        rows.append((split.queries[query], [positive_text, *others]))
+        others = [corpus[int(row)].whole for row in rng.choice(count, length - 1, replace=False)]
+        rows.append((split.queries[query], [positive.whole, *others]))
     pairs = list(zip(queries, some, strict=False))
     return Work(weights, some, queries[: len(some)], pairs, rows, *lengths)

@@ -24,12 +24,11 @@ from rocketjax.data.lines import (
     json_row,
     packed_or_not,
     parsed,
-    shown,
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
 from rocketjax.data.store import store
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 
 
 def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
@@ -57,14 +56,7 @@ def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
     }
     if not qrels:
         raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/train.tsv there")
-    splits = {
-        name: Split(
-            {query: queries[query] for query in judged},
-            judged,
-            {query: answers[query] for query in judged if query in answers},
-        )
-        for name, judged in qrels.items()
-    }
+    splits = {name: Split(queries, judged, answers).only(judged) for name, judged in qrels.items()}
     splits = with_unlabelled(splits, queries, answers)
     return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
 

@@ -1,6 +1,6 @@
 """What a retrieval collection is: passages, and for each split its queries and judgements."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rocketjax.data.passages import InMemory, Passage, StoredPassages
@@ -20,6 +20,14 @@ class Split:
     qrels: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def only(self, wanted: Iterable[str]) -> "Split":
+        """The part of these queries, in this order."""
+        names, parts = list(wanted), (self.queries, self.qrels, self.answers, self.negatives)
+        queries, qrels, answers, negatives = (
+            {query: part[query] for query in names if query in part} for part in parts
+        )
+        return Split(queries, qrels, answers, negatives)  # pyright: ignore
 
 
 @dataclass(frozen=True)

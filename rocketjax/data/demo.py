@@ -36,6 +36,8 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import NamedTuple
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.passages import InMemory, Passage
 from rocketjax.errors import InputError
@@ -442,18 +444,12 @@ def _family(name: str) -> str:
 
 def _linked_families(groups: Iterable[list[_Doc]]) -> dict[str, str]:
     """Each family's representative: families that share a sentence have the same one."""
-    parent: dict[str, str] = {}
-
-    def root(family: str) -> str:
-        while parent.setdefault(family, family) != family:
-            family = parent[family]
-        return family
-
+    found = DisjointSet()
     for group in groups:
         for doc in group:
-            low, high = sorted((root(_family(group[0].name)), root(_family(doc.name))))
-            parent[high] = low
-    return {family: root(family) for family in list(parent)}
+            found.add(_family(doc.name))
+            found.merge(_family(group[0].name), _family(doc.name))
+    return {family: min(found.subset(family)) for family in found}
 
 
 def _split_of(family: str) -> str:

@@ -20,13 +20,12 @@ from rocketjax.data.lines import (
     checked_passage,
     checked_text,
     distinct,
-    shown,
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
 from rocketjax.data.rows import Row, collection_of, make_split, passages_of, row_of
 from rocketjax.data.store import store
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 from rocketjax.progress import Say, unsaid
 
 
@@ -95,7 +94,7 @@ def _judged_dataset(
         judged = read_qrels(
             Path(place), _parsed(place, rows, _judgement, bad), texts, stored.by_id, bad
         )
-        splits[split] = Split({query: texts[query] for query in judged}, judged)
+        splits[split] = Split(texts, judged).only(judged)
     return Collection(name, stored, with_unlabelled(splits, texts), [*notes, *bad.notes()])
 
 
@@ -215,13 +214,7 @@ class _Splits(Mapping[str, Split]):
         for note in bad.notes():
             self.say(note)
         splits = with_unlabelled(
-            {
-                "judged": Split(
-                    {query: queries[query] for query in qrels},
-                    qrels,
-                    {query: texts for query, texts in answers.items() if query in qrels},
-                )
-            },
+            {"judged": Split(queries, qrels, answers).only(qrels)},
             queries,
             answers,
         )

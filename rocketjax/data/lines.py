@@ -4,7 +4,6 @@ import gzip
 import json
 import math
 import re
-import reprlib
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
 
 from rocketjax.data.passages import Passage
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 
 Policy: TypeAlias = Literal["fail", "skip"]
 Row = TypeVar("Row")
@@ -165,16 +164,6 @@ def finite(text: str, field: str) -> float:
     if not math.isfinite(value):
         raise BadRow(f"{field}: expected a finite number, got {shown(text)}")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value of any size and depth, in a few words."""
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def grade(text: str, field: str = "grade") -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rocketjax.augment import TrainingList
 from rocketjax.batch import ListBatch, Spots, Tokens, chunk_count
-from rocketjax.data.collection import Passage
+from rocketjax.data.passages import Passage
 from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad, rounded
 from rocketjax.errors import InputError
 

@@ -33,6 +33,11 @@ class Passage(NamedTuple):
     title: str
     text: str
 
+    @property
+    def whole(self) -> str:
+        """Title and text as one, as models read them."""
+        return f"{self.title} {self.text}".strip()
+
 
 class StoredPassages(Sequence[Passage]):
     """A folder's passages by position. Safe to share between threads."""

@@ -37,11 +37,10 @@ from rocketjax.data.lines import (
     json_row,
     opened,
     parsed,
-    shown,
     text_or_none,
 )
 from rocketjax.data.passages import Passage, StoredPassages
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 
 _SUFFIX = re.compile(r"\.(jsonl|json|tsv)(\.gz)?$")
 _OTHERS = ("corpus.", "collection.", "psgs_w100.", "para.", "queries.", "qrels.", ".")

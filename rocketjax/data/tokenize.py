@@ -12,7 +12,7 @@ import numpy as np
 from rocketjax.batch import Tokens
 from rocketjax.config import TextConfig
 from rocketjax.errors import InputError
-from rocketjax.files import MOST, checked_file, read_json
+from rocketjax.files import MOST, checked_file, read_object
 
 ROOM = 256  # tokens by which the sizes of parts differ, at least
 REMEMBERED = 2**24  # characters of texts whose tokens are kept, and as many again until they go
@@ -261,9 +261,7 @@ def _check_files(folder: Path) -> None:
         if path.suffix in _READ and not path.is_dir():
             checked_file(path, MOST if path.name in _SETTINGS else _MOST_OF_TOKENIZER, folder)
     path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(settings).__name__}")
+    settings = read_object(path) if path.is_file() else {}
     names = settings.get("fast_tokenizer_files") or []
     if not isinstance(names, list) or not all(map(_is_plain, names)):
         raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")

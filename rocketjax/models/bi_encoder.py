@@ -34,7 +34,9 @@ class BiEncoder(nn.Module):
     def setup(self) -> None:
         """Makes the towers, as linen asks."""
         if self.shared:
-            self.shared_tower = Encoder(self.config, self.compute, name="shared")
+            self.query_tower = self.passage_tower = Encoder(
+                self.config, self.compute, name="shared"
+            )
         else:
             self.query_tower = Encoder(self.config, self.compute, name="query")
             self.passage_tower = Encoder(self.config, self.compute, name="passage")
@@ -46,17 +48,13 @@ class BiEncoder(nn.Module):
 
         `keys` [N] switch dropout on; `spots` [T] spare the padding (see batch.Spots).
         """
-        return self._vector(
-            self.shared_tower if self.shared else self.query_tower, tokens, keys, spots
-        )
+        return self._vector(self.query_tower, tokens, keys, spots)
 
     def encode_passage(
         self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
     ) -> jax.Array:
         """Passages [N, S] -> float32 vectors [N, D]; `keys` and `spots` as for queries."""
-        return self._vector(
-            self.shared_tower if self.shared else self.passage_tower, tokens, keys, spots
-        )
+        return self._vector(self.passage_tower, tokens, keys, spots)
 
     def __call__(self, query: Tokens, passage: Tokens) -> tuple[jax.Array, jax.Array]:
         """Both towers, as `init` needs them."""

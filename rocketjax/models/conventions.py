@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocketjax.errors import InputError
-from rocketjax.files import read_json
+from rocketjax.files import read_object
 
 _PASSAGES = ("document", "passage", "corpus")  # names sentence-transformers looks for, in order
 _ABSURD = 1_000_000  # transformers writes 1e30 where it knows no limit
@@ -64,9 +64,4 @@ def _is_text(value: Any) -> bool:
 def _object(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     path = folder / name
-    if not path.is_file():
-        return {}
-    value = read_json(path, folder)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_object(path, folder) if path.is_file() else {}

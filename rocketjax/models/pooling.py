@@ -4,19 +4,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rocketjax.errors import InputError
-from rocketjax.files import read_json
+from rocketjax.files import read_json, read_object
 
 _MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 
 
-class Vectors(NamedTuple):
-    """What follows the encoder."""
+class Pooled(NamedTuple):
+    """What follows the encoder: how a text's hidden states become its vector."""
 
     pooling: Literal["cls", "mean"]
     normalize: bool
 
 
-def read_pooling(folder: Path) -> Vectors | None:
+def read_pooling(folder: Path) -> Pooled | None:
     """Reads modules.json and the pooling it names; None where the folder has no modules.json.
 
     Raises:
@@ -37,13 +37,11 @@ def read_pooling(folder: Path) -> Vectors | None:
     place = str(modules[1].get("path"))
     if place not in ("1_Pooling", "1_pooling"):  # never a path out of the folder
         raise InputError(f"{path}: path of Pooling is {place!r}, not '1_Pooling'")
-    return Vectors(_mode(folder / place / "config.json", folder), "Normalize" in names)
+    return Pooled(_mode(folder / place / "config.json", folder), "Normalize" in names)
 
 
 def _mode(path: Path, root: Path) -> Literal["cls", "mean"]:
-    fields = read_json(path, root)
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+    fields = read_object(path, root)
     flags = [name for name, value in fields.items() if name.startswith("pooling_mode_") and value]
     for mode, flag in _MODES.items():
         if flags == [flag] or (not flags and fields.get("pooling_mode") in (mode, [mode])):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rocketjax.errors import InputError
-from rocketjax.files import checked_file, read_json
+from rocketjax.files import checked_file, read_object, write_json
 from rocketjax.models.encoder import EncoderConfig, Params
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -168,10 +168,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file; is {path.parent} a model's folder?")
-    fields = read_json(path)
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: holds a {type(fields).__name__}, not a JSON object")
-    return fields
+    return read_object(path)
 
 
 def _one_of(
@@ -460,8 +457,7 @@ def save_model(
         fields |= {"use_task_id": True, "task_type_vocab_size": config.task_type_vocab_size}
     if "SequenceClassification" in head:
         fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # this is num_labels 1
-    text = json.dumps(fields, indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "config.json", fields)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(data)  # save_file would let nobody else read it

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import time
@@ -17,7 +16,7 @@ import pydantic
 
 from rocketjax.config import IndexConfig
 from rocketjax.errors import InputError
-from rocketjax.files import MOST, checked_file, map_npy, new_folder
+from rocketjax.files import MOST, checked_file, map_npy, new_folder, read_json, valid, write_json
 from rocketjax.progress import Say
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import check_search, recall
@@ -163,8 +162,7 @@ def build_scann(
     with new_folder(vectors.folder / "scann") as aside:
         searcher.serialize(str(aside), relative_path=True)
         chosen = dataclasses.replace(chosen, digest=_digest(aside))
-        values = json.dumps(dataclasses.asdict(chosen), indent=2)  # pyright: ignore
-        (aside / SETTINGS).write_text(values + "\n", encoding="utf-8")
+        write_json(aside / SETTINGS, dataclasses.asdict(chosen))  # pyright: ignore
     return index
 
 
@@ -176,11 +174,7 @@ def open_scann(vectors: Vectors) -> ScannIndex:
     """
     folder = vectors.folder / "scann"
     path = folder / SETTINGS
-    try:
-        data = checked_file(path, MOST).read_bytes()
-        settings = pydantic.TypeAdapter(Settings).validate_json(data)
-    except ValueError as error:  # pydantic's and our own are ValueErrors
-        raise InputError(f"{path}: damaged: {error}; delete {folder} and build it anew") from error
+    settings = valid(Settings, read_json(path), path, f"delete {folder} and build it anew")
     if settings.vectors != vectors.manifest:
         old, new = settings.vectors, vectors.manifest
         raise InputError(

@@ -10,7 +10,6 @@ shards and no others. bfloat16, which numpy's files do not know, is stored as ui
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -22,7 +21,7 @@ import numpy as np
 import pydantic
 
 from rocketjax.errors import InputError
-from rocketjax.files import MOST, checked_file, map_npy, write_npy, write_text
+from rocketjax.files import map_npy, read_json, valid, write_json, write_npy
 
 MANIFEST = "manifest.json"
 DTYPES = {
@@ -63,18 +62,13 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: no vectors here ({MANIFEST} is missing); make them with "
             "python -m rocketjax.encode"
         )
-    try:
-        data = checked_file(path, MOST).read_bytes()
-        return pydantic.TypeAdapter(Manifest).validate_json(data)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: damaged: {error}; encode the corpus anew") from error
+    return valid(Manifest, read_json(path), path, "encode the corpus anew")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Makes the folder, and says in it what it is going to hold."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(manifest), indent=2)  # pyright: ignore
-    write_text(folder / MANIFEST, text + "\n")
+    write_json(folder / MANIFEST, dataclasses.asdict(manifest))  # pyright: ignore
 
 
 def has_shard(folder: Path, shard: int) -> bool:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rocketjax.data.collection import Passage
+from rocketjax.data.passages import Passage
 from rocketjax.inference import Corpus, Reranker, Retriever, check_known
 from rocketjax.progress import unwatched
 from rocketjax.ranking import look_up, rerank

@@ -1,0 +1,179 @@
+"""Mining by a real pair of models: whose scores are kept, how deep it looks, whom it asks for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+import rocketjax
+from rocketjax import mine, mining, model_folder, pipeline
+from rocketjax.augment import read_candidates, read_lists
+from rocketjax.config import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    IndexConfig,
+    ListConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+    dump,
+)
+from rocketjax.corpus import encode_corpus
+from rocketjax.data.collections import load_collection
+from rocketjax.feeds import collator_of
+from rocketjax.progress import unwatched
+
+TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
+MIDDLE = 0.55  # about half of what this re-ranker scores lies above it
+
+
+def say(_):
+    """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def run(weights, collection, tmp_path_factory):
+    """A run's folder, its models untrained."""
+    folder, compute = tmp_path_factory.mktemp("runs"), ComputeConfig()
+    retriever = model_folder.start_retriever(RetrieverConfig(str(weights)), TEXT, compute)
+    reranker = model_folder.start_reranker(RerankerConfig(str(weights)), TEXT, compute, 1)
+    model_folder.save_retriever(folder / "retriever", retriever)
+    model_folder.save_reranker(folder / "reranker", reranker)
+    (folder / "config.yaml").write_text(dump(Config(data=DataConfig(str(collection)))))
+    saved, loaded = model_folder.load_pair(folder).retriever, load_collection(str(collection))
+    encode_corpus(saved, "tiny", loaded, IndexConfig(), folder / "index", unwatched)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return rocketjax.load(run)
+
+
+@pytest.fixture(scope="module")
+def train(collection):
+    return load_collection(str(collection)).splits["train"]
+
+
+def mined(model, queries, qrels, folder, **options):
+    """The rows of candidates, the lists and the report."""
+    config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid", **options)
+    index, passages = model.corpus
+    lists, report = mining.mine(
+        model, index, queries, qrels, passages, config, 1, folder, unwatched
+    )
+    return read_candidates(folder / "candidates-00000.jsonl"), lists, report
+
+
+def test_scores_are_of_the_very_passages(model, train, tmp_path):
+    qrels = {**train.qrels, "q3": {"p3": 1, "p8": 1}, "q4": {}}  # one positive, or two, or none
+    rows, lists, report = mined(model, train.queries, qrels, tmp_path / "l", scored=5, depth=30)
+    assert [row.query for row in rows] == list(train.queries)
+    assert {len(row.positives) for row in rows} == {0, 1, 2}
+    pairs = [(row.query, pid) for row in rows for pid in (*row.passages[:5], *row.positives)]
+    texts = [model.corpus.passages[pid].text for _, pid in pairs]
+    asked = [train.queries[query] for query, _ in pairs]
+    found = model.reranker.score(asked, texts, steady=True)  # by programs that are compiled
+    scores = dict(zip(pairs, found, strict=True))
+    for row in rows:
+        for ids, kept in (
+            (row.passages[:5], row.scores),
+            (row.positives, row.positive_scores),
+        ):
+            np.testing.assert_allclose(kept, [scores[row.query, p] for p in ids], atol=1e-5)
+        assert len(row.passages) == 30 and not {*row.passages} & {*row.positives}
+    drawn = [
+        scores[item.query, pid]
+        for item in lists
+        for pid in item.negatives
+        if item.kind == "denoised" and (item.query, pid) in scores
+    ]
+    assert len(drawn) > 20 and max(expit(drawn)) < MIDDLE + 1e-4
+    assert report.dropped == sum(
+        scores[row.query, pid] >= logit(MIDDLE) for row in rows for pid in row.passages[:5]
+    )
+    assert 20 < report.dropped < report.scored == 5 * 40
+
+
+@pytest.mark.parametrize(
+    ("options", "depth", "scored"),
+    [
+        ({}, 40, 20),
+        ({"scored": 0}, 40, 20),  # all of top_n
+        ({"scored": 3, "depth": 10}, 20, 3),  # at least top_n
+        ({"depth": 25}, 25, 20),
+        ({"denoised": 0.0, "depth": 25}, 20, 0),  # what nobody would draw from
+    ],
+)
+def test_it_looks_as_deep_and_scores_as_many_as_asked(
+    model, train, tmp_path, options, depth, scored
+):
+    some = {query: train.queries[query] for query in ("q1", "q2")}
+    rows, _, report = mined(model, some, train.qrels, tmp_path / "lists", **options)
+    assert {(len(row.passages), len(row.scores)) for row in rows} == {(depth, scored)}
+    assert report.scored == 2 * scored
+
+
+@pytest.fixture
+def topics(collection, tmp_path):
+    """The collection, and five queries more that nobody judged."""
+    folder = shutil.copytree(collection, tmp_path / "topics")
+    asked = [{"_id": f"u{i}", "text": f"sun wave {i}"} for i in range(5)]
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in asked))
+    return folder
+
+
+PSEUDO = {"length": 4, "top_n": 20, "low": MIDDLE, "high": MIDDLE, "pseudo_positives": 1}
+
+
+def check_unlabelled(folder):
+    """That all five have a list, by the re-ranker's word, and no other; the lists."""
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["queries"], report["unlabelled"], report["lost"]) == (45, 5, 0)
+    lists = read_lists(folder / "lists.jsonl")
+    own = sorted((item for item in lists if item.query[0] == "u"), key=lambda item: item.query)
+    assert [item.query for item in own] == [f"u{i}" for i in range(5)]
+    assert all(item.pseudo and item.kind == "denoised" for item in own)
+    assert report["pseudo_positives"] == sum(item.pseudo for item in lists) > 5
+    return own
+
+
+def test_the_command_mines_for_queries_that_nobody_judged(run, topics, tmp_path, capsys):
+    args = ["--model", str(run), "--collection", str(topics), "--lists.calibration", "sigmoid"]
+    args += [x for k, v in PSEUDO.items() for x in (f"--lists.{k.replace('_', '-')}", str(v))]
+    assert mine.main([*args, "--output", str(tmp_path / "lists")]) == 0
+    check_unlabelled(tmp_path / "lists")
+    assert "45 queries (5 unlabelled, 0 of them" in capsys.readouterr().out
+    args[-1] = "0"  # unless they are asked for
+    assert mine.main([*args, "--output", str(tmp_path / "others")]) == 0
+    assert "40 queries (0 unlabelled" in capsys.readouterr().out
+
+
+def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_path):
+    folder = tmp_path / "run"
+    settings = Config(
+        run_dir=str(folder),
+        data=DataConfig(str(topics)),
+        text=TEXT,
+        retriever=RetrieverConfig(str(weights)),
+        reranker=RerankerConfig(str(weights)),
+        lists=ListConfig(calibration="sigmoid", **PSEUDO),
+        reranker_warmup=StageConfig(0),
+        joint=StageConfig(steps=12),  # 96 lists: more than the judged queries have
+        evaluate=EvaluateConfig(start=False),
+        stages=("start", "warm-retriever", "encode", "warm-reranker", "mine"),
+    )
+    pipeline.run(settings, say, unwatched)
+    own = check_unlabelled(folder / "lists")
+    work = pipeline._context(settings, folder, say, unwatched)
+    judged = [item for item in read_lists(folder / "lists" / "lists.jsonl") if not item.pseudo]
+    batch = collator_of(work, 4, model.retriever, model.reranker)([*own, *judged[:3]])
+    wanted = model.retriever.tokenizer.query([f"sun wave {i}" for i in range(5)])
+    for ids, length, text in zip(batch.query.ids, batch.query.length, wanted, strict=False):
+        assert list(ids[:length]) == list(text.ids)
