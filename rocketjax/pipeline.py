@@ -31,6 +31,7 @@ from rocketjax.errors import InputError
 from rocketjax.files import is_empty, read_json, remove, sweep, write_json, write_text
 from rocketjax.lock import held
 from rocketjax.parallel import check_divisible
+from rocketjax.preemption import Preempted
 from rocketjax.progress import Say, Watch
 from rocketjax.report import Report
 from rocketjax.trackers import check_wandb
@@ -118,7 +119,7 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
 
 @contextmanager
 def _timed(folder: Path, stage: Stage) -> Iterator[Callable[[], float]]:
-    """A stage's seconds, with those until it was stopped before; what was killed tells none."""
+    """A stage's seconds, with those until it was stopped before; a kill or an error tells none."""
     path = folder / UNFINISHED
     before = read_json(path) if path.is_file() else {}
     spent = before.get(stage, 0.0) if isinstance(before, dict) else None
@@ -131,7 +132,7 @@ def _timed(folder: Path, stage: Stage) -> Iterator[Callable[[], float]]:
 
     try:
         yield seconds
-    except BaseException:
+    except (Preempted, KeyboardInterrupt):
         if distributed.is_main():
             write_json(path, {stage: seconds()})
         raise
@@ -198,7 +199,7 @@ def _open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
             say to go over to.
     """
     # A folder with nothing but a config is of a run that was refused before its first stage.
-    there = [path for path in folder.iterdir() if path.name != lock.NAME]
+    there = [path for path in folder.iterdir() if path.name not in (lock.NAME, UNFINISHED)]
     if not is_empty(folder) and {path.name for path in there} != {"config.yaml"}:
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
@@ -208,6 +209,7 @@ def _open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
             remove(path)  # the config last: stopped halfway, it is still a run's folder
     if config.from_stage not in (None, "start"):
         raise InputError(f"{folder}: no run here to go on with --from {config.from_stage}")
+    remove(folder / UNFINISHED)
     _write_config(folder, config)
     return {}
 

@@ -32,6 +32,7 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
+    dump,
     load,
 )
 from rocketjax.data.collection import Split
@@ -715,3 +716,8 @@ def test_the_seconds_of_a_stage_are_those_of_all_its_parts(tmp_path, monkeypatch
     (tmp_path / pipeline.UNFINISHED).write_text("[]")
     with pytest.raises(InputError, match=r"unfinished\.json: damaged"):
         pipeline._timed(tmp_path, "joint").__enter__()
+    # Stopped before it left anything, a run may begin with other options.
+    (tmp_path / "stages.json").unlink()
+    (tmp_path / "config.yaml").write_text(dump(Config(seed=1)))
+    assert pipeline._open_folder(tmp_path, Config(seed=2), say) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
