@@ -20,7 +20,7 @@ import jax
 from jax._src.distributed import global_state  # the service's client has no public name
 from jax.experimental import multihost_utils
 
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 
 T = TypeVar("T")
 LOOK = 2_000  # milliseconds that a process waits before it hears a Ctrl-C
@@ -126,11 +126,9 @@ def _waited_for(key: str) -> str:
 
 def _leave_mark(folder: Path) -> str:
     token = uuid.uuid4().hex
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f".shared.{token}").write_text("one folder for all processes\n")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return token
 
 

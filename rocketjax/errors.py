@@ -1,10 +1,27 @@
 """The one error of bad input: commands print its message and leave with status 2, no traceback."""
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(ValueError):
     """Something given to rocketjax is wrong; the message names the thing and the remedy."""
+
+
+@contextmanager
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """What the system refuses is the user's to mend: no permission, a full disk, a file above.
+
+    Raises:
+        InputError: for any OSError of the block; it names `path`, and `remedy` if there is one.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = remedy and f"; {remedy}"
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}{advice}") from error
 
 
 def shown(value: object) -> str:

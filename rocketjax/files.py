@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import pydantic
 
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 
 T = TypeVar("T")
 MOST = 8 * 2**20  # bytes of a settings file; Python makes some tens of them of one of JSON
@@ -123,7 +123,7 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to fill, which takes the place of `path` once the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with _writing(path):
+        with writing(path):
             with aside.open("wb") as file:
                 yield file
                 file.flush()
@@ -140,7 +140,7 @@ def make_home(path: Path) -> None:
     Raises:
         InputError: it cannot be made.
     """
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -153,7 +153,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with _writing(path):
+        with writing(path):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             yield aside
@@ -164,15 +164,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             _settle(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What the system refuses is the user's to mend: no permission, a full disk, a file above."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _settle(path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 from rocketjax.progress import Say
 
 NAME = ".lock"
@@ -29,11 +29,9 @@ def held(folder: Path, say: Say, shared: bool = False, wait: bool = False) -> It
         InputError: somebody else holds it (the message names process and host), or the folder
             cannot be written.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(folder, say, shared, wait)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

@@ -2,16 +2,16 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from rocketjax.config import Config, training_fields
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 from rocketjax.files import read_json, remove, write_json
 
 FLUSHED = 10  # seconds after which TensorBoard sees a step
+WITHOUT = "make room, or leave it out (--log.no-tensorboard)"
 
 
 class Tracker(Protocol):
@@ -41,7 +41,7 @@ class TensorBoard:
 
         remove(folder)
         self._folder, self._flushed = folder, time.monotonic()
-        with self._writing():
+        with writing(self._folder, WITHOUT):
             folder.mkdir(parents=True)
             self._events = EventsWriter(str(folder / "events"))
 
@@ -50,7 +50,7 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
         from tensorboardX.summary import scalar
 
-        with self._writing():
+        with writing(self._folder, WITHOUT):
             for name, value in values.items():
                 event = Event(wall_time=when, step=step, summary=scalar(name, value))
                 self._events.write_event(event)
@@ -60,18 +60,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """See `Tracker`."""
-        with self._writing():
+        with writing(self._folder, WITHOUT):
             self._events.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._folder}: cannot be written: {error.strerror or error}; make room, or "
-                "leave it out (--log.no-tensorboard)"
-            ) from error
 
 
 class Wandb:

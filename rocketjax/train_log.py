@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rocketjax.distributed import is_main
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 from rocketjax.files import write_text
 
 SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
@@ -35,13 +35,8 @@ class TrainLog:
         """Adds one step's line. Raises InputError where it cannot."""
         if not is_main():
             return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": self.stage} | values) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written: {error.strerror or error}"
-            ) from error
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self.stage} | values) + "\n")
         self._follow(values)
 
     def _follow(self, values: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from rocketjax.data.passages import (
     fingerprint,
     id_hash,
 )
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, writing
 from rocketjax.files import cache_folder, read_json
 
 _VERSION = 1  # of what a reader makes of a file: a later one does not take up what this one stored
@@ -64,12 +64,11 @@ def store(
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if not _write(aside, read, BadRows(policy), merge):
-                raise InputError(f"{name}: the corpus is empty")
-            _put(aside, folder)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+            with writing(folder):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                if not _write(aside, read, BadRows(policy), merge):
+                    raise InputError(f"{name}: the corpus is empty")
+                _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         found = _open(folder)
