@@ -78,6 +78,8 @@ def undenoised_lists(
 ) -> list[TrainingList]:
     """One list a (query, positive), its negatives a uniform sample of the `top_n` candidates.
 
+    Of many positives, `config.positives` are drawn.
+
     The draw hangs on seed, query and positive alone, so other queries, devices or orders do not
     change it. Unlabelled queries have none.
     """
@@ -85,7 +87,7 @@ def undenoised_lists(
         TrainingList(row.query, positive, _sample(pool, config.length - 1, seed, row, positive))
         for row in candidates
         for pool in [row.passages[: config.top_n]]
-        for positive in row.positives
+        for positive in _drawn(row, config, seed)
     ]
 
 
@@ -234,7 +236,7 @@ def _denoised(row: Candidates, p: np.ndarray, config: ListConfig, seed: int) -> 
     deeper = row.passages[len(p) :]
     size = config.length - 1
     lists = []
-    for positive in (*row.positives, *pseudo):
+    for positive in (*_drawn(row, config, seed), *pseudo):
         drawn = _sample(pool, size, seed, row, positive, "denoised")
         negatives = (*drawn, *deeper[: size - len(drawn)])
         is_pseudo = positive not in row.positives
@@ -254,6 +256,15 @@ def _sample(
     size = min(size, len(pool))
     drawn: list[int] = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
     return tuple(pool[i] for i in drawn)
+
+
+def _drawn(row: Candidates, config: ListConfig, seed: int) -> Sequence[str]:
+    """The positives that have lists, in their order."""
+    if not 0 < config.positives < len(row.positives):
+        return row.positives
+    rng = np.random.default_rng([seed, *map(_number, (row.query, "positives"))])
+    drawn = rng.choice(len(row.positives), size=config.positives, replace=False)
+    return [row.positives[i] for i in sorted(drawn.tolist())]
 
 
 def _kept(item: TrainingList, share: float, seed: int) -> bool:

@@ -52,7 +52,7 @@ class ListBatch(NamedTuple):
     passage: Tokens  # [B, L, S]: what the retriever's passage tower reads
     pair: Tokens  # [B, L, S]: what the re-ranker reads
     valid: Array  # [B, L] bool
-    passage_id: Array  # [B, L] int32, equal for equal passages: tells in-batch negatives apart
+    passage_id: Array  # [B, L] int32, equal for equal texts: tells in-batch negatives apart
     query_id: Array  # [B] int32, equal for equal queries, likewise
     spots: Spots = Spots()
 

@@ -1,9 +1,10 @@
 """Which stage an option first matters to: what a run may take over that goes on with others."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import get_args
 
-from rocketjax.config import Config, Stage, training_fields
+from rocketjax.config import Config, Stage, changed, resolve_loss
 
 ORDER: tuple[Stage, ...] = get_args(Stage)
 # By the start of an option's name, the longest that fits.
@@ -32,10 +33,12 @@ CHANGES: Mapping[str, Stage] = {
 
 
 def changes(old: Config, new: Config) -> dict[str, Stage]:
-    """The options in which two configs would train differently, and the first stage of each."""
-    before, after = training_fields(old), training_fields(new)
+    """The options in which two configs would train differently, and the first stage of each.
+
+    A loss preset counts as the options that it stands for.
+    """
+    old, new = (dataclasses.replace(one, loss=resolve_loss(one.loss)) for one in (old, new))
     return {
         name: CHANGES[max((start for start in CHANGES if name.startswith(start)), key=len)]
-        for name in after
-        if before[name] != after[name]
+        for name in changed(old, new)
     }

@@ -157,7 +157,8 @@ class OptimizerConfig:
     reranker_lr: Amount = 5e-5
     """Peak learning rate of the re-ranker."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """After the warm-up: constant, or down to 0 at the last step."""
+    """After the warm-up: constant, or falling towards 0, which the step after the last would have.
+    """
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: Amount = 0.01
@@ -194,6 +195,8 @@ class ListConfig:
     """Negatives are mined, or sampled from those that the training rows came with."""
     length: Size = 8
     """Passages in a list, the positive counted (the paper: 128 for MS MARCO, 32 for NQ)."""
+    positives: Count = 0
+    """So many of a query's positives have lists, drawn by the seed, anew in every round; 0: all."""
     top_n: Size = 50
     """Negatives are sampled from this many best passages of the retriever."""
     denoised: Whole = 0.5
@@ -478,13 +481,14 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
     default = Config()
     for path in chosen.config:
         default = load(path, default)
+    what, gap, example = description.partition("\n\n")
     config = tyro.cli(
         Config,
         args=rest,
         default=default,
         prog=program,
-        description=f"{description} --config FILE reads options from a file first, a second "
-        "--config from another over it.",
+        description=f"{what} --config FILE reads options from a file first, a second "
+        f"--config from another over it.{gap}{example}",
     )
     return _checked(dataclasses.asdict(config), option)
 
@@ -502,10 +506,14 @@ def dump(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The fields, as "joint.steps: 24 -> 48", in which two configs would train differently."""
+    return [f"{name}: {before} -> {after}" for name, (before, after) in changed(old, new).items()]
+
+
+def changed(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configs would train differently, with their values in both."""
     before, after = training_fields(old), training_fields(new)
-    return [
-        f"{name}: {before[name]} -> {after[name]}" for name in after if before[name] != after[name]
-    ]
+    both = [name for name in after if name in before]
+    return {name: (before[name], after[name]) for name in both if before[name] != after[name]}
 
 
 def training_fields(config: Config) -> dict[str, Any]:
@@ -514,7 +522,9 @@ def training_fields(config: Config) -> dict[str, Any]:
     More bad steps than were met until now are as if they had been allowed from the start.
     """
     free = {"overwrite", "stages", "from_stage", "run_dir", "name"}
-    free |= {"checkpoint.every", "checkpoint.keep", "evaluate.every"}
+    free |= {"checkpoint.keep", "evaluate.every"}
+    if config.checkpoint.take == "last":  # only what was kept can be the best
+        free |= {"checkpoint.every"}
     fields = _flat(dataclasses.asdict(config))
     return {
         name: value

@@ -120,13 +120,19 @@ def divergence(
 
 
 def in_batch_cross_entropy(
-    queries: Array, passages: Array, valid: Array, positive: Array, ids: Array, owner: Array
+    queries: Array,
+    passages: Array,
+    valid: Array,
+    positive: Array,
+    ids: Array,
+    asked: Array,
+    judged: tuple[Array, Array],
 ) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
     The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
-    all devices). Queries often share their positive: its other copies are left out of a query's
-    negatives, and so is what the batch has as another positive of the same query.
+    all devices). Queries often share their positive, and one may stand in the batch with several:
+    no copy of what the batch knows to be a query's positive is a negative of it.
 
     Args:
         queries: [B, D], this device's.
@@ -135,10 +141,15 @@ def in_batch_cross_entropy(
         positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
             positive is not valid does not count.
         ids: [M], equal for equal passages.
-        owner: [M], equal for the positives of equal queries; -1: nobody's positive.
+        asked: [B], equal for equal queries.
+        judged: what the batch knows, of Q lists: the queries [Q], as in `asked`, and the positive
+            of each [Q], as in `ids`.
     """
-    scores = queries.astype(jnp.float32) @ passages.astype(jnp.float32).T
-    relevant = (ids == ids[positive][:, None]) | (owner == owner[positive][:, None])
+    queries, passages = queries.astype(jnp.float32), passages.astype(jnp.float32)
+    scores = jnp.matmul(queries, passages.T, precision=jax.lax.Precision.HIGHEST)
+    own = asked[:, None] == judged[0]  # [B, Q]
+    same = judged[1][:, None] == ids  # [Q, M]
+    relevant = own.astype(jnp.float32) @ same.astype(jnp.float32) > 0
     other = relevant & (jnp.arange(len(ids)) != positive[:, None])
     log_probability = list_log_softmax(scores, valid & ~other)
     is_query = valid[positive]

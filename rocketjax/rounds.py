@@ -134,7 +134,7 @@ def _joint_queries(run: Run, number: int) -> list[str]:
 
 
 def _take(run: Run, start: int, wanted: float) -> list[str]:
-    """Queries from `start` in the order, and round again, until they have so many positives.
+    """Queries from `start` in the order, and round again, until so many positives have lists.
 
     Where lists are given, those of queries that came with negatives.
     """
@@ -147,7 +147,8 @@ def _take(run: Run, start: int, wanted: float) -> list[str]:
             break
         query = order[(start + i) % len(order)]
         taken.append(query)
-        wanted -= len(relevant(run.train.qrels.get(query, {})))
+        positives = len(relevant(run.train.qrels.get(query, {})))
+        wanted -= min(positives, run.config.lists.positives or positives)
     return taken
 
 

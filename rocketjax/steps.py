@@ -156,13 +156,14 @@ def in_batch_term(
         passage: [B, L, D], likewise.
     """
     b, slots = batch.valid.shape
-    owner = jnp.where(jnp.arange(slots) == 0, batch.query_id[:, None], -1)  # [B, L]
-    of_passages = (batch.valid, batch.passage_id, owner)
-    passages, valid, ids, owner = jax.lax.all_gather(
-        (passage.reshape(b * slots, -1), *(x.reshape(-1) for x in of_passages)), AXIS, tiled=True
-    )
+    asked = jnp.asarray(batch.query_id)
+    own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1))
+    passages, valid, ids, queries = jax.lax.all_gather((*own, asked), AXIS, tiled=True)
     positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-    return in_batch_cross_entropy(query / temperature, passages, valid, positive, ids, owner)
+    judged = (queries, ids[::slots])
+    return in_batch_cross_entropy(
+        query / temperature, passages, valid, positive, ids, asked, judged
+    )
 
 
 def encode_lists(
@@ -192,8 +193,11 @@ def retriever_scores(
 
 
 def list_scores(query: jax.Array, passage: jax.Array) -> jax.Array:
-    """Queries [B, D] and their lists' passages [B, L, D] -> s_de [B, L]."""
-    return jnp.einsum("bd,bld->bl", query, passage, preferred_element_type=jnp.float32)
+    """Queries [B, D] and their lists' passages [B, L, D], float32 -> s_de [B, L].
+
+    As exactly as search computes them, on accelerators too.
+    """
+    return jnp.einsum("bd,bld->bl", query, passage, precision=jax.lax.Precision.HIGHEST)
 
 
 def reranker_scores(

@@ -1,5 +1,6 @@
 """Mined lists: their negatives are none of the positives, and fall the same in every order."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -52,6 +53,26 @@ def test_a_query_with_several_positives_has_a_list_for_each():
     for negatives in lists.values():
         assert set(negatives) <= set(RANKED[:23]) - positives  # 20 are left of them
         assert len(set(negatives)) == 17
+
+
+def test_of_many_positives_some_are_drawn():
+    qrels = {f"q{i}": dict.fromkeys(RANKED[:4], 1) for i in range(300)}
+    qrels["one"] = {"p9": 1}
+    rows = candidates_of(dict.fromkeys(qrels, RANKED), qrels)
+    config = ListConfig(length=6, top_n=20, positives=1)
+    rows = [dataclasses.replace(row, scores=(-9.0,) * 10) for row in rows]
+    lists, _ = hybrid_lists(rows, Calibration(1.0, 0.0), config, 1)
+    kinds = {kind: [x for x in lists if x.kind == kind] for kind in ("undenoised", "denoised")}
+    drawn = {x.query: x.positive for x in kinds["undenoised"]}
+    assert {x.query: x.positive for x in kinds["denoised"]} == drawn  # of both kinds the same
+    assert len(kinds["undenoised"]) == len(kinds["denoised"]) == len(drawn) == 301
+    counts = Counter(drawn.values())
+    assert counts.pop("p9") == 1 and len(counts) == 4 and min(counts.values()) > 50
+    assert not any({*x.negatives} & {*RANKED[:4]} for x in lists if x.query != "one")
+    others, _ = hybrid_lists(rows, Calibration(1.0, 0.0), config, 2)
+    assert {x.query: x.positive for x in others} != drawn
+    two = undenoised_lists(rows, dataclasses.replace(config, positives=2), 1)
+    assert len(two) == 601 and len({(x.query, x.positive) for x in two}) == 601
 
 
 def test_negatives_are_distinct_and_only_the_best_are_drawn():

@@ -14,11 +14,13 @@ from rocketjax import config as module
 from rocketjax.changes import changes
 from rocketjax.config import (
     PRESETS,
+    CheckpointConfig,
     Config,
     LossConfig,
     OptimizerConfig,
     StageConfig,
     TextConfig,
+    differences,
     dump,
     load,
     overruled,
@@ -298,6 +300,24 @@ def test_a_change_is_of_the_first_stage_that_heeds_it():
     given = [word for name, (value, _) in heeded.items() for word in (f"--{name}", value)]
     found = changes(Config(), parse([*given, "--checkpoint.every", "9"], "program", "what it does"))
     assert found == {name: stage for name, (_, stage) in heeded.items()}
+
+
+def test_a_preset_counts_by_what_it_stands_for():
+    """It overrules the re-ranker's own loss, which its warm-up heeds."""
+    pointwise = LossConfig(preset="custom", reranker_loss="pointwise")
+    old, new = (
+        Config(loss=dataclasses.replace(pointwise, preset=preset))
+        for preset in ("default", "custom")
+    )
+    assert changes(old, new) == {"loss.preset": "joint", "loss.reranker_loss": "warm-reranker"}
+
+
+def test_how_often_is_saved_decides_what_may_be_the_best():
+    rare, often = CheckpointConfig(every=20), CheckpointConfig(every=9)
+    assert not differences(Config(checkpoint=rare), Config(checkpoint=often))
+    rare, often = (dataclasses.replace(one, take="best") for one in (rare, often))
+    found = differences(Config(checkpoint=rare), Config(checkpoint=often))
+    assert found == ["checkpoint.every: 20 -> 9"]
 
 
 def test_the_config_imports_no_jax():

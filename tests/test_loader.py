@@ -120,7 +120,7 @@ def test_a_batch_holds_the_right_texts(tokenizer):
 
 
 def test_what_stands_twice_has_one_number(tokenizer):
-    """The in-batch loss tells by them what is no negative."""
+    """The in-batch loss tells by them what is no negative; by texts, whatever their ids."""
     lists = [
         TrainingList("q3", "p0", ("p5", "p2")),
         TrainingList("q1", "p7", ("p0",)),
@@ -134,6 +134,16 @@ def test_what_stands_twice_has_one_number(tokenizer):
     members = [pid for item in lists for pid in (item.positive, *item.negatives)]
     assert equal(batch.passage_id[batch.valid]) == equal(members)
     assert equal(batch.query_id) == equal(names(lists))
+
+
+def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
+    """Under another id, it would be told apart from itself."""
+    some = collator(tokenizer, slots=3)
+    some.passages["copy"] = some.passages["p3"]._replace(id="copy")
+    batch = some([TrainingList("q3", "p3", ("copy", "p5")), TrainingList("q1", "copy", ("p4",))])
+    assert batch.valid.tolist() == [[True, True, False]] * 2
+    assert read(batch.passage, 0, 1) == "[CLS] t5 p5 a [SEP]"
+    assert batch.passage_id[0, 0] == batch.passage_id[1, 0]
 
 
 def test_empty_slots_hold_a_text_all_the_same(tokenizer):

@@ -215,7 +215,8 @@ def test_in_batch_against_numpy():
         jnp.array(valid),
         jnp.array(positive),
         jnp.arange(12),
-        jnp.arange(12),
+        jnp.arange(3),
+        (jnp.arange(3), jnp.array(positive)),
     )
     p = softmax(np.where(valid, queries @ passages.T, -np.inf))
     assert float(term.count) == 2
@@ -223,16 +224,28 @@ def test_in_batch_against_numpy():
 
 
 def test_another_positive_of_a_query_is_not_its_negative():
+    """Nor is a copy of it, whosever list it stands in."""
     rng = np.random.default_rng(9)
-    queries, passages = rng.normal(size=(3, 8)), rng.normal(size=(6, 8))
-    queries[2] = queries[0]  # one query, with the positives 0 and 4; -1 owns nobody
-    owner, positive = jnp.array([7, -1, 5, -1, 7, -1]), jnp.array([0, 2, 4])
-    valid, ids = jnp.ones(6, bool), jnp.arange(6)
+    queries, passages = rng.normal(size=(4, 8)), rng.normal(size=(8, 8))
+    queries[2] = queries[0]  # one query, with the positives in rows 0 and 4
+    asked, positive = jnp.array([7, 5, 7, 8]), jnp.array([0, 2, 4, 6])
+    ids = jnp.array([10, 11, 12, 14, 14, 15, 14, 17])  # what row 4 holds, 3 and 6 hold too
     got = in_batch_cross_entropy(
-        jnp.float32(queries), jnp.float32(passages), valid, positive, ids, owner
+        jnp.float32(queries),
+        jnp.float32(passages),
+        jnp.ones(8, bool),
+        positive,
+        ids,
+        asked,
+        (asked, ids[positive]),
     )
     scores, want = queries @ passages.T, 0.0
-    for query, rows in ((0, [0, 1, 2, 3, 5]), (1, [2, 0, 1, 3, 4, 5]), (2, [4, 1, 2, 3, 5])):
+    for query, rows in (
+        (0, [0, 1, 2, 5, 7]),
+        (1, [2, 0, 1, 3, 4, 5, 6, 7]),
+        (2, [4, 1, 2, 5, 7]),
+        (3, [6, 0, 1, 2, 5, 7]),
+    ):
         want -= np.log(softmax(scores[query, rows])[0])
     assert float(got.total) == pytest.approx(want, rel=1e-5)
 
@@ -244,8 +257,9 @@ def test_copies_of_a_querys_positive_are_not_its_negatives():
 
     def total(queries, passages):
         valid, positive = jnp.ones(6, bool), jnp.array([0, 3])
-        owner = jnp.array([0, -1, -1, 1, -1, -1])
-        return in_batch_cross_entropy(queries, passages, valid, positive, ids, owner).total
+        asked = jnp.array([0, 1])
+        judged = (asked, ids[positive])
+        return in_batch_cross_entropy(queries, passages, valid, positive, ids, asked, judged).total
 
     grad = jax.grad(total, argnums=1)(jnp.float32(queries), jnp.float32(passages))
     scores = queries @ passages.T

@@ -19,7 +19,7 @@ from rocketjax.batch import Tokens
 from rocketjax.errors import InputError
 from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import mean
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout
+from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, _activation, dropout
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = EncoderConfig(
@@ -267,6 +267,15 @@ def hidden_and_gradient(compute: Compute):
 
     gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(random_params())
     return np.asarray(hidden, np.float32)[in_text(tokens)], gradient
+
+
+def test_gelu_keeps_the_digits_of_bfloat16():
+    """1 + erf(x) would cancel where x is well below 0."""
+    x = jnp.linspace(-4, 4, 801, dtype=jnp.bfloat16)
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    found = _activation("gelu", x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-5)
 
 
 def test_bfloat16_is_near_float32():

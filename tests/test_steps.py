@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 from tiny import list_batch, models, tokens
 
 from rocketjax.batch import ListBatch, Spots
@@ -27,6 +28,7 @@ from rocketjax.data.tokenize import lay_end_to_end
 from rocketjax.errors import InputError
 from rocketjax.losses import joint_terms, joint_weights
 from rocketjax.model_folder import save_reranker, save_retriever
+from rocketjax.models.encoder import Compute
 from rocketjax.optim import decay_mask, make_optimizer, make_schedule
 from rocketjax.parallel import AXIS, check_divisible, data_parallel
 from rocketjax.progress import unwatched
@@ -205,6 +207,48 @@ def test_a_shared_positive_is_no_negative_on_any_device():
     eight, metrics_eight = gradient(params, twice, terms_of, {"retriever": 1.0}, 8)
     assert_trees_close(eight, one)
     assert metrics_eight["loss"] < unshared["loss"]
+
+    # Nor is a copy of that, in another query's list on a third device.
+    ids = batch.passage_id.copy()
+    ids[3, 1] = ids[6, 0]
+    copied = twice._replace(passage_id=ids)
+    one, _ = gradient(params, copied, terms_of, {"retriever": 1.0}, 1)
+    eight, metrics_copied = gradient(params, copied, terms_of, {"retriever": 1.0}, 8)
+    assert_trees_close(eight, one)
+    assert metrics_copied["loss"] < metrics_eight["loss"]
+
+
+def products(jaxpr):
+    """All matrix products of a program, those of its parts too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for part in jaxprs_in_params(equation.params):
+            yield from products(part)
+
+
+@pytest.mark.parametrize("attention", ["plain", "xla"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_of_float32_are_float32_on_every_device(dtype, attention):
+    """Accelerators compute them from bfloat16 or TF32 unless each is asked not to."""
+    compute = Compute(dtype=dtype, attention=attention, dropout=0.1)
+    retriever, reranker, params = models(compute=compute)
+    loss, batch = LossConfig(retriever_negatives="batch"), list_batch()
+    terms_of = joint_terms_of(retriever, reranker, loss)
+
+    def total(params):
+        keys = jax.random.split(jax.random.key(0), len(batch.valid))
+        return sum(term.total for term in terms_of(params, batch, keys).values())
+
+    spread = jax.vmap(jax.grad(total), axis_name=AXIS, axis_size=1, in_axes=None)
+    found = list(products(jax.make_jaxpr(spread)(params).jaxpr))
+    exact = [one for one in found if {x.aval.dtype for x in one.invars} == {jnp.dtype("float32")}]
+    assert len(found) > 40 and (len(exact) == len(found)) == (dtype == jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    relevance = [one for one in exact if one.params["precision"] is None]
+    assert len(relevance) == 1  # of ones and zeros, which every type holds
+    for one in exact:
+        assert one in relevance or set(one.params["precision"]) == {highest}
 
 
 @pytest.mark.parametrize(("dropout", "chunk", "devices"), [(0.1, 3, 1), (0.0, 16, 1), (0.1, 1, 4)])

@@ -121,12 +121,12 @@ class Collator:
     ) -> tuple[tuple[Tokens, Tokens, Tokens], np.ndarray, np.ndarray]:
         """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L], and
         by which passages [B, L]."""
-        members = [[item.positive, *item.negatives][: self.slots] for item in lists]
-        passages = [_known(self.passages, pid, "passage") for ids in members for pid in ids]
+        members = [self._members(item) for item in lists]
+        passages = [passage for some in members for passage in some]
         queries = [_known(self.queries, item.query, "query") for item in lists]
-        repeated = [q for q, ids in zip(queries, members, strict=True) for _ in ids]
+        repeated = [q for q, some in zip(queries, members, strict=True) for _ in some]
         titles, bodies = [p.title for p in passages], [p.text for p in passages]
-        valid = np.arange(self.slots) < np.array([len(ids) for ids in members])[:, None]
+        valid = np.arange(self.slots) < np.array([len(some) for some in members])[:, None]
         slots = np.full(valid.shape, len(passages))
         slots[valid] = np.arange(len(passages))
 
@@ -140,8 +140,14 @@ class Collator:
             _pad(some, limit, shape.width, pad_id, order)
             for (some, limit, pad_id, order), shape in zip(kinds, self.shapes, strict=True)
         )
-        ids = np.array([*(_number(p.id) for p in passages), 0], np.int32)[slots]
+        ids = np.array([*(_number(p.whole) for p in passages), 0], np.int32)[slots]
         return (query, passage, pair), valid, ids
+
+    def _members(self, item: TrainingList) -> list[Passage]:
+        """Positive and negatives; one that says what the positive says is no negative."""
+        positive = _known(self.passages, item.positive, "passage")
+        rest = (_known(self.passages, pid, "passage") for pid in item.negatives)
+        return [positive, *(one for one in rest if one.whole != positive.whole)][: self.slots]
 
     def _spots(self, texts: Tokens, shape: Shape) -> np.ndarray:
         """Where the tokens of every device's every chunk are: [devices * chunks, T]."""
@@ -168,9 +174,9 @@ def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:
     return length[:, rows].reshape(-1, size)
 
 
-def _number(name: str) -> int:
-    """31 bits of an id's hash: two passages of a batch of 10,000 share them once in 43."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") >> 1
+def _number(text: str) -> int:
+    """31 bits of a text's hash: two passages of a batch of 10,000 share them once in 43."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") >> 1
 
 
 def _pad(texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray) -> Tokens:

@@ -173,7 +173,8 @@ class Tokenizer:
     ) -> list[Text]:
         """CLS query SEP title text SEP, at most `pair_length` tokens; the passage is cut.
 
-        The query is cut to what it has in `query`, so both models read the same words of it.
+        The query is cut to the room that it has in `query`: where no prompt takes a part of it,
+        both models read the same words.
         """
         room = self.config.query_length - _special_count(self._single)
         first = [ids[:room] for ids in self._ids(queries, "queries")]
@@ -280,7 +281,7 @@ _PROBES = (
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:
-    """Pads texts to [rows, length]; the rows that are left over repeat the first token only."""
+    """Pads texts to [rows, length]; the rows that are left over hold one `pad_id`."""
     ids = np.full((rows, length), pad_id, np.int32)
     types = np.zeros((rows, length), np.int32)
     lengths = np.ones(rows, np.int32)

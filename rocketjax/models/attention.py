@@ -29,11 +29,12 @@ def attend(qkv: jax.Array, length: jax.Array, implementation: Attention) -> jax.
     """
     if implementation == "plain":
         return _plain(qkv, length)
-    return jax.nn.dot_product_attention(
-        *(qkv[:, :, i] for i in range(3)),
-        key_value_seq_lengths=length,
-        implementation=implementation,
-    )
+    with jax.default_matmul_precision(precision(qkv.dtype)):
+        return jax.nn.dot_product_attention(
+            *(qkv[:, :, i] for i in range(3)),
+            key_value_seq_lengths=length,
+            implementation=implementation,
+        )
 
 
 def attend_first(query: jax.Array, keys_values: jax.Array, length: jax.Array) -> jax.Array:
@@ -48,11 +49,17 @@ def attend_first(query: jax.Array, keys_values: jax.Array, length: jax.Array) ->
         [N, H, D].
     """
     keys, values = keys_values[:, :, 0], keys_values[:, :, 1]
-    scores = jnp.einsum("nhd,nshd->nhs", query, keys, preferred_element_type=jnp.float32)
+    scores = _dot("nhd,nshd->nhs", query, keys)
     inside = jnp.arange(keys.shape[1]) < length[:, None, None]
     weights = jax.nn.softmax(jnp.where(inside, scores * query.shape[-1] ** -0.5, -1e30))
-    out = jnp.einsum("nhs,nshd->nhd", weights.astype(values.dtype), values)
+    weights = weights.astype(values.dtype)
+    out = jnp.einsum("nhs,nshd->nhd", weights, values, precision=precision(values.dtype))
     return out.astype(query.dtype)
+
+
+def precision(dtype: Any) -> Literal["highest"] | None:
+    """Of products of `dtype`: accelerators would compute float32's from bfloat16 or TF32."""
+    return "highest" if dtype == jnp.float32 else None
 
 
 @jax.custom_vjp
@@ -100,4 +107,4 @@ def _heads_first(x: jax.Array) -> jax.Array:
 
 
 def _dot(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+    return jnp.einsum(spec, a, b, precision=precision(a.dtype), preferred_element_type=jnp.float32)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from rocketjax.batch import Array, Tokens
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
 
+HIGHEST = jax.lax.Precision.HIGHEST
+
 
 class CrossEncoder(nn.Module):
     """s_ce(q, p): the pair's [CLS] state, dropout, one linear unit. No sigmoid: a raw score."""
@@ -26,7 +28,9 @@ class CrossEncoder(nn.Module):
         encoder = Encoder(self.config, self.compute, name="encoder")
         first = encoder(tokens, keys, spots, first_only=True).astype(jnp.float32)
         if self.pooler:
-            first = jnp.tanh(nn.Dense(self.config.hidden_size, name="pooler")(first))
+            pooler = nn.Dense(self.config.hidden_size, precision=HIGHEST, name="pooler")
+            first = jnp.tanh(pooler(first))
         first = dropout(first, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
-        head = nn.Dense(1, kernel_init=nn.initializers.normal(0.02), name="head")
+        init = nn.initializers.normal(0.02)
+        head = nn.Dense(1, kernel_init=init, precision=HIGHEST, name="head")
         return head(first)[:, 0]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.batch import Array, Tokens
-from rocketjax.models.attention import Attention, attend, attend_first
+from rocketjax.models.attention import Attention, attend, attend_first, precision
 from rocketjax.models.layout import Layout
 
 Params: TypeAlias = Any  # a pytree of arrays
@@ -83,8 +83,9 @@ def _activation(name: str, x: jax.Array) -> jax.Array:
     if name == "gelu_tanh":
         return nn.gelu(x, approximate=True)
     # By erf, as torch has it: jax's own is by erfc, more than twice as slow on a CPU, and exact to
-    # more digits only where both are next to 0.
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+    # more digits only where both are next to 0. In float32: 1 + erf would cancel in bfloat16.
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def layer(
@@ -175,7 +176,10 @@ def unstacked(params: Params) -> Params:
 
 
 def _dense(params: Params, x: jax.Array, dtype: Dtype) -> jax.Array:
-    return x.astype(dtype) @ params["kernel"].astype(dtype) + params["bias"].astype(dtype)
+    product = jnp.matmul(
+        x.astype(dtype), params["kernel"].astype(dtype), precision=precision(dtype)
+    )
+    return product + params["bias"].astype(dtype)
 
 
 def _columns(params: Params, part: slice) -> Params:
