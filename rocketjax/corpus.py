@@ -1,5 +1,7 @@
 """Encodes a corpus of any size into shards of vectors; goes on where it was stopped."""
 
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -75,6 +77,8 @@ def encode_corpus(
     manifest = make_manifest(retriever, name, collection, config)
     index, count = worker or (jax.process_index(), jax.process_count())
     if worker is None:
+        said = dataclasses.asdict(manifest) | {"model": "", "collection": ""}  # paths may differ
+        distributed.check_same("what is encoded", json.dumps(said, indent=0))
         distributed.from_main(lambda: _claim(folder, manifest))
     else:
         _claim(folder, manifest)

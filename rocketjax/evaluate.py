@@ -77,6 +77,8 @@ def _evaluate(options: Evaluate) -> None:
         check_depths(options.evaluate, option)
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
+    said = [f"{name}: {value}" for name, value in vars(options).items() if name != "hosts"]
+    distributed.check_same("options", "\n".join(said))
     # What may be refused comes before the model's hours of work.
     files = _value_files(options) if options.per_query else {}
     collection = distributed.main_first(

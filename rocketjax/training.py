@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -19,6 +19,7 @@ from rocketjax.journal import Journal
 from rocketjax.models.encoder import Params
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel, replicate
+from rocketjax.preemption import Preempted
 from rocketjax.progress import Say, Watch
 from rocketjax.state import TrainState, init_state
 from rocketjax.train_log import TrainLog
@@ -96,7 +97,7 @@ def train_stage(
                     raise _refusal(name, done, "other lists or texts")
                 facts["lists"] = feed.lists
                 journal.rewind_clock()
-                with preemption.deferred() as asked:
+                with preemption.deferred() as asked, leaving_together(saved):
                     state = fit(
                         state,
                         program,
@@ -120,6 +121,20 @@ def train_stage(
             say(f"{name}: ends with its best checkpoint, that of step {best}")
             state = saved.restore(best, state)
         return state.params
+
+
+@contextmanager
+def leaving_together(saved: Checkpoints) -> Iterator[None]:
+    """All processes stop at one step, and none goes before the state of that step is on disk.
+
+    Who leaves ends the others, process 0 too, which alone saves.
+    """
+    try:
+        yield
+    except Preempted:
+        saved.wait()
+        distributed.barrier()
+        raise
 
 
 def _go_on(

@@ -4,6 +4,7 @@ import dataclasses
 from functools import cached_property
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from rocketjax import distributed, model_folder
@@ -53,13 +54,23 @@ class Run:
 def start_retriever(run: Run) -> Retriever:
     """As the run begins."""
     config = run.config
-    return model_folder.start_retriever(config.retriever, config.text, config.compute)
+    start = model_folder.start_retriever(config.retriever, config.text, config.compute)
+    _check_same("retriever.weights", start)
+    return start
 
 
 def start_reranker(run: Run) -> Reranker:
     """As the run begins, its head fresh unless the weights bring one."""
     config = run.config
-    return model_folder.start_reranker(config.reranker, config.text, config.compute, config.seed)
+    start = model_folder.start_reranker(config.reranker, config.text, config.compute, config.seed)
+    _check_same("reranker.weights", start)
+    return start
+
+
+def _check_same(option: str, model: Retriever | Reranker) -> None:
+    """Each host has read its own copy; of other weights, replicas would stay apart for good."""
+    if jax.process_count() > 1:
+        distributed.check_same(f"the weights of {option}", model.fingerprint)
 
 
 def warmed_retriever(run: Run) -> tuple[Retriever, str]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rocketjax import distributed, hosts
 from rocketjax.augment import TrainingList
+from rocketjax.checkpoint import Checkpoints
 from rocketjax.config import (
     CheckpointConfig,
     ComputeConfig,
@@ -39,9 +42,11 @@ from rocketjax.data.collections import load_collection
 from rocketjax.data.loader import list_batches
 from rocketjax.errors import InputError
 from rocketjax.model_folder import start_retriever
+from rocketjax.optim import make_optimizer
 from rocketjax.parallel import AXIS, data_parallel, own_rows, replicate
 from rocketjax.progress import unwatched
 from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.state import init_state
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 
@@ -318,6 +323,30 @@ def test_a_signal_to_one_stops_all_at_one_step(tmp_path, name):
     assert [status for status, _, _ in results] == [75, 75]
     steps = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
     assert steps[0] == steps[1] > 20
+
+
+def state_of(values):
+    return replicate(init_state({"retriever": values}, make_optimizer(OptimizerConfig(), 10), 1))
+
+
+def test_none_leaves_before_what_all_stop_at_is_saved(tmp_path):
+    """Who leaves ends the others, and process 0 alone saves."""
+    results = ended(run("saves", tmp_path, places=by_environment()))
+    assert [status for status, _, _ in results] == [75, 75], results
+    with Checkpoints(tmp_path, 2, print) as saved:
+        assert saved.latest() == 7
+
+
+def test_other_weights_of_a_host_are_refused(weights, collection, tmp_path):
+    """At one and the same path, they would be trained apart."""
+    other = shutil.copytree(weights, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, other / "model.safetensors")
+    places = by_environment()
+    results = ended(run("weighs", collection, tmp_path / "run", weights, other, places=places))
+    assert [status for status, _, _ in results] == [2, 2], results
+    assert "the weights of retriever.weights: process 1" in results[0][2] + results[1][2]
 
 
 def wait_for(path, seconds=60):

@@ -102,6 +102,50 @@ def stop(folder, name):
         return hosts.leave(75, "stopped")
 
 
+def saves(folder):
+    """Process 0 is slow to save what all hold when they are to stop."""
+    import jax.numpy as jnp
+    from test_hosts import state_of
+
+    from rocketjax import checkpoint, cli, training
+    from rocketjax.config import HostsConfig
+    from rocketjax.preemption import Preempted
+
+    sums = checkpoint._sums
+    checkpoint._sums = lambda path: (time.sleep(5), sums(path))[1]
+
+    def command():
+        with (
+            cli.joined(HostsConfig(timeout=30)),
+            checkpoint.Checkpoints(Path(folder), 2, print) as saved,
+            training.leaving_together(saved),
+        ):
+            saved.save(7, state_of(jnp.arange(3.0)), {})
+            raise Preempted
+
+    return cli.run(command)
+
+
+def weighs(collection, folder, *weights):
+    """Each process is given the weights of its own place."""
+    import jax
+    from test_hosts import TEXT
+
+    from rocketjax import cli, pipeline, workspace
+    from rocketjax.config import Config, DataConfig, HostsConfig, RetrieverConfig
+    from rocketjax.progress import unwatched
+
+    def command():
+        with cli.joined(HostsConfig(timeout=30)):
+            given = RetrieverConfig(weights[jax.process_index()])
+            data = DataConfig(collection, max_eval_queries=5)
+            config = Config(data=data, text=TEXT, retriever=given)
+            work = pipeline._context(config, Path(folder), print, unwatched)
+            workspace.start_retriever(work)
+
+    return cli.run(command)
+
+
 def idle(ready):
     """Says that all are there, and waits."""
     from rocketjax import cli
