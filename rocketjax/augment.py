@@ -23,7 +23,7 @@ from rocketjax.config import ListConfig
 from rocketjax.data.lines import BadRows, lines
 from rocketjax.data.qrels import relevant
 from rocketjax.errors import InputError
-from rocketjax.files import write_text
+from rocketjax.files import read_object, valid, write_json, write_text
 
 EXAMPLES = 6
 # Kept once, however many lists it is in: of half a million queries with a thousand candidates each,
@@ -220,6 +220,20 @@ def read_candidates(path: Path) -> list[Candidates]:
             raise InputError(f"{place}: scores: one is not finite; mine again")
         rows.append(row)
     return rows
+
+
+def write_report(path: Path, report: MiningReport, texts: Sequence[tuple[str, str]]) -> None:
+    """The report, and what its examples' queries and passages say."""
+    write_json(path, dataclasses.asdict(report) | {"texts": texts})
+
+
+def read_report(path: Path) -> tuple[MiningReport, list[tuple[str, str]]]:
+    """The report and the texts of `write_report`. Raises InputError where it is damaged."""
+    values = read_object(path)
+    names = {field.name for field in dataclasses.fields(MiningReport)}
+    known = {name: value for name, value in values.items() if name in names}
+    report = valid(MiningReport, known, path, "mine again")
+    return report, valid(list[tuple[str, str]], values.get("texts", []), path, "mine again")
 
 
 def _denoised(row: Candidates, p: np.ndarray, config: ListConfig, seed: int) -> list[TrainingList]:

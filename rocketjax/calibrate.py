@@ -27,7 +27,9 @@ class Calibration:
         return expit(self.scale * np.asarray(scores, np.float64) + self.shift)
 
 
-def platt(positive_scores: Sequence[float], candidate_scores: Sequence[float]) -> Calibration:
+def platt(
+    positive_scores: Sequence[float] | np.ndarray, candidate_scores: Sequence[float] | np.ndarray
+) -> Calibration:
     """Fits scale and shift by maximum likelihood, both classes weighing the same.
 
     So p is the probability that a passage is a positive rather than a candidate, were both equally

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from rocketjax import distributed
 from rocketjax.augment import (
@@ -24,8 +25,10 @@ from rocketjax.augment import (
     hybrid_lists,
     read_candidates,
     read_lists,
+    read_report,
     write_candidates,
     write_lists,
+    write_report,
 )
 from rocketjax.calibrate import Calibration, platt
 from rocketjax.config import ListConfig
@@ -36,7 +39,7 @@ from rocketjax.files import is_empty, read_object, write_json
 from rocketjax.inference import Model
 from rocketjax.metrics import Qrels
 from rocketjax.progress import Watch, unwatched
-from rocketjax.ranking import retrieve, score_pairs
+from rocketjax.ranking import QUERIES_AT_ONCE, retrieve, score_pairs
 from rocketjax.retrieval.index import Index
 
 PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
@@ -66,7 +69,37 @@ def mine(
     if not queries:
         raise InputError("no query to mine for; choose another split")
     request = _request(model, index, queries, qrels, config, seed)
+    distributed.check_same("what is mined", json.dumps(request, indent=0))
     distributed.from_main(lambda: _claim(folder, request))
+    lists, report = folder / "lists.jsonl", folder / "report.json"
+    if not distributed.from_main(lists.is_file):
+        paths = _find(model, index, queries, qrels, passages, config, folder, watch)
+
+        def write() -> None:
+            with watch("make lists", len(paths), "files") as advance:
+                candidates = []
+                for path in paths:
+                    candidates += read_candidates(path)
+                    advance(1)
+                made, told = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
+            write_report(report, told, _texts(told, queries, passages))
+            write_lists(lists, made)  # the last: where they are, all is done
+
+        distributed.from_main(write)  # the others' memory need not hold all candidates
+    return read_lists(lists), read_report(report)[0]
+
+
+def _find(
+    model: Model,
+    index: Index,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    passages: Mapping[str, Passage],
+    config: ListConfig,
+    folder: Path,
+    watch: Watch,
+) -> list[Path]:
+    """Writes the candidates of all queries, but for files that are there already; the files."""
     depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n
     scored = (config.scored or config.top_n) if config.denoised else 0
     size = max(1, PAIRS_AT_ONCE // max(scored, 1))
@@ -75,43 +108,40 @@ def mine(
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
     missing = distributed.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
+    at_once = turns * max(1, QUERIES_AT_ONCE // size)
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
-        for start in range(0, len(missing), turns):
-            # All processes search for a part each, together; then each has its own re-ranked.
-            group = [(i, {q: queries[q] for q in parts[i]}) for i in missing[start : start + turns]]
-            found = [_candidates(model, index, some, qrels, depth) for _, some in group]
-            for i, some in group[own : own + 1]:
-                rows = _scored(model, found[own], some, passages, scored) if scored else found[own]
-                write_candidates(paths[i], rows)
-            advance(sum(len(some) for _, some in group))
+        for start in range(0, len(missing), at_once):
+            # All processes search together; then each has its own parts re-ranked.
+            group = missing[start : start + at_once]
+            some = {query: queries[query] for i in group for query in parts[i]}
+            found = _candidates(model, index, some, qrels, depth)
+            for first in range(0, len(group), turns):
+                turn = group[first : first + turns]
+                for i in turn[own : own + 1]:
+                    rows = [found[query] for query in parts[i]]
+                    if scored:
+                        rows = _scored(model, rows, some, passages, scored)
+                    write_candidates(paths[i], rows)
+                advance(sum(len(parts[i]) for i in turn))
     distributed.barrier()
-    candidates = [row for path in paths for row in read_candidates(path)]
-    lists, report = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
-
-    def write() -> None:
-        values = dataclasses.asdict(report) | {"texts": _texts(report, queries, passages)}
-        write_json(folder / "report.json", values)
-        write_lists(folder / "lists.jsonl", lists)
-
-    distributed.from_main(write)
-    return read_lists(folder / "lists.jsonl"), report
+    return paths
 
 
 def _candidates(
     model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int
-) -> list[Candidates]:
+) -> dict[str, Candidates]:
     """What the retriever finds for each query, its known positives taken out."""
     positives = {query: tuple(relevant(qrels.get(query, {}))) for query in queries}
     most = max(map(len, positives.values()))  # so many more are asked for, so that depth are left
     found = retrieve(model.retriever, index, queries, depth + most, unwatched)
-    return [
-        Candidates(
+    return {
+        query: Candidates(
             query,
             positives[query],
             tuple(pid for pid, _ in ranked if pid not in positives[query])[:depth],
         )
         for query, ranked in found.items()
-    ]
+    }
 
 
 def _scored(
@@ -152,8 +182,8 @@ def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibrat
     if config.calibration == "sigmoid":
         return Calibration(1.0, 0.0)
     return platt(
-        [score for row in candidates for score in row.positive_scores],
-        [score for row in candidates if row.positives for score in row.scores],
+        np.fromiter((s for row in candidates for s in row.positive_scores), float),
+        np.fromiter((s for row in candidates if row.positives for s in row.scores), float),
     )
 
 

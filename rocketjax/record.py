@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -10,11 +10,11 @@ import numpy as np
 import pydantic
 
 from rocketjax import report
-from rocketjax.augment import MiningReport, read_candidates
+from rocketjax.augment import MiningReport, read_candidates, read_report
 from rocketjax.calibrate import Calibration
 from rocketjax.config import Config, load
 from rocketjax.errors import InputError
-from rocketjax.files import read_json, read_object, valid
+from rocketjax.files import read_json, valid
 from rocketjax.report import Report
 from rocketjax.train_log import read_rows
 
@@ -113,12 +113,7 @@ def _checked(kind: Any, path: Path) -> Any:
 
 
 def _mined(folder: Path) -> Mined:
-    path = folder / "report.json"
-    values = read_object(path)
-    names = {field.name for field in fields(MiningReport)}
-    known = {name: value for name, value in values.items() if name in names}
-    mined = valid(MiningReport, known, path, "mine again")
-    texts = valid(list[tuple[str, str]], values.get("texts", []), path, "mine again")
+    mined, texts = read_report(folder / "report.json")
     positives, candidates = [], []
     if mined.scale is not None and mined.shift is not None:
         for part in sorted(folder.glob("candidates-*.jsonl"))[:READ]:

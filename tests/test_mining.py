@@ -100,6 +100,40 @@ def test_scores_are_of_the_very_passages(model, train, tmp_path):
     assert 20 < report.dropped < report.scored == 5 * 40
 
 
+def test_what_is_mined_is_not_mined_again(model, train, tmp_path, monkeypatch):
+    """A run that goes on need not read its candidates."""
+    lists, report = mined(model, train.queries, train.qrels, tmp_path / "lists")[1:]
+    (tmp_path / "lists" / "candidates-00000.jsonl").write_text("")
+    config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid")
+    index, passages = model.corpus
+    given = (train.queries, train.qrels, passages, config, 1, tmp_path / "lists", unwatched)
+    assert mining.mine(model, index, *given) == (lists, report)
+    (tmp_path / "lists" / "lists.jsonl").unlink()
+    assert mining.mine(model, index, *given)[0] == []
+
+
+def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, monkeypatch):
+    whole = mined(model, train.queries, train.qrels, tmp_path / "whole")
+    asked, retrieve = [], mining.retrieve
+
+    def noted(retriever, index, queries, *args):
+        asked.append(len(queries))
+        return retrieve(retriever, index, queries, *args)
+
+    monkeypatch.setattr(mining, "retrieve", noted)
+    monkeypatch.setattr(mining, "PAIRS_AT_ONCE", 60)  # three queries a file
+    monkeypatch.setattr(mining, "QUERIES_AT_ONCE", 13)
+    parts = mined(model, train.queries, train.qrels, tmp_path / "parts")
+    assert asked == [12, 12, 12, 4]
+    files = sorted((tmp_path / "parts").glob("candidates-*.jsonl"))
+    assert len(files) == 14
+    rows = [row for file in files for row in read_candidates(file)]
+    assert [(row.query, row.passages) for row in rows] == [
+        (row.query, row.passages) for row in whole[0]
+    ]
+    assert parts[1:] == whole[1:]
+
+
 @pytest.mark.parametrize(
     ("options", "depth", "scored"),
     [
