@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, TypeAlias
 
 import tyro
 from rich.console import Console
@@ -23,9 +23,7 @@ from rocketjax.allocator import keep_freed_memory
 from rocketjax.config import HostsConfig, Options, option, validated
 from rocketjax.errors import InputError
 from rocketjax.files import cache_folder
-
-if TYPE_CHECKING:
-    from rocketjax.progress import Advance
+from rocketjax.progress import Advance, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
 GOES_ON = "the same command goes on from here (without --overwrite and --from)"
@@ -94,8 +92,12 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def watch(name: str, total: int, unit: str) -> Iterator["Advance"]:
-    """Shows a bar with rate and time left while its block runs."""
+def watch(name: str, total: int, unit: str) -> Iterator[Advance]:
+    """Shows a bar with rate and time left while its block runs; lines where none can be drawn."""
+    if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
+        with in_lines(say, name, total, unit) as advance:  # a bar would come once, at the end
+            yield advance
+        return
     columns = (
         TextColumn(name.ljust(14)),
         BarColumn(),
@@ -114,8 +116,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """As 1,234/s."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f}/s")
+        return Text(pace(task.finished_speed or task.speed))
 
 
 def _failed(status: int, message: str) -> int:

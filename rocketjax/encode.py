@@ -20,7 +20,7 @@ class Encode:
     """Encodes a collection's passages with a trained retriever and builds an index over them.
 
     A stopped encode goes on at the shard it was at. Several workers share the work:
-    --worker 0 --workers 4, and so on; the last to finish, run again, builds the index.
+    --worker 0 --workers 4, and so on; the last to finish builds the index.
 
     Example: python -m rocketjax.encode --model runs/demo --collection demo --output indexes/demo
     """

@@ -26,6 +26,13 @@ STEPS_OF = {  # stages that train
     "joint": "joint",
 }
 SHOWN = ("MRR@10", "nDCG@10", "recall@50")
+# What losses are, in nats: the re-ranker's own the mean of a list or a passage, and distillation.
+PER = {"listwise": "list", "pointwise": "passage"}
+REDUCED = {
+    "list": "the mean of a list",
+    "element": "the mean of a passage",
+    "sum": "the sum over a step's lists",
+}
 MODELS = {"retriever": "retriever", "reranker": "re-ranker", "oracle": "oracle"}
 
 HEAD = """\
@@ -150,11 +157,13 @@ def _training(record: Record) -> Iterator[str]:
     for stage, colour in (("warm-reranker", ORANGE), ("warm-retriever", BLUE)):
         log = record.log.get(stage)
         if log and "loss" in log:
-            guess = _guess(record.config) if stage == "warm-reranker" else None
+            guess, per = None, "query"
+            if stage == "warm-reranker":
+                guess = _guess(record.config)
+                per = PER[resolve_loss(record.config.loss).reranker_loss]
             drawn = pictures.losses(log, {"loss": ("loss", colour)}, guess)
-            figures.append(
-                _figure(drawn, f"Loss of {stage}", "One model alone, before joint training.")
-            )
+            note = f"One model alone, before joint training: the mean of a {per}."
+            figures.append(_figure(drawn, f"Loss of {stage}", note))
     if figures:
         yield '<h2>Training</h2><p class="note">Faint: every step. Strong: running mean.</p>'
         yield _grid(figures)
@@ -185,9 +194,10 @@ def _joint_figures(record: Record) -> Iterator[str]:
                 log, names, _guess(config) if loss.retriever_negatives == "list" else None
             ),
             "Losses of joint training",
-            "Each model's cross-entropy with the label, and the whole loss: "
+            "Each model's cross-entropy with the label (the retriever's the mean of a list, the "
+            f"re-ranker's of a {PER[loss.reranker_loss]}), and the whole loss: "
             f"{loss.retriever_weight:g} retriever + {loss.reranker_weight:g} re-ranker + "
-            f"{loss.distill_weight:g} distillation.",
+            f"{loss.distill_weight:g} distillation ({REDUCED[loss.reduction]}).",
         )
     if log and "kl" in log:
         yield _figure(
@@ -209,8 +219,19 @@ def _joint_figures(record: Record) -> Iterator[str]:
                 f"Held-out {measure} on the way",
                 f"Of at most {config.evaluate.every_queries} queries, on a small pool each (what "
                 "the starting retriever ranked first, and the judged passages): for comparing "
-                "steps, higher than the table's.",
+                f"steps, higher than the table's.{_delivered(config, 'retriever')}",
             )
+
+
+def _delivered(config: Config, model: str) -> str:
+    """What joint training ends with, where that is not the model as it trains, which is drawn."""
+    told: list[str] = []
+    if config.checkpoint.take == "best":
+        told.append("the best checkpoint is taken (checkpoint.take best)")
+    if config.retriever.keep and model == "retriever":
+        keep = f"retriever.keep {config.retriever.keep:g}"
+        told.append(f"the retriever is averaged with its start ({keep})")
+    return f" Not drawn, but in the table: in the end {' and '.join(told)}." if told else ""
 
 
 def _denoising(record: Record) -> Iterator[str]:
@@ -282,7 +303,7 @@ def _scores(record: Record) -> Iterator[str]:
             pictures.scores(known, model),
             f"Scores of the {MODELS[model]}",
             "The same training lists each time: positives, and the negatives of both kinds of "
-            "lists.",
+            f"lists.{_delivered(record.config, model)}",
         )
         for model in ("retriever", "reranker")
     )

@@ -36,7 +36,7 @@ def losses(log: Columns, names: Mapping[str, tuple[str, str]], guess: float | No
     if guess is not None:
         axes.axhline(guess, color=GREY, linewidth=0.9, linestyle=":")
         ends.append((guess, "guessing", GREY))
-    _over_steps(axes, "nats a list", ends)
+    _over_steps(axes, "nats", ends)
     return figure
 
 

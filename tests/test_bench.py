@@ -212,3 +212,34 @@ def test_a_plan_multiplies_out():
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops
+
+
+def test_a_plan_counts_padding_where_it_is_computed_with():
+    loaded = config.load(Path(__file__).parents[1] / "configs" / "nq.yaml")
+
+    def planned(machine, padding="auto", **text):
+        compute = dataclasses.replace(loaded.compute, padding=padding)
+        changed = dataclasses.replace(
+            loaded, compute=compute, text=dataclasses.replace(loaded.text, **text)
+        )
+        stages = plan.stages(changed, plan.Plan(machine=machine))
+        return {stage.name: (stage.tokens, stage.flops) for stage in stages}
+
+    def forward(tokens):
+        return forward_flops(plan.BERT_BASE, tokens)
+
+    chip, card = planned("v5e-8"), planned("h100")
+    assert all(chip[name][0] == card[name][0] for name in card)  # real tokens, either way
+    # In training a batch is as wide as its longest text; backward, and chunks of 256 run twice.
+    assert chip["joint"][1] == pytest.approx(
+        4 * 1838 * 96 * (forward(32) + 32 * (forward(128) + forward(158)))
+    )
+    assert chip["encode"][1] == pytest.approx(8_841_823 * forward(70.5 + 15.5))  # sorted
+    assert card["encode"][1] == pytest.approx(8_841_823 * forward(70.5))
+    assert planned("h100", "keep")["joint"] == chip["joint"] != card["joint"]
+    assert planned("v5e-8", "skip")["joint"] == card["joint"]
+    assert planned("v5e-8", passage_length=80)["encode"][1] == pytest.approx(
+        8_841_823 * forward(80)
+    )
+    longest = planned("v5e-8", passage_length=0)["warm-retriever"][1]  # as long as BERT reads
+    assert longest == pytest.approx(3 * 2000 * 1024 * (forward(32) + forward(512)))

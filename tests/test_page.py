@@ -4,13 +4,21 @@ import json
 import re
 import xml.etree.ElementTree
 from base64 import b64decode
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from rocketjax import draw, pictures, report
-from rocketjax.config import Config, DataConfig, LossConfig, dump
+from rocketjax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    RetrieverConfig,
+    dump,
+)
 from rocketjax.errors import InputError
 from rocketjax.page import write
 from rocketjax.record import read
@@ -183,6 +191,61 @@ def test_what_guessing_costs_is_drawn_where_losses_are_over_a_list(tmp_path, los
     page = write(folder).read_text()
     found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
     assert any(b"guessing" in b64decode(data) for data in found) is drawn
+
+
+@pytest.mark.parametrize(
+    ("loss", "own", "distilled"),
+    [
+        (LossConfig(), "list", "the mean of a list"),
+        (LossConfig(preset="paper"), "list", "the sum over a step's lists"),
+        (LossConfig(preset="released"), "list", "the mean of a passage"),
+        (LossConfig(preset="custom", reranker_loss="pointwise"), "passage", "the mean of a list"),
+    ],
+)
+def test_losses_are_in_nats_and_the_captions_say_of_what(tmp_path, loss, own, distilled):
+    folder = make_record(tmp_path / "run")
+    warm = [{"stage": s, "step": 0, "loss": 1.0} for s in ("warm-retriever", "warm-reranker")]
+    with (folder / "log.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in warm))
+    (folder / "config.yaml").write_text(dump(Config(loss=loss)))
+    page = write(folder).read_text()
+    texts, said = written(page), unescape(page)
+    for title in ("Losses of joint training", "Loss of warm-retriever", "Loss of warm-reranker"):
+        assert "nats" in texts[title] and "nats a list" not in texts[title]
+    assert (
+        f"Loss of warm-reranker.</b> One model alone, before joint training: the mean of a {own}."
+        in said
+    )
+    assert f"the re-ranker's of a {own}), and the whole loss: " in said
+    assert f" distillation ({distilled})." in said
+
+
+BEST = (
+    " Not drawn, but in the table: in the end the best checkpoint is taken (checkpoint.take best)"
+)
+KEPT = "the retriever is averaged with its start (retriever.keep 0.5)"
+
+
+@pytest.mark.parametrize(
+    ("keep", "take", "retriever", "reranker"),
+    [
+        (0.0, "last", "", ""),
+        (0.5, "last", f" Not drawn, but in the table: in the end {KEPT}.", ""),
+        (0.0, "best", f"{BEST}.", f"{BEST}."),
+        (0.5, "best", f"{BEST} and {KEPT}.", f"{BEST}."),
+    ],
+)
+def test_captions_say_where_the_table_is_not_of_what_is_drawn(
+    tmp_path, keep, take, retriever, reranker
+):
+    folder = make_record(tmp_path / "run")
+    config = Config(retriever=RetrieverConfig(keep=keep), checkpoint=CheckpointConfig(take=take))
+    (folder / "config.yaml").write_text(dump(config))
+    page = unescape(write(folder).read_text())
+    notes = dict(re.findall(r"<figcaption><b>(.*?)\.</b>(.*?)</figcaption>", page))
+    assert notes["Held-out MRR@10 on the way"].endswith(f"higher than the table's.{retriever}")
+    assert notes["Scores of the retriever"].endswith(f"both kinds of lists.{retriever}")
+    assert notes["Scores of the re-ranker"].endswith(f"both kinds of lists.{reranker}")
 
 
 @pytest.mark.parametrize(

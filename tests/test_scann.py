@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pickle
 import shutil
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tiny import vectors_folder
 from rocketjax.config import IndexConfig
 from rocketjax.errors import InputError
 from rocketjax.retrieval import open as opening
+from rocketjax.retrieval import scann
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.scann import ScannIndex, build_scann, installed, open_scann
@@ -121,6 +124,26 @@ def test_two_byte_vectors_are_reordered_in_two_bytes(tmp_path):
     index = build_scann(vectors, IndexConfig(), queries, 50, quiet)
     assert recall(index, queries, 50) >= 0.95
     assert any("bfloat16" in path.name for path in (tmp_path / "scann").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_is_built_from_is_in_memory_once(tmp_path, monkeypatch, dtype):
+    vectors, queries = corpus(tmp_path, 120_001, 32, dtype=dtype)  # in three shards
+
+    class Given(Exception):
+        pass
+
+    def builder(rows, *_):
+        raise Given(rows, tracemalloc.get_traced_memory()[1])
+
+    monkeypatch.setattr(scann, "_ops", lambda: SimpleNamespace(builder=builder))
+    tracemalloc.start()
+    with pytest.raises(Given) as given:
+        build_scann(vectors, IndexConfig(), queries, 10, quiet)
+    tracemalloc.stop()
+    rows, peak = given.value.args
+    assert rows.dtype == np.float32 and peak < 1.2 * rows.nbytes
+    np.testing.assert_array_equal(rows, vectors.rows(0, len(vectors)).astype(np.float32))
 
 
 def test_threads_change_no_result(hashed):

@@ -29,13 +29,16 @@ class Devices(NamedTuple):
     count: int
     peak: float
     memory: float  # bytes of a device
+    tpu: bool
 
 
 MACHINES = {  # by their makers' data sheets; a v4-32 has 32 cores on 16 chips
-    "v5e-8": Devices(8, 197e12, 16e9),
-    "v4-32": Devices(16, 275e12, 32e9),
-    "h100": Devices(1, 989e12, 80e9),
+    "v5e-8": Devices(8, 197e12, 16e9, tpu=True),
+    "v4-32": Devices(16, 275e12, 32e9, tpu=True),
+    "h100": Devices(1, 989e12, 80e9, tpu=False),
 }
+# Outside training texts are sorted, and padded to the next multiple of 32: half of one on average.
+ROUNDED_UP = 15.5
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Plan:
     pair_tokens: Positive = 79.1
     """Mean length, cut as the config says."""
     utilisation: Positive = 0.3
-    """Assumed share of the peak that encoding and training reach on real tokens."""
+    """Assumed share of the peak that encoding and training reach, on real tokens; where padding is
+    computed with, as on a TPU, on all."""
     search_utilisation: Positive = 0.05
     """Assumed share of the peak that exact search reaches: choosing the best k takes its time."""
     chunk: Count = 0
@@ -71,7 +75,11 @@ class Plan:
 
 
 class Stage(NamedTuple):
-    """What a stage does; memory: bytes of a device at its peak."""
+    """What a stage does.
+
+    Tokens are real ones, operations those of padding, too, where that is computed with; memory is
+    bytes of a device at its peak.
+    """
 
     name: str
     tokens: float
@@ -137,35 +145,38 @@ def _both(name: str, first: Stage, second: Stage) -> Stage:
 def _trained(
     name: str, config: Config, plan: Plan, stage: StageConfig, slots: int, texts: Sequence[str]
 ) -> Stage:
-    """Backward is twice forward's work; a chunk is run forward once more."""
+    """Backward is twice forward's work; a chunk is run forward once more.
+
+    A padded batch is as wide as its longest text, and among hundreds there is one of the limit.
+    """
     machine = MACHINES[plan.machine]
     on_device = stage.batch * slots / machine.count
     chunk = plan.chunk or config.compute.chunk
     chunked = bool(chunk) and on_device > chunk
     count = {"query": 1, "passage": slots, "pair": slots}
-    lengths = _lengths(plan)
+    lengths, limits = _lengths(plan), _limits(config)
+    widths = limits if _pads(config, plan) else lengths
     rows = stage.steps * stage.batch
     tokens = sum(rows * count[text] * lengths[text] for text in texts)
-    forward = sum(rows * count[text] * forward_flops(BERT_BASE, lengths[text]) for text in texts)
+    forward = sum(rows * count[text] * forward_flops(BERT_BASE, widths[text]) for text in texts)
     flops = (4 if chunked else 3) * forward
-    longest = config.text.pair_length if "pair" in texts else config.text.passage_length
-    held = _activations(chunk if chunked else on_device, longest)
+    held = _activations(chunk if chunked else on_device, max(limits[text] for text in texts))
     memory = len(texts) * PARAMETERS * STATE + held
     return Stage(name, tokens, flops, _hours(plan, flops), memory)
 
 
 def _corpus(config: Config, plan: Plan) -> Stage:
-    flops = plan.passages * forward_flops(BERT_BASE, plan.passage_tokens)
-    held = _layer(config.compute.batch, config.text.passage_length)
+    flops = plan.passages * forward_flops(BERT_BASE, _width(config, plan, "passage"))
+    held = _layer(config.compute.batch, _limits(config)["passage"])
     memory = 4 * PARAMETERS + held
     return Stage("", plan.passages * plan.passage_tokens, flops, _hours(plan, flops), memory)
 
 
 def _scored(name: str, config: Config, plan: Plan, pairs: float) -> Stage:
     """Pairs through the re-ranker, while the corpus' vectors lie on the devices for search."""
-    flops = pairs * forward_flops(BERT_BASE, plan.pair_tokens)
+    flops = pairs * forward_flops(BERT_BASE, _width(config, plan, "pair"))
     vectors = 2 * plan.passages * BERT_BASE.hidden_size / MACHINES[plan.machine].count
-    held = _layer(config.compute.batch, config.text.pair_length)
+    held = _layer(config.compute.batch, _limits(config)["pair"])
     memory = 3 * 4 * PARAMETERS + vectors + held
     return Stage(name, pairs * plan.pair_tokens, flops, _hours(plan, flops), memory)
 
@@ -183,6 +194,24 @@ def _hours(plan: Plan, flops: float) -> float:
 
 def _lengths(plan: Plan) -> dict[str, float]:
     return {"query": plan.query_tokens, "passage": plan.passage_tokens, "pair": plan.pair_tokens}
+
+
+def _limits(config: Config) -> dict[str, int]:
+    text, most = config.text, BERT_BASE.max_length
+    lengths = {"query": text.query_length, "passage": text.passage_length, "pair": text.pair_length}
+    return {name: length or most for name, length in lengths.items()}
+
+
+def _width(config: Config, plan: Plan, text: str) -> float:
+    """Tokens computed of a text outside training, on average."""
+    mean = _lengths(plan)[text]
+    return min(mean + ROUNDED_UP, _limits(config)[text]) if _pads(config, plan) else mean
+
+
+def _pads(config: Config, plan: Plan) -> bool:
+    """Whether padding is computed with on that machine: `model_folder.laid_out` asks this one's."""
+    padding = config.compute.padding
+    return MACHINES[plan.machine].tpu if padding == "auto" else padding == "keep"
 
 
 def _activations(texts: float, length: int) -> float:

@@ -123,9 +123,7 @@ def build_scann(
     started = time.monotonic()
     count = len(vectors)
     leaves = config.leaves or (0 if count < NO_TREE else round(count**0.5))
-    builder = ops.builder(
-        vectors.rows(0, count).astype(np.float32, copy=False), top_k, "dot_product"
-    )
+    builder = ops.builder(vectors.in_float32(), top_k, "dot_product")
     if leaves:
         builder = builder.tree(
             num_leaves=leaves,
@@ -141,7 +139,7 @@ def build_scann(
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
         builder = builder.reorder(top_k, quantize=_reorder_type(vectors))
     searcher = builder.build()
-    del builder  # and its copy of the corpus
+    del builder  # and our float32 corpus; ScaNN had a copy of its own beside it
     built = time.monotonic() - started
     settings = Settings(
         leaves=leaves,

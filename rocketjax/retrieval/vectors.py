@@ -126,6 +126,14 @@ class Vectors:
         ]
         return np.concatenate(pieces).view(self.dtype) if pieces else self._empty()
 
+    def in_float32(self) -> np.ndarray:
+        """All vectors [N, D], copied shard by shard: nothing of that size stands beside them."""
+        whole = np.empty((len(self), self.width), np.float32)
+        for number, shard in enumerate(self._shards):
+            rows = self.manifest.rows(number)
+            whole[rows.start : rows.stop] = shard.view(self.dtype)
+        return whole
+
     def names(self, rows: np.ndarray) -> np.ndarray:
         """Passage ids (str) of rows of any shape; row -1, "nothing found", has the id ""."""
         ids = self._ids[rows]
