@@ -142,6 +142,7 @@ def _client() -> Any:
     if global_state.client is None:  # a slice of TPU hosts knows its processes by itself
         raise InputError(
             f"{jax.process_count()} processes share these devices, but were not joined; add "
-            "--hosts.coordinator auto on every host"
+            "--hosts.coordinator auto on every host; a command without that option runs on one "
+            "host, with JAX_PLATFORMS=cpu"
         )
     return global_state.client

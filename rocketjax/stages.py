@@ -3,7 +3,7 @@
 start            start/{index, retriever.trec, reranker.trec}     judge the starting models
 warm-retriever   warmup/retriever                 in-batch negatives from all devices
 encode           warmup/index, or start/index     the corpus by the warmed retriever
-warm-reranker    warmup/{lists, reranker}         listwise, on undenoised lists
+warm-reranker    warmup/{lists, reranker}         by its own loss, on undenoised lists
 mine             lists                            undenoised and denoised lists
 joint            rounds, retriever, reranker      dynamic listwise distillation (and refresh)
                  judged.jsonl, scores             both models on the way (judge.py)
@@ -100,7 +100,7 @@ def encode(run: Run) -> None:
 
 
 def warm_reranker(run: Run) -> None:
-    """The re-ranker alone, listwise."""
+    """The re-ranker alone, by its own loss (listwise unless told otherwise)."""
     stage, name = run.config.reranker_warmup, "warm-reranker"
     if stage.steps == 0:
         return
