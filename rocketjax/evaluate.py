@@ -40,7 +40,8 @@ class Evaluate:
     model: str = ""
     """Folder of a finished run."""
     index: str = ""
-    """Folder of vectors of that collection by that model; empty: the run's index."""
+    """Folder of vectors of that collection by that model, searched by ScaNN where that was built
+    there, else exactly; empty: the run's index."""
     runs: tuple[str, ...] = ()
     """TREC runs."""
     bm25: bool = False
@@ -108,7 +109,7 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
     from rocketjax.ranking import rank_both
 
     model = load(options.model, options.compute)
-    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index)
+    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, cli.say)
     texts = collection.by_id
     both = rank_both(model, corpus.index, split.queries, texts, options.evaluate, cli.watch)
     return both._asdict()

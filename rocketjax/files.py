@@ -103,7 +103,7 @@ def map_npy(path: Path) -> np.ndarray:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one stroke."""
-    with _new_file(path) as file:
+    with new_file(path) as file:
         file.write(text.encode())
 
 
@@ -114,12 +114,12 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Writes an array as numpy's own file, in one stroke."""
-    with _new_file(path) as file:
+    with new_file(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
+def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to fill, which takes the place of `path` once the block ends well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

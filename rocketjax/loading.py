@@ -65,7 +65,11 @@ def once(make: Callable[[], Made]) -> Callable[[], Made]:
 
 
 def open_corpus(
-    folder: Path, retriever: Retriever, collection: Collection, index: str = ""
+    folder: Path,
+    retriever: Retriever,
+    collection: Collection,
+    index: str = "",
+    say: Say = unsaid,
 ) -> Corpus:
     """The index of a run, or another given instead, and the collection it is of.
 
@@ -73,19 +77,23 @@ def open_corpus(
         folder: the run's.
         retriever: of that run.
         collection: see `collection_for`.
-        index: instead of the run's own.
+        index: instead of the run's own. What the run asks of its own index says nothing of this
+            one: ScaNN searches it where it was built there and is installed.
+        say: is told how that one is searched.
 
     Raises:
         InputError: an index of another model or collection; both are named.
     """
     path = folder / "config.yaml"
+    own = not index and path.is_file()
     opened = open_index(
         Path(index) if index else folder / "index",
-        load_config(path).index if path.is_file() else IndexConfig(),
+        load_config(path).index if own else IndexConfig(),
         retriever.fingerprint,
         str(folder),
         collection.fingerprint,
         collection.name,
+        say if index else unsaid,
     )
     return Corpus(opened, collection.by_id)
 

@@ -30,7 +30,8 @@ class Mine:
     on_bad_rows: Literal["fail", "skip"] = "fail"
     """Rows of the collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
-    """Folder of vectors of that collection by that model; empty: the run's index."""
+    """Folder of vectors of that collection by that model, searched by ScaNN where that was built
+    there, else exactly; empty: the run's index."""
     split: str = "train"
     """Split whose queries are mined for."""
     hold_out: Share = 0.0
@@ -76,7 +77,7 @@ def _mine(options: Mine) -> None:
     collection = distributed.main_first(
         lambda: collection_for(folder, options.collection, options.on_bad_rows, cli.say)
     )
-    corpus = open_corpus(folder, model.retriever, collection, options.index)
+    corpus = open_corpus(folder, model.retriever, collection, options.index, cli.say)
     split = collection.split(options.split)
     if options.hold_out:
         split, _ = hold_out(split, options.hold_out)

@@ -145,6 +145,8 @@ def _context(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     distributed.check_same("data.collection", collection.fingerprint)
     train, judged = _splits(collection, config.data, say)
     held_out = sample_queries(judged, config.data.max_eval_queries)
+    if config.lists.source == "given":
+        len(train.negatives)  # read late otherwise: bad rows are told before hours of work
     trains = any(getattr(config, name).steps for name in WITH_STEPS)
     for split, name, wanted in ((train, "train", trains), (held_out, "eval", True)):
         if wanted and not any(relevant(judged) for judged in split.qrels.values()):

@@ -4,10 +4,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rocketjax import cli
 from rocketjax.config import ComputeConfig, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rocketjax.data.collection import Collection
+    from rocketjax.ranking import Scored
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _rerank(options: Rerank) -> None:
     from rocketjax.data.collections import load_collection
-    from rocketjax.data.runs import read_queries, read_run, write_run
-    from rocketjax.errors import InputError
+    from rocketjax.data.runs import read_queries, read_run, write_rankings
     from rocketjax.files import make_home
     from rocketjax.loading import open_reranker
-    from rocketjax.ranking import rerank
+    from rocketjax.ranking import rerank_each
 
     cli.keep_programs()
     make_home(Path(options.output))
@@ -57,18 +62,33 @@ def _rerank(options: Rerank) -> None:
         if options.queries in collection.splits
         else read_queries(Path(options.queries))
     )
-    for query, ranked in found.items():
-        if query not in queries:
-            raise InputError(f"{options.run}: query {query!r} is not in {options.queries}")
-        for pid, _ in ranked:
-            if pid not in collection.by_id:
-                raise InputError(
-                    f"{options.run}: passage {pid!r} of query {query!r} is not in {collection.name}"
-                )
+    _refuse_strangers(options, found, queries, collection)
     reranker = open_reranker(options.model, options.compute)
-    ranked = rerank(reranker, found, queries, collection.by_id, options.depth, cli.watch)
-    write_run(Path(options.output), ranked, "rocketjax-reranker")
-    cli.say(f"{len(ranked):,} queries in {options.output}")
+    texts, depth = collection.by_id, options.depth
+    pairs = sum(min(depth, len(ranked)) for ranked in found.values())
+    with cli.watch("re-rank", pairs, "pairs") as advance:
+        ranked = rerank_each(reranker, found.items(), queries, texts, depth, advance)
+        write_rankings(Path(options.output), ranked, "rocketjax-reranker")
+    cli.say(f"{len(found):,} queries in {options.output}")
+
+
+def _refuse_strangers(
+    options: Rerank, found: "Scored", queries: "Mapping[str, str]", collection: "Collection"
+) -> None:
+    """Raises InputError where the run has a query or a passage that is not there."""
+    from rocketjax.errors import InputError
+
+    with cli.watch("check", len(found), "queries") as advance:
+        for query, ranked in found.items():
+            if query not in queries:
+                raise InputError(f"{options.run}: query {query!r} is not in {options.queries}")
+            for pid, _ in ranked:
+                if pid not in collection.by_id:
+                    raise InputError(
+                        f"{options.run}: passage {pid!r} of query {query!r} is not in "
+                        f"{collection.name}"
+                    )
+            advance(1)
 
 
 if __name__ == "__main__":

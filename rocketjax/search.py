@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,7 +33,8 @@ class Search:
     on_bad_rows: Literal["fail", "skip"] = "fail"
     """Rows of --collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
-    """Folder of vectors of that collection by that model; empty: the run's index."""
+    """Folder of vectors of that collection by that model, searched by ScaNN where that was built
+    there, else exactly; empty: the run's index."""
     queries: str = ""
     """A file of queries (.tsv: id TAB text; .jsonl: _id, text; .txt: one a line), searched into
     --output."""
@@ -68,7 +69,7 @@ def _search(options: Search) -> None:
         reranker = open_reranker(options.reranker or options.model, options.compute)
     folder = Path(options.model)
     collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(folder, retriever, collection, options.index)
+    corpus = open_corpus(folder, retriever, collection, options.index, cli.say)
     size = len(corpus.index.vectors)
     if options.top_k > size:
         raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")
@@ -82,17 +83,22 @@ def _search(options: Search) -> None:
 def _search_file(
     options: Search, retriever: "Retriever", reranker: "Reranker | None", corpus: "Corpus"
 ) -> None:
-    from rocketjax.data.runs import read_queries, write_run
-    from rocketjax.ranking import rerank, retrieve
+    """Writes each query's ranking as it comes: those of a million do not fit into the memory."""
+    from rocketjax.data.runs import read_queries, write_rankings
+    from rocketjax.ranking import rerank_each, retrieve_each
 
+    index, texts, depth = corpus.index, corpus.passages, options.depth
     queries = read_queries(Path(options.queries))
-    wanted = max(options.top_k, options.depth)
-    ranked = retrieve(retriever, corpus.index, queries, wanted, cli.watch)
-    if reranker:
-        ranked = rerank(reranker, ranked, queries, corpus.passages, options.depth, cli.watch)
-    best = {query: found[: options.top_k] for query, found in ranked.items()}
-    write_run(Path(options.output), best, "rocketjax")
-    cli.say(f"{len(best):,} queries in {options.output}")
+    with ExitStack() as bars:
+        advance = bars.enter_context(cli.watch("retrieve", len(queries), "queries"))
+        ranked = retrieve_each(retriever, index, queries, max(options.top_k, depth), advance)
+        if reranker:
+            pairs = len(queries) * min(depth, len(index.vectors))  # ScaNN may find fewer
+            advance = bars.enter_context(cli.watch("re-rank", pairs, "pairs"))
+            ranked = rerank_each(reranker, ranked, queries, texts, depth, advance)
+        best = ((query, found[: options.top_k]) for query, found in ranked)
+        count = write_rankings(Path(options.output), best, "rocketjax")
+    cli.say(f"{count:,} queries in {options.output}")
 
 
 def _asked() -> Iterator[str]:

@@ -44,7 +44,8 @@ class Serve:
     on_bad_rows: Literal["fail", "skip"] = "fail"
     """Rows of --collection that are not what they should be: fail, or skip and count them."""
     index: str = ""
-    """Folder of vectors of that collection by that model; empty: the run's index."""
+    """Folder of vectors of that collection by that model, searched by ScaNN where that was built
+    there, else exactly; empty: the run's index."""
     host: str = "127.0.0.1"
     """Address to listen at; by default only this machine can reach it. There is no password."""
     port: Port = 8000
@@ -112,7 +113,7 @@ def open_answers(options: Serve) -> "Answers":
     reranker = open_reranker(options.reranker or options.model, compute)
     folder = Path(options.model)
     collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(folder, retriever, collection, options.index)
+    corpus = open_corpus(folder, retriever, collection, options.index, cli.say)
     return Answers(retriever, reranker, corpus, options.depth)
 
 

@@ -4,8 +4,10 @@ import importlib.util
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -24,6 +26,7 @@ from rocketjax import (
     export,
     mine,
     pipeline,
+    ranking,
     rerank,
     search,
     serve,
@@ -44,11 +47,15 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
+    parse,
 )
 from rocketjax.data.collections import load_collection
-from rocketjax.data.runs import read_run
+from rocketjax.data.runs import read_run, write_run
 from rocketjax.data.splits import hold_out
+from rocketjax.loading import load, open_corpus, open_reranker, open_retriever
 from rocketjax.progress import unwatched
+from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.scann import ScannIndex
 
 COMMANDS = (  # rocketjax.train's are in tests/test_config.py
     encode.Encode,
@@ -107,6 +114,19 @@ def test_help_says_what_every_option_means_and_gives_an_example(options, capsys,
         assert named or (options is search.Search and field == "query"), option  # it has no name
 
 
+def test_the_example_of_train_can_be_copied(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Example: "))
+    assert lines[place - 2].endswith("a second --config from another over it.")
+    assert lines[place - 1] == lines[place + 1] == ""
+    _, args = lines[place].split("python -m rocketjax.train")
+    config = parse(shlex.split(args), "rocketjax.train", train.DESCRIPTION)
+    assert (config.name, config.joint.steps) == ("mine", 500)
+
+
 def test_encode_makes_an_index_that_search_takes(run, collection, tmp_path, capsys):
     out = tmp_path / "index"
     args = ["--model", str(run), "--collection", str(collection), "--output", str(out)]
@@ -123,6 +143,58 @@ def test_encode_makes_an_index_that_search_takes(run, collection, tmp_path, caps
     assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "3"]
     assert encode.main([*shared, "--worker", "2"]) == 2
     assert "--worker is 2: with 2 workers, below it" in words(capsys.readouterr().err)
+
+
+def test_the_folder_that_is_given_decides_who_searches_it(run, collection, tmp_path, capsys):
+    pytest.importorskip("scann")
+    exact, other = shutil.copytree(run, tmp_path / "exact"), tmp_path / "other"
+    config = (run / "config.yaml").read_text()
+    (exact / "config.yaml").write_text(config.replace("kind: auto", "kind: exact"))
+    args = ["--model", str(run), "--collection", str(collection), "--output", str(other)]
+    assert encode.main([*args, "--index.kind", "scann"]) == 0
+    plain = tmp_path / "plain"
+    assert encode.main([*args[:-1], str(plain), "--index.kind", "exact"]) == 0
+    retriever = open_retriever(exact)
+    for folder, kind in ((other, ScannIndex), (plain, ExactIndex), ("", ExactIndex)):
+        loaded = load_collection(str(collection))
+        assert isinstance(open_corpus(exact, retriever, loaded, str(folder)).index, kind)
+    for folder, who in ((other, "ScaNN searches it"), (plain, "exact search; no ScaNN index")):
+        capsys.readouterr()
+        assert search.main(["--model", str(exact), "--index", str(folder), TOPICS[0]]) == 0
+        assert f"{folder}: {who}" in words(capsys.readouterr().out)
+
+
+def test_a_file_of_queries_is_searched_and_written_in_parts(run, tmp_path, monkeypatch):
+    held, kept, sizes, look_up = [], [], [], ranking.look_up
+
+    class Ranked(list):
+        """A list of which is known whether anyone still holds it."""
+
+    def counted(*args):
+        held.append(sum(ref() is not None for ref in kept))
+        sizes.extend(path.stat().st_size for path in tmp_path.glob(".out.trec.*"))
+        found = {query: Ranked(found) for query, found in look_up(*args).items()}
+        kept.extend(map(weakref.ref, found.values()))
+        return found
+
+    monkeypatch.setattr(ranking, "look_up", counted)
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
+    monkeypatch.setattr(ranking, "AT_ONCE", 64)
+    queries = {f"q{i}": f"{TOPICS[i % 5]} {TOPICS[i % 3]}" for i in range(300)}
+    (tmp_path / "q.tsv").write_text("".join(f"{q}\t{text}\n" for q, text in queries.items()))
+    out = tmp_path / "out.trec"
+    args = ["--model", str(run), "--queries", str(tmp_path / "q.tsv"), "--output", str(out)]
+    for depth in (0, 2):
+        held.clear(), kept.clear(), sizes.clear()
+        assert search.main([*args, "--top-k", "20", "--depth", str(depth)]) == 0
+        assert len(held) == 6 and max(held) < 150 and sizes[-1] > 0.3 * out.stat().st_size
+        assert out.stat().st_size > sizes[-1] and not [*tmp_path.glob(".out.trec.*")]
+        want = ranking.retrieve(open_retriever(run), load(run).corpus.index, queries, 20, unwatched)
+        if depth:
+            texts = load(run).corpus.passages
+            want = ranking.rerank(open_reranker(run), want, queries, texts, depth, unwatched)
+        write_run(tmp_path / "want.trec", want, "rocketjax")
+        assert out.read_bytes() == (tmp_path / "want.trec").read_bytes()
 
 
 def test_search_shows_both_scores(run, capsys, monkeypatch):

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rocketjax import pipeline, rounds
+from rocketjax.config import Config, DataConfig, ListConfig
 from rocketjax.data.collections import load_collection
 from rocketjax.data.msmarco import read_msmarco
 from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_run
+from rocketjax.data.splits import hold_out, sample_queries
 from rocketjax.errors import InputError
+from rocketjax.progress import unwatched
 
 RAW = Path(__file__).parents[2] / "shared" / "data" / "raw" / "msmarco"
 GOOD = {
@@ -203,6 +207,47 @@ def test_negatives_of_several_files_are_taken_together(tmp_path):
     assert load_collection(str(tmp_path)).splits["train"].negatives["8"] == ["0", "2"]
 
 
+@pytest.fixture
+def broken(tmp_path):
+    """A folder of RocketQA whose triples have a line that is none."""
+    for name, text in ROCKETQA.items():
+        (tmp_path / name).write_text(text)
+    with (tmp_path / "qidpidtriples.train.full.2.tsv").open("a") as file:
+        file.write("no triple\n")
+    return tmp_path
+
+
+def test_triples_are_read_when_negatives_are_asked_for_and_not_before(broken):
+    train = load_collection(str(broken)).split("train")
+    parts = [train, train.only(["8"]), *hold_out(train, 0.5), sample_queries(train, 1)]
+    for part in parts:
+        with pytest.raises(InputError, match=r"full\.2\.tsv:5: expected query TAB positive"):
+            part.negatives.get("7")
+    said = []
+    train = load_collection(str(broken), "skip", said.append).split("train")
+    assert not said
+    part, file = train.only(["8", "7"]), broken / "qidpidtriples.train.full.2.tsv"
+    assert list(part.negatives.items()) == [("8", ["0"]), ("7", ["1", "2"])]
+    assert said[0] == f"{file}: the hard negatives are read"
+    assert said[1].startswith(f"{file}: left out 1 bad rows: {file}:5: expected query TAB")
+    file.unlink()
+    assert train.negatives == {"7": ["1", "2"], "8": ["0"]} and len(said) == 2  # read once
+
+
+def test_training_on_mined_lists_does_not_read_triples(broken):
+    def queries(source):
+        data = DataConfig(str(broken), hold_out=0.5, eval_split="test")
+        config = Config(data=data, lists=ListConfig(source=source))
+        run = pipeline._context(config, broken, print, unwatched)
+        names = rounds._warm_queries(run)
+        return names, rounds._given(run, names)
+
+    names, given = queries("mined")
+    assert names and given == []
+    with pytest.raises(InputError, match=r"full\.2\.tsv:5: expected query TAB positive"):
+        queries("given")
+
+
 def test_a_title_that_is_left_out_is_counted(tmp_path):
     for name, text in (ROCKETQA | {"para.title.txt": "2\tFish\nnone\n"}).items():
         (tmp_path / name).write_text(text)
@@ -230,7 +275,7 @@ def test_a_fault_of_such_a_folder_is_named_or_left_out(tmp_path, name, line, sai
         file.write(line + "\n")
     number = ROCKETQA[name].count("\n") + 1
     with pytest.raises(InputError, match=re.escape(f"{name}:{number}: {said}")):
-        load_collection(str(tmp_path))
+        len(load_collection(str(tmp_path)).splits["train"].negatives)
     read = load_collection(str(tmp_path), "skip")
     assert read.splits["train"].negatives == {"7": ["1", "2"], "8": ["0"]}
     assert len(read.notes) <= 1  # titles that are left out are those of no passage

@@ -1,10 +1,15 @@
 """What the re-ranker does not see stays behind what it does, in the retriever's order."""
 
-import numpy as np
+import weakref
 
+import numpy as np
+import pytest
+
+from rocketjax import ranking
 from rocketjax.data.collection import Passage
-from rocketjax.progress import unwatched
-from rocketjax.ranking import rerank
+from rocketjax.data.runs import write_rankings
+from rocketjax.progress import silent, unwatched
+from rocketjax.ranking import rerank, rerank_each, retrieve, retrieve_each
 
 PASSAGES = {pid: Passage(pid, "", text) for pid, text in zip("abcde", "32154", strict=True)}
 
@@ -30,3 +35,85 @@ def test_the_head_is_ordered_anew_and_the_rest_keeps_its_order():
         scores = [score for _, score in found["q"]]
         assert scores == sorted(scores, reverse=True) and len({*scores}) == 5
         assert all(score == float(PASSAGES[pid].text) for pid, score in found["q"][:depth])
+
+
+MANY = {f"q{i}": f"text {i}" for i in range(1_000)}
+FEW = {f"p{i}": Passage(f"p{i}", "", str(i)) for i in range(9)}
+
+
+class Retriever:
+    """Its vectors are the queries' numbers."""
+
+    def encode_query(self, queries, steady):
+        assert steady
+        return np.array([[float(text.split()[1])] for text in queries])
+
+
+class Searched:
+    """Finds for query i the passages i, i + 1, .. of nine, and none for every seventh."""
+
+    vectors = range(9)
+
+    def search(self, vectors, top_k):
+        rows = (vectors.astype(int) + np.arange(top_k)) % 9
+        ids = np.array([f"p{i}" for i in range(9)])[rows]
+        ids[vectors[:, 0] % 7 == 0] = ""
+        return ids, -np.arange(float(rows.size)).reshape(rows.shape)
+
+
+class Summed:
+    """A re-ranker whose scores tell which pairs were scored together."""
+
+    def score(self, queries, passages, titles, advance, steady):
+        advance(len(passages))
+        numbers = np.array([float(text) for text in passages])
+        return np.sin(numbers + numbers.sum())
+
+
+class Kept(list):
+    """A ranking of which is known whether anyone still holds it."""
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """At each search: how many rankings of earlier ones are still in memory."""
+    look_up, counts, kept = ranking.look_up, [], []
+
+    def counted(*args):
+        counts.append(sum(ref() is not None for ref in kept))
+        found = {query: Kept(ranked) for query, ranked in look_up(*args).items()}
+        kept.extend(map(weakref.ref, found.values()))
+        return found
+
+    monkeypatch.setattr(ranking, "look_up", counted)
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
+    monkeypatch.setattr(ranking, "AT_ONCE", 64)
+    return counts
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_of_many_queries_a_part_is_in_memory_and_written_before_the_next(searches, tmp_path, depth):
+    told, sizes = [], []
+    rankings = retrieve_each(Retriever(), Searched(), MANY, 5, told.append)
+    if depth:
+        rankings = rerank_each(Summed(), rankings, MANY, FEW, depth, silent)
+
+    def watched():
+        for item in rankings:
+            sizes.append(max(path.stat().st_size for path in tmp_path.iterdir()))
+            yield item
+
+    path = tmp_path / "run.trec"
+    assert write_rankings(path, watched(), "tag") == 1_000
+    assert told == [50] * 20 == [50] * len(searches)
+    # A pair's window is 64 / 3 queries, and tee keeps 57 more.
+    assert max(searches) <= (64 // 3 + 2 + 50 + 57 if depth else 1)
+    assert sizes[0] == 0 and sizes[500] > 0.4 * path.stat().st_size
+
+
+def test_parts_change_no_bit_of_the_ranking(searches):
+    found = retrieve(Retriever(), Searched(), MANY, 5, unwatched)
+    assert [query for query, ranked in found.items() if not ranked] == list(MANY)[::7]
+    whole = rerank(Summed(), found, MANY, FEW, 3, unwatched)
+    parts = retrieve_each(Retriever(), Searched(), MANY, 5, silent)
+    assert list(rerank_each(Summed(), parts, MANY, FEW, 3, silent)) == list(whole.items())

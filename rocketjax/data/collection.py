@@ -1,10 +1,35 @@
 """What a retrieval collection is: passages, and for each split its queries and judgements."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TypeVar
 
 from rocketjax.data.passages import InMemory, Passage, StoredPassages
 from rocketjax.errors import InputError
+
+Value = TypeVar("Value")
+
+
+class Lazy(Mapping[str, Value]):
+    """A mapping that is made when it is first looked into, which many a caller never does."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Value]]) -> None:
+        """`make` is called once; what it raises, whoever looks into the mapping gets."""
+        self._make = make
+
+    def __getitem__(self, name: str) -> Value:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @cached_property
+    def _made(self) -> Mapping[str, Value]:
+        return self._make()
 
 
 @dataclass(frozen=True)
@@ -13,7 +38,8 @@ class Split:
 
     A query need not be judged (it can be mined for pseudo-positives), nor have answers: the strings
     that an answering passage contains, which answer recall looks for. `negatives` are the hard
-    negatives that a query came with, by id.
+    negatives that a query came with, by id; of MS MARCO's layout they are read when they are first
+    asked for.
     """
 
     queries: Mapping[str, str]
@@ -23,11 +49,17 @@ class Split:
 
     def only(self, wanted: Iterable[str]) -> "Split":
         """The part of these queries, in this order."""
-        names, parts = list(wanted), (self.queries, self.qrels, self.answers, self.negatives)
-        queries, qrels, answers, negatives = (
-            {query: part[query] for query in names if query in part} for part in parts
+        names = list(wanted)
+        return Split(
+            _part(self.queries, names),
+            _part(self.qrels, names),
+            _part(self.answers, names),
+            Lazy(partial(_part, self.negatives, names)),
         )
-        return Split(queries, qrels, answers, negatives)  # pyright: ignore
+
+
+def _part(whole: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
+    return {name: whole[name] for name in names if name in whole}
 
 
 @dataclass(frozen=True)

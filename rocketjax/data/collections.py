@@ -41,7 +41,8 @@ def load_collection(name: str, policy: Policy = "fail", say: Say = unsaid) -> Co
     Args:
         name: see data/beir.py, data/msmarco.py, data/rows.py and data/hub.py for the formats.
         policy: "fail" stops at the first bad row, "skip" leaves it out and counts.
-        say: is told, for each file, how many rows were left out.
+        say: is told, for each file, how many rows were left out; what is read later (hard negatives
+            of MS MARCO's layout, splits of ir_datasets) is told of then.
 
     Raises:
         InputError: it is none of these, or a row in it is not what it should be.
@@ -65,13 +66,13 @@ def _load(name: str, policy: Policy, say: Say) -> Collection:
     if not name or not path.is_dir():
         raise InputError(f"data.collection: {name!r} is no file or folder; {EXPECTED}")
     if corpus_file(path) and any(path.glob("qrels.*")):
-        return read_msmarco(path, policy)
+        return read_msmarco(path, policy, say)
     if packed_or_not(path / "queries.jsonl").is_file():
         return read_beir(path, policy)
     if files := row_files(path):
         return _of_rows(path, files, policy)
     if corpus_file(path):
-        return read_msmarco(path, policy)  # says what is missing
+        return read_msmarco(path, policy, say)  # says what is missing
     if packed_or_not(path / "corpus.jsonl").is_file():
         return read_beir(path, policy)
     raise InputError(f"{path}: no collection that rocketjax knows; {EXPECTED}")

@@ -7,15 +7,17 @@ queries.SPLIT.tsv      id TAB text; of RocketQA SPLIT.query.txt
 qrels.SPLIT.tsv        query 0 passage grade, or query passage, divided by tabs or blanks
 qidpidtriples.SPLIT.tsv   query, positive and hard negative by id, of queries that qrels.SPLIT.tsv
                        judges; more may stand before .tsv (qidpidtriples.train.full.2.tsv)
-Each may be packed, as collection.tsv.gz.
+Each may be packed, as collection.tsv.gz. The triples, MS MARCO's own are 400 million, are read when
+a split's negatives are first asked for: mined lists, search and evaluation never do.
 """
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from rocketjax.data.collection import Collection, Split
+from rocketjax.data.collection import Collection, Lazy, Split
 from rocketjax.data.lines import (
     BadRow,
     BadRows,
@@ -33,6 +35,7 @@ from rocketjax.data.qrels import Judgement, read_qrels, with_unlabelled
 from rocketjax.data.runs import named_text
 from rocketjax.data.store import Stored, store
 from rocketjax.errors import InputError
+from rocketjax.progress import Say, unsaid
 
 CORPORA = ("collection.tsv", "psgs_w100.tsv", "para.txt")
 
@@ -43,15 +46,20 @@ def corpus_file(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
+def read_msmarco(folder: Path, policy: Policy = "fail", say: Say = unsaid) -> Collection:
     """The corpus, and a split for each qrels file, of the queries it judges.
 
     Training queries that no qrels file judges (in MS MARCO, 300,000) make the split "unlabelled".
 
+    Args:
+        policy: see `load_collection`.
+        say: is told when triples are read, and how many of their rows were left out.
+
     Raises:
         InputError: a file is missing, or, with the policy "fail", a line is not what it should be,
             an id stands twice or holds white space, a text is empty, or a judgement points nowhere
-            or contradicts another; file, line and field are named.
+            or contradicts another; file, line and field are named. Of triples, whoever first looks
+            into a split's negatives gets it.
     """
     path, bad = corpus_file(folder), BadRows(policy)
     if path is None:
@@ -61,10 +69,9 @@ def read_msmarco(folder: Path, policy: Policy = "fail") -> Collection:
     splits: dict[str, Split] = {}
     for name, file in by_split(folder, r"qrels\.(.+)\.tsv"):
         qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
-        negatives: dict[str, list[str]] = {}
-        for _, triples in by_split(folder, rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"):
-            for query, found in _read_triples(triples, qrels, passages.by_id, bad).items():
-                negatives[query] = list(dict.fromkeys([*negatives.get(query, ()), *found]))
+        pattern = rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"
+        triples = [path for _, path in by_split(folder, pattern)]
+        negatives = Lazy(partial(_read_negatives, triples, qrels, passages.by_id, policy, say))
         splits[name] = Split({query: queries[query] for query in qrels}, qrels, {}, negatives)
     if not splits:
         raise InputError(f"{folder}: no judgements; qrels.train.tsv is missing")
@@ -151,6 +158,25 @@ def _judgement(line: str) -> Judgement:
     if len(found) != 4:
         raise BadRow(f"expected query 0 passage grade, got {line[:80]!r}")
     return Judgement(found[0], found[2], grade(found[3]))
+
+
+def _read_negatives(
+    files: Sequence[Path],
+    qrels: Mapping[str, Mapping[str, int]],
+    passages: Mapping[str, Passage],
+    policy: Policy,
+    say: Say,
+) -> dict[str, list[str]]:
+    """The hard negatives of each judged query of all files together, each once."""
+    bad = BadRows(policy)
+    negatives: dict[str, list[str]] = {}
+    for file in files:
+        say(f"{file}: the hard negatives are read")
+        for query, found in _read_triples(file, qrels, passages, bad).items():
+            negatives[query] = list(dict.fromkeys([*negatives.get(query, ()), *found]))
+    for note in bad.notes():
+        say(note)
+    return negatives
 
 
 def _read_triples(

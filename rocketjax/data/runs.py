@@ -1,23 +1,37 @@
 """TREC runs in and out, and files of queries."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rocketjax.data.beir import read_queries as read_json_queries
 from rocketjax.data.lines import BadRow, BadRows, checked_id, checked_text, finite, lines, parsed
 from rocketjax.errors import InputError
-from rocketjax.files import write_text
+from rocketjax.files import new_file
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
     """A TREC run: query Q0 passage rank score tag, best first; scores as exact as float32."""
-    rows = [
-        f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
-        for query, ranked in run.items()
-        for rank, (pid, score) in enumerate(ranked, 1)
-    ]
-    write_text(path, "".join(rows))
+    write_rankings(path, run.items(), tag)
+
+
+def write_rankings(
+    path: Path, rankings: Iterable[tuple[str, Sequence[tuple[str, float]]]], tag: str
+) -> int:
+    """The same, written as queries and rankings come; returns how many did.
+
+    The file appears whole or not at all, after the last.
+    """
+    count = 0
+    with new_file(path) as file:
+        for query, ranked in rankings:
+            rows = (
+                f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
+                for rank, (pid, score) in enumerate(ranked, 1)
+            )
+            file.write("".join(rows).encode())
+            count += 1
+    return count
 
 
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:

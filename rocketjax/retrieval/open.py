@@ -7,7 +7,7 @@ import numpy as np
 
 from rocketjax.config import IndexConfig
 from rocketjax.errors import InputError
-from rocketjax.progress import Say
+from rocketjax.progress import Say, unsaid
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.scann import build_scann, installed, open_scann
@@ -42,12 +42,16 @@ def open_index(
     model: str,
     collection_hash: str,
     collection: str,
+    say: Say = unsaid,
 ) -> Index:
     """Opens the vectors of a folder, and the ScaNN index beside them if it is to be used.
+
+    Nothing is built: where "auto" finds no ScaNN index, search is exact.
 
     Args:
         model_hash, model: the retriever that queries will be encoded with, and its name.
         collection_hash, collection: the collection whose passages the ids stand for.
+        say: is told which of both searches.
 
     Raises:
         InputError: vectors of another model or collection (both are named), damaged files, or
@@ -67,8 +71,19 @@ def open_index(
             )
     built = (folder / "scann").is_dir()
     if config.kind == "scann" or (config.kind == "auto" and built and _alone() and installed()):
+        say(f"{folder}: ScaNN searches it")
         return open_scann(vectors)
+    say(f"{folder}: exact search; {_why_exact(config, built)}")
     return ExactIndex(vectors)
+
+
+def _why_exact(config: IndexConfig, built: bool) -> str:
+    """Why not ScaNN, which on a CPU is much the faster one."""
+    if config.kind == "exact":
+        return "as asked for"
+    if not built:
+        return "no ScaNN index was built there"
+    return "ScaNN is not installed" if _alone() else "several processes search together"
 
 
 def _check_kind(config: IndexConfig) -> None:
