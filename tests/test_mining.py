@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
 import rocketjax
-from rocketjax import mine, mining, model_folder, pipeline
+from rocketjax import mine, mining, model_folder, pipeline, rounds
 from rocketjax.augment import read_candidates, read_lists
 from rocketjax.config import (
     ComputeConfig,
@@ -151,6 +152,27 @@ def test_it_looks_as_deep_and_scores_as_many_as_asked(
     rows, _, report = mined(model, some, train.qrels, tmp_path / "lists", **options)
     assert {(len(row.passages), len(row.scores)) for row in rows} == {(depth, scored)}
     assert report.scored == 2 * scored
+
+
+@pytest.mark.parametrize(
+    ("lists", "count"),
+    [
+        ({}, 4),  # 24 lists, two for each of three positives
+        ({"positives": 9}, 4),
+        ({"positives": 2}, 6),
+        ({"positives": 1}, 12),
+        ({"positives": 1, "denoised": 0.0}, 24),
+    ],
+)
+def test_as_many_queries_are_mined_for_as_have_enough_lists(lists, count):
+    order = [f"q{i}" for i in range(50)]
+    qrels = {query: {"a": 1, "b": 2, "c": 1, "d": 0} for query in order}
+    settings = Config(
+        lists=ListConfig(**lists), reranker_warmup=StageConfig(0), joint=StageConfig(4, 6)
+    )
+    train = SimpleNamespace(qrels=qrels, negatives={})
+    work = SimpleNamespace(order=order, train=train, config=settings)
+    assert rounds._joint_queries(work, 0) == order[:count]
 
 
 @pytest.fixture
