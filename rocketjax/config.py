@@ -124,10 +124,11 @@ class RerankerConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How the models run; changes speed and memory, never what is stored."""
+    """How the models run; changes speed, memory and last digits, never in which type is stored."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto: bfloat16 on TPU and GPU, else float32. Parameters stay float32."""
+    """Of matrix products; auto: bfloat16 on TPU and GPU, else float32, which is float32 there, too,
+    and slow. Parameters stay float32."""
     attention: Literal["auto", "plain", "xla", "cudnn"] = "auto"
     """plain: matrix products laid out for a CPU; xla, cudnn: jax.nn.dot_product_attention's. auto:
     plain on a CPU, else xla."""
@@ -205,7 +206,8 @@ class ListConfig:
     scored: Count = 20
     """The re-ranker scores so many of a query's best passages for its denoised lists; 0: top_n."""
     low: Whole = 0.1
-    """A denoised list's negatives are those the re-ranker gives a probability below this."""
+    """A denoised list's negatives are those the re-ranker gives a probability below this, and
+    where they are too few, unscored ones (`depth`)."""
     high: Whole = 0.9
     """A passage above this may become a pseudo-positive."""
     pseudo_positives: Count = 0
@@ -336,7 +338,8 @@ class EvaluateConfig(Depths):
     """How both models are judged."""
 
     start: bool = True
-    """Judge the models a run starts from, too; it means encoding the corpus once more."""
+    """Judge the models a run starts from, too; where the retriever is warmed up, this encodes the
+    corpus once more."""
     every: Count = 12
     """Judge both models while they train jointly, every so many steps, on what the starting
     retriever found for some held-out queries (so it takes `start`); 0: never. Changes nothing of

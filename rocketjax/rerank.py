@@ -29,7 +29,7 @@ class Rerank:
     collection: str
     """The collection the run's passages are from."""
     queries: str
-    """A split of the collection, or a file of queries (.tsv, .jsonl)."""
+    """A split of the collection, or a file of queries (.tsv, .jsonl, .txt)."""
     run: str
     """TREC run, of any retriever."""
     output: str
