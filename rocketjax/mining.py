@@ -108,7 +108,7 @@ def _find(
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
     missing = distributed.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
-    at_once = turns * max(1, QUERIES_AT_ONCE // size)
+    at_once = turns * max(1, QUERIES_AT_ONCE // (size * turns))
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
         for start in range(0, len(missing), at_once):
             # All processes search together; then each has its own parts re-ranked.
