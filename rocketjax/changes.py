@@ -21,6 +21,7 @@ CHANGES: Mapping[str, Stage] = {
     "lists.source": "encode",  # given lists need no index
     "lists.length": "warm-reranker",
     "lists.top_n": "warm-reranker",
+    "lists.positives": "warm-reranker",
     "joint.": "mine",  # steps and batch decide how many queries are mined for
     "joint.optimizer.": "joint",
     "loss.": "joint",

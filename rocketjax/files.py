@@ -120,7 +120,10 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill, which takes the place of `path` once the block ends well."""
+    """A file to fill, which takes the place of `path` once the block ends well.
+
+    What the system refuses in the block is told as the file's: little else belongs there.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path):

@@ -108,13 +108,14 @@ def _find(
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
     missing = distributed.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
+    most = max(len(relevant(qrels.get(query, {}))) for query in queries)
     at_once = turns * max(1, QUERIES_AT_ONCE // (size * turns))
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
         for start in range(0, len(missing), at_once):
             # All processes search together; then each has its own parts re-ranked.
             group = missing[start : start + at_once]
             some = {query: queries[query] for i in group for query in parts[i]}
-            found = _candidates(model, index, some, qrels, depth)
+            found = _candidates(model, index, some, qrels, depth, most)
             for first in range(0, len(group), turns):
                 turn = group[first : first + turns]
                 for i in turn[own : own + 1]:
@@ -128,11 +129,13 @@ def _find(
 
 
 def _candidates(
-    model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int
+    model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int, most: int
 ) -> dict[str, Candidates]:
-    """What the retriever finds for each query, its known positives taken out."""
+    """What the retriever finds for each query, its known positives taken out, of which no query has
+    more than `most`: so many more are asked for. As many of every query, whichever are mined
+    together, since ScaNN looks the wider the more it is asked for.
+    """
     positives = {query: tuple(relevant(qrels.get(query, {}))) for query in queries}
-    most = max(map(len, positives.values()))  # so many more are asked for, so that depth are left
     found = retrieve(model.retriever, index, queries, depth + most, unwatched)
     return {
         query: Candidates(

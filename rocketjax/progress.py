@@ -72,7 +72,10 @@ class _Lines:
 
     def end(self) -> None:
         now = monotonic()
-        self._tell(pace(self._since(self._first, now)), f"took {_clock(now - self._start)}")
+        self._tell(
+            pace(self._since(self._first_line or self._first, now)),
+            f"took {_clock(now - self._start)}",
+        )
 
     def _since(self, mark: tuple[float, int] | None, now: float) -> float | None:
         """Units a second from then on; None: too early to tell."""

@@ -147,10 +147,10 @@ def _go_on(
         return state, {**facts}
     say(f"{name}: goes on from step {step}")
     before = saved.facts(step)
-    wrong = [
-        f"{key}: {before['options'].get(key)} -> {value}"
+    wrong = [  # what came to exist since then was as it is by default: the pipeline has compared
+        f"{key}: {before['options'][key]} -> {value}"
         for key, value in facts["options"].items()
-        if before["options"].get(key) != value
+        if before["options"].get(key, value) != value
     ]
     if wrong:
         raise _refusal(name, step, f"other options ({'; '.join(wrong)})")

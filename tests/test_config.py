@@ -295,6 +295,7 @@ def test_a_change_is_of_the_first_stage_that_heeds_it():
         "reranker.dropout": ("0.1", "warm-reranker"),
         "checkpoint.take": ("best", "warm-retriever"),
         "reranker.weights": ("x", "start"),
+        "lists.positives": ("1", "warm-reranker"),
         "joint.steps": ("5", "mine"),
     }
     given = [word for name, (value, _) in heeded.items() for word in (f"--{name}", value)]

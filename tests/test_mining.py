@@ -101,7 +101,7 @@ def test_scores_are_of_the_very_passages(model, train, tmp_path):
     assert 20 < report.dropped < report.scored == 5 * 40
 
 
-def test_what_is_mined_is_not_mined_again(model, train, tmp_path, monkeypatch):
+def test_what_is_mined_is_not_mined_again(model, train, tmp_path):
     """A run that goes on need not read its candidates."""
     lists, report = mined(model, train.queries, train.qrels, tmp_path / "lists")[1:]
     (tmp_path / "lists" / "candidates-00000.jsonl").write_text("")
@@ -114,18 +114,20 @@ def test_what_is_mined_is_not_mined_again(model, train, tmp_path, monkeypatch):
 
 
 def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, monkeypatch):
-    whole = mined(model, train.queries, train.qrels, tmp_path / "whole")
+    """For as many passages of each, whichever they are: ScaNN looks the wider for more."""
+    qrels = {**train.qrels, "q3": {"p3": 1, "p8": 1}}
+    whole = mined(model, train.queries, qrels, tmp_path / "whole")
     asked, retrieve = [], mining.retrieve
 
-    def noted(retriever, index, queries, *args):
-        asked.append(len(queries))
-        return retrieve(retriever, index, queries, *args)
+    def noted(retriever, index, queries, top_k, watch):
+        asked.append((len(queries), top_k))
+        return retrieve(retriever, index, queries, top_k, watch)
 
     monkeypatch.setattr(mining, "retrieve", noted)
     monkeypatch.setattr(mining, "PAIRS_AT_ONCE", 60)  # three queries a file
     monkeypatch.setattr(mining, "QUERIES_AT_ONCE", 13)
-    parts = mined(model, train.queries, train.qrels, tmp_path / "parts")
-    assert asked == [12, 12, 12, 4]
+    parts = mined(model, train.queries, qrels, tmp_path / "parts")
+    assert asked == [(12, 42), (12, 42), (12, 42), (4, 42)]
     files = sorted((tmp_path / "parts").glob("candidates-*.jsonl"))
     assert len(files) == 14
     rows = [row for file in files for row in read_candidates(file)]

@@ -61,6 +61,7 @@ def test_what_was_done_before_and_compiling_tell_nothing_of_the_pace(clock):
         "joint: 9,001 of 10,000 steps",
         "joint: 9,005 of 10,000 steps, 0.125/s, 2:12:40 left",
     ]
+    assert said[-1] == "joint: 9,011 of 10,000 steps, 0.125/s, took 0:03:00"
 
 
 def test_work_that_is_stopped_says_how_far_it_came(clock):

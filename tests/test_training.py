@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import list_batch
 
-from rocketjax import preemption
+from rocketjax import preemption, training
 from rocketjax.augment import TrainingList
 from rocketjax.config import CheckpointConfig, Config, OptimizerConfig, StageConfig
 from rocketjax.data.loader import list_batches, lists_of_step
@@ -116,6 +116,18 @@ def test_one_bad_step_too_many_stops_and_more_may_be_allowed_then(tmp_path):
     got = train(tmp_path / "run", bad, with_(STAGE, max_bad_steps=3))
     np.testing.assert_array_equal(got, expected)
     assert log(tmp_path / "run") == log(tmp_path / "whole")
+
+
+def test_all_leave_a_step_once_it_is_saved(tmp_path, monkeypatch):
+    """Of several processes, who leaves ends process 0, which saves."""
+    there = []
+
+    def barrier():
+        there.append([path.parent.name for path in tmp_path.rglob("sums.json")])
+
+    monkeypatch.setattr(training.distributed, "barrier", barrier)
+    preempt(tmp_path, 2)
+    assert len(there) == 1 and "3" in there[0]
 
 
 def test_other_options_or_lists_are_refused(tmp_path):

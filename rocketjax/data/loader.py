@@ -146,8 +146,9 @@ class Collator:
     def _members(self, item: TrainingList) -> list[Passage]:
         """Positive and negatives; one that says what the positive says is no negative."""
         positive = _known(self.passages, item.positive, "passage")
+        said = positive.whole
         rest = (_known(self.passages, pid, "passage") for pid in item.negatives)
-        return [positive, *(one for one in rest if one.whole != positive.whole)][: self.slots]
+        return [positive, *(one for one in rest if one.whole != said)][: self.slots]
 
     def _spots(self, texts: Tokens, shape: Shape) -> np.ndarray:
         """Where the tokens of every device's every chunk are: [devices * chunks, T]."""

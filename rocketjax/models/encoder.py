@@ -82,6 +82,13 @@ def _activation(name: str, x: jax.Array) -> jax.Array:
         return nn.relu(x)
     if name == "gelu_tanh":
         return nn.gelu(x, approximate=True)
+    if x.dtype == jnp.float32:
+        return _gelu(x)
+    # Computed again in the backward pass, which would keep three arrays of float32 of it.
+    return jax.checkpoint(_gelu, prevent_cse=False)(x)
+
+
+def _gelu(x: jax.Array) -> jax.Array:
     # By erf, as torch has it: jax's own is by erfc, more than twice as slow on a CPU, and exact to
     # more digits only where both are next to 0. In float32: 1 + erf would cancel in bfloat16.
     wide = x.astype(jnp.float32)
