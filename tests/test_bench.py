@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import list_batch, models, vectors_folder
@@ -20,7 +21,8 @@ from rocketjax.bench.pieces import cut
 from rocketjax.bench.work import Work, make_work
 from rocketjax.config import ComputeConfig, OptimizerConfig
 from rocketjax.data.collections import load_collection
-from rocketjax.models.encoder import EncoderConfig
+from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
+from rocketjax.models.layout import Layout
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel
 from rocketjax.retrieval.scann import installed
@@ -212,6 +214,30 @@ def test_a_plan_multiplies_out():
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops
+
+
+def test_a_plan_knows_what_backward_needs_of_a_layer():
+    """By jax's own word, parameters left out: they are no text's."""
+    shape, texts, length = plan.BERT_BASE, 32, 128
+    params = {"params": {"layers": jax.eval_shape(lambda: init_layers(jax.random.key(0), shape))}}
+    layers = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
+    compute = Compute(jnp.bfloat16, attention="xla", dropout=0.1)
+
+    def kept(layers, x, keys):
+        run = partial(layer, shape, compute, False)
+        laid_out = Layout(jnp.full(texts, length), length, None)
+        return jax.vjp(
+            lambda layers, x: run(x, layers, 0, laid_out, keys), layers["params"]["layers"], x
+        )[1]
+
+    tokens = texts * length
+    x = jax.ShapeDtypeStruct((tokens, shape.hidden_size), jnp.bfloat16)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), tokens))
+    leaves = jax.tree.leaves(jax.eval_shape(kept, layers, x, keys))
+    matrices = {x.shape for x in jax.tree.leaves(layers)}
+    of_texts = [x for x in leaves if x.size >= tokens and x.shape not in matrices]
+    found = sum(x.size * x.dtype.itemsize for x in of_texts if x.dtype != keys.dtype)
+    assert plan._activations(texts, length) / shape.num_layers == pytest.approx(found, rel=0.05)
 
 
 def test_a_plan_counts_padding_where_it_is_computed_with():

@@ -215,12 +215,16 @@ def _pads(config: Config, plan: Plan) -> bool:
 
 
 def _activations(texts: float, length: int) -> float:
-    """Bytes that backward needs of so many texts."""
-    return BERT_BASE.num_layers * _layer(texts, length)
+    """Bytes that backward needs of so many texts, by what jax keeps of each layer.
+
+    25 D values of two bytes for a token, and of each head's attention 11 bytes for two tokens.
+    """
+    token = 2 * 25 * BERT_BASE.hidden_size + 11 * BERT_BASE.num_heads * length
+    return BERT_BASE.num_layers * texts * length * token
 
 
 def _layer(texts: float, length: int) -> float:
-    """Of one layer: 16 D values of two bytes for a token, and each head's attention in float32."""
+    """Of one layer, forward: 16 D values of two bytes for a token, and attention in float32."""
     return texts * length * (2 * 16 * BERT_BASE.hidden_size + 4 * BERT_BASE.num_heads * length)
 
 
