@@ -320,7 +320,7 @@ def test_an_error_of_one_process_ends_all_at_once(tmp_path, who):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_to_one_stops_all_at_one_step(tmp_path, name):
     results = ended(run("stop", tmp_path, name, places=by_environment()))
-    assert [status for status, _, _ in results] == [75, 75]
+    assert [status for status, _, _ in results] == [75, 75], results
     steps = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
     assert steps[0] == steps[1] > 20
 

@@ -172,6 +172,8 @@ def test_on_fewer_devices_it_ends_the_same_but_for_rounding(undisturbed, place):
     for path in undisturbed.glob("re*/**/model.safetensors"):
         want, found = load_file(path), load_file(run / path.relative_to(undisturbed))
         for key, value in found.items():
+            if key.endswith("attention.self.key.bias"):
+                continue  # softmax does not see it: its gradient is rounding, which Adam scales up
             # A tenth of what one step moves a parameter, six of which follow each other.
             np.testing.assert_allclose(value, want[key], atol=3e-4, err_msg=key)
 

@@ -147,7 +147,7 @@ class Vectors:
 
     @cached_property
     def _ascii(self) -> bool:
-        return not len(self) or self.ids.view(np.uint8).max() < 128
+        return not len(self) or bool(self.ids.view(np.uint8).max() < 128)
 
     def _empty(self) -> np.ndarray:
         return np.empty((0, self.width), self.dtype)
