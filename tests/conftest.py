@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import weakref
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,3 +78,26 @@ def collection(tmp_path_factory):
     from on_disk import make_topics
 
     return make_topics(tmp_path_factory.mktemp("topics"))
+
+
+class Kept(list):
+    """A ranking of which is known whether anyone still holds it."""
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """At each search, for 50 queries: how many rankings of earlier ones are still in memory."""
+    from rocketjax import ranking
+
+    look_up, counts, kept = ranking.look_up, [], []
+
+    def counted(*args):
+        counts.append(sum(ref() is not None for ref in kept))
+        found = {query: Kept(ranked) for query, ranked in look_up(*args).items()}
+        kept.extend(map(weakref.ref, found.values()))
+        return found
+
+    monkeypatch.setattr(ranking, "look_up", counted)
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
+    monkeypatch.setattr(ranking, "AT_ONCE", 64)
+    return counts

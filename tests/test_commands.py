@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-import weakref
 from pathlib import Path
 
 import jax
@@ -164,37 +163,30 @@ def test_the_folder_that_is_given_decides_who_searches_it(run, collection, tmp_p
         assert f"{folder}: {who}" in words(capsys.readouterr().out)
 
 
-def test_a_file_of_queries_is_searched_and_written_in_parts(run, tmp_path, monkeypatch):
-    held, kept, sizes, look_up = [], [], [], ranking.look_up
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_file_of_queries_is_searched_and_written_in_parts(
+    run, searches, tmp_path, monkeypatch, depth
+):
+    sizes, look_up = [], ranking.look_up
 
-    class Ranked(list):
-        """A list of which is known whether anyone still holds it."""
-
-    def counted(*args):
-        held.append(sum(ref() is not None for ref in kept))
+    def noted(*args):
         sizes.extend(path.stat().st_size for path in tmp_path.glob(".out.trec.*"))
-        found = {query: Ranked(found) for query, found in look_up(*args).items()}
-        kept.extend(map(weakref.ref, found.values()))
-        return found
+        return look_up(*args)
 
-    monkeypatch.setattr(ranking, "look_up", counted)
-    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
-    monkeypatch.setattr(ranking, "AT_ONCE", 64)
+    monkeypatch.setattr(ranking, "look_up", noted)
     queries = {f"q{i}": f"{TOPICS[i % 5]} {TOPICS[i % 3]}" for i in range(300)}
     (tmp_path / "q.tsv").write_text("".join(f"{q}\t{text}\n" for q, text in queries.items()))
     out = tmp_path / "out.trec"
     args = ["--model", str(run), "--queries", str(tmp_path / "q.tsv"), "--output", str(out)]
-    for depth in (0, 2):
-        held.clear(), kept.clear(), sizes.clear()
-        assert search.main([*args, "--top-k", "20", "--depth", str(depth)]) == 0
-        assert len(held) == 6 and max(held) < 150 and sizes[-1] > 0.3 * out.stat().st_size
-        assert out.stat().st_size > sizes[-1] and not [*tmp_path.glob(".out.trec.*")]
-        want = ranking.retrieve(open_retriever(run), load(run).corpus.index, queries, 20, unwatched)
-        if depth:
-            texts = load(run).corpus.passages
-            want = ranking.rerank(open_reranker(run), want, queries, texts, depth, unwatched)
-        write_run(tmp_path / "want.trec", want, "rocketjax")
-        assert out.read_bytes() == (tmp_path / "want.trec").read_bytes()
+    assert search.main([*args, "--top-k", "20", "--depth", str(depth)]) == 0
+    assert len(searches) == 6 and max(searches) < 150 and sizes[-1] > 0.3 * out.stat().st_size
+    assert out.stat().st_size > sizes[-1] and not [*tmp_path.glob(".out.trec.*")]
+    want = ranking.retrieve(open_retriever(run), load(run).corpus.index, queries, 20, unwatched)
+    if depth:
+        texts = load(run).corpus.passages
+        want = ranking.rerank(open_reranker(run), want, queries, texts, depth, unwatched)
+    write_run(tmp_path / "want.trec", want, "rocketjax")
+    assert out.read_bytes() == (tmp_path / "want.trec").read_bytes()
 
 
 def test_search_shows_both_scores(run, capsys, monkeypatch):

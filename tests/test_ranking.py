@@ -1,11 +1,8 @@
 """What the re-ranker does not see stays behind what it does, in the retriever's order."""
 
-import weakref
-
 import numpy as np
 import pytest
 
-from rocketjax import ranking
 from rocketjax.data.collection import Passage
 from rocketjax.data.runs import write_rankings
 from rocketjax.progress import silent, unwatched
@@ -68,27 +65,6 @@ class Summed:
         advance(len(passages))
         numbers = np.array([float(text) for text in passages])
         return np.sin(numbers + numbers.sum())
-
-
-class Kept(list):
-    """A ranking of which is known whether anyone still holds it."""
-
-
-@pytest.fixture
-def searches(monkeypatch):
-    """At each search: how many rankings of earlier ones are still in memory."""
-    look_up, counts, kept = ranking.look_up, [], []
-
-    def counted(*args):
-        counts.append(sum(ref() is not None for ref in kept))
-        found = {query: Kept(ranked) for query, ranked in look_up(*args).items()}
-        kept.extend(map(weakref.ref, found.values()))
-        return found
-
-    monkeypatch.setattr(ranking, "look_up", counted)
-    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
-    monkeypatch.setattr(ranking, "AT_ONCE", 64)
-    return counts
 
 
 @pytest.mark.parametrize("depth", [0, 3])
