@@ -1,6 +1,9 @@
 """What all commands share: options from the command line, progress on the screen, exit status."""
 
 import dataclasses
+import os
+import select
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, TypeAlias
@@ -60,6 +63,8 @@ def run(command: Callable[[], int | None]) -> int:
             return _failed(130, f"stopped; {GOES_ON}")
         return _failed(preemption.EXIT_STATUS, f"stopped by SIGTERM; {GOES_ON}")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _left_unread():
+            return 1
         hosts.crash(error)
         raise
 
@@ -117,6 +122,15 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """As 1,234/s."""
         return Text(pace(task.finished_speed or task.speed))
+
+
+def _left_unread() -> bool:
+    """Whether who read our output has gone (`--help | head`); if so, no more is written there."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # for nothing but errors, which always count
+    if gone := bool(output.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _failed(status: int, message: str) -> int:

@@ -3,9 +3,11 @@
 import importlib.util
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,6 +113,16 @@ def test_help_says_what_every_option_means_and_gives_an_example(options, capsys,
         assert letters(text) in said, option
         named = re.search(rf"--{option.replace('_', '-')}\b", shown)
         assert named or (options is search.Search and field == "query"), option  # it has no name
+
+
+@pytest.mark.parametrize("command", ["search", "train"])
+def test_help_that_nobody_reads_to_its_end_is_no_error(command):
+    unread, output = os.pipe()
+    os.close(unread)
+    asked = [sys.executable, "-m", f"rocketjax.{command}", "--help"]
+    ended = subprocess.run(asked, stdout=output, stderr=subprocess.PIPE, check=False)
+    os.close(output)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_the_example_of_train_can_be_copied(capsys, monkeypatch):
