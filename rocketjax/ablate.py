@@ -219,7 +219,7 @@ def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[
     folder = Path(options.results)
     lines = page.table(ranks, arms)
     drawn = f"![gains over the base]({quote(name)}.svg)"
-    write_text(folder / f"{name}.md", f"{title}\n\n{lines}\n\n{drawn}\n")
+    write_text(folder / f"{name}.md", f"# {title}\n\n{lines}\n\n{drawn}\n")
     write_text(folder / f"{name}.svg", page.picture(ranks, list(arms), title))
     cli.say(lines)
     cli.say(f"{folder / name}.md, .svg and .tsv")

@@ -18,14 +18,13 @@ from rocketjax.config import Config, differences, resolve_loss
 from rocketjax.files import write_text
 from rocketjax.pictures import BLACK, BLUE, ORANGE
 from rocketjax.record import Columns, Mined, Record, read
-from rocketjax.report import Report, Row
+from rocketjax.report import HEADS, MODELS, SHOWN, Report, shown_p
 
 STEPS_OF = {  # stages that train
     "warm-retriever": "retriever_warmup",
     "warm-reranker": "reranker_warmup",
     "joint": "joint",
 }
-SHOWN = ("MRR@10", "nDCG@10", "recall@50")
 # What losses are, in nats: the re-ranker's own the mean of a list or a passage, and distillation.
 PER = {"listwise": "list", "pointwise": "passage"}
 REDUCED = {
@@ -33,7 +32,6 @@ REDUCED = {
     "element": "the mean of a passage",
     "sum": "the sum over a step's lists",
 }
-MODELS = {"retriever": "retriever", "reranker": "re-ranker", "oracle": "oracle"}
 
 HEAD = """\
 <!doctype html>
@@ -57,7 +55,7 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 
   display: block; overflow-x: auto; max-width: 100%; }}
 th, td {{ text-align: right; padding: 3px 10px 3px 0; white-space: nowrap; }}
 th {{ font-weight: 600; border-bottom: 1px solid #999; }}
-.text {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
+.text {{ text-align: left; }}
 .note {{ font-size: 0.85em; color: #444; }} li {{ margin-bottom: 8px; }}
 </style>
 </head>
@@ -127,7 +125,7 @@ def _outcome(report: Report) -> str:
         f"the {MODELS[row.model]}'s {row.measure} is {row.after:.3f}"
         if row.before is None or row.p is None
         else f"the {MODELS[row.model]}'s {row.measure} went from {row.before:.3f} to "
-        f"{row.after:.3f} (p {_p(row.p)})"
+        f"{row.after:.3f} (p {shown_p(row.p)})"
         for row in report.rows
         if row.measure == "MRR@10" and row.model in ("retriever", "reranker")
     ]
@@ -136,20 +134,13 @@ def _outcome(report: Report) -> str:
 
 def _results(report: Report) -> str:
     rows = [row for row in report.rows if row.measure in SHOWN]
-    cells = [[MODELS.get(row.model, row.model), row.measure, *_numbers(row)] for row in rows]
-    table = _table(["model", "measure", "before", "after", "gain", "p"], cells, texts=2)
+    table = _table(HEADS, [row.cells() for row in rows], texts=2)
     return (
         f"<h2>Before and after</h2>{table}"
         '<p class="note">p: paired randomisation test over queries, two-sided. The re-ranker '
         "orders the retriever's first candidates anew; the oracle is a perfect re-ranker of them. "
         "All measures: report.json.</p>"
     )
-
-
-def _numbers(row: Row) -> list[str]:
-    gain = "" if row.before is None else f"{row.after - row.before:+.3f}"
-    before = "" if row.before is None else f"{row.before:.3f}"
-    return [before, f"{row.after:.3f}", gain, "" if row.p is None else _p(row.p)]
 
 
 def _training(record: Record) -> Iterator[str]:
@@ -219,7 +210,7 @@ def _joint_figures(record: Record) -> Iterator[str]:
                 f"Held-out {measure} on the way",
                 f"Of at most {config.evaluate.every_queries} queries, on a small pool each (what "
                 "the starting retriever ranked first, and the judged passages): for comparing "
-                f"steps, higher than the table's.{_delivered(config, 'retriever')}",
+                f"steps, not with the table.{_delivered(config, 'retriever')}",
             )
 
 
@@ -239,7 +230,8 @@ def _denoising(record: Record) -> Iterator[str]:
     if not mined:
         return
     first, low = mined[0], record.config.lists.low
-    yield f"<h2>Denoising</h2><p>{escape(_dropped(first, record.config))}</p>"
+    round_ = "In round 0: " if len(mined) > 1 else ""
+    yield f"<h2>Denoising</h2><p>{escape(round_ + _dropped(first, record.config))}</p>"
     figures = [
         _figure(
             pictures.dropped(mined, low),
@@ -253,8 +245,8 @@ def _denoising(record: Record) -> Iterator[str]:
             _figure(
                 pictures.probabilities(first, low),
                 "What the re-ranker thought when mining",
-                "Undenoised negatives come from all candidates, denoised ones from those left of "
-                "the dashed line.",
+                f"{round_}Undenoised negatives come from all candidates, denoised ones from those "
+                "left of the dashed line or from deeper ranks.",
             )
         )
     yield _grid(figures)
@@ -342,9 +334,11 @@ def _options(config: Config) -> str:
 
 def _figure(figure: Figure, title: str, note: str) -> str:
     data = b64encode(pictures.svg(figure)).decode()
+    told = [text.get_text() for axes in figure.axes for text in axes.texts]  # ends of lines, bars
+    alt = " ".join(f"{title}: {', '.join(told)}".split()) if told else title
     return (
         f"<figure><figcaption><b>{escape(title)}.</b> {escape(note)}</figcaption>"
-        f'<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></figure>'
+        f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"></figure>'
     )
 
 
@@ -367,7 +361,3 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

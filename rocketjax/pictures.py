@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rocketjax.record import Columns, Mined, Scores
 
-# Told apart by people who see colours differently: Okabe and Ito's, the purple is Tol's.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+# Told apart by people who see colours differently: Okabe and Ito's, the orange darker, as text is
+# written in it, too; the purple is Tol's.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#B84F00", "#009E73", "#AA4499"
 BLACK, GREY = "#222222", "#666666"
 COLOURS = {"retriever": BLUE, "reranker": ORANGE}
 NAMES = {"retriever": "retriever", "reranker": "re-ranker"}
@@ -110,18 +111,16 @@ def dropped(mined: Sequence[Mined], low: float) -> Figure:
     places = np.arange(len(bars))[::-1]
     axes.barh(places, shares, color=colours, height=0.6)
     for place, share in zip(places, shares, strict=True):
-        inside = share > 0.85
         axes.annotate(
-            f"{share:.1%}", (share, place), xytext=(-4 if inside else 4, 0),
-            textcoords="offset points", va="center", ha="right" if inside else "left",
-            fontsize=9, color="white" if inside else "black",
+            f"{share:.1%}", (1.025, place), xycoords=("axes fraction", "data"), va="center",
+            fontsize=9, annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(places, labels)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(f"found too likely to be negatives (probability {low:g} or more)")
+    figure.supxlabel(f"found too likely to be negatives (probability {low:g} or more)", fontsize=10)
     return figure
 
 

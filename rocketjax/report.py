@@ -13,6 +13,9 @@ from rocketjax.files import read_json, valid, write_json
 from rocketjax.ranking import Judged, Scored
 
 PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
+SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
+MODELS = {"retriever": "retriever", "reranker": "re-ranker", "oracle": "oracle"}  # as people read
+HEADS = ("model", "measure", "before", "after", "gain", "p")
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -24,6 +27,19 @@ class Row:
     before: float | None  # None: the starting models were not judged
     after: float
     p: float | None  # two-sided, paired over queries
+
+    def cells(self) -> tuple[str, ...]:
+        """As tables show it, under `HEADS`."""
+        name, after = MODELS.get(self.model, self.model), f"{self.after:.3f}"
+        before, gain, p = "", "", "" if self.p is None else shown_p(self.p)
+        if self.before is not None:
+            before, gain = f"{self.before:.3f}", f"{self.after - self.before:+.3f}"
+        return name, self.measure, before, after, gain, p
+
+
+def shown_p(p: float) -> str:
+    """With three digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @pydantic.dataclasses.dataclass(frozen=True)

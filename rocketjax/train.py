@@ -43,8 +43,6 @@ OTHER = {
     "longer": "the same command, with more --joint.steps and another --run-dir (or --name)",
 }
 
-SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
@@ -65,28 +63,18 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def table(report: "Report") -> Table:
     """The measures of both models before and after."""
+    from rocketjax.report import HEADS, SHOWN
+
     result = Table(
         title=f"{report.queries} held-out queries, {sum(report.seconds.values()) / 60:.1f} minutes",
         caption="p: paired randomisation test over queries, two-sided. oracle: a perfect re-ranker "
         "of the retriever's candidates. All measures: report.json",
     )
-    for name in ("model", "measure"):
-        result.add_column(name)
-    for name in ("before", "after", "gain", "p"):
-        result.add_column(name, justify="right")
+    for name in HEADS:
+        result.add_column(name, justify="left" if name in ("model", "measure") else "right")
     for row in report.rows:
-        if row.measure not in SHOWN:
-            continue
-        before, p = row.before, row.p
-        result.add_row(
-            row.model,
-            row.measure,
-            "" if before is None else f"{before:.3f}",
-            f"{row.after:.3f}",
-            "" if before is None else f"{row.after - before:+.3f}",
-            "" if p is None else f"{p:.4f}",
-            end_section=row.measure == SHOWN[-1],
-        )
+        if row.measure in SHOWN:
+            result.add_row(*row.cells(), end_section=row.measure == SHOWN[-1])
     return result
 
 

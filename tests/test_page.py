@@ -243,7 +243,7 @@ def test_captions_say_where_the_table_is_not_of_what_is_drawn(
     (folder / "config.yaml").write_text(dump(config))
     page = unescape(write(folder).read_text())
     notes = dict(re.findall(r"<figcaption><b>(.*?)\.</b>(.*?)</figcaption>", page))
-    assert notes["Held-out MRR@10 on the way"].endswith(f"higher than the table's.{retriever}")
+    assert notes["Held-out MRR@10 on the way"].endswith(f"not with the table.{retriever}")
     assert notes["Scores of the retriever"].endswith(f"both kinds of lists.{retriever}")
     assert notes["Scores of the re-ranker"].endswith(f"both kinds of lists.{reranker}")
 

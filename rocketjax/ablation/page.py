@@ -1,6 +1,7 @@
 """The page of an ablation: a table and a picture, made of the ranks."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,12 @@ from rocketjax.metrics import confidence_interval
 from rocketjax.pictures import svg
 
 MODELS = ("retriever", "re-ranker")
+JOINT = "\N{NO-BREAK SPACE}"  # so that a page breaks no line within an interval
+ROOM = 1.15  # of a panel's width: what lies between the furthest interval and the edge
+LEGEND = (
+    "Gain: over `dynamic` with the same seeds (its own cells are the mean of all), with its 95 % "
+    "interval: a paired bootstrap over queries. ±: the standard deviation of the seeds."
+)
 
 
 class Effect(NamedTuple):
@@ -72,17 +79,17 @@ def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
         seeds = max(len(cell.seeds) for cell in cells if cell)
         shown = " | ".join(text for cell in cells for text in _cells(arm, cell))
         lines.append(f"| {arm} | {what} | {shown} | {seeds} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", LEGEND])
 
 
 def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
     if effect is None:
         return "", ""
-    spread = "" if np.isnan(effect.spread) else f" ± {effect.spread:.3f}"
+    spread = "" if np.isnan(effect.spread) else f"{JOINT}±{JOINT}{effect.spread:.3f}"
     mean = f"{effect.mrr:.3f}{spread}"
     if arm == BASE or np.isnan(effect.gain):
         return mean, ""
-    gain = f"{effect.gain:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+    gain = f"{effect.gain:+.3f}{JOINT}[{effect.low:+.3f},{JOINT}{effect.high:+.3f}]"
     by_seed = " ".join(f"{each:+.3f}" for each in effect.gains)
     return mean, gain if len(effect.gains) < 2 else f"{gain}; {by_seed}"
 
@@ -106,12 +113,17 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     figure.suptitle(title, fontsize=8)
     several = any(len(effect.gains) > 1 for shown in found for effect in shown.values())
     ticks = "; | a seed's own" if several else ""
-    figure.supxlabel(f"gain in MRR@10 over the base, 95 % over queries{ticks}", fontsize=9)
+    figure.supxlabel(
+        f"gain in MRR@10 over the base, 95 % over queries; grey: 0 lies within{ticks}", fontsize=9
+    )
     return svg(figure).decode()
 
 
 def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> None:
     shown = {arm: effect for arm, effect in found.items() if not np.isnan(effect.gain)}
+    if not shown:
+        panel.text(0.5, 0.5, "not judged", transform=panel.transAxes, ha="center", color="#666666")
+        panel.tick_params(axis="x", bottom=False, labelbottom=False)
     edge = _edge(list(shown.values()))
     for arm, effect in shown.items():
         row = names.index(arm)
@@ -132,13 +144,17 @@ def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> Non
 
 
 def _edge(shown: Sequence[Effect]) -> float:
-    """Where a panel ends: past the furthest interval, or past four times the middle one's end."""
+    """Where a panel ends: past four times the middle interval, and all of what is drawn whole."""
     furthest = [
         max(abs(end) for end in (effect.low, effect.high, *effect.gains)) for effect in shown
     ]
-    most = max(furthest, default=0.0) or 1.0  # a panel has some width
     middle = float(np.median(furthest)) if furthest else 0.0
-    return 1.15 * (min(most, 4 * middle) if middle else most)
+    edge, wider = 0.0, ROOM * (4 * middle or max(furthest, default=0.0) or 1.0)
+    while wider > edge:  # an arm that is drawn whole may bring others within
+        edge = wider
+        near = (abs(effect.gain) <= edge for effect in shown)
+        wider = ROOM * max(compress(furthest, near), default=1.0)
+    return wider
 
 
 def _point_beyond(panel: Axes, edge: float, row: int, gain: float, colour: str) -> None:
