@@ -151,7 +151,8 @@ def written(page):
     """What is written in each picture, by its title: a comment over the letters' outlines."""
     found = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', page)
     return {
-        title: set(re.findall("<!-- (.*?) -->", b64decode(data).decode())) for title, data in found
+        alt.partition(": ")[0]: set(re.findall("<!-- (.*?) -->", b64decode(data).decode()))
+        for alt, data in found
     }
 
 
@@ -172,9 +173,11 @@ LABELS = {  # what make_record says of each
 
 
 def test_every_line_and_outline_has_its_own_label(tmp_path):
-    texts = written(write(make_record(tmp_path / "run")).read_text())
+    page = write(make_record(tmp_path / "run")).read_text()
+    texts = written(page)
     for title, labels in LABELS.items():
         assert labels <= texts[title], title
+    assert 'alt="How far apart both models are: KL 0.4"' in page  # for who cannot see it
 
 
 @pytest.mark.parametrize(
