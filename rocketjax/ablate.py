@@ -31,10 +31,13 @@ class Ablate:
     rocketjax.train --config configs/ablation.yaml --config configs/ablation_ARM.yaml` trains it
     alone, on the whole collection. Here it takes over the base's run up to where its options first
     matter; an arm about lists, the base's warmed re-ranker, too. Beside the arms: the starting
-    models, BM25, and the standard recipe of sentence-transformers on as many pairs. Takes hours on
-    a CPU; the same command goes on where it was stopped, and leaves what --results already holds.
+    models, BM25, and the standard recipe of sentence-transformers on as many pairs.
+
+    Takes hours on a CPU; the same command goes on where it was stopped, and leaves what --results
+    already holds. Needs the extra `ablation`.
+
     On a GPU, which one arm leaves mostly idle, run several such commands side by side, once the
-    base is there: the same but for --arms or --seeds. Needs the extra `ablation`.
+    base is there: the same but for --arms or --seeds.
 
     Example: python -m rocketjax.ablate --collection data/squad --seeds 1 2 3
     """

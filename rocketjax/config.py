@@ -484,7 +484,7 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
     default = Config()
     for path in chosen.config:
         default = load(path, default)
-    what, gap, example = description.partition("\n\n")
+    what, gap, example = description.rpartition("\n\n")
     config = tyro.cli(
         Config,
         args=rest,

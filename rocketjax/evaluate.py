@@ -22,9 +22,10 @@ class Evaluate:
     """Judges a trained pair, or TREC runs, by the relevance judgements of a split.
 
     With --model: what its retriever finds, how its re-ranker orders it, and the ceiling of
-    re-ranking. With --bm25: BM25. With --runs A.trec B.trec: each of them. In this order, and
-    whether they differ from the first by more than chance. All judged queries count; one that a
-    run leaves out has 0.
+    re-ranking. With --bm25: BM25. With --runs A.trec B.trec: each of them.
+
+    In this order, and whether they differ from the first by more than chance. All judged queries
+    count; one that a run leaves out has 0.
 
     Example: python -m rocketjax.evaluate --collection demo --split dev --runs a.trec b.trec
     """

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Trains a retriever and a re-ranker jointly (dynamic listwise distillation) and judges both on
-held-out queries, before and after: warm-up, encode, mine, joint training, index, evaluate. The
-same command goes on where it was stopped. Without options: the embedded demo, minutes on a CPU.
+held-out queries, before and after: warm-up, encode, mine, joint training, index, evaluate.
+
+The same command goes on where it was stopped. Without options: the embedded demo, minutes on a CPU.
 
 Example: python -m rocketjax.train --name mine --data.collection FOLDER --joint.steps 500"""
 

@@ -21,7 +21,7 @@ from rocketjax import ablate, pipeline
 from rocketjax.ablation import rivals
 from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
 from rocketjax.ablation.bm25 import bm25_run
-from rocketjax.ablation.page import effects, picture, table
+from rocketjax.ablation.page import Effect, _edge, effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
 from rocketjax.augment import TrainingList, read_lists
@@ -136,8 +136,9 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     same = found["same"]
     assert (same.gain, same.low, same.high, same.gains) == (0, 0, 0, (0, 0))
     shown = table(ranks, {BASE: "as it is", "best": "better", "unknown": "never run"})
-    assert shown.splitlines()[3].startswith("| best | better | 0.750 ± 0.354 | +")
-    assert len(shown.splitlines()) == 4
+    best = shown.splitlines()[3].replace("\N{NO-BREAK SPACE}", " ")
+    assert best.startswith("| best | better | 0.750 ± 0.354 | +")
+    assert len(shown.splitlines()) == 6 and "| unknown |" not in shown
     better = {("best", 1, "retriever"): (1,) * 200}
     first, second = effects(ranks | better, "retriever", ["best"])["best"].gains
     shown = table(ranks | better, {"best": "better"})
@@ -155,6 +156,21 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     assert f"{far:+.3f}" in labels  # off the scale of the others
     one = {key: found for key, found in ranks.items() if key[1] == 1}
     assert "a seed's own" in drawn and "a seed's own" not in picture(one, shown, "title")
+
+
+def test_what_a_panel_draws_it_draws_whole():
+    """One arm is nearer than the first guess at an edge and reaches past it, and brings another."""
+
+    def effect(gain, reach):
+        return Effect(0.5, (1,), float("nan"), gain, gain - reach, gain + reach, (gain,))
+
+    small = [effect(0.001, 0.01)] * 5
+    wide, wider, far = effect(0.04, 0.03), effect(-0.07, 0.03), effect(0.5, 0.1)
+    assert _edge(small) == pytest.approx(1.15 * 0.011)
+    assert _edge([*small, wide]) == pytest.approx(1.15 * 0.07)
+    assert _edge([*small, wide, wider]) == pytest.approx(1.15 * 0.1)
+    assert _edge([*small, wide, wider, far]) == pytest.approx(1.15 * 0.1)
+    assert _edge([]) == 1.15 and _edge([effect(0.0, 0.0)]) == 1.15
 
 
 def test_an_interval_is_over_queries_however_many_seeds_there_are():

@@ -32,8 +32,8 @@ def names_in(path):
 
 @pytest.mark.parametrize(("line", "cells"), [*rows()], ids=lambda x: str(x)[:5])
 def test_every_row_names_a_test_that_is_there(line, cells):
-    found = re.fullmatch(r"`(tests/test_\w+\.py)::(test_\w+)`", cells[-1])
-    assert found, f"{PAGE}:{line}: the last column is no `tests/test_x.py::test_name`"
+    found = re.fullmatch(r'\[test\]\(\.\./(tests/test_\w+\.py) "(test_\w+)"\)', cells[-1])
+    assert found, f'{PAGE}:{line}: the last column is no [test](../tests/test_x.py "test_name")'
     path = ROOT / found[1]
     assert path.is_file() and found[2] in names_in(path), f"{PAGE}:{line}: no {cells[-1]}"
 

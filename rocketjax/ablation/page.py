@@ -153,7 +153,7 @@ def _edge(shown: Sequence[Effect]) -> float:
     while wider > edge:  # an arm that is drawn whole may bring others within
         edge = wider
         near = (abs(effect.gain) <= edge for effect in shown)
-        wider = ROOM * max(compress(furthest, near), default=1.0)
+        wider = ROOM * (max(compress(furthest, near), default=0.0) or 1.0)  # some width
     return wider
 
 

@@ -23,12 +23,19 @@ class Bench:
     """Measures rocketjax against what one would use instead, in turn, in two processes.
 
     encode: sentence-transformers' encode; rerank: its CrossEncoder.predict; both at the batch size
-    that is best for them, tokenising included. train: the joint step, written plainly in PyTorch.
-    mine: queries to written lists, beside the same with sentence-transformers. search: ScaNN
-    through our interface beside ScaNN itself, and beside faiss' IVFFlat, both tuned to a recall@10
-    of 0.95; exact search beside torch. facts: rocketjax alone, beside what it should be; minutes.
-    Speeds are medians over rounds, the ratio is the median of the rounds' ratios. Needs the extra
-    `bench`.
+    that is best for them, tokenising included.
+
+    train: the joint step, written plainly in PyTorch.
+
+    mine: queries to written lists, beside the same with sentence-transformers.
+
+    search: ScaNN through our interface beside ScaNN itself, and beside faiss' IVFFlat, both tuned
+    to a recall@10 of 0.95; exact search beside torch.
+
+    facts: rocketjax alone, beside what it should be; minutes.
+
+    Speeds are medians over rounds, the ratio is the median of the rounds' ratios. This needs the
+    extra `bench`.
 
     Example: python -m rocketjax.bench --tasks encode rerank --rounds 7 --json figures.json
     """
