@@ -9,6 +9,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rocketjax.config import ComputeConfig as ComputeConfig
     from rocketjax.config import Config as Config
     from rocketjax.errors import InputError as InputError
     from rocketjax.inference import Hit as Hit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rocketjax.loading import open_retriever as open_retriever
 
 _HOMES = {
+    "ComputeConfig": "config",
     "Config": "config",
     "Hit": "inference",
     "InputError": "errors",
@@ -33,6 +35,7 @@ _HOMES = {
     "open_retriever": "loading",
 }
 __all__ = [
+    "ComputeConfig",
     "Config",
     "Hit",
     "InputError",
@@ -48,8 +51,17 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports on first use: `import rocketjax` and --help need no jax."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rocketjax")
     if name not in _HOMES:
         raise AttributeError(f"module 'rocketjax' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(f"rocketjax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What is imported on first use is there, too."""
+    return sorted([*globals(), *__all__])

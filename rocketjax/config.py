@@ -442,7 +442,7 @@ def load(path: Path, default: Config | None = None) -> Config:
     """
     values, lines = read_values(path)
     values = _merged(dataclasses.asdict(default or Config()), values)
-    return _checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+    return checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -493,7 +493,7 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         description=f"{what} --config FILE reads options from a file first, a second "
         f"--config from another over it.{gap}{example}",
     )
-    return _checked(dataclasses.asdict(config), option)
+    return checked(dataclasses.asdict(config), option)
 
 
 def option(name: str) -> str:
@@ -583,7 +583,12 @@ def _merged(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {**default, **values, **sections}
 
 
-def _checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
+def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
+    """A config of values that fit their fields and each other.
+
+    Raises:
+        InputError: they do not; the fields are named, by `place`.
+    """
     config = validated(Config, values, place)
     longest = (config.text.pair_length or 10**9) - 2
     _check_limits(place, ("text.query_length", config.text.query_length, longest))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
 from typing import NamedTuple, Protocol
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rocketjax.batch import Tokens
 from rocketjax.data.passages import Passage
-from rocketjax.data.tokenize import Text, Tokenizer, bucket, lay_end_to_end, pad
+from rocketjax.data.tokenize import Text, Tokenizer, as_texts, bucket, lay_end_to_end, pad
 from rocketjax.errors import InputError
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
@@ -35,19 +35,19 @@ class Batching(NamedTuple):
 BATCHING = Batching()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Retriever:
     """Encodes queries and passages to vectors whose dot product is the score."""
 
     module: BiEncoder
-    params: Params
+    params: Params = field(repr=False)
     tokenizer: Tokenizer
     batching: Batching = BATCHING
 
     def encode_query(
         self, queries: Sequence[str], advance: Advance = silent, steady: bool = False
     ) -> np.ndarray:
-        """Queries -> float32 vectors [N, D]. Raises InputError if one is empty."""
+        """Queries -> float32 vectors [N, D]. Raises InputError if one is empty or no text."""
         texts = self.tokenizer.query(queries)
         limit = self.tokenizer.config.query_length
         return self._run("encode_query", texts, limit, advance, steady)
@@ -59,11 +59,11 @@ class Retriever:
         advance: Advance = silent,
         steady: bool = False,
     ) -> np.ndarray:
-        """Passages -> float32 vectors [N, D]. Raises InputError if one is empty.
+        """Passages -> float32 vectors [N, D]. Raises InputError if one is empty or no text.
 
         `steady`: see `encode_passage_tokens`.
         """
-        texts = self.tokenizer.passage(titles or [""] * len(passages), passages)
+        texts = self.tokenizer.passage(titles, passages)
         return self.encode_passage_tokens(texts, advance, steady)
 
     def encode_passage_tokens(
@@ -103,12 +103,12 @@ class Retriever:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reranker:
     """Scores pairs of a query and a passage."""
 
     module: CrossEncoder
-    params: Params
+    params: Params = field(repr=False)
     tokenizer: Tokenizer
     batching: Batching = BATCHING
 
@@ -125,20 +125,16 @@ class Reranker:
         `steady`: see `Retriever.encode_passage_tokens`.
 
         Raises:
-            InputError: unequally many of both, or an empty text.
+            InputError: unequally many of both, or a text that is empty or none.
         """
-        if len(queries) != len(passages):
-            raise InputError(
-                f"score pairs queries[i] with passages[i], but got {len(queries)} queries and "
-                f"{len(passages)} passages"
-            )
-        texts = self.tokenizer.pair(queries, titles or [""] * len(passages), passages)
+        texts = self.tokenizer.pair(queries, titles, passages)
         return self._run(texts, advance, steady)
 
     def rank(
         self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None
     ) -> "list[Ranked]":
         """The passages by their score, best first (ties in the order given)."""
+        passages = as_texts(passages, "passages")
         scores = self.score([query] * len(passages), passages, titles)
         order = np.argsort(-scores, kind="stable")
         return [Ranked(int(i), float(scores[i])) for i in order]
@@ -187,7 +183,7 @@ class Corpus(NamedTuple):
     passages: Mapping[str, Passage]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A jointly trained pair; what `rocketjax.load` gives."""
 
@@ -210,6 +206,9 @@ class Model:
         """The `top_k` best passages: the retriever finds `depth`, the re-ranker orders them.
 
         With depth 0 the retriever's order stands; what lies beyond `depth` follows in its order.
+
+        Raises:
+            InputError: an empty query, top_k below 1, depth below 0, or what `corpus` raises.
         """
         return find(self.retriever, self.reranker, self.corpus, query, top_k, depth)
 
@@ -239,7 +238,12 @@ class Model:
         titles: Sequence[str] | None = None,
         top_k: int | None = None,
     ) -> list[Ranked]:
-        """The passages by the re-ranker's score, best first (ties in the order given)."""
+        """The passages by the re-ranker's score, best first (ties in the order given).
+
+        Raises InputError for top_k below 1 (None: all), and what `score` raises.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}; give at least 1, or None for all")
         return self.reranker.rank(query, passages, titles)[:top_k]
 
 
@@ -252,6 +256,8 @@ def find(
     depth: int,
 ) -> list[Hit]:
     """What `Model.search` does; without a re-ranker the retriever's order stands."""
+    if top_k < 1 or depth < 0:
+        raise InputError(f"top_k is {top_k} and depth {depth}; give at least 1 and 0")
     wanted = min(max(top_k, depth), len(corpus.index.vectors))
     ids, scores = corpus.index.search(retriever.encode_query([query]), wanted)
     pairs = [(pid, float(score)) for pid, score in zip(ids[0], scores[0], strict=True) if pid]

@@ -34,19 +34,30 @@ Made = TypeVar("Made")
 AS_WEIGHTS = TextConfig(query_length=0, passage_length=0, pair_length=0)
 
 
-def load(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008
+def load(
+    folder: str | Path,
+    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
+    collection: str = "",
+    index: str = "",
+) -> Model:
     """Opens the folder of a finished run; its index and collection at the first search.
+
+    Args:
+        compute: in which type and how it computes.
+        collection: what is searched, where it lies now; empty: what the run was trained on.
+        index: folder of that collection's vectors by this model; empty: the run's own.
 
     Raises:
         InputError: the folder holds no finished run, or a file in it is damaged; it is named.
     """
     folder = Path(folder).expanduser()
     pair = load_pair(folder, compute)
-    if not (folder / "index").is_dir():
+    if not index and not (folder / "index").is_dir():
         return pair
 
     def corpus() -> Corpus:
-        return open_corpus(folder, pair.retriever, collection_for(folder, "", "fail", unsaid))
+        found = collection_for(folder, collection, "fail", unsaid)
+        return open_corpus(folder, pair.retriever, found, index)
 
     return Model(pair.retriever, pair.reranker, once(corpus))
 
@@ -110,7 +121,13 @@ def collection_for(folder: Path, name: str, policy: Policy, say: Say) -> Collect
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml that names a collection; give --collection")
     data = load_config(path).data
-    return load_collection(data.collection, data.on_bad_rows, say)
+    try:
+        return load_collection(data.collection, data.on_bad_rows, say)
+    except InputError as error:
+        raise InputError(
+            f"{error} (so {path} names it; where it lies elsewhere now, give --collection, or "
+            "collection= to rocketjax.load)"
+        ) from error
 
 
 def open_retriever(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Retriever:  # noqa: B008

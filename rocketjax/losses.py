@@ -8,13 +8,15 @@ with unequally many valid lists weigh in rightly.
 Equations are those of RocketQAv2 (arXiv 2110.07367); de is the retriever, ce the re-ranker.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rocketjax.batch import Array
-from rocketjax.config import PRESETS, LossConfig
+from rocketjax.config import PRESETS, LossConfig, resolve_loss, validated
+from rocketjax.errors import InputError
 
 
 class Term(NamedTuple):
@@ -59,7 +61,9 @@ def pointwise_cross_entropy(scores: Array, valid: Array) -> Term:
     """
     counted = valid & valid[:, :1]
     sign = jnp.where(jnp.arange(valid.shape[1]) == 0, -1.0, 1.0)
-    loss = jax.nn.softplus(sign * scores.astype(jnp.float32))
+    # Empty slots before the softplus, not after: NaN * 0 in the gradient would be NaN.
+    scores = jnp.where(counted, scores.astype(jnp.float32), 0.0)
+    loss = jax.nn.softplus(sign * scores)
     return Term(jnp.sum(loss, where=counted), _number(counted))
 
 
@@ -88,7 +92,11 @@ def distillation(
 
     `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
     slots, "sum" nothing (equation 4 as printed).
+
+    Raises:
+        InputError: an option that there is not, or a preset of other values than `config` holds.
     """
+    _check(config)
     if config.stop_gradient == "reranker":
         reranker_scores = jax.lax.stop_gradient(reranker_scores)
     elif config.stop_gradient == "retriever":
@@ -169,8 +177,12 @@ def joint_terms(
         retriever_scores: [B, L] dot products, not yet divided by the retriever's temperature.
         reranker_scores: [B, L].
         valid: [B, L] bool.
-        config: a resolved config (`config.resolve_loss`).
+        config: what `rocketjax.config.resolve_loss` makes of one with a preset.
+
+    Raises:
+        InputError: what `distillation` raises.
     """
+    _check(config)
     retriever_scores = retriever_scores / config.retriever_temperature
     return {
         "retriever": listwise_cross_entropy(retriever_scores, valid),
@@ -180,12 +192,24 @@ def joint_terms(
 
 
 def joint_weights(config: LossConfig) -> dict[str, float]:
-    """The weight of each of `joint_terms`."""
+    """The weight of each of `joint_terms`; raises what it raises."""
+    _check(config)
     return {
         "retriever": config.retriever_weight,
         "reranker": config.reranker_weight,
         "distill": config.distill_weight,
     }
+
+
+def _check(config: LossConfig) -> None:
+    """Refuses options that there are not, and a preset that is but a name: its values would be
+    the default's until it is resolved."""
+    validated(LossConfig, dataclasses.asdict(config), lambda name: f"loss.{name}")
+    if config.preset in ("paper", "released") and config != resolve_loss(config):
+        raise InputError(
+            f"LossConfig(preset={config.preset!r}) holds the values of no preset yet; pass "
+            "rocketjax.config.resolve_loss(config)"
+        )
 
 
 def _number(mask: Array) -> jax.Array:

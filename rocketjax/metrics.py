@@ -40,7 +40,8 @@ def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, 
             look worse than they are, and are left out. MRR@10 and nDCG@10 never are.
 
     Raises:
-        InputError: no query is judged, or a passage stands twice in a query's ranking.
+        InputError: no query is judged, a passage stands twice in a query's ranking, or one is no
+            list of passage ids.
     """
     if not qrels:
         raise InputError("no query is judged, so there is nothing to measure; choose another split")
@@ -51,7 +52,8 @@ def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, 
     }
     scored = {query: _descending(query, run[query]) for query in qrels if query in run}
     values = {ours: dict.fromkeys(qrels, 0.0) for ours in names.values()}
-    graded = {query: dict(grades) for query, grades in qrels.items()}
+    # ir-measures wants Python's own int.
+    graded = {query: {pid: int(g) for pid, g in grades.items()} for query, grades in qrels.items()}
     for metric in ir_measures.iter_calc(list(names), graded, scored):
         values[names[metric.measure]][metric.query_id] = metric.value
     return values
@@ -68,6 +70,11 @@ def oracle(qrels: Qrels, run: Run, depth: int) -> dict[str, list[str]]:
 
 
 def _descending(query: str, ranked: Sequence[str]) -> dict[str, float]:
+    if isinstance(ranked, Mapping) or not all(isinstance(pid, str) for pid in ranked):
+        raise InputError(
+            f"the ranking of query {query!r} is no list of passage ids, best first; of pairs with "
+            "scores in that order take [pid for pid, _ in ranked]"
+        )
     scores = {pid: float(-rank) for rank, pid in enumerate(ranked)}
     if len(scores) < len(ranked):
         raise InputError(f"a passage stands twice in the ranking of query {query!r}")

@@ -16,9 +16,15 @@ import numpy as np
 import pydantic
 
 from rocketjax.batch import Tokens
-from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.config import (
+    ComputeConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+    validated,
+)
 from rocketjax.data.tokenize import Tokenizer
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 from rocketjax.files import new_folder, read_json, valid, write_json
 from rocketjax.inference import Batching, Model, Reranker, Retriever
 from rocketjax.models import pretrained
@@ -45,7 +51,14 @@ class Settings:
 
 
 def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
-    """Settles what is "auto" by the platform at hand."""
+    """Settles what is "auto" by the platform at hand.
+
+    Raises:
+        InputError: an option that there is not; it is named.
+    """
+    if not isinstance(config, ComputeConfig):
+        raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
+    config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
     on_cpu = jax.default_backend() == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
@@ -128,16 +141,38 @@ def start_reranker(
     return Reranker(module, params, tokenizer, make_batching(compute))
 
 
-def save_retriever(folder: Path, model: Retriever) -> None:
-    """Writes a retriever's folder, whole or not at all."""
+def save_retriever(folder: str | Path, model: Retriever) -> None:
+    """Writes a retriever's folder, whole or not at all; one that is there is replaced.
+
+    Raises:
+        InputError: the folder holds anything else, or cannot be written.
+    """
+    folder = _replaceable(folder, "retriever")
     with new_folder(folder) as aside:
         _save_retriever(aside, model)
 
 
-def save_reranker(folder: Path, model: Reranker) -> None:
-    """Writes a re-ranker's folder, whole or not at all."""
+def save_reranker(folder: str | Path, model: Reranker) -> None:
+    """Writes a re-ranker's folder, whole or not at all; one that is there is replaced.
+
+    Raises:
+        InputError: the folder holds anything else, or cannot be written.
+    """
+    folder = _replaceable(folder, "reranker")
     with new_folder(folder) as aside:
         _save_reranker(aside, model)
+
+
+def _replaceable(folder: str | Path, kind: str) -> Path:
+    folder = Path(folder).expanduser()
+    settings = folder / SETTINGS
+    ours = settings.is_file() and read_json(settings).get("kind") == kind
+    if not ours and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder}: holds something else than a {kind}, which saving would replace; "
+            "give a new folder"
+        )
+    return folder
 
 
 def load_pair(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Model:  # noqa: B008

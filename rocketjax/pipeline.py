@@ -17,6 +17,7 @@ from rocketjax.config import (
     DataConfig,
     HostsConfig,
     Stage,
+    checked,
     differences,
     dump,
     load,
@@ -77,6 +78,7 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
         NonFiniteError: training diverged.
         Preempted: a SIGTERM came, and a command made it heeded.
     """
+    config = checked(dataclasses.asdict(config), str)  # one built in Python was not looked at
     for name in WITH_STEPS:
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
     folder = run_folder(config)

@@ -53,6 +53,7 @@ from rocketjax.config import (
 from rocketjax.data.collections import load_collection
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.data.splits import hold_out
+from rocketjax.errors import InputError
 from rocketjax.loading import load, open_corpus, open_reranker, open_retriever
 from rocketjax.progress import unwatched
 from rocketjax.retrieval.exact import ExactIndex
@@ -477,3 +478,17 @@ def test_programs_are_kept_between_starts_but_not_on_a_cpu(untold, monkeypatch, 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     cli.keep_programs()
     assert kept == [("jax_compilation_cache_dir", str(tmp_path / "programs"))]
+
+
+def test_a_run_is_searched_wherever_its_collection_and_vectors_lie_now(run, collection, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace(str(collection), "/nowhere/topics"))
+    shutil.move(moved / "index", tmp_path / "vectors")
+    with pytest.raises(InputError, match="no index to search"):
+        load(moved).search("cat")
+    model = load(moved, index=str(tmp_path / "vectors"))
+    with pytest.raises(InputError, match=r"/nowhere/topics.*config\.yaml names it.*collection="):
+        model.search("cat")
+    model = load(moved, collection=str(collection), index=str(tmp_path / "vectors"))
+    assert model.search("cat", 3, 5) == load(run).search("cat", 3, 5)

@@ -131,7 +131,7 @@ def test_more_than_the_corpus_holds_is_refused(tmp_path, top_k):
     index = ExactIndex(vectors_folder(tmp_path, passages))
     with pytest.raises(InputError, match=f"top_k is {top_k}, .* 101 passages"):
         index.search(queries, top_k)
-    with pytest.raises(InputError, match=r"queries are \(13, 4\), .* vectors of 16"):
+    with pytest.raises(InputError, match=r"queries are \(13, 4\), .* takes \[Q, 16\]"):
         index.search(queries[:, :4], 3)
 
 

@@ -22,7 +22,7 @@ def write_rankings(
 
     The file appears whole or not at all, after the last.
     """
-    count = 0
+    count, tag = 0, "_".join(tag.split())  # it may have a folder's name in it
     with new_file(path) as file:
         for query, ranked in rankings:
             rows = (

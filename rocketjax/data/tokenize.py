@@ -11,7 +11,7 @@ import numpy as np
 
 from rocketjax.batch import Tokens
 from rocketjax.config import TextConfig
-from rocketjax.errors import InputError
+from rocketjax.errors import InputError, shown
 from rocketjax.files import MOST, checked_file, read_object
 
 ROOM = 256  # tokens by which the sizes of parts differ, at least
@@ -140,16 +140,18 @@ class Tokenizer:
         """CLS query SEP, at most `query_length` tokens.
 
         Raises:
-            InputError: a text is empty; its place in `texts` is named.
+            InputError: one text alone, or one that is empty or no text; its place is named.
         """
+        texts = as_texts(texts, "queries")
         longest, prompt = self.config.query_length, self.config.query_prompt or ""
         return [self._one(ids, longest) for ids in self._ids(texts, "queries", prompt)]
 
-    def passage(self, titles: Sequence[str], texts: Sequence[str]) -> list[Text]:
+    def passage(self, titles: Sequence[str] | None, texts: Sequence[str]) -> list[Text]:
         """A passage for the retriever, at most `passage_length` tokens; see TextConfig.title.
 
-        Titles may be empty. Raises InputError where title and text both are.
+        Titles may be empty. Raises InputError where title and text both are, and as `query` does.
         """
+        titles, texts = _titled(titles, texts)
         longest, prompt = self.config.passage_length, self.config.passage_prompt or ""
         whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
         if self.config.title == "joined":
@@ -169,13 +171,20 @@ class Tokenizer:
         ]
 
     def pair(
-        self, queries: Sequence[str], titles: Sequence[str], texts: Sequence[str]
+        self, queries: Sequence[str], titles: Sequence[str] | None, texts: Sequence[str]
     ) -> list[Text]:
         """CLS query SEP title text SEP, at most `pair_length` tokens; the passage is cut.
 
         The query is cut to the room that it has in `query`: where no prompt takes a part of it,
-        both models read the same words.
+        both models read the same words. Raises what `passage` raises, and where there are not as
+        many queries as passages.
         """
+        queries, (titles, texts) = as_texts(queries, "queries"), _titled(titles, texts)
+        if len(queries) != len(texts):
+            raise InputError(
+                f"score pairs queries[i] with passages[i], but got {len(queries)} queries and "
+                f"{len(texts)} passages"
+            )
         room = self.config.query_length - _special_count(self._single)
         first = [ids[:room] for ids in self._ids(queries, "queries")]
         whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
@@ -324,6 +333,29 @@ def bucket(longest: int, limit: int) -> int:
     Few lengths mean few compilations; a new text's length then brings no new one.
     """
     return min(-(-longest // 32) * 32, limit)
+
+
+def as_texts(texts: Sequence[str], what: str) -> list[str]:
+    """A list of them. Raises InputError for one text alone, and names what is no text.
+
+    A text is a sequence of letters, and None or a number has a form as text: neither is meant.
+    """
+    if isinstance(texts, str | bytes):
+        raise InputError(f"{what}: a single text, where a list of texts is wanted; give [text]")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"{what}[{index}] is {shown(text)}, which is no text")
+    return texts
+
+
+def _titled(titles: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Titles, empty ones where there are none, and texts: as many of both."""
+    texts = as_texts(texts, "passages")
+    titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
+    if len(titles) != len(texts):
+        raise InputError(f"got {len(titles)} titles for {len(texts)} passages; give '' for none")
+    return titles, texts
 
 
 def _join(title: str, text: str) -> str:

@@ -65,7 +65,8 @@ class ExactIndex:
         """The same by row: rows [Q, top_k] int32 and scores [Q, top_k] float32."""
         check_search(queries, top_k, self.vectors)
         with _one_at_a_time:
-            return self._rows(queries, top_k)
+            rows, scores = self._rows(queries, _few(top_k, len(self.vectors)))
+        return rows[:, :top_k], scores[:, :top_k]
 
     def _rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         parts = [
@@ -108,6 +109,15 @@ class ExactIndex:
         if self._piece >= len(self.vectors):
             self._resident = piece
         return piece
+
+
+def _few(top_k: int, count: int) -> int:
+    """At least `top_k`, at most `count`; 8, 12, 16, 24 and so on, as each is compiled anew."""
+    power = 8
+    while power < top_k:
+        power *= 2
+    three_quarters = 3 * power // 4
+    return min(three_quarters if top_k <= three_quarters and power > 8 else power, count)
 
 
 def _memory() -> int | None:

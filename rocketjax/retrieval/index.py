@@ -33,7 +33,7 @@ def check_search(queries: np.ndarray, top_k: int, vectors: Vectors) -> None:
     """Refuses what no index can answer."""
     if queries.ndim != 2 or queries.shape[1] != vectors.width:
         raise InputError(
-            f"the queries are {queries.shape}, but the index holds vectors of {vectors.width}; "
+            f"the queries are {queries.shape}, but the index takes [Q, {vectors.width}]; "
             "encode them with the model the index was made with"
         )
     if not 1 <= top_k <= len(vectors):
