@@ -30,6 +30,10 @@ from rocketjax.progress import Advance, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
 GOES_ON = "the same command goes on from here (without --overwrite and --from)"
+SMALLER = (
+    "take a smaller --compute.chunk in training (of a stage's batch, 0 is all of it), a smaller "
+    "--compute.batch elsewhere, or shorter texts; the same command goes on"
+)
 console = Console()
 
 
@@ -65,6 +69,9 @@ def run(command: Callable[[], int | None]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _left_unread():
             return 1
+        if str(error).startswith("RESOURCE_EXHAUSTED"):  # jax's; it is not imported for --help
+            first = str(error).partition("\n")[0]
+            return _failed(2, f"error: a device's memory is not enough ({first}); {SMALLER}")
         hosts.crash(error)
         raise
 

@@ -100,6 +100,7 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
                 f"loss.preset {config.loss.preset} decides, and not {', '.join(ignored)}; "
                 "--loss.preset custom heeds them"
             )
+        say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
         context = _context(config, folder, say, watch)
         for step in chosen:
             _check_earlier(step, done)

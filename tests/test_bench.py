@@ -25,7 +25,7 @@ from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
 from rocketjax.models.layout import Layout
 from rocketjax.optim import make_optimizer
 from rocketjax.parallel import data_parallel
-from rocketjax.retrieval.scann import installed
+from rocketjax.retrieval.scann import missing
 from rocketjax.state import init_state
 
 
@@ -111,7 +111,7 @@ def test_pieces_are_the_passages_words_and_as_many_as_asked_for(collection):
     assert len(cut(loaded, 2, 1_000).passages) == 300  # and more there are not
 
 
-@pytest.mark.skipif(not installed(), reason="scann is not installed (no wheel here)")
+@pytest.mark.skipif(bool(missing()), reason="scann is not installed (no wheel here)")
 def test_searches_find_what_they_are_tuned_for(tmp_path):
     pytest.importorskip("faiss", reason="the extra `bench` brings it")
     pytest.importorskip("torch", reason="the extra `bench` brings it")

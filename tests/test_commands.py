@@ -126,6 +126,16 @@ def test_help_that_nobody_reads_to_its_end_is_no_error(command):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+def test_too_little_memory_is_one_line_with_the_remedy(capsys):
+    def command():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 34 GB.\nBFC: more")
+
+    assert cli.run(command) == 2
+    said = words(capsys.readouterr().err)
+    assert "memory is not enough (RESOURCE_EXHAUSTED: Out of memory, 34 GB.)" in said
+    assert "take a smaller --compute.chunk" in said and "BFC" not in said
+
+
 def test_the_example_of_train_can_be_copied(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):

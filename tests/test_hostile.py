@@ -51,7 +51,7 @@ from rocketjax.models import pretrained
 from rocketjax.models.conventions import read_conventions
 from rocketjax.models.head import head_params
 from rocketjax.models.pooling import read_pooling
-from rocketjax.retrieval.scann import build_scann, installed, open_scann
+from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
 from rocketjax.state import TrainState
 from rocketjax.train_log import TrainLog
@@ -481,7 +481,7 @@ def refused(error, folder):
 @pytest.mark.parametrize("name", READERS)
 def test_mutants_are_read_or_refused_by_one_error(name, weights, tmp_path, capfd):
     reader = READERS[name]
-    if name == "ScaNN index" and not installed():
+    if name == "ScaNN index" and missing():
         pytest.skip("scann is not installed (no wheel here)")
     folder = tmp_path / "hostile"
     folder.mkdir()
@@ -656,7 +656,7 @@ SETTINGS = [
 
 
 def made(name, folder, weights):
-    if name == "ScaNN index" and not installed():
+    if name == "ScaNN index" and missing():
         pytest.skip("scann is not installed (no wheel here)")
     folder.mkdir()
     READERS[name].make(folder, weights)

@@ -20,7 +20,7 @@ def opened(folder, kind, monkeypatch, built, scann):
     """The index that is opened, and what is said of it."""
     if built:
         (folder / "scann").mkdir()
-    monkeypatch.setattr(opening, "installed", lambda: scann)
+    monkeypatch.setattr(opening, "missing", lambda: "" if scann else "ScaNN is not here")
     monkeypatch.setattr(opening, "open_scann", lambda vectors: "ScaNN")
     said = []
     index = open_index(folder, IndexConfig(kind), "1", "m", "2", "c", said.append)
@@ -33,7 +33,7 @@ def opened(folder, kind, monkeypatch, built, scann):
     [
         ("auto", True, True, "ScaNN searches it"),
         ("scann", True, True, "ScaNN searches it"),
-        ("auto", True, False, "exact search; ScaNN is not installed"),
+        ("auto", True, False, "exact search; ScaNN is not here"),
         ("auto", False, True, "exact search; no ScaNN index was built there"),
         ("exact", True, True, "exact search; as asked for"),
     ],

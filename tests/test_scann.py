@@ -2,9 +2,13 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +21,10 @@ from rocketjax.retrieval import open as opening
 from rocketjax.retrieval import scann
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.open import build_index, open_index
-from rocketjax.retrieval.scann import ScannIndex, build_scann, installed, open_scann
+from rocketjax.retrieval.scann import ScannIndex, build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
 
-pytestmark = pytest.mark.skipif(not installed(), reason="scann is not installed (no wheel here)")
+pytestmark = pytest.mark.skipif(bool(missing()), reason="scann is not installed (no wheel here)")
 
 
 def clustered(count, width, seed=0):
@@ -222,13 +226,38 @@ def test_a_damaged_index_is_named(copied):
 
 def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch):
     vectors, queries = corpus(tmp_path, 300, 16)
-    monkeypatch.setattr(opening, "installed", lambda: False)
+    monkeypatch.setattr(opening, "missing", lambda: "ScaNN is not here")
     said = []
     index = build_index(vectors, IndexConfig(), queries, 10, said.append)
-    assert isinstance(index, ExactIndex) and "exact search stands in" in said[0]
-    monkeypatch.setattr("rocketjax.retrieval.scann.installed", lambda: False)
-    with pytest.raises(InputError, match="ScaNN is not installed"):
+    assert isinstance(index, ExactIndex) and said == ["ScaNN is not here: exact search stands in"]
+    monkeypatch.setattr("rocketjax.retrieval.scann.missing", lambda: "ScaNN is not here")
+    with pytest.raises(InputError, match="ScaNN is not here; pip install scann"):
         build_index(vectors, IndexConfig(kind="scann"), queries, 10, quiet)
+
+
+BROKEN = "raise RuntimeError('undefined symbol: absl')"
+ASKED = "import sys; from rocketjax.retrieval.scann import missing; print(missing() or 'here')"
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", "here"),  # what is not imported yet is not looked at
+        (
+            "import sys, types; sys.modules['tensorflow'] = types.ModuleType('tensorflow'); ",
+            "ScaNN cannot be loaded (undefined symbol: absl); import rocketjax before tensorflow",
+        ),
+    ],
+)
+def test_a_tensorflow_that_scann_was_not_built_beside_does_no_harm(tmp_path, before, said):
+    """As Colab has one. Where it is imported first, the library is a stand-in that breaks."""
+    (tmp_path / "tensorflow.py").write_text(BROKEN)
+    if before:
+        (tmp_path / "scann.py").write_text(f"import tensorflow\n{BROKEN}")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(scann.__file__).parents[2]}"}
+    command = [sys.executable, "-c", before + ASKED]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
 
 
 def test_exact_search_on_demand(hashed):

@@ -10,7 +10,7 @@ from rocketjax.errors import InputError
 from rocketjax.progress import Say, unsaid
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Index
-from rocketjax.retrieval.scann import build_scann, installed, open_scann
+from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
 
 
@@ -28,10 +28,10 @@ def build_index(
         InputError: ScaNN is asked for and not installed, or several processes run.
     """
     _check_kind(config)
-    if config.kind == "scann" or (config.kind == "auto" and _alone() and installed()):
+    if config.kind == "scann" or (config.kind == "auto" and _alone() and not missing()):
         return build_scann(vectors, config, queries, top_k, say)
     if config.kind == "auto" and _alone():
-        say("ScaNN is not installed (its wheels are for Linux on x86): exact search stands in")
+        say(f"{missing()}: exact search stands in")
     return ExactIndex(vectors)
 
 
@@ -70,7 +70,7 @@ def open_index(
                 f"{new_hash}); encode the corpus anew, with python -m rocketjax.encode"
             )
     built = (folder / "scann").is_dir()
-    if config.kind == "scann" or (config.kind == "auto" and built and _alone() and installed()):
+    if config.kind == "scann" or (config.kind == "auto" and built and _alone() and not missing()):
         say(f"{folder}: ScaNN searches it")
         return open_scann(vectors)
     say(f"{folder}: exact search; {_why_exact(config, built)}")
@@ -83,7 +83,7 @@ def _why_exact(config: IndexConfig, built: bool) -> str:
         return "as asked for"
     if not built:
         return "no ScaNN index was built there"
-    return "ScaNN is not installed" if _alone() else "several processes search together"
+    return missing() if _alone() else "several processes search together"
 
 
 def _check_kind(config: IndexConfig) -> None:

@@ -1,10 +1,12 @@
 """Approximate top-k by dot product with ScaNN, on the CPU: its only importer."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -105,9 +107,33 @@ class ScannIndex:
 _Measure: TypeAlias = Callable[[int, int], ScannIndex]  # of leaves to search and of reorder
 
 
-def installed() -> bool:
-    """Whether the package is there (its wheels are for Linux)."""
-    return importlib.util.find_spec("scann") is not None
+def missing() -> str:
+    """Why ScaNN cannot be used here; empty where it can."""
+    loaded = _loaded()
+    return loaded if isinstance(loaded, str) else ""
+
+
+@functools.cache
+def _loaded() -> Any:
+    """The library; or why it is not there.
+
+    It takes TensorFlow where that is installed, which it needs for nothing that is used here, and
+    breaks on any other than the one it was built beside.
+    """
+    if importlib.util.find_spec("scann") is None:
+        return "ScaNN is not installed (its wheels are for Linux on x86)"
+    hidden = "tensorflow" not in sys.modules
+    if hidden:
+        sys.modules["tensorflow"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        import scann
+    except Exception as error:  # TensorFlow's own, where that was imported before
+        first = str(error).partition("\n")[0]
+        return f"ScaNN cannot be loaded ({first}); import rocketjax before tensorflow"
+    finally:
+        if hidden:
+            del sys.modules["tensorflow"]
+    return scann
 
 
 def build_scann(
@@ -295,18 +321,12 @@ _ASSET = r'assets \{\s+asset_type: ([A-Z0-9_]+)\s+asset_path: "([\w.-]+)"\s+\}'
 
 
 def _reorder_type(vectors: Vectors) -> Any:
-    import scann
-
+    scann = _loaded()
     small = vectors.dtype.itemsize == 2  # what was stored in two bytes is reordered in two
     return scann.ReorderType.BFLOAT16 if small else scann.ReorderType.FLOAT32
 
 
 def _ops() -> Any:
-    if not installed():
-        raise InputError(
-            "ScaNN is not installed (its wheels are for Linux on x86); pip install scann, or take "
-            "--index.kind exact"
-        )
-    from scann import scann_ops_pybind
-
-    return scann_ops_pybind
+    if why := missing():
+        raise InputError(f"{why}; pip install scann, or take --index.kind exact")
+    return _loaded().scann_ops_pybind
