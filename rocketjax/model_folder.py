@@ -25,7 +25,7 @@ from rocketjax.config import (
 )
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError, shown
-from rocketjax.files import new_folder, read_json, valid, write_json
+from rocketjax.files import new_folder, read_json, read_object, valid, write_json
 from rocketjax.inference import Batching, Model, Reranker, Retriever
 from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import BiEncoder
@@ -166,7 +166,7 @@ def save_reranker(folder: str | Path, model: Reranker) -> None:
 def _replaceable(folder: str | Path, kind: str) -> Path:
     folder = Path(folder).expanduser()
     settings = folder / SETTINGS
-    ours = settings.is_file() and read_json(settings).get("kind") == kind
+    ours = settings.is_file() and read_object(settings, folder).get("kind") == kind
     if not ours and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             f"{folder}: holds something else than a {kind}, which saving would replace; "

@@ -231,7 +231,7 @@ def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch)
     index = build_index(vectors, IndexConfig(), queries, 10, said.append)
     assert isinstance(index, ExactIndex) and said == ["ScaNN is not here: exact search stands in"]
     monkeypatch.setattr("rocketjax.retrieval.scann.missing", lambda: "ScaNN is not here")
-    with pytest.raises(InputError, match="ScaNN is not here; pip install scann"):
+    with pytest.raises(InputError, match="ScaNN is not here; install scann"):
         build_index(vectors, IndexConfig(kind="scann"), queries, 10, quiet)
 
 
@@ -245,7 +245,7 @@ ASKED = "import sys; from rocketjax.retrieval.scann import missing; print(missin
         ("", "here"),  # what is not imported yet is not looked at
         (
             "import sys, types; sys.modules['tensorflow'] = types.ModuleType('tensorflow'); ",
-            "ScaNN cannot be loaded (undefined symbol: absl); import rocketjax before tensorflow",
+            "ScaNN cannot be loaded beside this TensorFlow (undefined symbol: absl)",
         ),
     ],
 )

@@ -129,7 +129,7 @@ def _loaded() -> Any:
         import scann
     except Exception as error:  # TensorFlow's own, where that was imported before
         first = str(error).partition("\n")[0]
-        return f"ScaNN cannot be loaded ({first}); import rocketjax before tensorflow"
+        return f"ScaNN cannot be loaded beside this TensorFlow ({first})"
     finally:
         if hidden:
             del sys.modules["tensorflow"]
@@ -328,5 +328,5 @@ def _reorder_type(vectors: Vectors) -> Any:
 
 def _ops() -> Any:
     if why := missing():
-        raise InputError(f"{why}; pip install scann, or take --index.kind exact")
+        raise InputError(f"{why}; install scann, or take --index.kind exact")
     return _loaded().scann_ops_pybind
