@@ -473,6 +473,8 @@ def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 def parse(args: Sequence[str], program: str, description: str) -> Config:
     """The config of a command line: every `--config FILE`, one over the other, then overrides.
 
+    The last paragraph of `description` is an example.
+
     Leaves with tyro's message on an unknown option (with the nearest name) and on --help.
 
     Raises:

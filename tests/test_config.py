@@ -204,7 +204,7 @@ def test_an_unknown_option_leaves_with_status_2_and_the_nearest_name(capsys):
 def test_help_shows_every_option_and_what_it_means(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as caught:
-        parse(["--help"], "rocket", "Trains it all.")
+        parse(["--help"], "rocket", "Trains it all.\n\nExample: rocket")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     said, texts = words(shown), docstrings(module)
