@@ -182,7 +182,6 @@ def joint_terms(
     Raises:
         InputError: what `distillation` raises.
     """
-    _check(config)
     retriever_scores = retriever_scores / config.retriever_temperature
     return {
         "retriever": listwise_cross_entropy(retriever_scores, valid),

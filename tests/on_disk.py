@@ -8,6 +8,9 @@ from tiny import tokens
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig
+from rocketjax.inference import Model
+from rocketjax.model_folder import start_reranker, start_retriever
 from rocketjax.models import pretrained
 from rocketjax.models.encoder import Encoder, EncoderConfig
 
@@ -43,6 +46,14 @@ def make_weights(folder, width=32, words=WORDS, segments=False):
     tensors = pretrained.encoder_tensors(params, config)
     pretrained.save_model(folder, config, tensors, "BertModel")
     return folder
+
+
+def untrained_pair(weights, text, compute=ComputeConfig()):  # noqa: B008
+    """Both models as a run starts them."""
+    return Model(
+        start_retriever(RetrieverConfig(str(weights)), text, compute),
+        start_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
+    )
 
 
 def make_topics(folder):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from on_disk import untrained_pair
 from test_exact import vectors, vectors_folder
 
 import rocketjax
@@ -13,21 +14,17 @@ from rocketjax import losses
 from rocketjax.config import (
     ComputeConfig,
     LossConfig,
-    RerankerConfig,
-    RetrieverConfig,
     TextConfig,
     resolve_loss,
 )
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.errors import InputError
-from rocketjax.inference import Corpus, Model
+from rocketjax.inference import Corpus
 from rocketjax.metrics import per_query
 from rocketjax.model_folder import (
     make_compute,
     save_reranker,
     save_retriever,
-    start_reranker,
-    start_retriever,
 )
 from rocketjax.retrieval.exact import ExactIndex, _few, _search_piece
 
@@ -36,11 +33,7 @@ TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 
 @pytest.fixture(scope="module")
 def pair(weights):
-    compute = ComputeConfig()
-    return Model(
-        start_retriever(RetrieverConfig(str(weights)), TEXT, compute),
-        start_reranker(RerankerConfig(str(weights)), TEXT, compute, seed=0),
-    )
+    return untrained_pair(weights, TEXT)
 
 
 @pytest.mark.parametrize(

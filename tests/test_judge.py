@@ -4,25 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from on_disk import untrained_pair
 
 from rocketjax.augment import TrainingList
-from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.config import TextConfig
 from rocketjax.data.collection import Split
 from rocketjax.data.collections import load_collection
-from rocketjax.inference import Model
 from rocketjax.judge import judge, pool_of, score_lists
-from rocketjax.model_folder import start_reranker, start_retriever
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 
 
 @pytest.fixture(scope="module")
 def model(weights):
-    compute = ComputeConfig()
-    return Model(
-        start_retriever(RetrieverConfig(str(weights)), TEXT, compute),
-        start_reranker(RerankerConfig(str(weights)), TEXT, compute, 1),
-    )
+    return untrained_pair(weights, TEXT)
 
 
 @pytest.fixture(scope="module")

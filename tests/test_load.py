@@ -10,14 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from on_disk import WORDS, make_topics, make_weights
+from on_disk import WORDS, make_topics, make_weights, untrained_pair
 from tiny import vectors_folder
 
-from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.config import ComputeConfig, RetrieverConfig, TextConfig
 from rocketjax.data.collections import load_collection
 from rocketjax.inference import Corpus, Model
 from rocketjax.loading import once
-from rocketjax.model_folder import start_reranker, start_retriever
+from rocketjax.model_folder import start_retriever
 from rocketjax.retrieval.exact import ExactIndex
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -36,14 +36,12 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def make_pair(weights, folder):
     """A pair of models, and a corpus to search that the retriever encoded."""
-    compute = ComputeConfig(batch=4)
-    retriever = start_retriever(RetrieverConfig(str(weights)), TEXT, compute)
-    reranker = start_reranker(RerankerConfig(str(weights)), TEXT, compute, 1)
+    pair = untrained_pair(weights, TEXT, ComputeConfig(batch=4))
     passages = load_collection(str(make_topics(folder / "topics"))).passages
-    array = retriever.encode_passage([p.text for p in passages])
+    array = pair.retriever.encode_passage([p.text for p in passages])
     vectors = vectors_folder(folder / "index", array, [p.id for p in passages])
     corpus = Corpus(ExactIndex(vectors), passages.by_id)
-    return Model(retriever, reranker, once(lambda: corpus))
+    return Model(pair.retriever, pair.reranker, once(lambda: corpus))
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from on_disk import untrained_pair
 from scipy.special import expit, logit
 
 import rocketjax
 from rocketjax import mine, mining, model_folder, pipeline, rounds
 from rocketjax.augment import read_candidates, read_lists
 from rocketjax.config import (
-    ComputeConfig,
     Config,
     DataConfig,
     EvaluateConfig,
@@ -40,11 +40,9 @@ def say(_):
 @pytest.fixture(scope="module")
 def run(weights, collection, tmp_path_factory):
     """A run's folder, its models untrained."""
-    folder, compute = tmp_path_factory.mktemp("runs"), ComputeConfig()
-    retriever = model_folder.start_retriever(RetrieverConfig(str(weights)), TEXT, compute)
-    reranker = model_folder.start_reranker(RerankerConfig(str(weights)), TEXT, compute, 1)
-    model_folder.save_retriever(folder / "retriever", retriever)
-    model_folder.save_reranker(folder / "reranker", reranker)
+    folder, pair = tmp_path_factory.mktemp("runs"), untrained_pair(weights, TEXT)
+    model_folder.save_retriever(folder / "retriever", pair.retriever)
+    model_folder.save_reranker(folder / "reranker", pair.reranker)
     (folder / "config.yaml").write_text(dump(Config(data=DataConfig(str(collection)))))
     saved, loaded = model_folder.load_pair(folder).retriever, load_collection(str(collection))
     encode_corpus(saved, "tiny", loaded, IndexConfig(), folder / "index", unwatched)

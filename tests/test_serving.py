@@ -16,7 +16,7 @@ import httpx2
 import jax
 import numpy as np
 import pytest
-from on_disk import TOPICS, WORDS
+from on_disk import TOPICS, WORDS, untrained_pair
 from starlette.testclient import TestClient
 from test_load import GROWTH, compiled, linux, resident
 
@@ -25,13 +25,11 @@ from rocketjax.config import (
     ComputeConfig,
     Config,
     DataConfig,
-    RerankerConfig,
-    RetrieverConfig,
     TextConfig,
     dump,
 )
 from rocketjax.inference import Batching, Model, plan
-from rocketjax.model_folder import save_reranker, save_retriever, start_reranker, start_retriever
+from rocketjax.model_folder import save_reranker, save_retriever
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
@@ -67,12 +65,10 @@ def run(weights, tmp_path_factory):
         for i, (title, text) in enumerate(HOSTILE + texts)
     ]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    compute = ComputeConfig(batch=4)
-    retriever = start_retriever(RetrieverConfig(str(weights)), TEXT, compute)
-    reranker = start_reranker(RerankerConfig(str(weights)), TEXT, compute, 1)
+    pair = untrained_pair(weights, TEXT, ComputeConfig(batch=4))
     folder.mkdir()
-    save_retriever(folder / "retriever", retriever)
-    save_reranker(folder / "reranker", reranker)
+    save_retriever(folder / "retriever", pair.retriever)
+    save_reranker(folder / "reranker", pair.reranker)
     config = Config(str(folder), data=DataConfig(str(corpus)))
     (folder / "config.yaml").write_text(dump(config))
     args = ["--model", str(folder), "--collection", str(corpus)]
