@@ -108,7 +108,7 @@ class RetrieverConfig:
     paper: 0.1."""
     keep: Whole = 0.0
     """Share of the starting weights in the trained retriever, which joint training ends with as
-    keep * start + (1 - keep) * trained (arXiv 2109.01903). At 0.5 it forgets little of what it was
+    keep * start + (1 - keep) * trained (arXiv 2109.01903). At 0.6 it forgets little of what it was
     good at before (docs/ablation.md). 0: as it was trained."""
 
 
