@@ -1,6 +1,7 @@
 """Collections of other libraries: Hugging Face datasets in local files, ir_datasets by id."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -114,6 +115,13 @@ def ir_datasets(tmp_path, monkeypatch):
         library.registry._registered.pop(name, None)
 
 
+@contextmanager
+def registered(library, name, dataset):
+    library.registry.register(name, dataset)
+    yield
+    library.registry._registered.pop(name)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_id_of_ir_datasets_is_read(ir_datasets):
     collection = load_collection("irds:rocketjax-test")
@@ -125,6 +133,38 @@ def test_an_id_of_ir_datasets_is_read(ir_datasets):
     assert list(load_collection("irds:rocketjax-test/dev").splits) == ["dev"]
     with pytest.raises(InputError, match="knows no such dataset"):
         load_collection("irds:rocketjax-test/none")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_that_name_their_documents_alike_have_their_own(ir_datasets, tmp_path):
+    """A namespace, None here, is shared by several corpora in ir_datasets itself (LoTTE's)."""
+    (tmp_path / "others.tsv").write_text("a\tFish swim.\n")
+    other = ir_datasets.create_dataset(docs_tsv=str(tmp_path / "others.tsv"))
+    assert ir_datasets.load("rocketjax-test").docs_namespace() == other.docs_namespace()
+    with registered(ir_datasets, "rocketjax-other", other):
+        read = [load_collection(f"irds:rocketjax-{name}").passages for name in ("test", "other")]
+    assert [[p.text for p in passages] for passages in read] == [
+        ["They purr.", "Dogs bark."],
+        ["Fish swim."],
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_download_that_fails_on_the_way_is_told_as_one(ir_datasets, monkeypatch):
+    """Documents come lazily, and errors of HTTP are OSErrors, as those of the cache's disk are."""
+
+    def cut_off():
+        yield from ()
+        raise ConnectionError("name resolution failed")
+
+    dataset = ir_datasets.load("rocketjax-test/train")
+    monkeypatch.setattr(dataset, "docs_iter", cut_off, raising=False)
+    said = "irds:rocketjax-cut: cannot be loaded: ConnectionError: name resolution failed"
+    with (
+        registered(ir_datasets, "rocketjax-cut", dataset),
+        pytest.raises(InputError, match=f"^{said}"),
+    ):
+        load_collection("irds:rocketjax-cut")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -101,11 +101,19 @@ def _judged_dataset(
 def _parsed(
     place: str, rows: Any, parse: Callable[[Any], Any], bad: BadRows
 ) -> Iterator[tuple[str, Any]]:
-    for number, fields in enumerate(rows):
+    for number, fields in enumerate(_loaded(place, rows)):
         try:
             yield f"{place}:{number}", parse(fields)
         except BadRow as fault:
             bad.found(f"{place}:{number}", str(fault))
+
+
+def _loaded(place: str, rows: Any) -> Iterator[Any]:
+    """The rows; what their libraries fetch, they may fetch only now."""
+    try:
+        yield from rows
+    except Exception as error:  # of downloads (some are OSErrors), and of whatever parses them
+        raise InputError(f"{place}: cannot be loaded: {_first_line(error)}") from error
 
 
 def _passage(fields: Mapping[str, Any]) -> Passage:
@@ -153,7 +161,8 @@ def read_ir_datasets(name: str, policy: Policy = "fail", say: Say = unsaid) -> C
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
         return _parsed(f"irds:{name}", _fetched(name, dataset.docs_iter), _document, bad)
 
-    source = ["irds", library.__version__, _fetched(name, dataset.docs_namespace)]
+    # Parts of one dataset share its documents; a namespace of theirs stands for several corpora.
+    source = ["irds", library.__version__, library.docs_parent_id(name)]
     stored, notes = store(f"irds:{name}", source, passages, policy)
     parts = {
         other.removeprefix(f"{name}/"): other for other in known if other.startswith(name + "/")

@@ -31,7 +31,7 @@ from rocketjax.data.passages import (
 from rocketjax.errors import InputError, writing
 from rocketjax.files import cache_folder, read_json
 
-_VERSION = 1  # of what a reader makes of a file: a later one does not take up what this one stored
+_VERSION = 2  # of what a reader makes of a file: a later one does not take up what this one stored
 Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # places and passages
 
 
