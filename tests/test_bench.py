@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from rocketjax.bench import collectives, compiles, feed, memory, pair, plan, sea
 from rocketjax.bench.flops import forward_flops
 from rocketjax.bench.ours import Ours
 from rocketjax.bench.pieces import cut
+from rocketjax.bench.process import asked
 from rocketjax.bench.work import Work, make_work
 from rocketjax.config import ComputeConfig, OptimizerConfig
 from rocketjax.data.collections import load_collection
+from rocketjax.errors import InputError
 from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
 from rocketjax.models.layout import Layout
 from rocketjax.optim import make_optimizer
@@ -191,6 +195,24 @@ def test_compilations_are_counted():
     assert len(taken) == once
 
 
+def test_a_process_that_prints_much_is_answered_and_its_last_words_are_kept(tmp_path):
+    """More than a pipe holds, which nobody would empty."""
+    (tmp_path / "chatty.py").write_text(
+        "from rocketjax.bench.process import answer\n"
+        "def to(question):\n"
+        "    print('x' * 1_000_000)\n"
+        "    if question == 'stop':\n"
+        "        raise SystemExit('last words')\n"
+        "    return {'question': question}\n"
+        "answer(to)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    with asked("chatty", tmp_path, os.environ | {"PYTHONPATH": path}) as ask:
+        assert ask("go on") == {"question": "go on"}
+        with pytest.raises(InputError, match="the rival stopped: last words"):
+            ask("stop")
+
+
 def test_a_plan_multiplies_out():
     # 2 layers of 4 x 3^2 + 2 x 3 x 5 = 66 weights, 2 x 7^2 x 3 for attention; 2 for a multiply-add.
     shape = EncoderConfig(10, 3, 2, 1, 5, 8)
@@ -211,6 +233,13 @@ def test_a_plan_multiplies_out():
     assert [stage.name for stage in stages] == [*names, "index", "evaluate"]  # 1838 steps: 2 rounds
     assert stages[4].flops == 0 < planned["mine"].flops  # nothing is scored
     assert stages[0].flops == pytest.approx(stages[2].flops + stages[-1].flops)
+    floats = dataclasses.replace(loaded.index, dtype="float32")
+    larger = {
+        s.name: s
+        for s in plan.stages(dataclasses.replace(loaded, index=floats), plan.Plan(machine="h100"))
+    }
+    assert loaded.index.dtype == "bfloat16"
+    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 8_841_823 * 768)
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops

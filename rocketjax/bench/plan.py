@@ -167,7 +167,7 @@ def _trained(
 
 def _corpus(config: Config, plan: Plan) -> Stage:
     flops = plan.passages * forward_flops(BERT_BASE, _width(config, plan, "passage"))
-    held = _layer(config.compute.batch, _limits(config)["passage"])
+    held = _layer(_batch(config), _limits(config)["passage"])
     memory = 4 * PARAMETERS + held
     return Stage("", plan.passages * plan.passage_tokens, flops, _hours(plan, flops), memory)
 
@@ -175,10 +175,16 @@ def _corpus(config: Config, plan: Plan) -> Stage:
 def _scored(name: str, config: Config, plan: Plan, pairs: float) -> Stage:
     """Pairs through the re-ranker, while the corpus' vectors lie on the devices for search."""
     flops = pairs * forward_flops(BERT_BASE, _width(config, plan, "pair"))
-    vectors = 2 * plan.passages * BERT_BASE.hidden_size / MACHINES[plan.machine].count
-    held = _layer(config.compute.batch, _limits(config)["pair"])
+    width = BERT_BASE.hidden_size * (4 if config.index.dtype == "float32" else 2)  # bytes
+    vectors = plan.passages * width / MACHINES[plan.machine].count
+    held = _layer(_batch(config), _limits(config)["pair"])
     memory = 3 * 4 * PARAMETERS + vectors + held
     return Stage(name, pairs * plan.pair_tokens, flops, _hours(plan, flops), memory)
+
+
+def _batch(config: Config) -> int:
+    """Texts of a batch outside training, by `model_folder`'s rule for accelerators."""
+    return config.compute.batch or 256
 
 
 def _searched(plan: Plan, queries: float) -> float:

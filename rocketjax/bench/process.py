@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,30 +22,34 @@ def asked(module: str, work: Path, environment: Mapping[str, str] | None = None)
     Raises:
         InputError: it stopped; its last words are in the message.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, str(work)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert process.stdin and process.stdout and process.stderr
+    with (
+        tempfile.TemporaryFile("w+") as printed,  # nobody reads it meanwhile: a pipe would fill up
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(work)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
 
-    def ask(question: str) -> Answer:
-        process.stdin.write(f"{question}\n")  # pyright: ignore
-        process.stdin.flush()  # pyright: ignore
-        line = process.stdout.readline()  # pyright: ignore
-        if not line:
-            said = process.stderr.read().strip().rpartition("\n")[2]  # pyright: ignore
-            raise InputError(f"the rival stopped: {said}; pip install 'rocketjax[bench]'")
-        return json.loads(line)
+        def ask(question: str) -> Answer:
+            process.stdin.write(f"{question}\n")  # pyright: ignore
+            process.stdin.flush()  # pyright: ignore
+            line = process.stdout.readline()  # pyright: ignore
+            if not line:
+                process.wait()
+                printed.seek(0)
+                said = printed.read().strip().rpartition("\n")[2]
+                raise InputError(f"the rival stopped: {said}; pip install 'rocketjax[bench]'")
+            return json.loads(line)
 
-    try:
-        yield ask
-    finally:
-        process.kill()
-        process.communicate()  # closes its pipes
+        try:
+            yield ask
+        finally:
+            process.kill()
 
 
 def answer(to: Callable[[str], Answer]) -> None:
