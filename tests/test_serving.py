@@ -266,6 +266,18 @@ def test_one_that_fails_takes_no_other_with_it():
         assert isinstance(jobs[1].exception(60), ZeroDivisionError)
 
 
+def test_a_panic_of_a_tokenizer_does_not_end_the_thread():
+    class Panic(BaseException):
+        """As Rust's, which is no Exception."""
+
+    def work(items):
+        raise Panic
+
+    with Batcher(most=10, waiting=99, gather=0.0) as batcher:
+        assert isinstance(batcher.submit(work, 1, 1).exception(60), Panic)
+        assert batcher.submit(list, "b", 1).result(60).result == "b"
+
+
 def test_what_waits_at_the_end_is_cancelled_and_what_runs_is_finished():
     with Batcher(most=1, waiting=9, gather=0.0) as batcher:
         begun = threading.Event()

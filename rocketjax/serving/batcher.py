@@ -126,7 +126,7 @@ class Batcher:
         self.batches += 1
         try:
             results = batch[0].work([job.item for job in batch])
-        except Exception as error:
+        except BaseException as error:  # a tokenizer's panic is no Exception; the thread lives on
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return
