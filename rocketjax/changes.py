@@ -22,6 +22,7 @@ CHANGES: Mapping[str, Stage] = {
     "lists.length": "warm-reranker",
     "lists.top_n": "warm-reranker",
     "lists.positives": "warm-reranker",
+    "lists.pseudo_positives": "warm-retriever",  # unlabelled queries are drawn among the others
     "joint.": "mine",  # steps and batch decide how many queries are mined for
     "joint.optimizer.": "joint",
     "loss.": "joint",
@@ -30,6 +31,7 @@ CHANGES: Mapping[str, Stage] = {
     "reranker_warmup.": "warm-reranker",
     "retriever_warmup.": "warm-retriever",
     "evaluate.": "evaluate",
+    "evaluate.every_queries": "joint",
 }
 
 

@@ -633,6 +633,11 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         # Else a pseudo-positive would be a negative too.
         ("lists.low", lists.low, lists.high if lists.pseudo_positives else 1),
     )
+    if lists.pseudo_positives and not lists.denoised:
+        raise InputError(
+            f"{place('lists.pseudo_positives')}: pseudo-positives stand in denoised lists; set "
+            "lists.denoised above 0"
+        )
     if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
         raise InputError(
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "

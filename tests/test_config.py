@@ -224,6 +224,10 @@ def test_help_shows_every_option_and_what_it_means(capsys, monkeypatch):
         (["--joint.optimizer.retriever-lr", "nan"], "--joint.optimizer.retriever-lr: "),
         (["--lists.top-n", "3"], "--lists.length: at most 4"),
         (["--lists.low", "0.95", "--lists.pseudo-positives", "1"], "--lists.low: at most 0.9"),
+        (
+            ["--lists.denoised", "0", "--lists.pseudo-positives", "1"],
+            "--lists.pseudo-positives: pseudo-positives stand in denoised lists",
+        ),
     ],
 )
 def test_an_override_out_of_range_is_named(args, said):
@@ -296,6 +300,8 @@ def test_a_change_is_of_the_first_stage_that_heeds_it():
         "checkpoint.take": ("best", "warm-retriever"),
         "reranker.weights": ("x", "start"),
         "lists.positives": ("1", "warm-reranker"),
+        "lists.pseudo_positives": ("1", "warm-retriever"),
+        "evaluate.every_queries": ("9", "joint"),
         "joint.steps": ("5", "mine"),
     }
     given = [word for name, (value, _) in heeded.items() for word in (f"--{name}", value)]
