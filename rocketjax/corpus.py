@@ -97,6 +97,7 @@ def encode_corpus(
 
 def _claim(folder: Path, manifest: Manifest) -> None:
     """Says in the folder what it is going to hold; refuses one that holds something else."""
+    empty = is_empty(folder)  # asked first: another worker may claim it at this very moment
     if (folder / MANIFEST).is_file():
         other = read_manifest(folder)
         for what in ("model", "collection", "passages", "width", "dtype", "shard"):
@@ -106,7 +107,7 @@ def _claim(folder: Path, manifest: Manifest) -> None:
                     f"{folder}: holds vectors of {_named(other, what)}, not of "
                     f"{_named(manifest, what)}; choose another folder, or delete this one"
                 )
-    elif not is_empty(folder):
+    elif not empty:
         raise InputError(f"{folder}: holds other files and no vectors; choose another folder")
     else:
         write_manifest(folder, manifest)
