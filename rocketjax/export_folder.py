@@ -45,23 +45,26 @@ def export(folder: Path, model: Model, config: Config, report: Report, license_i
 
 def differs(model: Model) -> list[str]:
     """What sentence-transformers does otherwise than rocketjax, a line each."""
-    text = model.retriever.tokenizer.config
-    lines = [
-        f"a query is cut to {text.passage_length} tokens, as a passage is, not to "
-        f"{text.query_length}"
+    pair = model.reranker.tokenizer.config
+    return [
+        *_retriever_differs(model.retriever),
+        f"a pair is cut to {pair.pair_length} tokens, its longer text first; its query is not cut "
+        f"to {pair.query_length} before, so that scores of longer queries differ",
     ]
+
+
+def _retriever_differs(model: Retriever) -> list[str]:
+    text, lines = model.tokenizer.config, []
+    if model.module.shared:  # else each tower has its own length
+        lines.append(
+            f"a query is cut to {text.passage_length} tokens, as a passage is, not to "
+            f"{text.query_length}"
+        )
     if text.title == "segment":
         lines.append(
             "a passage's title is part of its text, in one segment, where the retriever was "
             "trained with two; vectors of passages with a title differ"
         )
-    if not model.retriever.module.shared:
-        lines[:1] = []  # each tower has its own length
-    pair = model.reranker.tokenizer.config
-    lines.append(
-        f"a pair is cut to {pair.pair_length} tokens, its longer text first; its query is not cut "
-        f"to {pair.query_length} before, so that scores of longer queries differ"
-    )
     return lines
 
 
@@ -123,6 +126,8 @@ def _retriever_card(model: Retriever, config: Config, report: Report, license_id
     opened = "\n".join(
         f'{name} = SentenceTransformer("retriever{separate.format(name)}")' for name in towers
     )
+    notes = [f"- {line}" for line in _retriever_differs(model)]
+    otherwise = "\n".join(["", "", "What sentence-transformers does otherwise:", "", *notes])
     return _card(
         "retriever",
         "sentence-similarity",
@@ -135,7 +140,7 @@ from sentence_transformers import SentenceTransformer
 
 {opened}
 scores = query.encode_query(["a query"]) @ passage.encode_document(["A title and a text"]).T
-```""",
+```{otherwise if notes else ""}""",
         config,
         report,
         license_id,

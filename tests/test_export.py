@@ -133,6 +133,7 @@ def test_the_command(weights, tmp_path, capsys):
     assert "a query is cut to 12 tokens" in said
     assert "a pair is cut to 20 tokens, its longer text first; its query is not cut to 10" in said
     card = (tmp_path / "out" / "retriever" / "README.md").read_text()
+    assert "What sentence-transformers does otherwise:\n\n- a query is cut to 12 tokens" in card
     for part in ("license: mit", "base_model: org/model\n", "# my run", "| MRR@10 | 0.500 | 0.600"):
         assert part in card
     modules = json.loads((tmp_path / "out" / "retriever" / "modules.json").read_text())

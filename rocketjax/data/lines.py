@@ -166,10 +166,10 @@ def finite(text: str, field: str) -> float:
     return value
 
 
-def grade(text: str, field: str = "grade") -> int:
+def grade(text: str) -> int:
     """A judgement, which may be negative. Raises BadRow."""
     if not re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII):
-        raise BadRow(f"{field}: expected a whole number, got {text[:40]!r}")
+        raise BadRow(f"grade: expected a whole number, got {text[:40]!r}")
     return int(text)
 
 

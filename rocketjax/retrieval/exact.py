@@ -57,7 +57,10 @@ class ExactIndex:
         self._resident: jax.Array | None = None
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Index.search`; ties go to the passage that stands first in the corpus."""
+        """See `Index.search`; ties go to the passage that stands first in the corpus.
+
+        On TPUs each block is searched approximately (`select`), at a recall of RECALL_ON_TPU.
+        """
         rows, scores = self.rows(queries, top_k)
         return self.vectors.names(rows), scores
 

@@ -89,8 +89,9 @@ def _why_exact(config: IndexConfig, built: bool) -> str:
 def _check_kind(config: IndexConfig) -> None:
     if config.kind == "scann" and not _alone():
         raise InputError(
-            "ScaNN searches within one process; where several run take --index.kind auto or exact, "
-            "which spreads the corpus over the devices of all"
+            "ScaNN searches within one process; where several run take --index.kind auto or exact "
+            "(for a run that has its vectors, --index RUN/index), which spreads the corpus over "
+            "the devices of all"
         )
 
 

@@ -328,5 +328,8 @@ def _reorder_type(vectors: Vectors) -> Any:
 
 def _ops() -> Any:
     if why := missing():
-        raise InputError(f"{why}; install scann, or take --index.kind exact")
+        raise InputError(
+            f"{why}; install scann, or search exactly: train with --index.kind exact; a run that "
+            "has its vectors is searched so with --index RUN/index"
+        )
     return _loaded().scann_ops_pybind
