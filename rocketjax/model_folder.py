@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from rocketjax.batch import Tokens
+from rocketjax.batching import Batching
 from rocketjax.config import (
     ComputeConfig,
     RerankerConfig,
@@ -26,7 +27,7 @@ from rocketjax.config import (
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError, shown
 from rocketjax.files import new_folder, read_json, read_object, valid, write_json
-from rocketjax.inference import Batching, Model, Reranker, Retriever
+from rocketjax.inference import Model, Reranker, Retriever
 from rocketjax.models import pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.conventions import read_conventions

@@ -36,7 +36,7 @@ FLOORS = [
     },
     {"models.head"},
     {"data.tokenize", "data.collections", "state", "augment", "retrieval.index"},
-    {"retrieval.exact"},
+    {"retrieval.exact", "batching"},
     {"retrieval.scann"},
     {"retrieval.open"},
     {"data.loader", "steps", "inference", "serving.requests", "serving.batcher"},

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from on_disk import WORDS
 
+from rocketjax.batching import Batching, plan
 from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import bucket
-from rocketjax.inference import Batching, plan
 from rocketjax.model_folder import make_batching, start_reranker, start_retriever
 
 LIMIT = 128

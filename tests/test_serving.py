@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from test_load import GROWTH, compiled, linux, resident
 
 from rocketjax import cli, encode, serve
+from rocketjax.batching import Batching, of_every_shape, plan
 from rocketjax.config import (
     ComputeConfig,
     Config,
@@ -28,7 +29,7 @@ from rocketjax.config import (
     TextConfig,
     dump,
 )
-from rocketjax.inference import Batching, Model, plan
+from rocketjax.inference import Model
 from rocketjax.model_folder import save_reranker, save_retriever
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
@@ -555,8 +556,6 @@ def test_a_folder_that_lacks_a_part_is_one_line(run, tmp_path, capsys, missing):
 
 
 def test_warming_up_compiles_every_shape_that_texts_may_take():
-    from rocketjax.inference import _of_every_shape
-
     def shapes(lengths):
         return {unit.shape for unit in plan(lengths, limit, batching, steady=True)}
 
@@ -565,7 +564,7 @@ def test_warming_up_compiles_every_shape_that_texts_may_take():
     for limit, size, way in itertools.product((10, 48, 128), (1, 4, 16), ways):
         batching = Batching(size, *way)
         warm = set()
-        for texts in _of_every_shape(limit, batching):
+        for texts in of_every_shape(limit, batching):
             warm |= shapes([len(text.ids) for text in texts])
         for _ in range(100):
             longest = int(rng.integers(1, limit + 1))
