@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import get_args
 
-from rocketjax.config import Config, Stage, changed, resolve_loss
+from rocketjax.config import Config, Stage, resolve_loss
+from rocketjax.options import changed
 
 ORDER: tuple[Stage, ...] = get_args(Stage)
 # By the start of an option's name, the longest that fits.

@@ -23,9 +23,10 @@ from rich.text import Text
 
 from rocketjax import hosts, preemption
 from rocketjax.allocator import keep_freed_memory
-from rocketjax.config import HostsConfig, Options, option, validated
+from rocketjax.config import HostsConfig
 from rocketjax.errors import InputError
 from rocketjax.files import cache_folder
+from rocketjax.options import Options, option, validated
 from rocketjax.progress import Advance, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name

@@ -69,10 +69,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: Evaluate) -> None:
     from rocketjax import distributed, metrics
-    from rocketjax.config import check_depths, option
     from rocketjax.data.collections import load_collection
     from rocketjax.data.splits import hold_out, sample_queries
     from rocketjax.errors import InputError
+    from rocketjax.options import check_depths, option
     from rocketjax.report import measure_run, oracle_of
 
     if options.model:

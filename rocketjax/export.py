@@ -40,11 +40,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _export(options: Export) -> None:
     from rocketjax import report
-    from rocketjax.config import load as load_config
     from rocketjax.errors import InputError
     from rocketjax.export_folder import differs, export
     from rocketjax.hub_push import push
     from rocketjax.loading import load
+    from rocketjax.options import load as load_config
 
     if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
         raise InputError(f"--push is {options.push!r}; give ORG/NAME")

@@ -13,7 +13,6 @@ from rocketjax.config import (
     RetrieverConfig,
     TextConfig,
 )
-from rocketjax.config import load as load_config
 from rocketjax.data.collection import Collection
 from rocketjax.data.collections import load_collection
 from rocketjax.data.lines import Policy
@@ -27,6 +26,7 @@ from rocketjax.model_folder import (
     start_reranker,
     start_retriever,
 )
+from rocketjax.options import load as load_config
 from rocketjax.progress import Say, unsaid
 from rocketjax.retrieval.open import open_index
 

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.batch import Array
-from rocketjax.config import PRESETS, LossConfig, resolve_loss, validated
+from rocketjax.config import PRESETS, LossConfig, resolve_loss
 from rocketjax.errors import InputError
+from rocketjax.options import validated
 
 
 class Term(NamedTuple):

@@ -59,12 +59,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def _mine(options: Mine) -> None:
     from rocketjax import distributed
     from rocketjax.augment import describe
-    from rocketjax.config import check_lists, option
     from rocketjax.data.splits import hold_out
     from rocketjax.errors import InputError
     from rocketjax.loading import collection_for, load, open_corpus
     from rocketjax.lock import held
     from rocketjax.mining import mine
+    from rocketjax.options import check_lists, option
 
     check_lists(options.lists, option)
     if options.lists.source == "given" or options.lists.refresh:

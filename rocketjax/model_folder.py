@@ -17,13 +17,7 @@ import pydantic
 
 from rocketjax.batch import Tokens
 from rocketjax.batching import Batching
-from rocketjax.config import (
-    ComputeConfig,
-    RerankerConfig,
-    RetrieverConfig,
-    TextConfig,
-    validated,
-)
+from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError, shown
 from rocketjax.files import new_folder, read_json, read_object, valid, write_json
@@ -35,6 +29,7 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.head import head_params, head_tensors
 from rocketjax.models.pooling import Pooled, read_pooling
+from rocketjax.options import validated
 from rocketjax.parallel import replicate
 
 SETTINGS = "rocketjax.json"

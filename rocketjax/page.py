@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rocketjax import pictures
-from rocketjax.config import Config, differences, resolve_loss
+from rocketjax.config import Config, resolve_loss
 from rocketjax.files import write_text
+from rocketjax.options import differences
 from rocketjax.pictures import BLACK, BLUE, ORANGE
 from rocketjax.record import Columns, Mined, Record, read
 from rocketjax.report import HEADS, MODELS, SHOWN, Report, shown_p

@@ -12,18 +12,7 @@ import jax
 from rocketjax import distributed, journal, lock, page, report, stages
 from rocketjax.allocator import release_freed_memory
 from rocketjax.changes import ORDER, changes
-from rocketjax.config import (
-    Config,
-    DataConfig,
-    HostsConfig,
-    Stage,
-    checked,
-    differences,
-    dump,
-    load,
-    overruled,
-    run_folder,
-)
+from rocketjax.config import Config, DataConfig, HostsConfig, Stage, overruled, run_folder
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.data.qrels import relevant
@@ -31,6 +20,7 @@ from rocketjax.data.splits import hold_out, sample_queries
 from rocketjax.errors import InputError
 from rocketjax.files import is_empty, read_json, remove, sweep, write_json, write_text
 from rocketjax.lock import held
+from rocketjax.options import checked, differences, dump, load
 from rocketjax.parallel import check_divisible
 from rocketjax.preemption import Preempted
 from rocketjax.progress import Say, Watch

@@ -12,9 +12,10 @@ import pydantic
 from rocketjax import report
 from rocketjax.augment import MiningReport, read_candidates, read_report
 from rocketjax.calibrate import Calibration
-from rocketjax.config import Config, load
+from rocketjax.config import Config
 from rocketjax.errors import InputError
 from rocketjax.files import read_json, valid
+from rocketjax.options import load
 from rocketjax.report import Report
 from rocketjax.train_log import read_rows
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rocketjax.config import Config, training_fields
+from rocketjax.config import Config
 from rocketjax.errors import InputError, writing
 from rocketjax.files import read_json, remove, write_json
+from rocketjax.options import training_fields
 
 FLUSHED = 10  # seconds after which TensorBoard sees a step
 WITHOUT = "make room, or leave it out (--log.no-tensorboard)"

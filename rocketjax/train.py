@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from rocketjax import cli
-from rocketjax.config import DataConfig, parse
+from rocketjax.config import DataConfig
+from rocketjax.options import parse
 
 if TYPE_CHECKING:
     from rocketjax.report import Report

@@ -12,12 +12,13 @@ import jax
 from rocketjax import distributed, preemption, steps
 from rocketjax.batch import ListBatch
 from rocketjax.checkpoint import Checkpoints, Facts
-from rocketjax.config import Config, StageConfig, training_fields
+from rocketjax.config import Config, StageConfig
 from rocketjax.errors import InputError
 from rocketjax.fit import QueriesOf, fit
 from rocketjax.journal import Journal
 from rocketjax.models.encoder import Params
 from rocketjax.optim import make_optimizer
+from rocketjax.options import training_fields
 from rocketjax.parallel import data_parallel, replicate
 from rocketjax.preemption import Preempted
 from rocketjax.progress import Say, Watch

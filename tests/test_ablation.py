@@ -25,11 +25,11 @@ from rocketjax.ablation.page import Effect, _edge, effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
 from rocketjax.augment import TrainingList, read_lists
-from rocketjax.config import dump
 from rocketjax.data.collection import Collection, InMemory, Passage, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
 from rocketjax.metrics import confidence_interval
+from rocketjax.options import dump
 from rocketjax.progress import unwatched
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -22,6 +22,7 @@ FLOORS = [
         "data.rows",
         "data.answers",
     },
+    {"options"},
     {"calibrate", "changes", "data.runs", "data.hub"},
     {"data.msmarco"},
     {"parallel", "retrieval.vectors", "hosts"},
@@ -88,7 +89,7 @@ FLOORS = [
 ]
 OWNERS = {  # a library only one module knows
     "transformers": {"data.tokenize", "bench.plain_torch", "ablation.recipe"},
-    "tyro": {"config", "cli"},
+    "tyro": {"config", "options", "cli"},
     "scann": {"retrieval.scann"},
     "orbax": {"checkpoint"},
     "grain": {"data.loader"},

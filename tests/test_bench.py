@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import list_batch, models, vectors_folder
 
-from rocketjax import config, steps
+from rocketjax import options, steps
 from rocketjax.bench import __main__ as bench
 from rocketjax.bench import collectives, compiles, feed, memory, pair, plan, search, tokens
 from rocketjax.bench.flops import forward_flops
@@ -218,7 +218,7 @@ def test_a_plan_multiplies_out():
     shape = EncoderConfig(10, 3, 2, 1, 5, 8)
     assert forward_flops(shape, 7) == 2 * 2 * (7 * 66 + 2 * 49 * 3)
     root = Path(__file__).parents[1]
-    loaded = config.load(root / "configs" / "nq.yaml")
+    loaded = options.load(root / "configs" / "nq.yaml")
     planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}
     joint = planned["joint"]
     assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
@@ -270,7 +270,7 @@ def test_a_plan_knows_what_backward_needs_of_a_layer():
 
 
 def test_a_plan_counts_padding_where_it_is_computed_with():
-    loaded = config.load(Path(__file__).parents[1] / "configs" / "nq.yaml")
+    loaded = options.load(Path(__file__).parents[1] / "configs" / "nq.yaml")
 
     def planned(machine, padding="auto", **text):
         compute = dataclasses.replace(loaded.compute, padding=padding)

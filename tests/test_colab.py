@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from on_disk import make_weights
 
-from rocketjax.config import load
+from rocketjax.options import load
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))

@@ -48,13 +48,13 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
-    parse,
 )
 from rocketjax.data.collections import load_collection
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.data.splits import hold_out
 from rocketjax.errors import InputError
 from rocketjax.loading import load, open_corpus, open_reranker, open_retriever
+from rocketjax.options import parse
 from rocketjax.progress import unwatched
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.scann import ScannIndex

@@ -20,15 +20,12 @@ from rocketjax.config import (
     OptimizerConfig,
     StageConfig,
     TextConfig,
-    differences,
-    dump,
-    load,
     overruled,
-    parse,
     resolve_loss,
     run_folder,
 )
 from rocketjax.errors import InputError
+from rocketjax.options import differences, dump, load, parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -328,5 +325,5 @@ def test_how_often_is_saved_decides_what_may_be_the_best():
 
 
 def test_the_config_imports_no_jax():
-    code = "import sys, rocketjax.config; sys.exit('jax' in sys.modules)"
+    code = "import sys, rocketjax.options; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -7,13 +7,14 @@ import jax
 import pytest
 from tiny import shapes_of
 
-from rocketjax.config import Config, load, resolve_loss
+from rocketjax.config import Config, resolve_loss
 from rocketjax.losses import joint_weights
 from rocketjax.model_folder import make_compute
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import EncoderConfig
 from rocketjax.optim import make_optimizer
+from rocketjax.options import load
 from rocketjax.parallel import data_parallel
 from rocketjax.state import init_state
 from rocketjax.steps import joint_terms_of, train_step

@@ -9,18 +9,12 @@ import pytest
 
 from rocketjax import export as command
 from rocketjax import model_folder, report
-from rocketjax.config import (
-    ComputeConfig,
-    Config,
-    RerankerConfig,
-    RetrieverConfig,
-    TextConfig,
-    dump,
-)
+from rocketjax.config import ComputeConfig, Config, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.errors import InputError
 from rocketjax.export_folder import export
 from rocketjax.inference import Model
 from rocketjax.models.pretrained import resolve_weights
+from rocketjax.options import dump
 from rocketjax.report import Report, Row
 
 QUERIES = ["who wrote the score of the film?", "mean of an array"]

@@ -30,9 +30,9 @@ from tiny import vectors_folder
 from rocketjax import (
     augment,
     checkpoint,
-    config,
     mining,
     model_folder,
+    options,
     page,
     pictures,
     pipeline,
@@ -66,8 +66,8 @@ QUERIES = np.ones((2, 8), np.float32)
 
 
 def use_config(folder):
-    read = config.load(folder / "run.yaml")
-    assert config.load(write(folder / "again.yaml", config.dump(read).encode())) == read
+    read = options.load(folder / "run.yaml")
+    assert options.load(write(folder / "again.yaml", options.dump(read).encode())) == read
 
 
 def use_model(folder):
@@ -208,7 +208,7 @@ def write(path, data):
 
 
 def make_config(folder, _):
-    values = config.dump(Config(name="größer", run_dir=str(folder)))
+    values = options.dump(Config(name="größer", run_dir=str(folder)))
     write(folder / "run.yaml", values.encode())
 
 
@@ -723,7 +723,7 @@ def test_a_yaml_bomb_is_refused_in_few_words(tmp_path):
         lines += [f"  {name}: &b{i} [{', '.join([f'*b{i - 1}'] * 99)}]"]
     path = write(tmp_path / "run.yaml", "\n".join(lines).encode())
     with limited(20), pytest.raises(InputError, match=r"run\.yaml:7: data\.hold_out: ") as caught:
-        config.load(path)
+        options.load(path)
     assert refused(caught.value, path)
 
 

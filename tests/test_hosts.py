@@ -35,7 +35,6 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
-    dump,
 )
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collections import load_collection
@@ -43,6 +42,7 @@ from rocketjax.data.loader import list_batches
 from rocketjax.errors import InputError
 from rocketjax.model_folder import start_retriever
 from rocketjax.optim import make_optimizer
+from rocketjax.options import dump
 from rocketjax.parallel import AXIS, data_parallel, own_rows, replicate
 from rocketjax.progress import unwatched
 from rocketjax.retrieval.exact import ExactIndex

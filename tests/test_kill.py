@@ -16,14 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 from test_pipeline import config
 
-from rocketjax.config import (
-    CheckpointConfig,
-    IndexConfig,
-    ListConfig,
-    OptimizerConfig,
-    StageConfig,
-    dump,
-)
+from rocketjax.config import CheckpointConfig, IndexConfig, ListConfig, OptimizerConfig, StageConfig
+from rocketjax.options import dump
 from rocketjax.pipeline import STAGES
 
 DYING = Path(__file__).parent / "dying.py"

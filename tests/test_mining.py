@@ -22,11 +22,11 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
-    dump,
 )
 from rocketjax.corpus import encode_corpus
 from rocketjax.data.collections import load_collection
 from rocketjax.feeds import collator_of
+from rocketjax.options import dump
 from rocketjax.progress import unwatched
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 
 from rocketjax import draw, pictures, report
-from rocketjax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    RetrieverConfig,
-    dump,
-)
+from rocketjax.config import CheckpointConfig, Config, DataConfig, LossConfig, RetrieverConfig
 from rocketjax.errors import InputError
+from rocketjax.options import dump
 from rocketjax.page import write
 from rocketjax.record import read
 

@@ -32,8 +32,6 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
     TextConfig,
-    dump,
-    load,
 )
 from rocketjax.data.collection import Split
 from rocketjax.data.collections import load_collection
@@ -45,6 +43,7 @@ from rocketjax.fit import NonFiniteError
 from rocketjax.inference import Model
 from rocketjax.judge import judge, pool_of, score_both
 from rocketjax.losses import joint_weights
+from rocketjax.options import dump, load
 from rocketjax.parallel import data_parallel
 from rocketjax.progress import unwatched
 from rocketjax.report import Report

@@ -22,15 +22,10 @@ from test_load import GROWTH, compiled, linux, resident
 
 from rocketjax import cli, encode, serve
 from rocketjax.batching import Batching, of_every_shape, plan
-from rocketjax.config import (
-    ComputeConfig,
-    Config,
-    DataConfig,
-    TextConfig,
-    dump,
-)
+from rocketjax.config import ComputeConfig, Config, DataConfig, TextConfig
 from rocketjax.inference import Model
 from rocketjax.model_folder import save_reranker, save_retriever
+from rocketjax.options import dump
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search

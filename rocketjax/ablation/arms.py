@@ -16,9 +16,10 @@ from pathlib import Path
 
 from rocketjax import pipeline
 from rocketjax.changes import ORDER, changes
-from rocketjax.config import Config, Stage, differences, load, read_values
+from rocketjax.config import Config, Stage
 from rocketjax.files import new_folder, remove
 from rocketjax.lock import held
+from rocketjax.options import differences, load, read_values
 from rocketjax.progress import Say, Watch
 
 BASE = "dynamic"  # how the base is called among its arms

@@ -13,20 +13,21 @@ from pathlib import Path
 
 import jax
 
-from rocketjax import config, pipeline
+from rocketjax import options, pipeline
 from rocketjax.bench.fact import Fact
 from rocketjax.bench.process import Answer, answer, asked
+from rocketjax.config import Config
 from rocketjax.progress import unsaid, unwatched
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # of jax.monitoring
 
 
-def measure(options: config.Config) -> Iterator[Fact]:
+def measure(config: Config) -> Iterator[Fact]:
     """A run of all stages in a folder of its own, by a process that counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        run = dataclasses.replace(options, run_dir=str(Path(folder) / "run"))
-        path.write_text(config.dump(run), encoding="utf-8")
+        run = dataclasses.replace(config, run_dir=str(Path(folder) / "run"))
+        path.write_text(options.dump(run), encoding="utf-8")
         with asked("rocketjax.bench.compiles", path) as ask:
             found = ask("run")
     yield Fact("programs compiled in a run", found["compiled"], "programs", "")
@@ -57,7 +58,7 @@ def main() -> None:
     def run(_: str) -> Answer:
         started = time.monotonic()
         with counting() as taken:
-            pipeline.run(config.load(Path(sys.argv[1])), unsaid, unwatched)
+            pipeline.run(options.load(Path(sys.argv[1])), unsaid, unwatched)
         seconds = time.monotonic() - started
         return {"compiled": len(taken), "compiling": sum(taken), "seconds": seconds}
 

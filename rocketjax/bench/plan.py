@@ -15,8 +15,9 @@ from rich.table import Table
 from rocketjax import cli
 from rocketjax.augment import lists_per_positive
 from rocketjax.bench.flops import forward_flops
-from rocketjax.config import Config, Count, Positive, Size, StageConfig, load
+from rocketjax.config import Config, Count, Positive, Size, StageConfig
 from rocketjax.models.encoder import EncoderConfig
+from rocketjax.options import load
 
 BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
 PARAMETERS = 108_891_648  # of BERT base without its pooler
