@@ -155,6 +155,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: it, or what the block puts into it, cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
+    before = path.with_name(f".{path.name}.before.{os.getpid()}")
     try:
         with writing(path):
             shutil.rmtree(aside, ignore_errors=True)
@@ -162,9 +163,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield aside
             for made in [*aside.rglob("*"), aside]:
                 _settle(made)  # a rename may reach the disk before what it renames
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                path.rename(before)  # deleted in place, it would be half a folder for a while
             aside.rename(path)
             _settle(path.parent)
+            shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -1,5 +1,7 @@
 """Files and folders appear whole or not at all."""
 
+import shutil
+
 import pytest
 
 from rocketjax.errors import InputError
@@ -47,6 +49,18 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert names(path) == ["both"]
     assert (path / "both").read_text() == "2"
     assert names(path.parent) == ["model"]
+
+
+def test_a_folder_is_never_deleted_in_its_place(tmp_path, monkeypatch):
+    """It may be large: whoever is killed meanwhile would leave half of it."""
+    path, deleted = tmp_path / "model", []
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda p, **how: (deleted.append(p), rmtree(p, **how)))
+    for text in ("1", "2"):
+        with new_folder(path) as folder:
+            (folder / "weights").write_text(text)
+    assert path not in deleted and len({*deleted}) == 2
+    assert names(tmp_path) == ["model"] and (path / "weights").read_text() == "2"
 
 
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
