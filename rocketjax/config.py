@@ -332,9 +332,9 @@ class EvaluateConfig(Depths):
     """Judge the models a run starts from, too; where the retriever is warmed up, this encodes the
     corpus once more."""
     every: Count = 12
-    """Judge both models while they train jointly, every so many steps, on what the starting
-    retriever found for some held-out queries (so it takes `start`); 0: never. Changes nothing of
-    what is trained."""
+    """Judge both models while they train jointly, every so many steps, on what the retriever found
+    before that for some held-out queries, and score some lists at both ends, for the report; 0:
+    never. Changes nothing of what is trained."""
     every_queries: Size = 24
     """On so many held-out queries, drawn by the seed."""
 

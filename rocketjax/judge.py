@@ -1,9 +1,9 @@
 """Both models on the way: a quick look while they train, and scores to draw.
 
 A whole judgement encodes the corpus. A look takes a pool instead: for some held-out queries, what
-the starting retriever ranked first, and their judged passages. Both models order each pool anew.
-Its measures are those of a small corpus: higher than the report's, blind to passages that only a
-trained retriever finds, and good for comparing steps of one run with each other alone.
+the retriever ranked first before joint training, and their judged passages. Both models order each
+pool anew. Its measures are those of a small corpus: higher than the report's, blind to passages
+that only a trained retriever finds, and good for comparing steps of one run with each other alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,18 +34,22 @@ class Pool:
     passages: Mapping[str, Sequence[str]]
 
 
-def pool_of(split: Split, found: Scored, depth: int, most: int, seed: int) -> Pool:
-    """The first `depth` passages found for each of `most` queries, and their judged ones."""
+def drawn(split: Split, most: int, seed: int) -> Split:
+    """The `most` judged queries that are looked at; all, where there are fewer."""
     names = sorted(split.qrels)
-    drawn = np.random.default_rng(seed).permutation(len(names))[:most]
-    chosen = [names[i] for i in sorted(drawn)]
+    places = np.random.default_rng(seed).permutation(len(names))[:most]
+    return split.only([names[i] for i in sorted(places)])
+
+
+def pool_of(split: Split, found: Scored, depth: int) -> Pool:
+    """The first `depth` passages found for each query, and their judged ones."""
     passages = {
         query: list(
             dict.fromkeys([pid for pid, _ in found.get(query, [])[:depth]] + [*split.qrels[query]])
         )
-        for query in chosen
+        for query in split.qrels
     }
-    return Pool(split.only(chosen), passages)
+    return Pool(split, passages)
 
 
 def judge(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:

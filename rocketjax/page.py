@@ -82,6 +82,7 @@ def page(record: Record) -> str:
     if record.report:
         parts.append(_results(record.report))
     parts += [*_training(record), *_denoising(record), *_scores(record), *_speed(record)]
+    parts += _not_drawn(record)
     parts.append(_options(record.config))
     return "\n".join([*parts, "</body>", "</html>", ""])
 
@@ -210,7 +211,7 @@ def _joint_figures(record: Record) -> Iterator[str]:
                 pictures.held_out(record.judged, measure),
                 f"Held-out {measure} on the way",
                 f"Of at most {config.evaluate.every_queries} queries, on a small pool each (what "
-                "the starting retriever ranked first, and the judged passages): for comparing "
+                "the retriever ranked first before, and the judged passages): for comparing "
                 f"steps, not with the table.{_delivered(config, 'retriever')}",
             )
 
@@ -322,6 +323,18 @@ def _pace(rows: Columns) -> list[str]:
     seconds, tokens = float(np.median(rows["seconds"])), float(np.mean(rows["tokens"]))
     pace = float(np.median(rows["tokens"] / np.maximum(rows["seconds"], 1e-9)))
     return [f"{len(rows['step']):,}", f"{seconds:.3g} s", f"{tokens:,.0f}", f"{pace:,.0f}"]
+
+
+def _not_drawn(record: Record) -> Iterator[str]:
+    """Which pictures of a joint training the page lacks, and what brings them."""
+    told, config = [], record.config
+    if record.log.get("joint") and not len(record.judged["step"]):
+        why = "no passages were found before it" if config.evaluate.every else "evaluate.every is 0"
+        told.append(f"held-out measures on the way, scores of positives and negatives ({why})")
+    if record.mined and not any(item.report.scored for item in record.mined):
+        told.append("what denoising removed (the re-ranker scored no candidate)")
+    if told:
+        yield f'<p class="note">Not drawn: {escape("; ".join(told))}.</p>'
 
 
 def _options(config: Config) -> str:

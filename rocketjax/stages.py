@@ -23,16 +23,17 @@ import numpy as np
 from rocketjax import distributed, model_folder, report, steps
 from rocketjax.augment import TrainingList, read_lists
 from rocketjax.config import resolve_loss
+from rocketjax.data.collection import Split
 from rocketjax.data.qrels import relevant
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.errors import InputError
 from rocketjax.feeds import collator_of, feed_of, feeds_of
 from rocketjax.files import write_text
 from rocketjax.inference import Model, Reranker, Retriever
-from rocketjax.judge import Scores, judge, pool_of, score_lists
+from rocketjax.judge import Scores, drawn, judge, pool_of, score_lists
 from rocketjax.losses import joint_weights
 from rocketjax.models.encoder import Params
-from rocketjax.ranking import Judged, rank_both
+from rocketjax.ranking import Judged, Scored, rank_both, retrieve
 from rocketjax.retrieval.index import Index
 from rocketjax.rounds import (
     lists_of_round,
@@ -231,14 +232,14 @@ def _judge_on_the_way(run: Run, start: Model) -> Judge | None:
     config = run.config
     if not config.evaluate.every:
         return None
-    if not config.evaluate.start:
+    if not config.evaluate.start and config.lists.source == "given":
         run.say(
-            "joint: not judged on the way: evaluate.start is off, so there is no pool of passages"
+            "joint: not judged on the way: nothing is encoded before it, so there is no pool of "
+            "passages; --evaluate.start makes one"
         )
         return None
-    found = read_run(run.folder / "start" / "retriever.trec")
-    depth, most = config.evaluate.rerank_depth, config.evaluate.every_queries
-    pool = pool_of(run.held_out, found, depth, most, config.seed)
+    some = drawn(run.held_out, config.evaluate.every_queries, config.seed)
+    pool = pool_of(some, _found_before(run, start.retriever, some), config.evaluate.rerank_depth)
 
     def look(step: int, params: Params) -> dict[str, float]:
         model = _with(start, params)
@@ -249,6 +250,25 @@ def _judge_on_the_way(run: Run, start: Model) -> Judge | None:
         return judge(model, pool, run.collection.by_id)
 
     return look
+
+
+def _found_before(run: Run, retriever: Retriever, some: Split) -> Scored:
+    """What was ranked first before joint training: by the start, or if not judged, as it mines."""
+    if run.config.evaluate.start:
+        return read_run(run.folder / "start" / "retriever.trec")
+    path = run.folder / "scores" / "pool.trec"  # a run that goes on need not open the index
+    if not distributed.from_main(path.is_file):
+        index = open_in(run, retriever, warm_index_folder(run))
+        found = retrieve(
+            retriever, index, some.queries, run.config.evaluate.rerank_depth, run.watch
+        )
+        distributed.from_main(lambda: _write_pool(path, found))
+    return read_run(path)
+
+
+def _write_pool(path: Path, found: Scored) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_run(path, found, "rocketjax-pool")
 
 
 def _write_scores(folder: Path, step: int, scores: Scores) -> None:

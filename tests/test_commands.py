@@ -38,6 +38,7 @@ from rocketjax.bench.__main__ import Bench
 from rocketjax.bench.plan import Plan
 from rocketjax.cli import console
 from rocketjax.config import (
+    ComputeConfig,
     Config,
     DataConfig,
     EvaluateConfig,
@@ -54,6 +55,7 @@ from rocketjax.data.runs import read_run, write_run
 from rocketjax.data.splits import hold_out
 from rocketjax.errors import InputError
 from rocketjax.loading import load, open_corpus, open_reranker, open_retriever
+from rocketjax.model_folder import start_retriever
 from rocketjax.options import parse
 from rocketjax.progress import unwatched
 from rocketjax.retrieval.exact import ExactIndex
@@ -92,6 +94,27 @@ def run(weights, collection, tmp_path_factory):
     )
     pipeline.run(config, print, unwatched)
     return folder
+
+
+def test_a_start_that_is_not_judged_leaves_no_picture_out(run, weights, collection):
+    """What it looks at on the way is then what the retriever that mines ranks first."""
+    rows = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 12, 24, 30]
+    loaded, text = load_collection(str(collection)), TextConfig(10, 10, 18)
+    start = start_retriever(RetrieverConfig(str(weights)), text, ComputeConfig())
+    passages = start.encode_passage(
+        *zip(*[(p.text, p.title) for p in loaded.passages], strict=True)
+    )
+    pool = read_run(run / "scores" / "pool.trec")
+    assert len(pool) == 20  # all there are
+    for query, found in pool.items():
+        scores = passages @ start.encode_query([loaded.splits["dev"].queries[query]])[0]
+        wanted = np.sort(scores)[::-1][:10]
+        np.testing.assert_allclose([score for _, score in found], wanted, rtol=1e-5)
+    page = (run / "report.html").read_text()
+    for title in ("Held-out MRR@10 on the way", "Scores of the retriever"):
+        assert title in page
+    assert "Not drawn: what denoising removed (the re-ranker scored no candidate)." in page
 
 
 def words(out):

@@ -10,7 +10,7 @@ from rocketjax.augment import TrainingList
 from rocketjax.config import TextConfig
 from rocketjax.data.collection import Split
 from rocketjax.data.collections import load_collection
-from rocketjax.judge import judge, pool_of, score_lists
+from rocketjax.judge import drawn, judge, pool_of, score_lists
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 
@@ -44,7 +44,7 @@ def test_a_look_measures_what_a_plain_sort_gives(model, loaded):
     dev = Split({name: text[: len(text) // 2] for name, text in whole.queries.items()}, whole.qrels)
     order = np.random.default_rng(0).permutation(60)
     found = {query: [(f"p{i}", 0.0) for i in order] for query in dev.queries}
-    pool = pool_of(dev, found, 12, 15, 1)
+    pool = pool_of(drawn(dev, 15, 1), found, 12)
     pairs = [(query, pid) for query, ids in pool.passages.items() for pid in ids]
     wanted = {}
     for name, scores in plain_scores(model, pairs, dev.queries, loaded.by_id).items():

@@ -1,5 +1,6 @@
 """The page of a run: as far as the run is, and whatever its texts say."""
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree
@@ -13,7 +14,7 @@ import pytest
 from rocketjax import draw, pictures, report
 from rocketjax.config import CheckpointConfig, Config, DataConfig, LossConfig, RetrieverConfig
 from rocketjax.errors import InputError
-from rocketjax.options import dump
+from rocketjax.options import dump, load
 from rocketjax.page import write
 from rocketjax.record import read
 
@@ -81,7 +82,19 @@ def test_a_run_that_has_only_begun_is_drawn(tmp_path):
     (tmp_path / "config.yaml").write_text(dump(Config()))
     assert draw.main(["--run", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "stages done: none." in page and "<figure>" not in page
+    assert "stages done: none." in page and "<figure>" not in page and "Not drawn" not in page
+
+
+@pytest.mark.parametrize(("every", "why"), [(0, "evaluate.every is 0"), (9, "no passages were")])
+def test_what_is_not_drawn_is_said_with_its_reason(tmp_path, every, why):
+    folder = make_record(tmp_path / "run")
+    config = load(folder / "config.yaml")
+    changed = dataclasses.replace(config.evaluate, every=every)
+    (folder / "config.yaml").write_text(dump(dataclasses.replace(config, evaluate=changed)))
+    assert "Not drawn" not in write(folder).read_text()
+    (folder / "judged.jsonl").unlink()
+    told = f"Not drawn: held-out measures on the way, scores of positives and negatives ({why}"
+    assert told in write(folder).read_text()
 
 
 def test_the_table_has_both_models_before_and_after(tmp_path):

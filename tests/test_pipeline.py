@@ -41,7 +41,7 @@ from rocketjax.data.splits import sample_queries
 from rocketjax.errors import InputError
 from rocketjax.fit import NonFiniteError
 from rocketjax.inference import Model
-from rocketjax.judge import judge, pool_of, score_both
+from rocketjax.judge import drawn, judge, pool_of, score_both
 from rocketjax.losses import joint_weights
 from rocketjax.options import dump, load
 from rocketjax.parallel import data_parallel
@@ -128,7 +128,7 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     # What stands there of the end is what the saved pair is worth on the same pool.
     split = load_collection(str(collection)).splits["dev"]
     held_out = sample_queries(split, 15, 1)
-    pool = pool_of(held_out, read_run(folder / "start" / "retriever.trec"), 10, 6, 1)
+    pool = pool_of(drawn(held_out, 6, 1), read_run(folder / "start" / "retriever.trec"), 10)
     assert len(pool.passages) == 6 and all(10 <= len(ids) <= 11 for ids in pool.passages.values())
     again = judge(rocketjax.load(folder), pool, load_collection(str(collection)).by_id)
     assert again == pytest.approx({name: rows[2][name] for name in measures}, abs=1e-6)
@@ -138,8 +138,8 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
         assert counts["retriever"] == counts["reranker"] and min(counts["retriever"]) > 0
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
     assert len(timing) == 11 and all(row["seconds"] > 0 < row["tokens"] for row in timing)
-    drawn = (folder / "report.html").read_text()
-    assert drawn.count("<figure>") == 12 and "the retriever&#x27;s MRR@10 went from" in drawn
+    page = (folder / "report.html").read_text()
+    assert page.count("<figure>") == 12 and "the retriever&#x27;s MRR@10 went from" in page
 
 
 def test_the_report_compares_the_end_with_the_start(finished, collection):
