@@ -262,6 +262,16 @@ def test_one_that_fails_takes_no_other_with_it():
         assert isinstance(jobs[1].exception(60), ZeroDivisionError)
 
 
+def test_as_many_queries_are_searched_at_once_as_pairs_allow():
+    """A request that runs is not given up: the deeper, the fewer queries."""
+    for depth, most in ((50, 32), (200, 8), (10, 32), (9_999, 1)):
+        asked = json.dumps({"query": ["cat"] * most}).encode()
+        assert len(read_search(asked, Limits(), depth).queries) == most
+        asked = json.dumps({"query": ["cat"] * (most + 1)}).encode()
+        with pytest.raises(Refused, match=f"query: expected 1 to {most} queries, got {most + 1}"):
+            read_search(asked, Limits(), depth)
+
+
 def test_a_panic_of_a_tokenizer_does_not_end_the_thread():
     class Panic(BaseException):
         """As Rust's, which is no Exception."""

@@ -19,6 +19,8 @@ class Limits:
     """Bytes of a request."""
     queries: Size = 32
     """Queries of a request."""
+    pairs: Size = 1_600
+    """Pairs that a search re-ranks, its queries times --depth; one query is always answered."""
     passages: Size = 200
     """Passages of a request to score."""
     characters: Size = 20_000
@@ -101,7 +103,8 @@ def read_search(body: bytes | Mapping[str, str], limits: Limits, depth: int) -> 
         Refused: 400 no JSON; 422 a field is missing, unknown, of another type or beyond its limit.
     """
     asked = _read(_SEARCH, body if isinstance(body, bytes) else _named(body))
-    _check_count("query", asked.query, limits.queries, "queries")
+    most = min(limits.queries, max(1, limits.pairs // depth))  # one request runs to its end
+    _check_count("query", asked.query, most, "queries")
     for place, query in enumerate(asked.query):
         _check_text("query" if len(asked.query) == 1 else f"query.{place}", query, limits)
     top_k = min(10, depth) if asked.top_k is None else asked.top_k
