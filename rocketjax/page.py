@@ -7,6 +7,7 @@ import dataclasses
 import math
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -175,6 +176,9 @@ def _guess(config: Config) -> float | None:
 
 def _joint_figures(record: Record) -> Iterator[str]:
     log, config = record.log.get("joint"), record.config
+    refresh, made = config.lists.refresh, int(max(log["step"], default=0)) if log else 0
+    rounds = range(refresh, made + 1, refresh) if refresh else ()
+    marked = partial(pictures.mined_anew, steps=rounds)
     if log and "loss" in log:
         names = {
             "retriever": ("retriever", BLUE),
@@ -183,8 +187,10 @@ def _joint_figures(record: Record) -> Iterator[str]:
         }
         loss = resolve_loss(config.loss)
         yield _figure(
-            pictures.losses(
-                log, names, _guess(config) if loss.retriever_negatives == "list" else None
+            marked(
+                pictures.losses(
+                    log, names, _guess(config) if loss.retriever_negatives == "list" else None
+                )
             ),
             "Losses of joint training",
             "Each model's cross-entropy with the label (the retriever's the mean of a list, the "
@@ -194,13 +200,13 @@ def _joint_figures(record: Record) -> Iterator[str]:
         )
     if log and "kl" in log:
         yield _figure(
-            pictures.divergence(log),
+            marked(pictures.divergence(log)),
             "How far apart both models are",
             "KL(re-ranker || retriever) of their distributions over a list: 0 where they agree.",
         )
     if log and "retriever_accuracy" in log:
         yield _figure(
-            pictures.accuracies(log),
+            marked(pictures.accuracies(log)),
             "Positive put first",
             "Share of a step's lists, before it is learnt from.",
         )
@@ -208,7 +214,7 @@ def _joint_figures(record: Record) -> Iterator[str]:
         names = [f"{model} {measure}" for model in ("retriever", "reranker")]
         if all(name in record.judged for name in names):
             yield _figure(
-                pictures.held_out(record.judged, measure),
+                marked(pictures.held_out(record.judged, measure)),
                 f"Held-out {measure} on the way",
                 f"Of at most {config.evaluate.every_queries} queries, on a small pool each (what "
                 "the retriever ranked first before, and the judged passages): for comparing "

@@ -79,6 +79,16 @@ def held_out(judged: Columns, measure: str) -> Figure:
     return figure
 
 
+def mined_anew(figure: Figure, steps: Sequence[int]) -> Figure:
+    """Marks the steps before which lists were mined anew: what jumps there is about other lists."""
+    axes = figure.axes[0]
+    for step in steps:
+        axes.axvline(step, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
+    if steps:
+        axes.set_title("dashed: lists mined anew", loc="right", fontsize=8, color=GREY)
+    return figure
+
+
 def probabilities(mined: Mined, low: float) -> Figure:
     """What the re-ranker made of known positives and of candidates, and where denoising cuts."""
     figure, axes = _figure()

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from rocketjax import draw, pictures, report
-from rocketjax.config import CheckpointConfig, Config, DataConfig, LossConfig, RetrieverConfig
+from rocketjax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ListConfig,
+    LossConfig,
+    RetrieverConfig,
+)
 from rocketjax.errors import InputError
 from rocketjax.options import dump, load
 from rocketjax.page import write
@@ -161,6 +168,17 @@ def written(page):
         alt.partition(": ")[0]: set(re.findall("<!-- (.*?) -->", b64decode(data).decode()))
         for alt, data in found
     }
+
+
+def test_steps_before_which_lists_were_mined_anew_are_marked(tmp_path):
+    folder = make_record(tmp_path / "run")
+    said = "dashed: lists mined anew"
+    assert not any(said in words for words in written(write(folder).read_text()).values())
+    (folder / "config.yaml").write_text(dump(Config(lists=ListConfig(refresh=2))))
+    marked = [title for title, words in written(write(folder).read_text()).items() if said in words]
+    assert len(marked) == 5  # losses, KL, positive first, two measures
+    (folder / "config.yaml").write_text(dump(Config(lists=ListConfig(refresh=5))))  # not yet
+    assert not any(said in words for words in written(write(folder).read_text()).values())
 
 
 LABELS = {  # what make_record says of each
