@@ -24,6 +24,7 @@ class Batching(NamedTuple):
 
 
 BATCHING = Batching()
+ON_ACCELERATORS = 256  # texts of full length at once, unless the config says otherwise
 
 
 class Program(Protocol):

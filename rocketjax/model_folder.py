@@ -16,7 +16,7 @@ import numpy as np
 import pydantic
 
 from rocketjax.batch import Tokens
-from rocketjax.batching import Batching
+from rocketjax.batching import BATCHING, ON_ACCELERATORS, Batching
 from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.data.tokenize import Tokenizer
 from rocketjax.errors import InputError, shown
@@ -73,7 +73,7 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
 def make_batching(config: ComputeConfig) -> Batching:
     """How a device is given texts outside training."""
     on_cpu = jax.default_backend() == "cpu"
-    usual = 16 if on_cpu else 256
+    usual = BATCHING.size if on_cpu else ON_ACCELERATORS
     skips = laid_out(config)
     # Where padding is computed with, a text padded to twice its length would cost twice as much.
     return Batching(config.batch or usual, skips, coarse=skips and not on_cpu)

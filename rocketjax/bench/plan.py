@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rocketjax import cli
 from rocketjax.augment import lists_per_positive
+from rocketjax.batching import ON_ACCELERATORS
 from rocketjax.bench.flops import forward_flops
 from rocketjax.config import Config, Count, Positive, Size, StageConfig
 from rocketjax.models.encoder import EncoderConfig
@@ -184,8 +185,8 @@ def _scored(name: str, config: Config, plan: Plan, pairs: float) -> Stage:
 
 
 def _batch(config: Config) -> int:
-    """Texts of a batch outside training, by `model_folder`'s rule for accelerators."""
-    return config.compute.batch or 256
+    """Texts of a batch outside training."""
+    return config.compute.batch or ON_ACCELERATORS
 
 
 def _searched(plan: Plan, queries: float) -> float:

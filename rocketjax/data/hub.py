@@ -6,6 +6,7 @@ Neither is needed by anything else: `pip install 'rocketjax[hub]'` brings the fi
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -46,16 +47,11 @@ def read_datasets(name: str, policy: Policy = "fail") -> Collection:
     path, _, config = name.partition(":")
 
     def load(config: str | None, source: str = path) -> Mapping[str, Any]:
-        try:
+        with _loading(f"hf:{source}" + (f":{config}" if config else "")):
             return library.load_dataset(source, config)
-        except Exception as error:  # its own errors, those of its HTTP client, those of the disk
-            wanted = f"hf:{source}" + (f":{config}" if config else "")
-            raise InputError(f"{wanted}: cannot be loaded: {_first_line(error)}") from error
 
-    try:
+    with _loading(f"hf:{path}"):
         configs = library.get_dataset_config_names(path)
-    except Exception as error:
-        raise InputError(f"hf:{path}: cannot be loaded: {_first_line(error)}") from error
     if {"corpus", "queries"} <= set(configs):
         judged = next((name for name in ("qrels", "default") if name in configs), None)
         corpus, queries = (next(iter(load(part).values())) for part in ("corpus", "queries"))
@@ -110,10 +106,8 @@ def _parsed(
 
 def _loaded(place: str, rows: Any) -> Iterator[Any]:
     """The rows; what their libraries fetch, they may fetch only now."""
-    try:
+    with _loading(place):
         yield from rows
-    except Exception as error:  # of downloads (some are OSErrors), and of whatever parses them
-        raise InputError(f"{place}: cannot be loaded: {_first_line(error)}") from error
 
 
 def _passage(fields: Mapping[str, Any]) -> Passage:
@@ -154,12 +148,15 @@ def read_ir_datasets(name: str, policy: Policy = "fail", say: Say = unsaid) -> C
     known = set(library.registry)
     if name not in known:
         raise InputError(f"irds:{name}: ir_datasets {library.__version__} knows no such dataset")
-    dataset = _fetched(name, library.load, name)
+    with _loading(f"irds:{name}"):
+        dataset = library.load(name)
     if not dataset.has_docs():
         raise InputError(f"irds:{name}: has no documents")
 
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
-        return _parsed(f"irds:{name}", _fetched(name, dataset.docs_iter), _document, bad)
+        with _loading(f"irds:{name}"):
+            documents = dataset.docs_iter()
+        return _parsed(f"irds:{name}", documents, _document, bad)
 
     # Parts of one dataset share its documents; a namespace of theirs stands for several corpora.
     source = ["irds", library.__version__, library.docs_parent_id(name)]
@@ -210,11 +207,13 @@ class _Splits(Mapping[str, Split]):
         """The judged queries, and the others."""
         dataset, bad = self.library.load(name), BadRows(self.policy)
         place = f"irds:{name}"
-        asked = _fetched(name, lambda: list(dataset.queries_iter()))
+        with _loading(place):
+            asked = list(dataset.queries_iter())
         found = distinct(_parsed(f"{place}/queries", asked, _asked, bad), bad)
         queries = {query: text for query, (text, _) in found.items()}
         answers = {query: texts for query, (_, texts) in found.items() if texts}
-        rows = _fetched(name, lambda: list(dataset.qrels_iter()))
+        with _loading(place):
+            rows = list(dataset.qrels_iter())
         judgements = [
             (f"{place}:{i}", Judgement(row.query_id, row.doc_id, int(row.relevance)))
             for i, row in enumerate(rows)
@@ -243,15 +242,17 @@ def _document(document: Any) -> Passage:
     return checked_passage(document.doc_id, getattr(document, "title", ""), text, "doc_id")
 
 
-def _fetched(name: str, call: Callable[..., Any], *args: Any) -> Any:
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Raises InputError for any error of the block: it is a library's, a download's or a parser's.
+
+    Some of these are OSErrors, which would be told as a disk's.
+    """
     try:
-        return call(*args)
-    except Exception as error:  # of its downloads, and of whatever parses them
-        raise InputError(f"irds:{name}: cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InputError(f"{what}: cannot be loaded: {said}") from error
 
 
 def _import(library: str, extra: str) -> ModuleType:
