@@ -210,6 +210,10 @@ class ListConfig:
     depth: Count = 0
     """A denoised list short of negatives takes them from the ranks behind the scored ones, down to
     this one, unscored; at least top_n; 0: 2 top_n."""
+    after: Count = 0
+    """The joint stage's lists begin behind so many positives of the run's order of queries; 0:
+    behind those that the re-ranker's warm-up takes. Runs whose warm-ups differ in length ask the
+    same queries by it."""
     refresh: Count = 0
     """Mine anew, with both models as they are, every so many joint steps; 0: once (the paper)."""
 

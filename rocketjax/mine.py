@@ -67,9 +67,9 @@ def _mine(options: Mine) -> None:
     from rocketjax.options import check_lists, option
 
     check_lists(options.lists, option)
-    if options.lists.source == "given" or options.lists.refresh:
+    if options.lists.source == "given" or options.lists.refresh or options.lists.after:
         raise InputError(
-            "--lists.source given and --lists.refresh are for training; leave them out"
+            "--lists.source given, --lists.refresh and --lists.after are for training; leave them out"
         )
     distributed.check_shared(Path(options.output))
     model = load(options.model, options.compute)

@@ -207,7 +207,7 @@ def _request(
         "index": type(index).__name__,
         "vectors": dataclasses.asdict(index.vectors.manifest),  # pyright: ignore
         "queries": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
-        "lists": dataclasses.asdict(config) | {"refresh": None},
+        "lists": dataclasses.asdict(config) | {"refresh": None, "after": None},
         "seed": seed,
     }
 

@@ -1,7 +1,8 @@
 """Which queries the stages ask, in which lists: mined by the models as they are, or given.
 
 The re-ranker's warm-up takes the first queries of the run's order, the joint stage those that
-follow, and every refresh (a round) those after them: no more are mined for than are seen.
+follow (or those behind `lists.after`), and every refresh (a round) those after them: no more are
+mined for than are seen.
 """
 
 import dataclasses
@@ -125,7 +126,8 @@ def _joint_queries(run: Run, number: int) -> list[str]:
     config = run.config
     given = config.lists.source == "given"
     per_positive = 1 if given else sum(lists_per_positive(config.lists))
-    start, taken = len(_warm_queries(run)), []
+    passed = _take(run, 0, config.lists.after) if config.lists.after else _warm_queries(run)
+    start, taken = len(passed), []
     for earlier in range(number + 1):
         length = min(round_length(config), config.joint.steps - earlier * round_length(config))
         taken = _take(run, start, length * config.joint.batch / per_positive)

