@@ -69,7 +69,7 @@ def _mine(options: Mine) -> None:
     check_lists(options.lists, option)
     if options.lists.source == "given" or options.lists.refresh or options.lists.after:
         raise InputError(
-            "--lists.source given, --lists.refresh and --lists.after are for training; leave them out"
+            "--lists.source given, --lists.refresh, --lists.after: for training; leave them out"
         )
     distributed.check_shared(Path(options.output))
     model = load(options.model, options.compute)

@@ -440,7 +440,7 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (
             mine,
             ["--model", "RUN", "--output", "o", "--lists.after", "5"],
-            "--lists.source given, --lists.refresh and --lists.after are for training; leave them out",
+            "--lists.source given, --lists.refresh, --lists.after: for training; leave them out",
         ),
         (train, ["--from", "joint", "--run-dir", "NEW"], "no run here to go on with"),
     ],
