@@ -9,6 +9,7 @@ sentence-transformers   {query, positive, negative, negative_1, ..} (query: or a
                         {query, docs: [..], labels: [..]} or {query, passage, label}
 RocketQA's dual         query, title, passage, title of a negative, negative, 0, divided by tabs
 RocketQA's cross, joint query, title, passage, label, divided by tabs: one passage a line
+pairs                   query, passage, divided by a tab
 
 Rows of one query are taken together: a list of L lines of a joint file is one query's. Passages
 without an id are named by a hash of title and text, queries by one of their text, so that equal
@@ -44,6 +45,7 @@ from rocketjax.errors import InputError, shown
 
 _SUFFIX = re.compile(r"\.(jsonl|json|tsv)(\.gz)?$")
 _OTHERS = ("corpus.", "collection.", "psgs_w100.", "para.", "queries.", "qrels.", ".")
+_HEADERS = {"query", "question", "anchor", "passage", "positive", "text", "answer"}
 _SPLITS = ("train", "dev", "test", "valid", "validation", "eval")
 
 
@@ -201,6 +203,11 @@ class _Bounded:
 
 
 def _tsv_row(line: str) -> Row:
+    if line.count("\t") == 1:
+        query, text = line.split("\t")
+        if {query.strip().lower(), text.strip().lower()} <= _HEADERS:
+            raise BadRow("the columns' names, and no row; take this line out")
+        return _row(query, [_passage("", text)], [])
     if line.count("\t") == 5:
         names = "query TAB title TAB passage TAB title TAB negative TAB label"
         query, *texts, _ = columns(line, names)
