@@ -258,10 +258,14 @@ def _found_before(run: Run, retriever: Retriever, some: Split) -> Scored:
         return read_run(run.folder / "start" / "retriever.trec")
     path = run.folder / "scores" / "pool.trec"  # a run that goes on need not open the index
     if not distributed.from_main(path.is_file):
-        index = open_in(run, retriever, warm_index_folder(run))
-        found = retrieve(
-            retriever, index, some.queries, run.config.evaluate.rerank_depth, run.watch
-        )
+        folder = warm_index_folder(run)
+        if not distributed.from_main(folder.is_dir):
+            raise InputError(
+                f"{folder}: gone, and the looks on the way search it once more; bring it back, or "
+                "leave them out: --evaluate.every 0"
+            )
+        index, depth = open_in(run, retriever, folder), run.config.evaluate.rerank_depth
+        found = retrieve(retriever, index, some.queries, depth, run.watch)
         distributed.from_main(lambda: _write_pool(path, found))
     return read_run(path)
 

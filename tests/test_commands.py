@@ -117,6 +117,20 @@ def test_a_start_that_is_not_judged_leaves_no_picture_out(run, weights, collecti
     assert "Not drawn: what denoising removed (the re-ranker scored no candidate)." in page
 
 
+def test_a_run_whose_vectors_are_gone_goes_on_without_looks(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(folder / "warmup" / "index")
+    again = ["--config", str(folder / "config.yaml"), "--run-dir", str(folder), "--from", "joint"]
+    assert train.main(again) == 2
+    err = words(capsys.readouterr().err)
+    assert f"{folder / 'warmup' / 'index'}: gone" in err
+    assert "leave them out: --evaluate.every 0" in err
+    assert train.main([*again, "--evaluate.every", "0"]) == 0
+    for name in ("retriever", "reranker"):
+        first, second = (path / name / "model.safetensors" for path in (run, folder))
+        assert first.read_bytes() == second.read_bytes()  # looking trains nothing
+
+
 def words(out):
     return re.sub(r"\s+", " ", out)
 
