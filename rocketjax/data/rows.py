@@ -204,7 +204,7 @@ class _Bounded:
 
 def _tsv_row(line: str) -> Row:
     if line.count("\t") == 1:
-        query, text = line.split("\t")
+        query, text = columns(line, "query TAB passage")
         if {query.strip().lower(), text.strip().lower()} <= _HEADERS:
             raise BadRow("the columns' names, and no row; take this line out")
         return _row(query, [_passage("", text)], [])
