@@ -128,15 +128,16 @@ def test_one_cell_says_where_rocketjax_comes_from_and_one_what_is_small(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
-    ("jax", "driver", "asked"),
+    ("jax", "device", "asked"),
     [
         ("0.12.0.1", "550.54.15", ('rocketjax" jax==0.12.0.1',)),  # stays, with its plugins
         ("0.7.2", "550.54.15", ("uninstall", 'rocketjax[cuda12]"')),
         ("0.7.2", "580.82.07", ("uninstall", 'rocketjax[cuda]"')),
         ("0.7.2", None, ('rocketjax"',)),
+        ("0.7.2", "TPU", ('rocketjax[tpu]"',)),
     ],
 )
-def test_the_install_cell_chooses_by_jax_and_driver(path, jax, driver, asked, monkeypatch):
+def test_the_install_cell_chooses_by_jax_and_device(path, jax, device, asked, monkeypatch):
     manager = pytest.importorskip(
         "IPython.core.inputtransformer2", reason="the extra `notebooks` brings IPython"
     ).TransformerManager()
@@ -147,7 +148,7 @@ def test_the_install_cell_chooses_by_jax_and_driver(path, jax, driver, asked, mo
     class Shell:
         def getoutput(self, command):
             assert command.startswith("nvidia-smi --query-gpu=driver_version ")
-            return [driver]
+            return [device]
 
         def run_line_magic(self, magic, line):
             ran.append(line)
@@ -161,7 +162,14 @@ def test_the_install_cell_chooses_by_jax_and_driver(path, jax, driver, asked, mo
         importlib.util, "find_spec", lambda name: None if name == "rocketjax" else found(name)
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: jax)
-    monkeypatch.setattr(shutil, "which", lambda name: driver and f"/usr/bin/{name}")
+    gpu = device not in (None, "TPU")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if gpu else None)
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path: device == "TPU" if str(path).startswith("/dev/") else exists(path),
+    )
     exec(manager.transform_cell(cell), values)
     # IPython fills in {names} when it runs a line.
     filled = [

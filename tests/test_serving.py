@@ -771,9 +771,12 @@ def test_a_browser_shows_both_rankings_and_hostile_text_as_text(page, answers):
             assert column.get_by_text(text, exact=True).count() == 1
     assert page.locator("li img, li script, li b, #status img").count() == 0
     assert page.locator("script").count() == 1 and page.title().startswith(query[:20])
-    latency = page.locator("#latency").inner_text().split()
-    assert [word for word in latency if word in ("queue", "encode", "search", "re-rank", "total")]
-    assert latency.count("ms") + latency.count("s") == len(stages) + 2
+    labels = page.locator("#latency dt").all_inner_texts()
+    assert labels == ["queue", "encode", "search", "re-rank", "total"]
+    assert len(stages) + 2 == len(labels)  # queue and total are the server's
+    times = page.locator("#latency dd").all_inner_texts()
+    assert len(times) == len(labels)
+    assert all(float(time.split()[0]) >= 0 and time.split()[1] in ("ms", "s") for time in times)
     page.reload()  # the address holds the query
     page.locator("#reranker li").first.wait_for()
     assert said == []

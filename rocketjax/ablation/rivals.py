@@ -45,7 +45,7 @@ def judge_recipe(
     say: Say,
     watch: Watch,
 ) -> Ranks:
-    """Trains by the recipe on the lists that the base's models saw, and judges as they were judged.
+    """Trains by the recipe on lists like the base's, and judges as its models were judged.
 
     Args:
         config: the base's, settled.
