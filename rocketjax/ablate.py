@@ -181,14 +181,15 @@ def _run(
     folder: Path,
 ) -> "Ranks":
     from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, tidy
+    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, taken_over, tidy
     from rocketjax.augment import read_lists
 
     split, base = collection.split("dev"), folder / BASE
     if arm == "bm25":
         return rivals.judge_bm25(seed, collection, split)
-    if arm != BASE and not (base / "report.json").is_file():  # --results came from elsewhere
-        run_arm(BASE, arms, sample, seed, base, cli.say, cli.watch)
+    # Where --results came from elsewhere, the base is judged there and its run is not here.
+    if not (base / "report.json").is_file() and (last := taken_over(arm, arms)):
+        run_arm(BASE, arms, sample, seed, base, cli.say, cli.watch, last)
     if arm == "start":
         return rivals.read_judged(arm, seed, base / "start", split)
     if arm == "recipe":

@@ -19,7 +19,7 @@ from test_pipeline import config
 
 from rocketjax import ablate, pipeline
 from rocketjax.ablation import rivals
-from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled
+from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled, taken_over
 from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.page import Effect, _edge, effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
@@ -55,6 +55,13 @@ def test_an_arm_parts_from_the_base_where_its_options_do():
     assert {stages[name] for name in ("pointwise", "sequential")} == {"warm-reranker"}
     assert stages["separate"] == "start"
     assert None not in [stages[name] for name in arms if name != BASE]
+
+    taken = {name: taken_over(name, arms) for name in (*arms, "start", "recipe")}
+    assert taken[BASE] is None and taken["separate"] is None and taken["start"] == "start"
+    assert taken["static"] == "mine" and taken["pointwise"] == "encode"
+    assert taken["recipe"] == taken["undenoised"] == "warm-reranker"
+    plain = arms | {BASE: arms["undenoised"]}  # its own lists are the recipe's
+    assert taken_over("recipe", plain) == "mine"
 
 
 def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
@@ -273,6 +280,16 @@ def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
     assert run(collection, "--arms", "alone") == 0
     again = log_of(runs / "alone")
     assert again != alone and [line for line in again if "warm-reranker" in line] == warm
+
+    # Results came along without their runs: the base runs again only as far as it is taken over.
+    before = table.read_text()
+    rows = before.splitlines(keepends=True)
+    table.write_text("".join(row for row in rows if not row.startswith(("alone", "pointwise"))))
+    shutil.rmtree(runs)
+    for arm, last in (("pointwise", "encode"), ("alone", "mine")):
+        assert run(collection, "--arms", arm) == 0
+        assert list(json.loads((runs / BASE / "stages.json").read_text()))[-1] == last
+    assert table.read_text() == before
 
     def never(*_):
         raise AssertionError("ran again")

@@ -73,6 +73,22 @@ def first_change(base: Config, arm: Config) -> Stage | None:
     return min(stages, key=ORDER.index, default=None)
 
 
+def taken_over(name: str, arms: Mapping[str, Config]) -> Stage | None:
+    """The last stage that an arm, or a rival, takes over from the base's run; None: it takes none.
+
+    Args:
+        name: an arm; `start`, which the base judges; or `recipe`, for which the undenoised arm's
+            lists are mined.
+    """
+    if name == BASE:
+        return None
+    if name == "start":
+        return "start"
+    parts = first_change(arms[BASE], arms["undenoised" if name == "recipe" else name])
+    first = ORDER.index(parts or "joint")  # where the base's lists are the recipe's, all of them
+    return ORDER[first - 1] if first else None
+
+
 def run_arm(
     name: str,
     arms: Mapping[str, Config],
@@ -83,7 +99,8 @@ def run_arm(
     watch: Watch,
     last: Stage = "evaluate",
 ) -> None:
-    """Runs one arm with one seed, or what is left of it; the base must have run before.
+    """Runs one arm with one seed, or what is left of it; the base must have run before, as far as
+    the arm takes it over.
 
     Args:
         collection: what to train and judge on; of the configs' own data options, the rest counts.
