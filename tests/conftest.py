@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test: set before anything imports jax."""
+"""Two simulated devices for every test: set before anything imports jax."""
 
 import atexit
 import gc
@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, settings
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_llvm_disable_expensive_passes=true"  # many small programs, each run but a few times
-    # Eight devices on a busy machine of two cores wait for each other longer than XLA's 40 s.
+    + " --xla_force_host_platform_device_count=2"
+    # Many small programs, each run but a few times: compiling them is what takes the time.
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # On a busy machine, devices wait for each other longer than XLA's 40 s.
     + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 ).strip()
@@ -44,6 +46,8 @@ def keep_programs(tmp_path_factory):
     """A program that an earlier test compiled is read from a file, not compiled again.
 
     Tests build the same models over and over; compiling them is most of what the suite takes.
+    Each worker of pytest-xdist keeps its own: jax does not write these files atomically, so one
+    worker could read half of what another is writing.
     """
     import jax  # not before the devices are set
 

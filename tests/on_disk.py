@@ -18,8 +18,8 @@ TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt",
 WORDS = sorted({word for topic in TOPICS for word in topic.split()})
 
 
-def make_weights(folder, width=32, words=WORDS, segments=False):
-    """A model folder as transformers writes it: two random layers and a word tokenizer.
+def make_weights(folder, width=32, words=WORDS, segments=False, layers=2):
+    """A model folder as transformers writes it: random layers and a word tokenizer.
 
     `segments`: its tokenizer gives them, as BERT's does.
     """
@@ -39,7 +39,7 @@ def make_weights(folder, width=32, words=WORDS, segments=False):
         sep_token="[SEP]",
         model_input_names=["input_ids", *["token_type_ids"] * segments, "attention_mask"],
     ).save_pretrained(folder)
-    config = EncoderConfig(len(vocabulary), width, 2, 4, 64, 64)  # 64 positions
+    config = EncoderConfig(len(vocabulary), width, layers, 4, 64, 64)  # 64 positions
     text = tokens(np.random.default_rng(0), 1)
     params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
     params = jax.tree.map(lambda x: np.asarray(x) * 2, params)

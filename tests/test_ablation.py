@@ -10,11 +10,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import yaml
-from on_disk import TOPICS, make_topics
+from on_disk import TOPICS, make_topics, make_weights
 from test_pipeline import config
 
 from rocketjax import ablate, pipeline
@@ -29,7 +28,7 @@ from rocketjax.data.collection import Collection, InMemory, Passage, Split
 from rocketjax.data.collections import load_collection
 from rocketjax.errors import InputError
 from rocketjax.metrics import confidence_interval
-from rocketjax.options import dump
+from rocketjax.options import dump, load
 from rocketjax.progress import unwatched
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -37,12 +36,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 def missing(*libraries):
     return [name for name in libraries if not importlib.util.find_spec(name)]
-
-
-@pytest.fixture(autouse=True)
-def few_programs():
-    yield
-    jax.clear_caches()
 
 
 def test_an_arm_parts_from_the_base_where_its_options_do():
@@ -199,20 +192,25 @@ def test_an_interval_is_over_queries_however_many_seeds_there_are():
     )
 
 
-@pytest.fixture
-def home(tmp_path, weights, collection, monkeypatch):
-    """Configs of a base and three arms, to run in."""
-    monkeypatch.chdir(tmp_path)
-    base = config(
-        weights,
-        collection,
-        "",
-        retriever_warmup=dataclasses.replace(
-            config(weights, collection, "").retriever_warmup, steps=0
-        ),
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of one layer: what takes the time here is to compile the train steps."""
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+def make_home(folder, weights, collection):
+    """Configs of a base and three arms, for runs of seconds."""
+    usual = config(weights, collection, "")
+    base = dataclasses.replace(
+        usual,
+        retriever=dataclasses.replace(usual.retriever, towers="shared"),
+        retriever_warmup=dataclasses.replace(usual.retriever_warmup, steps=0),
+        reranker_warmup=dataclasses.replace(usual.reranker_warmup, steps=1, batch=4),
+        joint=dataclasses.replace(usual.joint, steps=2, batch=4),
+        evaluate=dataclasses.replace(usual.evaluate, every=0),
     )
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "ablation.yaml").write_text("# command\n# as it is\n" + dump(base))
+    (folder / "configs").mkdir()
+    (folder / "configs" / "ablation.yaml").write_text("# command\n# as it is\n" + dump(base))
     arms = {
         "alone": {"loss": {"preset": "custom", "distill_weight": 0.0}},
         "pointwise": {"loss": {"preset": "custom", "reranker_loss": "pointwise"}},
@@ -220,8 +218,37 @@ def home(tmp_path, weights, collection, monkeypatch):
     }
     for name, values in arms.items():
         text = f"# command\n# what {name} is\n{yaml.safe_dump(values)}"
-        (tmp_path / "configs" / f"ablation_{name}.yaml").write_text(text)
-    return tmp_path
+        (folder / "configs" / f"ablation_{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, weights, collection, monkeypatch):
+    """Configs of a base and three arms, to run in."""
+    monkeypatch.chdir(tmp_path)
+    return make_home(tmp_path, weights, collection)
+
+
+JUDGED = [BASE, "alone", "start"]
+JUDGED += [] if missing("bm25s", "Stemmer") else ["bm25"]
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory, weights, collection):
+    """A home where the command has judged an arm and the rivals that need no training."""
+    folder = make_home(tmp_path_factory.mktemp("ablated"), weights, collection)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(collection, "--arms", *JUDGED) == 0
+    return folder
+
+
+@pytest.fixture
+def done(ablated, tmp_path, monkeypatch):
+    """A copy of it, to go on in; its paths are relative."""
+    shutil.copytree(ablated, tmp_path / "done")
+    monkeypatch.chdir(tmp_path / "done")
+    return tmp_path / "done"
 
 
 def run(collection, *more):
@@ -237,69 +264,135 @@ def log_of(folder):
     return (folder / "log.jsonl").read_text().splitlines()
 
 
-@pytest.mark.filterwarnings("ignore")  # of the recipe's libraries
-def test_arms_share_what_they_have_in_common_and_the_command_goes_on(
-    home, collection, monkeypatch, capsys
-):
-    wanted = [BASE, "alone", "pointwise", "undenoised", "start"]
-    wanted += [] if missing("bm25s", "Stemmer") else ["bm25"]
-    wanted += [] if missing("torch", "accelerate", "datasets") else ["recipe"]
-    assert run(collection, "--arms", *wanted) == 0
-    results = home / "runs" / "ablation_results"
-    text = (results / f"{collection.name}.md").read_text()
-    assert all(f"| {arm} |" in text for arm in wanted) and "what pointwise is" in text
-    assert "<svg" in (results / f"{collection.name}.svg").read_text()
+def runs_of(home, collection):
+    return home / "runs" / "ablation" / collection.name / "1"
 
-    runs = home / "runs" / "ablation" / collection.name / "1"
-    base, alone, pointwise = (log_of(runs / name) for name in (BASE, "alone", "pointwise"))
-    warm = [line for line in base if "warm-reranker" in line]
-    assert [line for line in alone if "warm-reranker" in line] == warm
-    assert [line for line in pointwise if "warm-reranker" in line] != warm
+
+def table_of(home, collection):
+    return home / "runs" / "ablation_results" / f"{collection.name}.tsv"
+
+
+def forget(table, *arms):
+    """Deletes what a table of results says of some arms."""
+    rows = table.read_text().splitlines(keepends=True)
+    gone = tuple(start for arm in arms for start in (arm, f"# {arm}"))
+    table.write_text("".join(row for row in rows if not row.startswith(gone)))
+
+
+def last_stage(folder):
+    return list(json.loads((folder / "stages.json").read_text()))[-1]
+
+
+def warm(log):
+    return [line for line in log if "warm-reranker" in line]
+
+
+def test_arms_share_what_they_have_in_common(ablated, collection):
+    table = table_of(ablated, collection)
+    text = table.with_suffix(".md").read_text()
+    assert all(f"| {arm} |" in text for arm in JUDGED) and "what alone is" in text
+    assert "<svg" in table.with_suffix(".svg").read_text()
+
+    runs = runs_of(ablated, collection)
+    base, alone = (log_of(runs / name) for name in (BASE, "alone"))
+    assert warm(alone) == warm(base) != []
     lists = [(runs / name / "lists" / "lists.jsonl").read_bytes() for name in (BASE, "alone")]
     assert lists[0] == lists[1] and alone != base
     assert not (runs / "alone" / "retriever").exists()  # tidied
 
-    # An arm that took over the base's first stages is the same as one that began anew.
-    arms = read_arms(arm_files([home / "configs"], ""))
-    arm = settled(arms["alone"], runs.parent / "collection", 1, home / "anew")
+
+def test_an_arm_that_took_stages_over_is_the_same_as_one_that_began_anew(done, collection):
+    runs = runs_of(done, collection)
+    arms = read_arms(arm_files([done / "configs"], ""))
+    arm = settled(arms["alone"], runs.parent / "collection", 1, done / "anew")
     pipeline.run(arm, print, unwatched)
-    assert log_of(home / "anew") == alone
+    assert log_of(done / "anew") == log_of(runs / "alone")
     for name in ("retriever", "reranker"):
         trec = f"runs/{name}.trec"
-        assert (home / "anew" / trec).read_bytes() == (runs / "alone" / trec).read_bytes()
+        assert (done / "anew" / trec).read_bytes() == (runs / "alone" / trec).read_bytes()
 
-    # An arm whose config is another now is judged anew, though it was tidied.
+
+def test_an_arm_whose_config_is_another_now_is_judged_anew(done, collection, capsys):
+    """Though it was tidied."""
+    runs = runs_of(done, collection)
+    before = log_of(runs / "alone")
     other = {"loss": {"preset": "custom", "distill_weight": 3.0}}
-    config_of_alone = home / "configs" / "ablation_alone.yaml"
+    config_of_alone = done / "configs" / "ablation_alone.yaml"
     config_of_alone.write_text(f"# command\n# what alone is\n{yaml.safe_dump(other)}")
     assert run(collection, "--arms", "alone") == 2
     assert "alone was judged with another config than it has now" in said(capsys)
-    table = results / f"{collection.name}.tsv"
-    rows = table.read_text().splitlines(keepends=True)
-    table.write_text("".join(row for row in rows if not row.startswith(("alone", "# alone"))))
+    forget(table_of(done, collection), "alone")
     assert run(collection, "--arms", "alone") == 0
     again = log_of(runs / "alone")
-    assert again != alone and [line for line in again if "warm-reranker" in line] == warm
+    assert again != before and warm(again) == warm(before)
 
-    # Results came along without their runs: the base runs again only as far as it is taken over.
+
+@pytest.mark.slow  # by default: what start and the recipe take over, below
+def test_a_base_judged_elsewhere_runs_only_as_far_as_it_is_taken_over(done, collection):
+    """Results came along without their runs, which come out as they were."""
+    assert run(collection, "--arms", "pointwise") == 0
+    runs, table = runs_of(done, collection), table_of(done, collection)
+    assert warm(log_of(runs / "pointwise")) != warm(log_of(runs / BASE)) != []
     before = table.read_text()
-    rows = before.splitlines(keepends=True)
-    table.write_text("".join(row for row in rows if not row.startswith(("alone", "pointwise"))))
+    forget(table, "alone", "pointwise")
     shutil.rmtree(runs)
     for arm, last in (("pointwise", "encode"), ("alone", "mine")):
         assert run(collection, "--arms", arm) == 0
-        assert list(json.loads((runs / BASE / "stages.json").read_text()))[-1] == last
-    assert table.read_text() == before
+        assert last_stage(runs / BASE) == last
+    assert sorted(table.read_text().splitlines()) == sorted(before.splitlines())
 
+
+def test_what_is_judged_is_not_run_again(done, collection, monkeypatch):
     def never(*_):
         raise AssertionError("ran again")
 
     monkeypatch.setattr(pipeline, "run", never)
-    before = (results / f"{collection.name}.tsv").read_bytes()
-    assert run(collection, "--arms", *wanted) == 0
+    before = table_of(done, collection).read_bytes()
+    assert run(collection, "--arms", *JUDGED) == 0
     assert run(collection, "--draw") == 0
-    assert (results / f"{collection.name}.tsv").read_bytes() == before
-    capsys.readouterr()
+    assert table_of(done, collection).read_bytes() == before
+    with pytest.raises(AssertionError, match="ran again"):
+        run(collection, "--arms", "undenoised")
+
+
+no_recipe = pytest.mark.skipif(
+    missing("torch", "accelerate", "datasets", "sentence_transformers"),
+    reason="the extra `ablation` brings the recipe",
+)
+
+
+@no_recipe
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the recipe's libraries
+def test_the_recipe_is_trained_and_judged(done, collection):
+    assert run(collection, "--arms", "recipe") == 0
+    table = table_of(done, collection)
+    assert "| recipe |" in table.with_suffix(".md").read_text()
+    found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
+    assert {model for arm, _, model in found if arm == "recipe"} == {"retriever", "re-ranker"}
+
+
+@no_recipe
+@pytest.mark.filterwarnings("ignore")  # of the recipe's libraries
+def test_the_recipe_trains_the_model_that_is_missing(done, weights, collection):
+    """One of its two, which takes half as long."""
+    models = done / "recipe" / "models"
+    shutil.copytree(weights, models / "retriever")
+    runs = runs_of(done, collection)
+    sample = runs.parent / "collection"
+    base = settled(read_arms(arm_files([done / "configs"], ""))[BASE], sample, 1, runs / BASE)
+    lists = read_lists(runs / BASE / "lists" / "lists.jsonl")
+    loaded = load_collection(str(sample))
+    ranks = rivals.judge_recipe(base, lists, [], loaded, done / "recipe", print, unwatched)
+    assert {(arm, seed, model): len(found) for (arm, seed, model), found in ranks.items()} == {
+        ("recipe", 1, "retriever"): 15,
+        ("recipe", 1, "re-ranker"): 15,
+    }
+    start = rivals.read_judged("recipe", 1, runs / BASE / "start", loaded.split("dev"))
+    key = ("recipe", 1, "retriever")
+    assert ranks[key] == start[key]  # it was left as it is
+    assert (models / "reranker" / "model.safetensors").is_file()
+    assert not (models / "reranker" / "work.json").exists()
 
 
 def test_commands_side_by_side_lose_none_of_each_others_results(home, collection, monkeypatch):
@@ -334,6 +427,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     text = (home / "configs" / "ablation.yaml").read_text().replace("# as it is", "# shorter lists")
     values = yaml.safe_load(text)
     values["lists"]["length"] = 3
+    values["reranker_warmup"]["steps"] = values["joint"]["steps"] = 0
     values["data"]["max_eval_queries"] = 5  # the sample decides how many are judged
     comments = "".join(line + "\n" for line in text.splitlines()[:2])
     (home / "short.yaml").write_text(comments + yaml.safe_dump(values))
@@ -349,8 +443,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert "sample 1, base short.yaml (" in results.read_text()
     assert "| dynamic | shorter lists |" in results.read_text()
     runs = home / "runs" / "ablation" / collection.name / "1" / BASE
-    lists = (runs / "lists" / "lists.jsonl").read_text().splitlines()
-    assert {len(json.loads(line)["negatives"]) for line in lists} == {2}
+    assert load(runs / "config.yaml").lists.length == 3
     ranked = (runs / "runs" / "retriever.trec").read_text().splitlines()
     assert len({line.split()[0] for line in ranked}) == 15
 
@@ -362,6 +455,7 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     shutil.rmtree(home / "runs" / "ablation")
     assert run(collection, "--base", "short.yaml", "--arms", "start") == 0
     assert results.read_text() == before
+    assert last_stage(runs) == "start"
 
     assert run(collection, "--base", "short.yaml", "--arms", "recipe") == 2
     assert "configs: no ablation_undenoised.yaml, which recipe needs" in said(capsys)
@@ -369,21 +463,44 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert "choose another --results" in said(capsys)
 
 
-def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(home, collection, monkeypatch):
-    base = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
-    base["lists"]["denoised"] = 0.0
-    (home / "plain.yaml").write_text(yaml.safe_dump(base))
-    seen = []
+@pytest.fixture
+def given(monkeypatch):
+    """The lists that the recipe is given, which is not trained here."""
+    lists = []
 
-    def judged(config, lists, warm, *_):
-        seen.extend(lists)
+    def judged(config, mined, *_):
+        lists.extend(mined)
         return {("recipe", config.seed, "retriever"): (1,) * 15}
 
     monkeypatch.setattr(rivals, "judge_recipe", judged)
+    return lists
+
+
+def test_the_recipe_takes_undenoised_lists_where_the_base_has_others(done, collection, given):
+    assert run(collection, "--arms", "recipe") == 0
+    mined = runs_of(done, collection) / "recipe_lists"
+    assert given == read_lists(mined / "lists" / "lists.jsonl")
+    assert {item.kind for item in given} == {"undenoised"}
+    base = read_lists(runs_of(done, collection) / BASE / "lists" / "lists.jsonl")
+    assert {item.kind for item in base} == {"undenoised", "denoised"}
+    assert not (mined / "warmup").exists() and not (mined / "retriever").exists()  # tidied
+
+
+def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(
+    home, collection, given, monkeypatch
+):
+    base = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
+    base["lists"]["denoised"] = 0.0
+    (home / "plain.yaml").write_text(yaml.safe_dump(base))
+    with monkeypatch.context() as patch:  # the base is judged elsewhere
+        patch.setattr(ablate, "_run", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+        assert run(collection, "--base", "plain.yaml", "--arms", "start") == 0
     assert run(collection, "--base", "plain.yaml", "--arms", "recipe") == 0
-    runs = home / "runs" / "ablation" / collection.name / "1"
-    assert seen == read_lists(runs / BASE / "lists" / "lists.jsonl")
-    assert {item.kind for item in seen} == {"undenoised"} and not (runs / "undenoised").exists()
+    runs = runs_of(home, collection)
+    assert last_stage(runs / BASE) == "mine"
+    assert given == read_lists(runs / BASE / "lists" / "lists.jsonl")
+    assert {item.kind for item in given} == {"undenoised"}
+    assert not (runs / "undenoised").exists() and not (runs / "recipe_lists").exists()
 
 
 def test_a_recipe_that_stops_says_why_and_keeps_the_model_that_is_done(

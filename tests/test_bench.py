@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from on_disk import make_weights
 from tiny import list_batch, models, vectors_folder
 
 from rocketjax import options, steps
@@ -34,18 +35,24 @@ from rocketjax.state import init_state
 
 
 @pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of one layer: what takes the time here is to compile the train steps."""
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+@pytest.fixture(scope="module")
 def work(weights, collection):
     loaded = load_collection(str(collection))
     lengths = (10, 12, 20)
-    return make_work(loaded, loaded.split("dev"), str(weights), 20, 8, 3, lengths)
+    return make_work(loaded, loaded.split("dev"), str(weights), 10, 4, 3, lengths)
 
 
 def test_work_is_drawn_from_the_collection_and_travels(work, collection, tmp_path):
     loaded = load_collection(str(collection))
     texts = {passage.text for passage in loaded.passages}
-    assert len(work.passages) == len(work.pairs) == 20
+    assert len(work.passages) == len(work.pairs) == 10
     assert set(work.passages) <= texts
-    assert [len(texts) for _, texts in work.lists] == [3] * 8
+    assert [len(texts) for _, texts in work.lists] == [3] * 4
     work.write(tmp_path / "work.json")
     again = Work.read(tmp_path / "work.json")
     assert again.passages == work.passages
@@ -62,8 +69,8 @@ def test_figures_follow_from_the_times(monkeypatch):
     assert result.setting == "its own"
 
 
-def test_both_sides_take_the_same_step(work):
-    """A loss that falls on either side: neither is let off any work."""
+def test_the_plain_step_trains(work):
+    """Its loss falls, so the rival is not let off any work."""
     pytest.importorskip("torch", reason="the extra `parity` brings torch")
     from rocketjax.bench.plain_torch import make_step
 
@@ -71,35 +78,19 @@ def test_both_sides_take_the_same_step(work):
     losses = [step() for _ in range(3)]
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[2] < losses[0]  # the same lists again and again
-    ours = Ours(work, ComputeConfig())
-    run = ours.train()
-    for _ in range(2):
-        run()
-    ours.encode()
-    ours.rerank()
 
 
 def test_the_command_prints_and_writes_its_figures(weights, collection, tmp_path, capsys):
     pytest.importorskip("sentence_transformers", reason="the extra `parity` brings it")
-    args = [
-        "--tasks",
-        "encode",
-        "train",
-        "--weights",
-        str(weights),
-        "--rounds",
-        "1",
-        "--lists",
-        "8",
-    ]
-    args += ["--collection", str(collection), "--length", "2", "--passages", "10"]
+    args = ["--tasks", "encode", "rerank", "train", "--weights", str(weights), "--rounds", "1"]
+    args += ["--collection", str(collection), "--passages", "10", "--lists", "4", "--length", "3"]
     args += ["--passage-length", "12", "--query-length", "10", "--pair-length", "20"]
     assert bench.main([*args, "--json", str(tmp_path / "figures.json")]) == 0, (
         capsys.readouterr().err
     )
     assert "ratio" in capsys.readouterr().out
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["task"] for row in figures["results"]] == ["encode", "train"]
+    assert [row["task"] for row in figures["results"]] == ["encode", "rerank", "train"]
     assert all(row["ours"] > 0 and row["theirs"] > 0 for row in figures["results"])
 
 
@@ -140,6 +131,7 @@ def test_searches_find_what_they_are_tuned_for(tmp_path):
     assert search.recall(np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])) == 0.75
 
 
+@pytest.mark.slow
 def test_mining_is_measured_beside_the_same_work(weights, collection, tmp_path, capsys):
     pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
     args = ["--tasks", "mine", "--weights", str(weights), "--collection", str(collection)]
@@ -176,10 +168,23 @@ def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
     assert size <= sent <= size + 1_000  # ids and masks of 40 passages, counts and metrics
 
 
-def test_facts_follow_from_what_was_run(work):
-    ours = Ours(dataclasses.replace(work, lists=work.lists[:8]), ComputeConfig(batch=2))
-    facts = [*memory.measure(ours, 2, 1, (2, 4)), *feed.measure(ours, 1), *tokens.measure(ours, 1)]
+def test_facts_follow_from_what_was_run(work, monkeypatch):
+    monkeypatch.setattr(feed, "STEPS", 1)
+    monkeypatch.setattr(feed, "AHEAD", 1)
+    monkeypatch.setattr(tokens, "SIDE", 64)
+    ours = Ours(work, ComputeConfig(batch=2))
+    facts = [*feed.measure(ours, 1), *tokens.measure(ours, 1)]
     value = {fact.name: fact.value for fact in facts}
+    assert value["8 tokens beside 12"] == pytest.approx(
+        value["encoding texts of 8 tokens"] / value["encoding texts of 12 tokens"]
+    )
+    assert all(number > 0 for number in value.values())
+
+
+@pytest.mark.slow  # compiles a train step for each length
+def test_memory_is_that_of_a_chunk(work):
+    ours = Ours(work, ComputeConfig(batch=2))
+    value = {fact.name: fact.value for fact in memory.measure(ours, 2, 1, (2, 4))}
     grown = value["memory, lists of 4"] / value["memory, lists of 2"]
     assert value["memory, lists of 4 beside 2"] == pytest.approx(grown)
     assert grown < 1.5  # twice the passages, the same chunk

@@ -1,4 +1,7 @@
-"""The notebooks of colab/ run from top to bottom, small and without a network."""
+"""The notebooks of colab/ run from top to bottom, small and without a network.
+
+By default only the quickstart does, the shortest of them; the others are run by `pytest -m slow`.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -201,6 +204,7 @@ def test_quickstart(execute, tmp_path):
     assert len(log) == 16
 
 
+@pytest.mark.slow
 def test_msmarco_tpu_goes_on_where_it_was_stopped(execute, tmp_path):
     texts, pictures = execute("msmarco_tpu", tmp_path)
     assert "cpu:0" in texts["devices"].lower() and "warm-retriever" in texts["plan"]
@@ -217,6 +221,7 @@ def test_msmarco_tpu_goes_on_where_it_was_stopped(execute, tmp_path):
     assert len((run / "top20.dev.small.trec").read_text().splitlines()) == 12 * 20
 
 
+@pytest.mark.slow
 def test_bring_your_data_ends_with_an_export(execute, tmp_path):
     texts, _ = execute("bring_your_data", tmp_path)
     assert "48 passages, 96 training queries" in texts["look"]
@@ -240,6 +245,7 @@ def test_bring_your_data_ends_with_an_export(execute, tmp_path):
         execute("bring_your_data", tmp_path, change=("(4, 4)", "(4, 5)"), last="train")
 
 
+@pytest.mark.slow
 def test_inside_the_step_the_distributions_meet(execute, tmp_path):
     texts, pictures = execute("inside_the_step", tmp_path)
     assert pictures == 4

@@ -102,14 +102,14 @@ def test_workers_share_the_shards(retriever, loaded, tmp_path):
 
 
 def test_the_number_of_devices_does_not_change_a_bit(retriever, loaded, tmp_path, monkeypatch):
-    eight = encode(retriever, loaded, tmp_path / "eight").rows(0, 60)
+    several = encode(retriever, loaded, tmp_path / "several").rows(0, 60)
+    assert parallel.shard_rows(np.zeros(4)).sharding.num_devices > 1  # it was really so
     local = jax.local_devices()
-    for count in (1, 2):
-        monkeypatch.setattr(jax, "local_devices", lambda count=count: local[:count])
-        anew = dataclasses.replace(retriever)  # whose parameters lie on these devices
-        some = encode(anew, loaded, tmp_path / str(count)).rows(0, 60)
-        np.testing.assert_array_equal(some, eight)
-    assert parallel.shard_rows(np.zeros(4)).sharding.num_devices == 2  # it was really so
+    monkeypatch.setattr(jax, "local_devices", lambda: local[:1])
+    anew = dataclasses.replace(retriever)  # whose parameters lie on this device
+    one = encode(anew, loaded, tmp_path / "one").rows(0, 60)
+    np.testing.assert_array_equal(one, several)
+    assert parallel.shard_rows(np.zeros(4)).sharding.num_devices == 1
 
 
 def test_another_model_or_collection_is_refused_by_hash(retriever, loaded, weights, tmp_path):

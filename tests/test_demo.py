@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,29 +43,24 @@ def demo() -> Collection:
     return load_demo()
 
 
-def test_is_the_same_in_every_process(tmp_path):
-    # The second process meets other imports first, a changed and a replaced class of the standard
-    # library, another home and another scipy setting.
-    processes = [
-        start("", BACKEND, PYTHONHASHSEED="1"),
-        start(
-            "import scipy.stats, optax, logging.handlers\n"
-            "def late(self):\n"
-            "  'Log this message some time later. The body is as long as a passage has to be.'\n"
-            "logging.Logger.late = late\n"
-            "import pdb\n"  # as a notebook's kernel does it
-            "pdb.Pdb = type('Pdb', (pdb.Pdb,), {'__module__': 'IPython.core.debugger'})",
-            "",
-            PYTHONHASHSEED="2",
-            HOME=str(tmp_path),
-            COLUMNS="40",
-            SCIPY_ARRAY_API="1",
-        ),
-    ]
-    here = load_demo()
-    digest = hashlib.sha256(repr((list(here.passages), here.splits)).encode()).hexdigest()
-    said = [process.communicate() for process in processes]
-    assert said == [(f"{digest}\n", ""), (f"{digest}\n", "")]
+def test_is_the_same_in_every_process(tmp_path, demo):
+    # The other process meets other imports first, a changed and a replaced class of the standard
+    # library, another hash seed, home and scipy setting, and starts no device.
+    process = start(
+        "import scipy.stats, optax, logging.handlers\n"
+        "def late(self):\n"
+        "  'Log this message some time later. The body is as long as a passage has to be.'\n"
+        "logging.Logger.late = late\n"
+        "import pdb\n"  # as a notebook's kernel does it
+        "pdb.Pdb = type('Pdb', (pdb.Pdb,), {'__module__': 'IPython.core.debugger'})",
+        BACKEND,
+        PYTHONHASHSEED="2",
+        HOME=str(tmp_path),
+        COLUMNS="40",
+        SCIPY_ARRAY_API="1",
+    )
+    digest = hashlib.sha256(repr((list(demo.passages), demo.splits)).encode()).hexdigest()
+    assert process.communicate() == (f"{digest}\n", "")
 
 
 def test_is_large_enough(demo):
@@ -147,7 +143,14 @@ def test_nothing_of_this_machine_is_in_the_texts(demo):
             assert trace not in passage.text, passage.id
 
 
-def test_optimised_python_has_no_docstrings():
+def test_optimised_python_has_no_docstrings(monkeypatch):
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))  # as -OO sets it
+    with pytest.raises(InputError, match="run without -OO"):
+        load_demo()
+
+
+@pytest.mark.slow
+def test_a_process_of_optimised_python_says_so():
     code = "from rocketjax.data.demo import load_demo; load_demo()"
     process = subprocess.run(
         [sys.executable, "-OO", "-c", code],

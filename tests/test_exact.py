@@ -41,7 +41,7 @@ def blocks(request, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["random", "tied"])
 @pytest.mark.parametrize("memory", [None, 1], ids=["resident", "streamed"])
-@pytest.mark.parametrize("top_k", [1, 10, 300, 1001])
+@pytest.mark.parametrize("top_k", [1, 10, 1001])
 def test_equals_a_stable_sort(kind, memory, top_k, tmp_path, blocks):
     queries, passages = vectors(kind)
     index = ExactIndex(vectors_folder(tmp_path, passages, shard=300), memory=memory)
@@ -56,13 +56,12 @@ def test_equals_a_stable_sort(kind, memory, top_k, tmp_path, blocks):
 
 def test_the_number_of_devices_does_not_change_a_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(exact, "ROWS", 128)
-    queries, passages = vectors("random", queries=20, passages=3000)
+    queries, passages = vectors("random", queries=20, passages=2900)  # 23 blocks: an odd number
     corpus = vectors_folder(tmp_path, passages, shard=999)
     rows, scores = ExactIndex(corpus, jax.devices()[:1]).rows(queries, 50)
-    for count in (2, 3, 8):
-        more = ExactIndex(corpus, jax.devices()[:count]).rows(queries, 50)
-        np.testing.assert_array_equal(more[0], rows)
-        np.testing.assert_array_equal(more[1], scores)
+    more = ExactIndex(corpus, jax.devices()[:2]).rows(queries, 50)
+    np.testing.assert_array_equal(more[0], rows)
+    np.testing.assert_array_equal(more[1], scores)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from on_disk import make_weights
 from safetensors.numpy import load_file
 from test_pipeline import config
 
-from rocketjax.config import CheckpointConfig, IndexConfig, ListConfig, OptimizerConfig, StageConfig
+from rocketjax.config import (
+    CheckpointConfig,
+    IndexConfig,
+    ListConfig,
+    OptimizerConfig,
+    RetrieverConfig,
+    StageConfig,
+)
 from rocketjax.options import dump
 from rocketjax.pipeline import STAGES
 
@@ -25,11 +34,8 @@ DYING = Path(__file__).parent / "dying.py"
 
 def environment(cache, devices=2):
     """Compiled programs are kept: a run that goes on need not compile what the first one did."""
-    return os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_llvm_disable_expensive_passes=true",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+    return os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
 
 def start(command, cwd, env):
@@ -59,6 +65,7 @@ def home(place, name, weights, collection, refresh=2, every=2, **stages):
         weights,
         collection,
         "run",
+        retriever=RetrieverConfig(str(weights)),  # with shared towers: fewer programs
         lists=ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=refresh),
         checkpoint=CheckpointConfig(every=every),
         **stages,
@@ -100,6 +107,11 @@ def done(folder):
 
 
 @pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("killed")
 
@@ -112,37 +124,36 @@ def undisturbed(weights, collection, place):
     return folder / "run"
 
 
-def test_a_run_killed_in_every_kind_of_stage_ends_with_the_same_bits(
+def dies(cwd, env, name, where, calls):
+    """A run that signals itself; what it said."""
+    status, said = finish([DYING, name, where, calls, *TRAIN[2:]], cwd, env)
+    assert status == (-signal.SIGKILL if name == "SIGKILL" else 75), said
+    return said.replace("\n", "")
+
+
+def dies_in_a_save(cwd, env):
+    """In the joint stage, half-way through the checkpoint of step 4."""
+    joint = cwd / "run" / "checkpoints" / "joint"
+    # facts.json and sums.json of steps 2 and 3 of the warm-up, of 2 of the joint stage, and 4's.
+    dies(cwd, env, "SIGKILL", "rocketjax.checkpoint:write_json", 8)
+    assert "mine" in done(cwd / "run") and (joint / "2/sums.json").exists()
+    assert (joint / "4/state").exists() and not (joint / "4/sums.json").exists()
+    return joint
+
+
+def test_a_run_killed_in_every_kind_of_work_ends_with_the_same_bits(
     undisturbed, weights, collection, place
 ):
-    """Warm-up, encode, joint (in the middle of a save), preempted, refresh; always by a signal."""
+    """While it encodes, trains (in the middle of a save) and mines."""
     cwd = home(place, "killed", weights, collection)
-    run, joint = cwd / "run", cwd / "run" / "checkpoints" / "joint"
-    env = environment(place / "cache")
-
-    def dies(name, where, calls):
-        status, said = finish([DYING, name, where, calls, *TRAIN[2:]], cwd, env)
-        assert status == (-signal.SIGKILL if name == "SIGKILL" else 75), said
-        return said.replace("\n", "")
-
-    dies("SIGKILL", "rocketjax.corpus:write_shard", 5)  # of the warmed retriever's index
+    run, env = cwd / "run", environment(place / "cache")
+    dies(cwd, env, "SIGKILL", "rocketjax.corpus:write_shard", 5)  # of the warmed retriever's index
     assert "encode" not in done(run) and (run / "warmup/index/00000.npy").exists()
 
-    dies("SIGKILL", "rocketjax.train_log:TrainLog.write", 2)
-    assert "encode" in done(run) and "warm-reranker" not in done(run)
+    joint = dies_in_a_save(cwd, env)
 
-    # facts.json and sums.json of steps 2 and 3 of the warm-up, of 2 of the joint stage, and 4's.
-    dies("SIGKILL", "rocketjax.checkpoint:write_json", 8)
-    assert "mine" in done(run) and (joint / "2/sums.json").exists()
-    assert (joint / "4/state").exists() and not (joint / "4/sums.json").exists()
-
-    said = dies("SIGTERM", "rocketjax.train_log:TrainLog.write", 1)
+    said = dies(cwd, env, "SIGKILL", "rocketjax.mining:write_lists", 1)  # a refresh
     assert f"{joint / '4'}: half-written" in said and "joint: goes on from step 2" in said
-    assert "stopped by SIGTERM; the same command goes on" in said
-    assert max(int(path.name) for path in joint.iterdir()) > 2
-    shutil.copytree(cwd, place / "fewer")
-
-    dies("SIGKILL", "rocketjax.mining:write_lists", 1)  # a refresh
     assert (run / "rounds/2/lists").exists() and "joint" not in done(run)
 
     status, said = finish(TRAIN, cwd, env)
@@ -150,10 +161,33 @@ def test_a_run_killed_in_every_kind_of_stage_ends_with_the_same_bits(
     assert_same(results(run), results(undisturbed))
 
 
-def test_on_fewer_devices_it_ends_the_same_but_for_rounding(undisturbed, place):
-    """Goes on where the run above was preempted on two devices."""
-    run = place / "fewer" / "run"
-    status, said = finish(TRAIN, run.parent, environment(place / "cache-of-one", devices=1))
+@pytest.mark.slow
+def test_a_run_that_is_stopped_and_killed_in_other_stages_ends_with_the_same_bits(
+    undisturbed, weights, collection, place
+):
+    """In the re-ranker's warm-up, in a save, and by a SIGTERM, which lets it save first.
+
+    Then on as many devices, and on fewer: the same but for rounding.
+    """
+    cwd = home(place, "stopped", weights, collection)
+    run, env = cwd / "run", environment(place / "cache")
+    dies(cwd, env, "SIGKILL", "rocketjax.train_log:TrainLog.write", 4)
+    assert "encode" in done(run) and "warm-reranker" not in done(run)
+
+    joint = dies_in_a_save(cwd, env)
+
+    said = dies(cwd, env, "SIGTERM", "rocketjax.train_log:TrainLog.write", 1)
+    assert f"{joint / '4'}: half-written" in said and "joint: goes on from step 2" in said
+    assert "stopped by SIGTERM; the same command goes on" in said
+    assert max(int(path.name) for path in joint.iterdir()) > 2
+    fewer = shutil.copytree(cwd, place / "fewer")
+
+    status, said = finish(TRAIN, cwd, env)
+    assert status == 0, said
+    assert_same(results(run), results(undisturbed))
+
+    run = fewer / "run"
+    status, said = finish(TRAIN, fewer, environment(place / "cache-of-one", devices=1))
     assert status == 0, said
     assert "2 devices until now, 1 from here" in said
     rows, wanted = (

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import ENCODER, models, tokens
+from tiny import ENCODER, drawn, models, tokens
 
 from rocketjax.batch import Tokens
 from rocketjax.data.tokenize import lay_end_to_end
@@ -48,43 +48,40 @@ def test_the_moves_are_each_others_transposes():
         np.testing.assert_allclose(back, where.grid(jnp.asarray(part)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_skipping_padding_changes_neither_outputs_nor_gradients(pooling, dropout):
-    """Over every parameter; with dropout, whose keys are the texts' and not the layout's."""
-    retriever, reranker, params = models(dropout=dropout)
-    retriever = retriever.clone(pooling=pooling)
+@pytest.mark.parametrize(("kind", "dropout"), [("vectors", 0.0), ("scores", 0.3)])
+def test_skipping_padding_changes_neither_outputs_nor_gradients(kind, dropout):
+    """Over every parameter; with dropout, whose keys are the texts' and not the layout's.
+
+    Vectors are means over all tokens, scores hang on the first alone.
+    """
+    retriever, reranker, params = models(dropout=dropout, shared=True)
     text = tokens(np.random.default_rng(0), 7)
     spots = lay_end_to_end(text.length[None], 12, 56)[0]
     assert len(spots) < text.ids.size
     keys = jax.random.split(jax.random.key(0), 7) if dropout else None
 
-    def vectors(params, spots):
-        args = {"params": params["retriever"]}, text, keys, spots
-        return retriever.apply(*args, method="encode_passage")
+    def loss(params, spots):
+        if kind == "scores":
+            out = reranker.apply({"params": params["reranker"]}, text, keys, spots)
+        else:
+            args = {"params": params["retriever"]}, text, keys, spots
+            out = retriever.apply(*args, method="encode_passage")
+        return jnp.sum(out**3), out
 
-    def scores(params, spots):
-        return reranker.apply({"params": params["reranker"]}, text, keys, spots)
-
-    for program in (vectors, scores):
-
-        def loss(params, spots, program=program):
-            out = program(params, spots)
-            return jnp.sum(out**3), out
-
-        grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        (_, padded), grad_padded = grad(params, None)
-        (_, flat), grad_flat = grad(params, spots)
-        np.testing.assert_allclose(flat, padded, atol=1e-5 * np.abs(padded).max())
-        for a, b in zip(jax.tree.leaves(grad_flat), jax.tree.leaves(grad_padded), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1e-3))
+    params = {name: params[name] for name in ["reranker" if kind == "scores" else "retriever"]}
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, padded), grad_padded = grad(params, None)
+    (_, flat), grad_flat = grad(params, spots)
+    np.testing.assert_allclose(flat, padded, atol=1e-5 * np.abs(padded).max())
+    for a, b in zip(jax.tree.leaves(grad_flat), jax.tree.leaves(grad_padded), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1e-3))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_first_tokens_only_are_those_of_the_whole(layers):
     encoder = Encoder(ENCODER.__class__(**{**vars(ENCODER), "num_layers": layers}))
     text = tokens(np.random.default_rng(1), 5)
-    params = jax.tree.map(lambda x: 2 * x, encoder.init(jax.random.key(0), text)["params"])
+    params = drawn(lambda: encoder.init(jax.random.key(0), text)["params"], scale=2.0)
 
     def first(params):
         return encoder.apply({"params": params}, text, first_only=True)
@@ -92,28 +89,35 @@ def test_first_tokens_only_are_those_of_the_whole(layers):
     def whole(params):
         return encoder.apply({"params": params}, text)[:, 0]
 
-    np.testing.assert_allclose(first(params), whole(params), atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(first(unstacked(params)), first(params), atol=1e-5, rtol=1e-5)
-    one, other = (
-        jax.tree.leaves(jax.jit(jax.grad(lambda p, f=f: jnp.sum(f(p) ** 3)))(params))
-        for f in (first, whole)
-    )
+    def with_gradient(f):
+        def loss(params):
+            out = f(params)
+            return jnp.sum(out**3), out
+
+        (_, out), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return out, jax.tree.leaves(grad)
+
+    (firsts, one), (wholes, other) = with_gradient(first), with_gradient(whole)
+    np.testing.assert_allclose(firsts, wholes, atol=1e-5, rtol=1e-5)
+    apart = jax.jit(first)(unstacked(params))
+    np.testing.assert_allclose(apart, firsts, atol=1e-5, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in other)  # some true gradients are 0: of key biases
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-3 * largest))
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_what_is_recomputed_is_the_same(remat):
+def test_what_is_recomputed_is_the_same():
     text = tokens(np.random.default_rng(1), 5)
-    plain, saving = (Encoder(ENCODER, Compute(remat=policy)) for policy in ("none", remat))
-    params = plain.init(jax.random.key(0), text)["params"]
-    grads = (
-        jax.jit(jax.grad(lambda p, m=m: jnp.sum(m.apply({"params": p}, text) ** 3)))(params)
-        for m in (plain, saving)
-    )
-    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1e-3))
+    params = drawn(lambda: Encoder(ENCODER).init(jax.random.key(0), text)["params"])
+
+    def gradient(policy):
+        module = Encoder(ENCODER, Compute(remat=policy))
+        return jax.jit(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, text) ** 3)))(params)
+
+    plain = jax.tree.leaves(gradient("none"))
+    for policy in ("full", "dots"):
+        for a, b in zip(plain, jax.tree.leaves(gradient(policy)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1e-3))
 
 
 def test_texts_without_tokens_do_no_harm():
@@ -123,10 +127,13 @@ def test_texts_without_tokens_do_no_harm():
     for pooling in ("mean", "cls"):
         module = retriever.clone(pooling=pooling)
 
-        def run(text, module=module):
-            spots = lay_end_to_end(text.length[None], 12, 48)[0]
+        @jax.jit
+        def vectors(text, spots, module=module):
             args = {"params": params["retriever"]}, text, None, spots
-            return np.asarray(module.apply(*args, method="encode_passage"))
+            return module.apply(*args, method="encode_passage")
+
+        def run(text, vectors=vectors):
+            return vectors(text, lay_end_to_end(text.length[None], 12, 48)[0])
 
         out = run(more)
         assert np.isfinite(out).all()

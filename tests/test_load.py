@@ -22,10 +22,11 @@ from rocketjax.retrieval.exact import ExactIndex
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 THREADS = 8
-SHORT = 15  # seconds of the short soak
-CALLS = 30_000  # of the long one
+SHORT = 500  # calls of the short soak
+LONG = 30_000  # of the long one
 GROWTH = 32 * 2**20  # bytes: what the allocators leave about; no leak of every call
-TEXT = TextConfig(query_length=12, passage_length=40, pair_length=48)
+TEXT = TextConfig(query_length=8, passage_length=16, pair_length=16)
+LONGEST = 30  # words: beyond what the models take
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 compiled = []
@@ -45,6 +46,11 @@ def make_pair(weights, folder):
 
 
 @pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+@pytest.fixture(scope="module")
 def pair(weights, tmp_path_factory):
     return make_pair(weights, tmp_path_factory.mktemp("pair"))
 
@@ -58,7 +64,7 @@ def jobs(model, count, seed=0, most=40):
 
     def job(kind):
         n = int(rng.integers(1, most))
-        queries, passages = texts(n, 12), texts(n, 50)
+        queries, passages = texts(n, 12), texts(n, LONGEST)
         return {
             0: lambda: model.encode_query(queries),
             1: lambda: model.encode_passage(passages),
@@ -84,7 +90,7 @@ def together(calls):
 
 
 def test_threads_give_the_bits_that_one_gives(pair):
-    calls = jobs(pair, 80)
+    calls = jobs(pair, 40, most=20)
     wanted = [call() for call in calls]
     for found, want in zip(together(calls), wanted, strict=True):
         np.testing.assert_array_equal(found, want)
@@ -119,9 +125,9 @@ def test_an_index_is_opened_once_however_many_ask(pair):
 
 def test_models_in_one_process_do_not_meet(pair, weights, tmp_path):
     """One of another width under the same names, and the same folder again."""
-    small = make_pair(make_weights(tmp_path / "small", width=16), tmp_path)
+    small = make_pair(make_weights(tmp_path / "small", width=16, layers=1), tmp_path)
     again = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
-    calls = jobs(pair, 10, most=8), jobs(small, 10, most=8)  # few programs
+    calls = jobs(pair, 5, most=4), jobs(small, 5, most=4)  # few programs
     alone = [[call() for call in some] for some in calls]
     both = together([call for two in zip(*calls, strict=True) for call in two])
     for found, want in zip(both, (r for two in zip(*alone, strict=True) for r in two), strict=True):
@@ -141,9 +147,9 @@ def resident():
 
 
 def call(model, rng):
-    """One call of a random kind and size; `longest` is beyond what the models take."""
+    """One call of a random kind and size."""
 
-    def texts(n, longest=60):
+    def texts(n, longest=LONGEST):
         return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(n)]
 
     n = int(rng.integers(1, 40))
@@ -165,7 +171,7 @@ def warm_up(model):
 
     How many those are is bounded in test_inference.py.
     """
-    for words in range(1, 61):
+    for words in range(1, LONGEST):
         for n in (1, 2, 3, 5, 9, 14, 20, 30, 41):
             texts = [" ".join(WORDS[:1] * words)] * n
             model.encode_query(texts)
@@ -173,43 +179,33 @@ def warm_up(model):
             model.score(texts, texts)
             model.score(WORDS[:1] * n, texts)
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(100):
         call(model, rng)
 
 
-def soak(model, more):
-    """Calls while more(calls so far); how many, and by how much programs and memory grew."""
+def soak(model, calls):
+    """Neither programs nor memory grow, however many calls come."""
     warm_up(model)
     assert compiled  # else nobody listens
-    before, programs, calls = resident(), len(compiled), 0
+    before, programs = resident(), len(compiled)
     rng = np.random.default_rng(1)
-    while more(calls):
+    for _ in range(calls):
         call(model, rng)
-        calls += 1
-    return calls, len(compiled) - programs, resident() - before
+    programs, memory = len(compiled) - programs, resident() - before
+    print(f"{calls:,} calls, {programs} programs more, {memory / 2**20:+.1f} MB")
+    assert programs == 0
+    assert memory < GROWTH
 
 
 @linux
 def test_nothing_grows_in_a_short_soak(pair):
-    end = []
-
-    def more(calls):
-        end.append(end[0] if end else time.monotonic() + SHORT)
-        return calls < 100 or time.monotonic() < end[0]
-
-    calls, programs, memory = soak(pair, more)
-    print(f"{calls:,} calls, {programs} programs more, {memory / 2**20:+.1f} MB")
-    assert programs == 0
-    assert memory < GROWTH
+    soak(pair, SHORT)
 
 
 @linux
 @pytest.mark.slow
 def test_nothing_grows_in_a_long_soak(pair):
-    calls, programs, memory = soak(pair, lambda calls: calls < CALLS)
-    print(f"{calls:,} calls, {programs} programs more, {memory / 2**20:+.1f} MB")
-    assert programs == 0
-    assert memory < GROWTH
+    soak(pair, LONG)
 
 
 def test_threads_that_meet_cold_programs_give_the_same_bits(pair):

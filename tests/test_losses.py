@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,8 +34,10 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+@partial(jax.jit, static_argnames="config")  # one program, not one for every operation
+@partial(jax.value_and_grad, argnums=(0, 1))
 def joint_loss(de, ce, valid, config):
-    """The whole loss on one device: each term's total over its own count."""
+    """The whole loss on one device and its gradients: each term's total over its own count."""
     terms = joint_terms(de, ce, valid, config)
     weights = joint_weights(config)
     return sum(
@@ -45,9 +48,7 @@ def joint_loss(de, ce, valid, config):
 
 def value_and_gradients(de, ce, config, valid=None):
     valid = np.ones(de.shape, bool) if valid is None else valid
-    loss, gradients = jax.value_and_grad(joint_loss, argnums=(0, 1))(
-        jnp.float32(de), jnp.float32(ce), valid, config
-    )
+    loss, gradients = joint_loss(np.float32(de), np.float32(ce), valid, config)
     return float(loss), *map(np.asarray, gradients)
 
 
@@ -128,9 +129,8 @@ def test_distillation_options_against_float64(direction, stop, temperature):
         term = distillation(de, ce, np.ones(np.shape(de), bool), config)
         return term.total / term.count
 
-    value, (grad_de, grad_ce) = jax.value_and_grad(mean_kl, (0, 1))(
-        jnp.float32(de), jnp.float32(ce)
-    )
+    both = jax.jit(jax.value_and_grad(mean_kl, (0, 1)))
+    value, (grad_de, grad_ce) = both(np.float32(de), np.float32(ce))
 
     def reference(de, ce):
         p, q = softmax(ce / temperature), softmax(de / temperature)
@@ -209,7 +209,7 @@ def test_in_batch_against_numpy():
     queries, passages = rng.normal(size=(3, 8)), rng.normal(size=(12, 8))
     positive, valid = np.array([0, 4, 8]), np.ones(12, bool)
     valid[[5, 8]] = False  # 8 is the third query's positive: that query does not count
-    term = in_batch_cross_entropy(
+    term = jax.jit(in_batch_cross_entropy)(
         jnp.float32(queries),
         jnp.float32(passages),
         jnp.array(valid),
@@ -230,7 +230,7 @@ def test_another_positive_of_a_query_is_not_its_negative():
     queries[2] = queries[0]  # one query, with the positives in rows 0 and 4
     asked, positive = jnp.array([7, 5, 7, 8]), jnp.array([0, 2, 4, 6])
     ids = jnp.array([10, 11, 12, 14, 14, 15, 14, 17])  # what row 4 holds, 3 and 6 hold too
-    got = in_batch_cross_entropy(
+    got = jax.jit(in_batch_cross_entropy)(
         jnp.float32(queries),
         jnp.float32(passages),
         jnp.ones(8, bool),
@@ -261,15 +261,15 @@ def test_copies_of_a_querys_positive_are_not_its_negatives():
         judged = (asked, ids[positive])
         return in_batch_cross_entropy(queries, passages, valid, positive, ids, asked, judged).total
 
-    grad = jax.grad(total, argnums=1)(jnp.float32(queries), jnp.float32(passages))
+    both = jax.jit(jax.value_and_grad(total, argnums=1))
+    got, grad = both(np.float32(queries), np.float32(passages))
     scores = queries @ passages.T
     want, gradient = 0.0, np.zeros((6, 8))
     for query, rows in ((0, [0, 1, 2, 4]), (1, [3, 1, 2, 4])):  # the positive first
         p = softmax(scores[query, rows])
         want -= np.log(p[0])
         gradient[rows] += (p - np.eye(4)[0])[:, None] * queries[query]
-    got = float(total(jnp.float32(queries), jnp.float32(passages)))
-    assert got == pytest.approx(want, rel=1e-5)
+    assert float(got) == pytest.approx(want, rel=1e-5)
     np.testing.assert_allclose(grad, gradient, atol=1e-5)
 
 
@@ -279,7 +279,7 @@ def test_how_far_apart_both_are_is_one_number_whatever_is_distilled(preset):
     de, ce = rng.normal(size=(2, 3, 4))
     valid = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
     config = dataclasses.replace(PRESETS[preset], retriever_temperature=0.5)
-    term = divergence(de, ce, valid, config)
+    term = jax.jit(divergence, static_argnums=3)(de, ce, valid, config)
     want = []
     for s, t in ((de[0] / 0.5, ce[0]), (de[1, :3] / 0.5, ce[1, :3])):
         p, q = (np.exp(x) / np.exp(x).sum() for x in (t, s))

@@ -72,6 +72,18 @@ def make_record(folder, steps=5, text="text"):
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures stay empty, for tests of the words around them: drawing ten takes a second."""
+    monkeypatch.setattr(pictures, "svg", lambda figure: b"<svg/>")
+
+
+@pytest.fixture(scope="module")
+def plain_page(tmp_path_factory):
+    """The page of make_record's run, drawn once for all tests that only read it."""
+    return write(make_record(tmp_path_factory.mktemp("runs") / "run")).read_text()
+
+
 def test_a_run_at_work_is_drawn_as_far_as_it_is(tmp_path):
     folder = make_record(tmp_path / "run")
     with (folder / "log.jsonl").open("a") as file:
@@ -93,7 +105,7 @@ def test_a_run_that_has_only_begun_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(("every", "why"), [(0, "evaluate.every is 0"), (9, "no passages were")])
-def test_what_is_not_drawn_is_said_with_its_reason(tmp_path, every, why):
+def test_what_is_not_drawn_is_said_with_its_reason(undrawn, tmp_path, every, why):
     folder = make_record(tmp_path / "run")
     config = load(folder / "config.yaml")
     changed = dataclasses.replace(config.evaluate, every=every)
@@ -104,7 +116,7 @@ def test_what_is_not_drawn_is_said_with_its_reason(tmp_path, every, why):
     assert told in write(folder).read_text()
 
 
-def test_the_table_has_both_models_before_and_after(tmp_path):
+def test_the_table_has_both_models_before_and_after(undrawn, tmp_path):
     folder = make_record(tmp_path / "run")
     made = [
         report.Row("retriever", "MRR@10", 0.5, 0.6, 0.0002),
@@ -149,8 +161,8 @@ def test_texts_stay_texts(tmp_path):
     assert text.count(EVIL) >= 4  # title, heading, summary, examples
 
 
-def test_pictures_are_in_the_page_and_ask_for_nothing(tmp_path):
-    page = write(make_record(tmp_path / "run")).read_text()
+def test_pictures_are_in_the_page_and_ask_for_nothing(plain_page):
+    page = plain_page
     found = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
     assert len(found) == page.count("<img ") == 10
     for data in found:
@@ -170,10 +182,10 @@ def written(page):
     }
 
 
-def test_steps_before_which_lists_were_mined_anew_are_marked(tmp_path):
+def test_steps_before_which_lists_were_mined_anew_are_marked(plain_page, tmp_path):
     folder = make_record(tmp_path / "run")
     said = "dashed: lists mined anew"
-    assert not any(said in words for words in written(write(folder).read_text()).values())
+    assert not any(said in words for words in written(plain_page).values())
     (folder / "config.yaml").write_text(dump(Config(lists=ListConfig(refresh=2))))
     marked = [title for title, words in written(write(folder).read_text()).items() if said in words]
     assert len(marked) == 5  # losses, KL, positive first, two measures
@@ -197,12 +209,11 @@ LABELS = {  # what make_record says of each
 }
 
 
-def test_every_line_and_outline_has_its_own_label(tmp_path):
-    page = write(make_record(tmp_path / "run")).read_text()
-    texts = written(page)
+def test_every_line_and_outline_has_its_own_label(plain_page):
+    texts = written(plain_page)
     for title, labels in LABELS.items():
         assert labels <= texts[title], title
-    assert 'alt="How far apart both models are: KL 0.4"' in page  # for who cannot see it
+    assert 'alt="How far apart both models are: KL 0.4"' in plain_page  # for who cannot see it
 
 
 @pytest.mark.parametrize(
@@ -264,7 +275,7 @@ KEPT = "the retriever is averaged with its start (retriever.keep 0.5)"
     ],
 )
 def test_captions_say_where_the_table_is_not_of_what_is_drawn(
-    tmp_path, keep, take, retriever, reranker
+    undrawn, tmp_path, keep, take, retriever, reranker
 ):
     folder = make_record(tmp_path / "run")
     config = Config(retriever=RetrieverConfig(keep=keep), checkpoint=CheckpointConfig(take=take))
@@ -285,7 +296,9 @@ def test_captions_say_where_the_table_is_not_of_what_is_drawn(
         ("stages.json", '{"joint": "long"}', r"stages\.json: damaged: joint"),
     ],
 )
-def test_a_damaged_file_is_named_and_the_last_page_stays(tmp_path, name, text, message, capsys):
+def test_a_damaged_file_is_named_and_the_last_page_stays(
+    undrawn, tmp_path, name, text, message, capsys
+):
     folder = make_record(tmp_path / "run")
     before = write(folder).read_text()
     (folder / name).write_text(text)

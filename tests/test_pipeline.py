@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -76,13 +77,6 @@ def config(weights, collection, run_dir, **changes):
     return dataclasses.replace(base, **changes)
 
 
-@pytest.fixture(autouse=True)
-def few_programs():
-    """A run compiles about a thousand memory maps: see conftest.free_programs."""
-    yield
-    jax.clear_caches()
-
-
 class Finished(NamedTuple):
     folder: Path
     report: Report
@@ -90,6 +84,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def finished(weights, collection, tmp_path_factory):
+    """The one run that is trained from nothing. Read only: a test that changes it takes a copy."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     return Finished(folder, pipeline.run(config(weights, collection, folder), say, unwatched))
 
@@ -215,12 +210,12 @@ def test_new_lengths_and_sizes_do_not_recompile_every_time(finished):
         model.score(texts, texts)
 
     before = _apply._cache_size()
-    for n in range(1, 560, 13):
+    for n in range(1, 560, 43):
         call(n)
     compiled = _apply._cache_size()
     # These texts have one padded length: three sizes, each for few long or many short ones.
     assert compiled - before <= 6
-    for n in rng.integers(1, 600, 40):
+    for n in rng.integers(1, 600, 10):
         call(int(n))
     assert _apply._cache_size() == compiled
 
@@ -245,21 +240,8 @@ class Killed(Exception):
     """What stops a run."""
 
 
-@pytest.mark.parametrize(
-    ("where", "calls"),
-    [
-        ("rocketjax.corpus.write_shard", 4),  # the warmed retriever's index
-        ("rocketjax.mining.write_candidates", 2),  # of the joint stage's lists
-        ("rocketjax.fit._checked", 9),  # in joint training, past a checkpoint
-        ("rocketjax.model_folder.save_reranker", 1),
-        ("rocketjax.report.write", 0),
-    ],
-)
-def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
-    weights, collection, tmp_path, monkeypatch, expected, where, calls
-):
-    settings = config(weights, collection, tmp_path / "run")
-    monkeypatch.setattr("rocketjax.mining.PAIRS_AT_ONCE", 400)
+def dies_at(monkeypatch, where, calls):
+    """The function of that name works `calls` times, and raises from then on; gives its undoing."""
     module, name = where.rsplit(".", 1)
     module = importlib.import_module(module)
     real, count = getattr(module, name), [0]
@@ -271,29 +253,57 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
         return real(*args, **options)
 
     monkeypatch.setattr(module, name, dies)
-    with pytest.raises(Killed):
-        pipeline.run(settings, say, unwatched)
-    path = tmp_path / "run" / "stages.json"
-    done = set(json.loads(path.read_text())) if path.exists() else set()
-    monkeypatch.setattr(module, name, real)
-    assert "The run is not finished" in page.write(tmp_path / "run").read_text()
-    said = []
-    report = pipeline.run(settings, said.append, unwatched)
-    assert not done & set(said)  # finished stages are not run again
-    assert contents(tmp_path / "run") == expected
+    return lambda: monkeypatch.setattr(module, name, real)
+
+
+DEATHS = (
+    ("rocketjax.corpus.write_shard", 1),  # the warmed retriever's index
+    ("rocketjax.fit._checked", 2),  # in the re-ranker's warm-up
+    ("rocketjax.mining.write_candidates", 1),  # of the joint stage's lists
+    ("rocketjax.fit._checked", 4),  # in joint training, past a checkpoint
+    ("rocketjax.model_folder.save_reranker", 0),
+    ("rocketjax.report.write", 0),
+)
+
+
+def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
+    weights, collection, finished, tmp_path, monkeypatch, expected
+):
+    """One run that dies at six places, one after the other."""
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    settings = config(weights, collection, folder)
+    monkeypatch.setattr("rocketjax.mining.PAIRS_AT_ONCE", 400)
+    again = dataclasses.replace(settings, from_stage="encode")  # all from here on is made anew
+    stages_done = []
+    for where, calls in DEATHS:
+        revive = dies_at(monkeypatch, where, calls)
+        done, said = set(json.loads((folder / "stages.json").read_text())), []
+        with pytest.raises(Killed):
+            pipeline.run(again, said.append, unwatched)
+        if again is settings:
+            assert not done & set(said)  # finished stages are not run again
+        revive()
+        stages_done.append(len(json.loads((folder / "stages.json").read_text())))
+        assert "The run is not finished" in page.write(folder).read_text()
+        again = settings
+    assert stages_done == [2, 3, 4, 5, 5, 7]
+    report = pipeline.run(settings, say, unwatched)
+    assert contents(folder) == expected
     assert report.rows == pipeline.run(settings, say, unwatched).rows  # a finished run is kept
 
 
-def test_part_of_a_run_and_the_same_again_from_a_stage(weights, collection, tmp_path, expected):
-    folder = tmp_path / "run"
+def test_part_of_a_run_and_the_same_again_from_a_stage(
+    weights, collection, finished, tmp_path, expected
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
 
     def run(**changes):
         return pipeline.run(config(weights, collection, folder, **changes), say, unwatched)
 
-    assert run(stages=("start", "warm-retriever")) is None
-    with pytest.raises(InputError, match="stage mine needs stage encode"):
-        run(stages=("mine",))
-    assert run(stages=("encode", "warm-reranker", "mine")) is None
+    assert run(from_stage="mine", stages=("mine",)) is None
+    with pytest.raises(InputError, match="stage index needs stage joint"):
+        run(stages=("index",))
+    assert run(stages=("joint", "index")) is None
     assert run() is not None
     assert contents(folder) == expected
     longer = StageConfig(steps=2, batch=8, optimizer=OptimizerConfig(reranker_lr=1e-3))
@@ -313,6 +323,20 @@ def test_part_of_a_run_and_the_same_again_from_a_stage(weights, collection, tmp_
         pipeline.run(
             config(weights, collection, tmp_path / "new", from_stage="joint"), say, unwatched
         )
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_from_nothing_is_the_whole_run(weights, collection, tmp_path, expected):
+    def run(**changes):
+        settings = config(weights, collection, tmp_path / "run", **changes)
+        return pipeline.run(settings, say, unwatched)
+
+    assert run(stages=("start", "warm-retriever")) is None
+    with pytest.raises(InputError, match="stage mine needs stage encode"):
+        run(stages=("mine",))
+    assert run(stages=("encode", "warm-reranker", "mine")) is None
+    assert run() is not None
+    assert contents(tmp_path / "run") == expected
 
 
 def test_before_and_after_are_judged_alike(weights, collection, finished, tmp_path):
@@ -347,16 +371,33 @@ def test_what_is_to_run_again_is_forgotten(weights, collection, finished, tmp_pa
     assert not (folder / "judged.jsonl").exists()
 
 
-def test_refresh_mines_anew_with_the_models_as_they_are(weights, collection, tmp_path, monkeypatch):
-    lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
-    folder, trained, feed_of = tmp_path / "run", [], stages.feed_of
+REFRESHED = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
+
+
+def with_refresh(weights, collection, finished, folder):
+    """A copy of the finished run, and the options by which it mines and trains anew, in rounds."""
+    shutil.copytree(finished.folder, folder)
+    return config(weights, collection, folder, lists=REFRESHED, from_stage="mine")
+
+
+@pytest.fixture(scope="module")
+def refreshed(weights, collection, finished, tmp_path_factory):
+    """The folder of a run with refreshes, and the lists that each of its feeds was given."""
+    folder, trained, feed_of = tmp_path_factory.mktemp("runs") / "refreshed", [], stages.feed_of
 
     def noted(work, lists, *args):
         trained.append(lists)
         return feed_of(work, lists, *args)
 
-    monkeypatch.setattr(stages, "feed_of", noted)
-    pipeline.run(config(weights, collection, folder, lists=lists), say, cli.watch)  # bars in bars
+    settings = with_refresh(weights, collection, finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "feed_of", noted)
+        pipeline.run(settings, say, cli.watch)  # bars in bars
+    return folder, trained
+
+
+def test_refresh_mines_anew_with_the_models_as_they_are(refreshed):
+    folder, trained = refreshed
     rounds = [folder / "lists", *(folder / "rounds" / str(i) / "lists" for i in (1, 2))]
     mined = [read_lists(path / "lists.jsonl") for path in rounds]
     assert [len(items) for items in mined] == [16, 16, 16]  # 2 steps x 8 lists
@@ -387,7 +428,8 @@ def test_the_joint_stage_trains_by_preset_temperature_and_chunk(
 ):
     """Its first losses are those of the warmed models' scores, computed plainly.
 
-    A device has four passages and pairs: a chunk of three, and one of a single text.
+    A device has four passages and pairs of every list of its own, in chunks of three; the last
+    is not whole.
     """
     folder, temperature = shutil.copytree(finished.folder, tmp_path / "run"), 20.0
     loss = LossConfig("released", retriever_temperature=temperature)
@@ -427,13 +469,16 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
     asked = {}
     for stage in (stages.warm_retriever, stages.warm_reranker, stages.train_jointly):
         name, _, terms, sums, feed = stopped_at_training(stage, work, monkeypatch)
-        chunks = [len(spots) // 8 for spots in next(feed.batches).spots]  # of a device
+        spots = next(feed.batches).spots
+        chunks = [len(some) // jax.device_count() for some in spots]  # of a device
         asked[name] = (terms, sums, chunks)
     paper = dataclasses.replace(PRESETS["paper"], retriever_temperature=0.05)
+    lists = 8 // jax.device_count()  # of a device
+    few, many = math.ceil(lists / 3), math.ceil(4 * lists / 3)
     assert asked == {
-        "warm-retriever": ((0.05, 3), {"retriever": 1.0}, [1, 1, 1]),
-        "warm-reranker": ((paper, 3), {"reranker": 1.0}, [1, 2, 2]),
-        "joint": ((paper, 3), joint_weights(paper), [1, 2, 2]),
+        "warm-retriever": ((0.05, 3), {"retriever": 1.0}, [few, few, few]),
+        "warm-reranker": ((paper, 3), {"reranker": 1.0}, [few, many, many]),
+        "joint": ((paper, 3), joint_weights(paper), [few, many, many]),
     }
 
 
@@ -444,7 +489,7 @@ def test_the_retriever_keeps_a_share_of_its_starting_weights(
     plain = config(weights, collection, folder)
     options = dataclasses.replace(plain.retriever, keep=0.25)
     again = dataclasses.replace(plain, retriever=options, from_stage="joint")
-    pipeline.run(again, say, unwatched)
+    pipeline.run(dataclasses.replace(again, stages=("joint",)), say, unwatched)
     start = model_folder.start_retriever(plain.retriever, plain.text, plain.compute).params
     trained, kept = (
         model_folder.load_retriever(path / "retriever", plain.compute).params
@@ -465,7 +510,9 @@ def test_rows_with_their_own_negatives_train_without_mining(weights, collection,
     texts = [passage.text for passage in whole.passages]
     rows = [
         {
-            "query": f"{text} {query}",  # some passages are equal, and so were their queries
+            # Some passages are equal, and so were their queries; of these lengths and with these
+            # steps, the finished run's programs serve.
+            "query": f"{text.rpartition(' ')[0]} {query}",
             "positive": whole.by_id[next(iter(train.qrels[query]))].text,
             **{f"negative_{j}": texts[(i + 7 * j) % 60] for j in range(1, 6)},
         }
@@ -531,23 +578,18 @@ def test_a_split_to_judge_on_is_asked_for(weights, collection, tmp_path):
             pipeline.run(config(weights, collection, tmp_path / "run", data=data), say, unwatched)
 
 
-def test_a_refresh_that_is_stopped_goes_on(weights, collection, tmp_path, monkeypatch):
-    lists = ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=2)
-    pipeline.run(config(weights, collection, tmp_path / "whole", lists=lists), say, unwatched)
-    settings = config(weights, collection, tmp_path / "run", lists=lists)
-    mine, count = rounds.mine, [0]
-
-    def dies(*args):
-        count[0] += 1
-        if count[0] == 4:  # warm-up, round 0, 1, and then 2
-            raise Killed
-        return mine(*args)
-
-    monkeypatch.setattr(rounds, "mine", dies)
+def test_a_refresh_that_is_stopped_goes_on(
+    weights, collection, finished, refreshed, tmp_path, monkeypatch
+):
+    settings = with_refresh(weights, collection, finished, tmp_path / "run")
+    revive = dies_at(monkeypatch, "rocketjax.rounds.mine", 2)  # round 0, 1, and then 2
     with pytest.raises(Killed):
         pipeline.run(settings, say, unwatched)
-    pipeline.run(settings, say, unwatched)
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    revive()
+    said = []
+    pipeline.run(dataclasses.replace(settings, from_stage=None), said.append, unwatched)
+    assert "mine" not in said
+    assert contents(tmp_path / "run") == contents(refreshed[0])
 
 
 def test_an_earlier_run_is_not_lost_unasked(weights, collection, finished, tmp_path):
@@ -599,32 +641,37 @@ def test_a_changed_collection_is_not_searched(weights, finished, tmp_path):
         rocketjax.load(folder).search("cat")
 
 
-def test_a_re_ranker_that_cannot_tell_does_not_denoise(weights, collection, tmp_path, monkeypatch):
+def test_a_re_ranker_that_cannot_tell_does_not_denoise(
+    weights, collection, finished, tmp_path, monkeypatch
+):
     def alike(reranker, pairs, *args):
         return [0.0] * len(pairs)
 
     monkeypatch.setattr("rocketjax.mining.score_pairs", alike)
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
     lists = ListConfig(length=4, top_n=30)
-    settings = config(weights, collection, tmp_path / "run", lists=lists)
+    settings = config(weights, collection, folder, lists=lists, from_stage="mine")
     with pytest.raises(InputError, match="cannot denoise lists; warm it up longer"):
         pipeline.run(settings, say, unwatched)
 
 
-def test_a_diverging_run_stops_at_the_step(weights, collection, tmp_path):
+def test_a_diverging_run_stops_at_the_step(weights, collection, finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "wild")
     wild = OptimizerConfig(retriever_lr=1e30, reranker_lr=1e30, warmup=0.0)
-    settings = config(weights, collection, tmp_path / "wild", joint=StageConfig(20, 8, wild))
+    joint = StageConfig(6, 8, wild)
+    settings = config(weights, collection, folder, joint=joint, from_stage="joint")
     with pytest.raises(
         NonFiniteError, match=r"step \d+: .*loss = nan.*; queries q\d+, q.*lower the"
     ):
         pipeline.run(settings, say, unwatched)
-    row = json.loads((tmp_path / "wild" / "log.jsonl").read_text().splitlines()[-1])
+    row = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     assert row["stage"] == "joint" and len(row["queries"]) == 8
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"joint": StageConfig(1, 12)}, "joint.batch is 12, which 8 devices"),
+        ({"joint": StageConfig(1, 13)}, r"joint.batch is 13, which \d+ devices cannot share"),
         ({"data": DataConfig("no/such/folder")}, "data.collection: 'no/such/folder'"),
         (
             {"data": DataConfig("", eval_split="test")},

@@ -320,7 +320,7 @@ def test_damaged_arrays_are_named(tmp_path, text, said):
 ALL = TITLED | UNTITLED | {"tevatron.train.jsonl": TEVATRON["train.jsonl"]}
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     name=st.sampled_from(sorted(ALL)),
     policy=st.sampled_from(["fail", "skip"]),
@@ -385,7 +385,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(st.dictionaries(FIELDS, JSON))
 def test_any_fields_give_a_row_or_one_clear_error(fields):
     try:

@@ -81,12 +81,17 @@ def test_a_middling_corpus_is_quantised_and_meets_the_target(hashed):
     assert recall(index, queries, 1000) >= 0.97  # above what it was made for
 
 
-def test_a_large_corpus_is_partitioned_and_meets_the_target(tmp_path):
-    vectors, queries = corpus(tmp_path, 101_000, 16)
+@pytest.mark.parametrize("count", [10_000, pytest.param(101_000, marks=pytest.mark.slow)])
+def test_a_large_corpus_is_partitioned_and_meets_the_target(tmp_path, monkeypatch, count):
+    if count < scann.NO_TREE:  # what is large, a tenth of what it is
+        monkeypatch.setattr(scann, "BRUTE_FORCE", scann.BRUTE_FORCE // 10)
+        monkeypatch.setattr(scann, "NO_TREE", scann.NO_TREE // 10 - 1)
+    vectors, queries = corpus(tmp_path, count, 16)
     said = []
     index = build_scann(vectors, IndexConfig(target_recall=0.95), queries, 20, said.append)
-    assert index.settings.leaves == 318  # the square root
-    assert index.settings.recall >= 0.95 and "of 318 leaves" in said[0]
+    leaves = round(count**0.5)
+    assert index.settings.leaves == leaves
+    assert index.settings.recall >= 0.95 and f"of {leaves} leaves" in said[0]
     assert recall(index, queries, 20) >= 0.95
     chosen = index.settings
     fewer = dataclasses.replace(chosen, leaves_to_search=chosen.leaves_to_search - 1)

@@ -1,6 +1,7 @@
 """Tiny random models and batches that several tests share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rocketjax.batch import ListBatch, Tokens
@@ -45,11 +46,28 @@ def models(dropout=0.0, shared=False, compute=None):
     retriever = BiEncoder(ENCODER, compute, shared=shared, pooling="mean")
     reranker = CrossEncoder(ENCODER, compute)
     text = tokens(np.random.default_rng(0), 2)
-    params = {
-        "retriever": retriever.init(jax.random.key(1), text, text)["params"],
-        "reranker": reranker.init(jax.random.key(2), text)["params"],
-    }
-    return retriever, reranker, jax.tree.map(lambda x: x * 2.0, params)
+
+    def init():
+        return {
+            "retriever": retriever.init(jax.random.key(1), text, text)["params"],
+            "reranker": reranker.init(jax.random.key(2), text)["params"],
+        }
+
+    return retriever, reranker, drawn(init, scale=2.0)
+
+
+def drawn(init, scale=1.0):
+    """Fresh parameters, in size as `init` draws them, times `scale`; nothing is compiled."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "bias"):
+            return jnp.full(leaf.shape, scale if name == "scale" else 0.0)
+        size = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.02
+        return jnp.asarray(scale * size * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
 
 def shapes_of(config):

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 
 def train(die_at, *args):
@@ -29,33 +31,55 @@ def train(die_at, *args):
     return main(args)
 
 
-def mine(*args):
-    """The command."""
-    from rocketjax.mine import main
-
-    return main(args)
-
-
-def parts(weights, collection, folder):
-    """Dealing, both backends, encoding and searching; what each process saw goes into a file."""
-    from rocketjax import cli
+def whole(folder, config, weights, other, collection):
+    """Trains, mines with what it trained, and runs the parts: each start takes its time."""
+    from rocketjax import cli, mine
+    from rocketjax import train as training
     from rocketjax.config import HostsConfig
 
+    folder = Path(folder)
+
     def command():
-        with cli.joined(HostsConfig(timeout=30)):
-            _parts(weights, collection, Path(folder))
+        with cli.joined(HostsConfig(timeout=300)), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli, "joined", lambda _: nullcontext())  # a process joins only once
+            run = ["--run-dir", str(folder / "run")]
+            assert training.main(["--config", config, *run]) == 0
+            lists = ["--lists.length", "4", "--lists.top-n", "20", "--lists.low", "0.6"]
+            lists += ["--lists.calibration", "sigmoid", "--max-queries", "12"]
+            place = ["--model", str(folder / "run"), "--output", str(folder / "mined")]
+            assert mine.main([*place, *lists]) == 0
+            _parts(weights, collection, folder)
+            _refused(folder, collection, weights, other)
 
     return cli.run(command)
 
 
 def _parts(weights, collection, folder):
+    """Dealing, both backends, encoding and searching; what each process saw goes into a file."""
     import jax
     from test_hosts import encoded, searched, stepped
 
-    from rocketjax import distributed
     from rocketjax.parallel import all_devices
 
+    values = {}
+    for backend in ("pmap", "shard_map"):
+        values |= stepped(backend, all_devices())
+    values |= searched(encoded(weights, collection, folder / "vectors"), weights)
+    np.savez(folder / f"{jax.process_index()}.npz", **values)
+
+
+def _refused(folder, collection, *weights):
+    """What two processes tell each other, and what they refuse; by what they said."""
+    import jax
+    from test_hosts import TEXT
+
+    from rocketjax import cli, distributed, pipeline, workspace
+    from rocketjax.config import Config, DataConfig, RetrieverConfig
+    from rocketjax.progress import unwatched
+
     me = jax.process_index()
+    if jax.process_count() == 1:
+        return
     assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
     assert distributed.from_main(lambda: {"who": jax.process_index()}) == {"who": 0}
     assert distributed.everyones(me) == [0, 1]
@@ -63,86 +87,62 @@ def _parts(weights, collection, folder):
     distributed.main_first(lambda: order.append(time.time()))
     assert distributed.everyones(order)[0] < distributed.everyones(order)[1]
     distributed.check_shared(folder)
-    try:
-        distributed.check_shared(folder / str(me))
-    except ValueError as error:
-        assert "process 1" in str(error) and "does not see what process 0" in str(error)
-    else:
-        raise AssertionError("two folders were taken for one")
-    try:
-        distributed.check_same("options", f"a: 1\nb: {me}")
-    except ValueError as error:
-        assert "has b: 1, but process 0" in str(error)
-    else:
-        raise AssertionError("two configs were taken for one")
-    values = {}
-    for backend in ("pmap", "shard_map"):
-        values |= stepped(backend, all_devices())
-    values |= searched(encoded(weights, collection, folder / "vectors"), weights)
-    np.savez(folder / f"{me}.npz", **values)
+
+    def start():
+        """Each process is given the weights of its own place."""
+        given = RetrieverConfig(weights[me])
+        data = DataConfig(collection, max_eval_queries=5)
+        config = Config(data=data, text=TEXT, retriever=given)
+        work = pipeline._context(config, folder / "new", cli.say, unwatched)
+        workspace.start_retriever(work)
+
+    faults = {
+        "folder": lambda: distributed.check_shared(folder / str(me)),
+        "options": lambda: distributed.check_same("options", f"a: 1\nb: {me}"),
+        "weights": start,
+    }
+    said = {}
+    for name, fault in faults.items():
+        with pytest.raises(ValueError) as raised:
+            fault()
+        said[name] = str(raised.value)
+    (folder / f"{me}.json").write_text(json.dumps(said))
 
 
 def stop(folder, name):
-    """Asks in every step whether to stop, until a signal to one of them says so to all."""
-    from rocketjax import cli, distributed, hosts, preemption
-    from rocketjax.config import HostsConfig
+    """Asks in every step whether to stop, until a signal to one of them says so to all.
 
-    with preemption.heeded(), cli.joined(HostsConfig(timeout=30)), preemption.deferred() as told:
-        import jax
-
-        asked = distributed.together(told)
-        me, step = jax.process_index(), 0
-        while not asked():
-            step += 1
-            time.sleep(0.01 * (1 + me))  # one is slower than the other
-            distributed.barrier()
-            if step == 20 and me == 1:
-                os.kill(os.getpid(), getattr(signal, name))
-        (Path(folder) / str(me)).write_text(json.dumps(step))
-        distributed.barrier()  # as training does: who leaves ends the others
-        return hosts.leave(75, "stopped")
-
-
-def saves(folder):
-    """Process 0 is slow to save what all hold when they are to stop."""
+    Process 0 is slow to save the step at which they stop.
+    """
     import jax.numpy as jnp
     from test_hosts import state_of
 
-    from rocketjax import checkpoint, cli, training
+    from rocketjax import checkpoint, cli, distributed, preemption, training
     from rocketjax.config import HostsConfig
-    from rocketjax.preemption import Preempted
 
-    sums = checkpoint._sums
-    checkpoint._sums = lambda path: (time.sleep(5), sums(path))[1]
+    sums, folder = checkpoint._sums, Path(folder)
+    checkpoint._sums = lambda path: (time.sleep(3), sums(path))[1]
 
     def command():
         with (
             cli.joined(HostsConfig(timeout=30)),
-            checkpoint.Checkpoints(Path(folder), 2, print) as saved,
+            checkpoint.Checkpoints(folder / "saved", 2, print) as saved,
+            preemption.deferred() as told,
             training.leaving_together(saved),
         ):
-            saved.save(7, state_of(jnp.arange(3.0)), {})
-            raise Preempted
+            import jax
 
-    return cli.run(command)
-
-
-def weighs(collection, folder, *weights):
-    """Each process is given the weights of its own place."""
-    import jax
-    from test_hosts import TEXT
-
-    from rocketjax import cli, pipeline, workspace
-    from rocketjax.config import Config, DataConfig, HostsConfig, RetrieverConfig
-    from rocketjax.progress import unwatched
-
-    def command():
-        with cli.joined(HostsConfig(timeout=30)):
-            given = RetrieverConfig(weights[jax.process_index()])
-            data = DataConfig(collection, max_eval_queries=5)
-            config = Config(data=data, text=TEXT, retriever=given)
-            work = pipeline._context(config, Path(folder), print, unwatched)
-            workspace.start_retriever(work)
+            asked = distributed.together(told)
+            me, step = jax.process_index(), 0
+            while not asked():
+                step += 1
+                time.sleep(0.01 * (1 + me))  # one is slower than the other
+                distributed.barrier()
+                if step == 20 and me == 1:
+                    os.kill(os.getpid(), getattr(signal, name))
+            (folder / str(me)).write_text(json.dumps(step))
+            saved.save(step, state_of(jnp.arange(3.0)), {})
+            raise preemption.Preempted
 
     return cli.run(command)
 
