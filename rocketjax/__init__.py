@@ -9,30 +9,30 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rocketjax.config import ComputeConfig as ComputeConfig
-    from rocketjax.config import Config as Config
-    from rocketjax.errors import InputError as InputError
-    from rocketjax.inference import Hit as Hit
-    from rocketjax.inference import Model as Model
-    from rocketjax.inference import Ranked as Ranked
-    from rocketjax.inference import Reranker as Reranker
-    from rocketjax.inference import Retriever as Retriever
-    from rocketjax.loading import load as load
-    from rocketjax.loading import open_reranker as open_reranker
-    from rocketjax.loading import open_retriever as open_retriever
+    from rocketjax.config.schema import ComputeConfig as ComputeConfig
+    from rocketjax.config.schema import Config as Config
+    from rocketjax.inference.folder import open_reranker as open_reranker
+    from rocketjax.inference.folder import open_retriever as open_retriever
+    from rocketjax.inference.reranker import Ranked as Ranked
+    from rocketjax.inference.reranker import Reranker as Reranker
+    from rocketjax.inference.retriever import Retriever as Retriever
+    from rocketjax.retrieval.load import load as load
+    from rocketjax.retrieval.model import Hit as Hit
+    from rocketjax.retrieval.model import Model as Model
+    from rocketjax.runtime.errors import InputError as InputError
 
 _HOMES = {
-    "ComputeConfig": "config",
-    "Config": "config",
-    "Hit": "inference",
-    "InputError": "errors",
-    "Model": "inference",
-    "Ranked": "inference",
-    "Reranker": "inference",
-    "Retriever": "inference",
-    "load": "loading",
-    "open_reranker": "loading",
-    "open_retriever": "loading",
+    "ComputeConfig": "config.schema",
+    "Config": "config.schema",
+    "Hit": "retrieval.model",
+    "InputError": "runtime.errors",
+    "Model": "retrieval.model",
+    "Ranked": "inference.reranker",
+    "Reranker": "inference.reranker",
+    "Retriever": "inference.retriever",
+    "load": "retrieval.load",
+    "open_reranker": "inference.folder",
+    "open_retriever": "inference.folder",
 }
 __all__ = [
     "ComputeConfig",

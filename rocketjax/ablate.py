@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from rocketjax import cli
-from rocketjax.config import Config, Count
-from rocketjax.errors import InputError
+from rocketjax.ablation.run import RIVALS, described, run_one
+from rocketjax.cli.command import keep_programs, parse_options, run_command, say
+from rocketjax.config.fields import Count
+from rocketjax.config.schema import Config
+from rocketjax.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from rocketjax.ablation.ranks import Ranks
-    from rocketjax.data.collection import Collection
-
-# Beside the arms, which are named by their configs.
-RIVALS = {
-    "start": "the starting models, untrained (the re-ranker's head is fresh)",
-    "bm25": "BM25 (in the retriever's place)",
-    "recipe": "sentence-transformers: in-batch and hard negatives; its cross-encoder trainer",
-}
 
 
 @dataclass(frozen=True)
@@ -72,14 +66,14 @@ class Ablate:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _ablate(cli.parse_options(Ablate, args, "rocketjax.ablate")))
+    return run_command(lambda: _ablate(parse_options(Ablate, args, "rocketjax.ablate")))
 
 
 def _ablate(options: Ablate) -> None:
     from rocketjax.ablation.arms import BASE, arm_files, fingerprint
     from rocketjax.ablation.ranks import read_ranks, write_ranks
-    from rocketjax.files import make_home
-    from rocketjax.lock import held
+    from rocketjax.runtime.files import make_home
+    from rocketjax.runtime.lock import held
 
     files = arm_files(tuple(map(Path, options.configs)), options.base)
     name = Path(options.collection).name
@@ -96,14 +90,14 @@ def _ablate(options: Ablate) -> None:
         make_home(path)  # refused now, and not after hours of training
         for found in _judged(options, name, wanted, configs, ranks):
             # Others of the same title may have written since: commands run side by side on a GPU.
-            with held(path.parent, cli.say, wait=True):
+            with held(path.parent, say, wait=True):
                 there, known = read_ranks(path, title, arms)
                 known |= {arm: arms[arm] for arm, _, _ in found if arm in arms}
                 ranks = there | ranks | found
                 write_ranks(path, title, known, ranks)
     if not ranks:
         raise InputError(f"{path}: holds no results yet; leave --draw out")
-    _draw(options, name, title, ranks, _described(files))
+    _draw(options, name, title, ranks, described(files))
 
 
 def _judged(
@@ -115,21 +109,21 @@ def _judged(
 ) -> "Iterator[Ranks]":
     """The ranks of every run that is wanted and not there yet, run after run."""
     from rocketjax.ablation.sample import write_sample
-    from rocketjax.data.collections import load_collection
-    from rocketjax.lock import held
+    from rocketjax.data.load import load_collection
+    from rocketjax.runtime.lock import held
 
-    cli.keep_programs()
+    keep_programs()
     home = Path(options.folder) / name
     sizes = (options.train, options.held_out, options.passages)
     sample = home / "collection"
-    with held(home, cli.say, wait=True):  # another command may be at it
+    with held(home, say, wait=True):  # another command may be at it
         write_sample(load_collection(options.collection), sample, *sizes, options.sample_seed)
     collection = load_collection(str(sample))
     for seed in options.seeds:
         for arm in wanted:
             if not any((a, s) == (arm, seed) for a, s, _ in done):
-                cli.say(f"{name}, seed {seed}: {arm}")
-                yield _run(arm, arms, sample, collection, seed, home / str(seed))
+                say(f"{name}, seed {seed}: {arm}")
+                yield run_one(arm, arms, sample, collection, seed, home / str(seed))
 
 
 def _wanted(
@@ -137,7 +131,7 @@ def _wanted(
 ) -> tuple[Sequence[str], Mapping[str, Config]]:
     """What is to be judged, and the configs that this takes; refuses what would fail later."""
     from rocketjax.ablation.arms import BASE, first_change, read_arms
-    from rocketjax.changes import changes
+    from rocketjax.config.changes import changes
 
     known = [*files, *RIVALS]
     if unknown := sorted({*options.arms} - {*known}):
@@ -168,74 +162,21 @@ def _wanted(
         if arm in arms and arm != BASE and not first_change(arms[BASE], arms[arm])
     ]
     for arm in same:
-        cli.say(f"{arm}: passed over, as {files[BASE]} says all that {files[arm]} does")
+        say(f"{arm}: passed over, as {files[BASE]} says all that {files[arm]} does")
     return [arm for arm in wanted if arm not in same], arms
-
-
-def _run(
-    arm: str,
-    arms: Mapping[str, Config],
-    sample: Path,
-    collection: "Collection",
-    seed: int,
-    folder: Path,
-) -> "Ranks":
-    from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, taken_over, tidy
-    from rocketjax.augment import read_lists
-
-    split, base = collection.split("dev"), folder / BASE
-    if arm == "bm25":
-        return rivals.judge_bm25(seed, collection, split)
-    # Where --results came from elsewhere, the base is judged there and its run is not here.
-    if not (base / "report.json").is_file() and (last := taken_over(arm, arms)):
-        run_arm(BASE, arms, sample, seed, base, cli.say, cli.watch, last)
-    if arm == "start":
-        return rivals.read_judged(arm, seed, base / "start", split)
-    if arm == "recipe":
-        mined, warm = base, base / "warmup" / "lists" / "lists.jsonl"
-        if first_change(arms[BASE], arms["undenoised"]):  # the base's lists are not these already
-            mined = folder / "recipe_lists"  # the arm itself may be at work beside this
-            run_arm("undenoised", arms, sample, seed, mined, cli.say, cli.watch, "mine")
-        ranks = rivals.judge_recipe(
-            settled(arms[BASE], sample, seed, base),
-            read_lists(mined / "lists" / "lists.jsonl"),
-            read_lists(warm) if warm.is_file() else [],
-            collection,
-            folder / arm,
-            cli.say,
-            cli.watch,
-        )
-        if mined != base:
-            tidy(mined)
-        return ranks
-    run_arm(arm, arms, sample, seed, folder / arm, cli.say, cli.watch)
-    ranks = rivals.read_judged(arm, seed, folder / arm / "runs", split)
-    if arm != BASE:
-        tidy(folder / arm)
-    return ranks
 
 
 def _draw(options: Ablate, name: str, title: str, ranks: "Ranks", arms: Mapping[str, str]) -> None:
     from rocketjax.ablation import page
-    from rocketjax.files import write_text
+    from rocketjax.runtime.files import write_text
 
     folder = Path(options.results)
     lines = page.table(ranks, arms)
     drawn = f"![gains over the base]({quote(name)}.svg)"
     write_text(folder / f"{name}.md", f"# {title}\n\n{lines}\n\n{drawn}\n")
     write_text(folder / f"{name}.svg", page.picture(ranks, list(arms), title))
-    cli.say(lines)
-    cli.say(f"{folder / name}.md, .svg and .tsv")
-
-
-def _described(files: Mapping[str, Path]) -> dict[str, str]:
-    """Every arm in a few words: the second line of its file."""
-    described = {}
-    for arm, path in files.items():
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        described[arm] = lines[1].removeprefix("# ") if len(lines) > 1 else ""
-    return described | RIVALS
+    say(lines)
+    say(f"{folder / name}.md, .svg and .tsv")
 
 
 if __name__ == "__main__":

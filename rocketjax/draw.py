@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocketjax import cli
+from rocketjax.cli.command import parse_options, run_command, say
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
 
     def command() -> None:
-        options = cli.parse_options(Draw, args, "rocketjax.draw")
-        from rocketjax import page
+        options = parse_options(Draw, args, "rocketjax.draw")
+        from rocketjax.report import page
 
-        cli.say(str(page.write(Path(options.run))))
+        say(str(page.write(Path(options.run))))
 
-    return cli.run(command)
+    return run_command(command)
 
 
 if __name__ == "__main__":

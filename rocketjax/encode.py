@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, HostsConfig, IndexConfig, Size
+from rocketjax.cli.command import joined, parse_options, run_command, say, watch
+from rocketjax.config.fields import Count, Size
+from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection
-    from rocketjax.inference import Retriever
+    from rocketjax.inference.retriever import Retriever
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,21 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
 
     def command() -> None:
-        options = cli.parse_options(Encode, args, "rocketjax.encode")
-        with cli.joined(options.hosts):
+        options = parse_options(Encode, args, "rocketjax.encode")
+        with joined(options.hosts):
             _encode(options)
 
-    return cli.run(command)
+    return run_command(command)
 
 
 def _encode(options: Encode) -> None:
     import jax
 
-    from rocketjax import distributed
-    from rocketjax.data.collections import load_collection
-    from rocketjax.errors import InputError
-    from rocketjax.loading import open_retriever
-    from rocketjax.lock import held
+    from rocketjax.data.load import load_collection
+    from rocketjax.inference.folder import open_retriever
+    from rocketjax.runtime import processes
+    from rocketjax.runtime.errors import InputError
+    from rocketjax.runtime.lock import held
 
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
@@ -71,12 +72,12 @@ def _encode(options: Encode) -> None:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(options.model, options.compute)
     folder = Path(options.output)
-    distributed.check_shared(folder)
-    collection = distributed.main_first(
-        lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
+    processes.check_shared(folder)
+    collection = processes.main_first(
+        lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
     alone = options.workers == 1
-    with held(folder, cli.say, shared=not alone) if distributed.is_main() else nullcontext():
+    with held(folder, say, shared=not alone) if processes.is_main() else nullcontext():
         _encode_into(folder, options, retriever, collection)
 
 
@@ -85,19 +86,19 @@ def _encode_into(
 ) -> None:
     import numpy as np
 
-    from rocketjax import distributed
-    from rocketjax.corpus import encode_corpus
+    from rocketjax.retrieval.encode import encode_corpus
     from rocketjax.retrieval.open import build_index, open_index
+    from rocketjax.runtime import processes
 
     worker = (options.worker, options.workers) if options.workers > 1 else None
     vectors = encode_corpus(
-        retriever, options.model, collection, options.index, folder, cli.watch, worker
+        retriever, options.model, collection, options.index, folder, watch, worker
     )
     if vectors is None:
-        cli.say(f"{folder}: this worker's shards are done, others are missing")
+        say(f"{folder}: this worker's shards are done, others are missing")
         return
-    cli.say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
-    if distributed.from_main((folder / "scann").is_dir):
+    say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
+    if processes.from_main((folder / "scann").is_dir):
         names = (options.model, collection.fingerprint, collection.name)
         open_index(folder, options.index, retriever.fingerprint, *names)
         return
@@ -108,7 +109,7 @@ def _encode_into(
         if texts
         else vectors.rows(0, min(200, len(vectors))).astype(np.float32)
     )
-    build_index(vectors, options.index, sample, min(100, len(vectors)), cli.say)
+    build_index(vectors, options.index, sample, min(100, len(vectors)), say)
 
 
 if __name__ == "__main__":

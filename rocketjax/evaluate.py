@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, Depths, HostsConfig, Share
+from rocketjax.cli.command import console, joined, parse_options, run_command, say, watch
+from rocketjax.config.fields import Count, Share
+from rocketjax.config.schema import ComputeConfig, Depths, HostsConfig
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection, Split
-    from rocketjax.ranking import Scored
-    from rocketjax.report import PerQuery
+    from rocketjax.evaluation.results import PerQuery
+    from rocketjax.retrieval.ranking import Scored
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,32 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
 
     def command() -> None:
-        options = cli.parse_options(Evaluate, args, "rocketjax.evaluate")
-        with cli.joined(options.hosts):
+        options = parse_options(Evaluate, args, "rocketjax.evaluate")
+        with joined(options.hosts):
             _evaluate(options)
 
-    return cli.run(command)
+    return run_command(command)
 
 
 def _evaluate(options: Evaluate) -> None:
-    from rocketjax import distributed, metrics
-    from rocketjax.data.collections import load_collection
-    from rocketjax.data.splits import hold_out, sample_queries
-    from rocketjax.errors import InputError
-    from rocketjax.options import check_depths, option
-    from rocketjax.report import measure_run, oracle_of
+    from rocketjax.config.options import check_depths, option
+    from rocketjax.data.collection import hold_out, sample_queries
+    from rocketjax.data.load import load_collection
+    from rocketjax.evaluation import metrics
+    from rocketjax.evaluation.results import measure_run, oracle_of
+    from rocketjax.runtime import processes
+    from rocketjax.runtime.errors import InputError
 
     if options.model:
         check_depths(options.evaluate, option)
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
     said = [f"{name}: {value}" for name, value in vars(options).items() if name != "hosts"]
-    distributed.check_same("options", "\n".join(said))
+    processes.check_same("options", "\n".join(said))
     # What may be refused comes before the model's hours of work.
     files = _value_files(options) if options.per_query else {}
-    collection = distributed.main_first(
-        lambda: load_collection(options.collection, options.on_bad_rows, cli.say)
+    collection = processes.main_first(
+        lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
     split = collection.split(options.split)
     if options.hold_out:
@@ -100,24 +102,24 @@ def _evaluate(options: Evaluate) -> None:
     }
     if judged:
         values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
-    for name in files if distributed.is_main() else ():
+    for name in files if processes.is_main() else ():
         metrics.write_per_query(files[name], values[name])
-    cli.console.print(_table(values, len(split.qrels)))
+    console.print(_table(values, len(split.qrels)))
 
 
 def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
-    from rocketjax.loading import load, open_corpus
-    from rocketjax.ranking import rank_both
+    from rocketjax.retrieval.load import load, open_corpus
+    from rocketjax.retrieval.ranking import rank_both
 
     model = load(options.model, options.compute)
-    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, cli.say)
+    corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, say)
     texts = collection.by_id
-    both = rank_both(model, corpus.index, split.queries, texts, options.evaluate, cli.watch)
+    both = rank_both(model, corpus.index, split.queries, texts, options.evaluate, watch)
     return both._asdict()
 
 
 def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
-    from rocketjax.ablation.bm25 import bm25_run
+    from rocketjax.retrieval.bm25 import bm25_run
 
     if not options.bm25:
         return {}
@@ -127,7 +129,7 @@ def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[
 def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "dict[str, Scored]":
     """The runs. Raises InputError where answers are sought in a passage that is not there."""
     from rocketjax.data.runs import read_run
-    from rocketjax.errors import InputError
+    from rocketjax.runtime.errors import InputError
 
     runs = {path: read_run(Path(path)) for path in paths}
     for path, run in runs.items():
@@ -148,9 +150,9 @@ def _deepest(run: "Scored") -> int:
 
 def _value_files(options: Evaluate) -> dict[str, Path]:
     """By run, the file of its values by query; no two may be the same."""
-    from rocketjax.errors import InputError
-    from rocketjax.files import make_home
-    from rocketjax.ranking import Judged
+    from rocketjax.retrieval.ranking import Judged
+    from rocketjax.runtime.errors import InputError
+    from rocketjax.runtime.files import make_home
 
     names = [*((*Judged._fields, "oracle") if options.model else ()), *options.runs]
     names += ["bm25"] if options.bm25 else []
@@ -172,7 +174,7 @@ def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
 
     A measure that goes deeper than a run does has no value there.
     """
-    from rocketjax import metrics
+    from rocketjax.evaluation import metrics
 
     first, *others = values
     measures = dict.fromkeys(name for found in values.values() for name in found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocketjax import cli
+from rocketjax.cli.command import parse_options, run_command, say
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,17 @@ class Export:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _export(cli.parse_options(Export, args, "rocketjax.export")))
+    return run_command(lambda: _export(parse_options(Export, args, "rocketjax.export")))
 
 
 def _export(options: Export) -> None:
-    from rocketjax import report
-    from rocketjax.errors import InputError
-    from rocketjax.export_folder import differs, export
-    from rocketjax.hub_push import push
-    from rocketjax.loading import load
-    from rocketjax.options import load as load_config
+    from rocketjax.config.options import load as load_config
+    from rocketjax.evaluation import results
+    from rocketjax.inference.export import export, reranker_differences, retriever_differences
+    from rocketjax.inference.upload import push
+    from rocketjax.report.card import reranker_card, retriever_card
+    from rocketjax.retrieval.load import load
+    from rocketjax.runtime.errors import InputError
 
     if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
         raise InputError(f"--push is {options.push!r}; give ORG/NAME")
@@ -53,14 +54,19 @@ def _export(options: Export) -> None:
     for name in ("config.yaml", "report.json"):
         if not (run / name).is_file():
             raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
-    export(output, model, load_config(run / "config.yaml"), report.load(run), options.license)
-    cli.say(f"{output}: retriever and reranker, for sentence-transformers and for rocketjax")
+    told = (load_config(run / "config.yaml"), results.load(run), options.license)
+    cards = {
+        "retriever": retriever_card(model.retriever, *told),
+        "reranker": reranker_card(model.reranker, *told),
+    }
+    export(output, model.retriever, model.reranker, cards)
+    say(f"{output}: retriever and reranker, for sentence-transformers and for rocketjax")
     if options.push:
         for kind in ("retriever", "reranker"):
             url = push(output / kind, f"{options.push}-{kind}", private=not options.public)
-            cli.say(f"uploaded to {url}")
-    for line in differs(model):
-        cli.say(f"in sentence-transformers {line}")
+            say(f"uploaded to {url}")
+    for line in retriever_differences(model.retriever) + reranker_differences(model.reranker):
+        say(f"in sentence-transformers {line}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, HostsConfig, ListConfig, Seed, Share
+from rocketjax.cli.command import joined, parse_options, run_command, say, watch
+from rocketjax.config.fields import Count, Seed, Share
+from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
 
 
 @dataclass(frozen=True)
@@ -49,35 +50,35 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
 
     def command() -> None:
-        options = cli.parse_options(Mine, args, "rocketjax.mine")
-        with cli.joined(options.hosts):
+        options = parse_options(Mine, args, "rocketjax.mine")
+        with joined(options.hosts):
             _mine(options)
 
-    return cli.run(command)
+    return run_command(command)
 
 
 def _mine(options: Mine) -> None:
-    from rocketjax import distributed
-    from rocketjax.augment import describe
-    from rocketjax.data.splits import hold_out
-    from rocketjax.errors import InputError
-    from rocketjax.loading import collection_for, load, open_corpus
-    from rocketjax.lock import held
-    from rocketjax.mining import mine
-    from rocketjax.options import check_lists, option
+    from rocketjax.config.options import check_lists, option
+    from rocketjax.data.collection import hold_out
+    from rocketjax.mining.mine import mine
+    from rocketjax.mining.report import describe
+    from rocketjax.retrieval.load import collection_for, load, open_corpus
+    from rocketjax.runtime import processes
+    from rocketjax.runtime.errors import InputError
+    from rocketjax.runtime.lock import held
 
     check_lists(options.lists, option)
     if options.lists.source == "given" or options.lists.refresh or options.lists.after:
         raise InputError(
             "--lists.source given, --lists.refresh, --lists.after: for training; leave them out"
         )
-    distributed.check_shared(Path(options.output))
+    processes.check_shared(Path(options.output))
     model = load(options.model, options.compute)
     folder = Path(options.model)
-    collection = distributed.main_first(
-        lambda: collection_for(folder, options.collection, options.on_bad_rows, cli.say)
+    collection = processes.main_first(
+        lambda: collection_for(folder, options.collection, options.on_bad_rows, say)
     )
-    corpus = open_corpus(folder, model.retriever, collection, options.index, cli.say)
+    corpus = open_corpus(folder, model.retriever, collection, options.index, say)
     split = collection.split(options.split)
     if options.hold_out:
         split, _ = hold_out(split, options.hold_out)
@@ -87,7 +88,7 @@ def _mine(options: Mine) -> None:
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
     # One process of several holds the lock for all.
-    with held(Path(options.output), cli.say) if distributed.is_main() else nullcontext():
+    with held(Path(options.output), say) if processes.is_main() else nullcontext():
         lists, report = mine(
             model,
             corpus.index,
@@ -97,11 +98,11 @@ def _mine(options: Mine) -> None:
             options.lists,
             options.seed,
             Path(options.output),
-            cli.watch,
+            watch,
         )
     texts = collection.by_id
-    cli.say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))
-    cli.say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
+    say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))
+    say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Size
+from rocketjax.cli.command import keep_programs, parse_options, run_command, say, watch
+from rocketjax.config.fields import Size
+from rocketjax.config.schema import ComputeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rocketjax.data.collection import Collection
-    from rocketjax.ranking import Scored
+    from rocketjax.retrieval.ranking import Scored
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,20 @@ class Rerank:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _rerank(cli.parse_options(Rerank, args, "rocketjax.rerank")))
+    return run_command(lambda: _rerank(parse_options(Rerank, args, "rocketjax.rerank")))
 
 
 def _rerank(options: Rerank) -> None:
-    from rocketjax.data.collections import load_collection
-    from rocketjax.data.runs import read_queries, read_run, write_rankings
-    from rocketjax.files import make_home
-    from rocketjax.loading import open_reranker
-    from rocketjax.ranking import rerank_each
+    from rocketjax.data.load import load_collection, read_queries
+    from rocketjax.data.runs import read_run, write_rankings
+    from rocketjax.inference.folder import open_reranker
+    from rocketjax.retrieval.ranking import rerank_each
+    from rocketjax.runtime.files import make_home
 
-    cli.keep_programs()
+    keep_programs()
     make_home(Path(options.output))
     found = read_run(Path(options.run))
-    collection = load_collection(options.collection, options.on_bad_rows, cli.say)
+    collection = load_collection(options.collection, options.on_bad_rows, say)
     queries = (
         collection.splits[options.queries].queries
         if options.queries in collection.splits
@@ -66,19 +67,19 @@ def _rerank(options: Rerank) -> None:
     reranker = open_reranker(options.model, options.compute)
     texts, depth = collection.by_id, options.depth
     pairs = sum(min(depth, len(ranked)) for ranked in found.values())
-    with cli.watch("re-rank", pairs, "pairs") as advance:
+    with watch("re-rank", pairs, "pairs") as advance:
         ranked = rerank_each(reranker, found.items(), queries, texts, depth, advance)
         write_rankings(Path(options.output), ranked, "rocketjax-reranker")
-    cli.say(f"{len(found):,} queries in {options.output}")
+    say(f"{len(found):,} queries in {options.output}")
 
 
 def _refuse_strangers(
     options: Rerank, found: "Scored", queries: "Mapping[str, str]", collection: "Collection"
 ) -> None:
     """Raises InputError where the run has a query or a passage that is not there."""
-    from rocketjax.errors import InputError
+    from rocketjax.runtime.errors import InputError
 
-    with cli.watch("check", len(found), "queries") as advance:
+    with watch("check", len(found), "queries") as advance:
         for query, ranked in found.items():
             if query not in queries:
                 raise InputError(f"{options.run}: query {query!r} is not in {options.queries}")

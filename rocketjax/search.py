@@ -7,11 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Count, Size
+from rocketjax.cli.command import (
+    Words,
+    console,
+    keep_programs,
+    parse_options,
+    run_command,
+    say,
+    watch,
+)
+from rocketjax.config.fields import Count, Size
+from rocketjax.config.schema import ComputeConfig
 
 if TYPE_CHECKING:
-    from rocketjax.inference import Corpus, Hit, Reranker, Retriever
+    from rocketjax.inference.reranker import Reranker
+    from rocketjax.inference.retriever import Retriever
+    from rocketjax.retrieval.model import Corpus, Hit
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Search:
     Example: python -m rocketjax.search --model runs/demo "mean of an array"
     """
 
-    query: cli.Words = ""
+    query: Words = ""
     """What to search for; without it and without --queries, queries are asked for one by one."""
     model: str = "runs/demo"
     """Folder of a finished run; or, with --index, --collection and --reranker (or --depth 0), any
@@ -49,16 +60,17 @@ class Search:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _search(cli.parse_options(Search, args, "rocketjax.search")))
+    return run_command(lambda: _search(parse_options(Search, args, "rocketjax.search")))
 
 
 def _search(options: Search) -> None:
-    from rocketjax.errors import InputError
-    from rocketjax.files import make_home
-    from rocketjax.inference import find
-    from rocketjax.loading import collection_for, open_corpus, open_reranker, open_retriever
+    from rocketjax.inference.folder import open_reranker, open_retriever
+    from rocketjax.retrieval.load import collection_for, open_corpus
+    from rocketjax.retrieval.model import find
+    from rocketjax.runtime.errors import InputError
+    from rocketjax.runtime.files import make_home
 
-    cli.keep_programs()
+    keep_programs()
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
     if options.output:
@@ -68,8 +80,8 @@ def _search(options: Search) -> None:
     if options.depth:
         reranker = open_reranker(options.reranker or options.model, options.compute)
     folder = Path(options.model)
-    collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(folder, retriever, collection, options.index, cli.say)
+    collection = collection_for(folder, options.collection, options.on_bad_rows, say)
+    corpus = open_corpus(folder, retriever, collection, options.index, say)
     size = len(corpus.index.vectors)
     if options.top_k > size:
         raise InputError(f"--top-k is {options.top_k}, but the corpus holds {size} passages")
@@ -84,37 +96,38 @@ def _search_file(
     options: Search, retriever: "Retriever", reranker: "Reranker | None", corpus: "Corpus"
 ) -> None:
     """Writes each query's ranking as it comes: those of a million do not fit into the memory."""
-    from rocketjax.data.runs import read_queries, write_rankings
-    from rocketjax.ranking import rerank_each, retrieve_each
+    from rocketjax.data.load import read_queries
+    from rocketjax.data.runs import write_rankings
+    from rocketjax.retrieval.ranking import rerank_each, retrieve_each
 
     index, texts, depth = corpus.index, corpus.passages, options.depth
     queries = read_queries(Path(options.queries))
     with ExitStack() as bars:
-        advance = bars.enter_context(cli.watch("retrieve", len(queries), "queries"))
+        advance = bars.enter_context(watch("retrieve", len(queries), "queries"))
         ranked = retrieve_each(retriever, index, queries, max(options.top_k, depth), advance)
         if reranker:
             pairs = len(queries) * min(depth, len(index.vectors))  # ScaNN may find fewer
-            advance = bars.enter_context(cli.watch("re-rank", pairs, "pairs"))
+            advance = bars.enter_context(watch("re-rank", pairs, "pairs"))
             ranked = rerank_each(reranker, ranked, queries, texts, depth, advance)
         best = ((query, found[: options.top_k]) for query, found in ranked)
         count = write_rankings(Path(options.output), best, "rocketjax")
-    cli.say(f"{count:,} queries in {options.output}")
+    say(f"{count:,} queries in {options.output}")
 
 
 def _asked() -> Iterator[str]:
-    cli.say("a query a line; an empty line ends")
+    say("a query a line; an empty line ends")
     with suppress(EOFError):  # Ctrl-D, or the end of what is piped in
-        while query := cli.console.input("> ").strip():
+        while query := console.input("> ").strip():
             yield query
 
 
 def _show(hits: "list[Hit]") -> None:
-    cli.say("rank  re-ranker  retriever  passage")
+    say("rank  re-ranker  retriever  passage")
     for rank, hit in enumerate(hits, 1):
         score = "" if hit.reranker_score is None else f"{hit.reranker_score:.3f}"
         text = " ".join(hit.passage.whole.split())
         line = f"{rank:4}  {score:>9}  {hit.retriever_score:9.3f}  {hit.passage.id}  {text}"
-        cli.say(line[: max(60, cli.console.width)])
+        say(line[: max(60, console.width)])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import ipaddress
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
-from rocketjax import cli
-from rocketjax.config import ComputeConfig, Size
+from rocketjax.cli.command import keep_programs, parse_options, run_command, say
+from rocketjax.config.fields import Size
+from rocketjax.config.schema import ComputeConfig
 from rocketjax.serving.requests import Limits
+from rocketjax.serving.server import listen, make_server
 
 if TYPE_CHECKING:
-    import uvicorn
-    from starlette.types import ASGIApp
-
     from rocketjax.serving.answers import Answers
+
 
 Port = Annotated[int, pydantic.Field(ge=0, le=65_535)]
 
@@ -59,11 +58,11 @@ class Serve:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 0 where a signal ended it."""
-    return cli.run(lambda: _serve(cli.parse_options(Serve, args, "rocketjax.serve")))
+    return run_command(lambda: _serve(parse_options(Serve, args, "rocketjax.serve")))
 
 
 def _serve(options: Serve) -> None:
-    from rocketjax.preemption import Preempted
+    from rocketjax.runtime.signals import Preempted
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
 
@@ -73,15 +72,15 @@ def _serve(options: Serve) -> None:
     ending = contextlib.suppress(KeyboardInterrupt, Preempted)
     # Taken before the model is read: a port in use is known at once, and who comes early waits.
     with ending, listen(options.host, options.port) as listening:
-        cli.keep_programs()
+        keep_programs()
         answers = open_answers(options)
-        cli.say("compiling")
+        say("compiling")
         answers.warm_up()
         address, port = listening.getsockname()[:2]
         local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
         name = f"[{options.host}]" if ":" in options.host else options.host
         if not local:
-            cli.say(
+            say(
                 f"warning: whoever can reach {name} can search here; there is no password, and "
                 "what is sent can be read on its way. --host 127.0.0.1 keeps it to this machine"
             )
@@ -89,9 +88,9 @@ def _serve(options: Serve) -> None:
         with Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher:
             app = make_app(answers, batcher, limits, options.model, hosts)
             server = make_server(app, limits)
-            cli.say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
+            say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
             server.run(sockets=[listening])
-    cli.say("ended")
+    say("ended")
 
 
 def open_answers(options: Serve) -> "Answers":
@@ -100,7 +99,8 @@ def open_answers(options: Serve) -> "Answers":
     Raises:
         InputError: one of them is missing or damaged, or of another model; it is named.
     """
-    from rocketjax.loading import collection_for, open_corpus, open_reranker, open_retriever
+    from rocketjax.inference.folder import open_reranker, open_retriever
+    from rocketjax.retrieval.load import collection_for, open_corpus
     from rocketjax.serving.answers import Answers
 
     compute = options.compute
@@ -112,40 +112,9 @@ def open_answers(options: Serve) -> "Answers":
     retriever = open_retriever(options.model, compute)
     reranker = open_reranker(options.reranker or options.model, compute)
     folder = Path(options.model)
-    collection = collection_for(folder, options.collection, options.on_bad_rows, cli.say)
-    corpus = open_corpus(folder, retriever, collection, options.index, cli.say)
+    collection = collection_for(folder, options.collection, options.on_bad_rows, say)
+    corpus = open_corpus(folder, retriever, collection, options.index, say)
     return Answers(retriever, reranker, corpus, options.depth)
-
-
-def make_server(app: "ASGIApp", limits: Limits) -> "uvicorn.Server":
-    """Serves the app; told to end, it finishes the requests at hand."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=int(limits.timeout) + 1,
-    )
-    return uvicorn.Server(config)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections. Raises InputError where the address cannot be had."""
-    from rocketjax.errors import InputError
-
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a host's name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"--host {host} --port {port}: {reason}; give another, or --port 0 for any "
-            "port that is free"
-        ) from error
 
 
 if __name__ == "__main__":

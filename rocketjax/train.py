@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from rocketjax import cli
-from rocketjax.config import DataConfig
-from rocketjax.options import parse
+from rocketjax.cli.command import console, joined, run_command, say, watch
+from rocketjax.config.options import parse
+from rocketjax.config.schema import DataConfig
 
 if TYPE_CHECKING:
-    from rocketjax.report import Report
+    from rocketjax.evaluation.results import Report
+
 
 DESCRIPTION = """\
 Trains a retriever and a re-ranker jointly (dynamic listwise distillation) and judges both on
@@ -32,6 +33,7 @@ How training went: {folder}/report.html. Train longer, or on your own data:
   {longer}
   python -m rocketjax.train --name mine --data.collection FOLDER"""
 
+
 # What NEXT says of the demo, and of any other collection.
 DEMO = {
     "query": "mean of an array",
@@ -39,6 +41,8 @@ DEMO = {
     "longer": "python -m rocketjax.train --name longer "
     "--reranker-warmup.steps 300 --joint.steps 300",
 }
+
+
 OTHER = {
     "query": "a query of yours",
     "passages": '["a passage", "another passage"]',
@@ -51,21 +55,21 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         config = parse(sys.argv[1:] if args is None else args, "rocketjax.train", DESCRIPTION)
-        from rocketjax import pipeline  # imports jax: not for --help
+        from rocketjax.pipeline import run  # imports jax: not for --help
 
-        with cli.joined(config.hosts):
-            report = pipeline.run(config, cli.say, cli.watch)
+        with joined(config.hosts):
+            report = run.run(config, say, watch)
             if report is not None:
-                cli.console.print(table(report))
+                console.print(table(report))
                 texts = DEMO if config.data.collection == DataConfig().collection else OTHER
-                cli.say(NEXT.format(folder=report.folder, **texts))
+                say(NEXT.format(folder=report.folder, **texts))
 
-    return cli.run(command)
+    return run_command(command)
 
 
 def table(report: "Report") -> Table:
     """The measures of both models before and after."""
-    from rocketjax.report import HEADS, SHOWN
+    from rocketjax.evaluation.results import HEADS, SHOWN
 
     result = Table(
         title=f"{report.queries} held-out queries, {sum(report.seconds.values()) / 60:.1f} minutes",

@@ -91,7 +91,7 @@ class Kept(list):
 @pytest.fixture
 def searches(monkeypatch):
     """At each search, for 50 queries: how many rankings of earlier ones are still in memory."""
-    from rocketjax import ranking
+    from rocketjax.retrieval import ranking
 
     look_up, counts, kept = ranking.look_up, [], []
 

@@ -8,11 +8,11 @@ from tiny import tokens
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig
-from rocketjax.inference import Model
-from rocketjax.model_folder import start_reranker, start_retriever
-from rocketjax.models import pretrained
+from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig
+from rocketjax.inference.start import pretrained_reranker, pretrained_retriever
+from rocketjax.models import convert, pretrained
 from rocketjax.models.encoder import Encoder, EncoderConfig
+from rocketjax.retrieval.model import Model
 
 TOPICS = ["cat purr whisker", "dog bark leash", "sun ray warm", "sea wave salt", "tree leaf root"]
 WORDS = sorted({word for topic in TOPICS for word in topic.split()})
@@ -43,7 +43,7 @@ def make_weights(folder, width=32, words=WORDS, segments=False, layers=2):
     text = tokens(np.random.default_rng(0), 1)
     params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
     params = jax.tree.map(lambda x: np.asarray(x) * 2, params)
-    tensors = pretrained.encoder_tensors(params, config)
+    tensors = convert.encoder_tensors(params, config)
     pretrained.save_model(folder, config, tensors, "BertModel")
     return folder
 
@@ -51,8 +51,8 @@ def make_weights(folder, width=32, words=WORDS, segments=False, layers=2):
 def untrained_pair(weights, text, compute=ComputeConfig()):  # noqa: B008
     """Both models as a run starts them."""
     return Model(
-        start_retriever(RetrieverConfig(str(weights)), text, compute),
-        start_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
+        pretrained_retriever(RetrieverConfig(str(weights)), text, compute),
+        pretrained_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
     )
 
 

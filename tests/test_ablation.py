@@ -16,20 +16,22 @@ import yaml
 from on_disk import TOPICS, make_topics, make_weights
 from test_pipeline import config
 
-from rocketjax import ablate, pipeline
-from rocketjax.ablation import rivals
+from rocketjax import ablate
+from rocketjax.ablation import rivals, run
 from rocketjax.ablation.arms import BASE, arm_files, first_change, read_arms, settled, taken_over
-from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.page import Effect, _edge, effects, picture, table
 from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
 from rocketjax.ablation.sample import write_sample
-from rocketjax.augment import TrainingList, read_lists
-from rocketjax.data.collection import Collection, InMemory, Passage, Split
-from rocketjax.data.collections import load_collection
-from rocketjax.errors import InputError
-from rocketjax.metrics import confidence_interval
-from rocketjax.options import dump, load
-from rocketjax.progress import unwatched
+from rocketjax.config.options import dump, load
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.lists import TrainingList, read_lists
+from rocketjax.data.load import load_collection
+from rocketjax.data.passages import InMemory, Passage
+from rocketjax.evaluation.metrics import confidence_interval
+from rocketjax.pipeline import run as pipeline
+from rocketjax.retrieval.bm25 import bm25_run
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -405,7 +407,7 @@ def test_commands_side_by_side_lose_none_of_each_others_results(home, collection
                 file.write(f"pointwise\t1\tretriever\t{' '.join(map(str, ranks))}\n")
         return {(arm, seed, "retriever"): ranks}
 
-    monkeypatch.setattr(ablate, "_run", trained)
+    monkeypatch.setattr(run, "run_one", trained)
     assert run(collection, "--arms", "alone", "undenoised") == 0
     found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
     assert {arm for arm, _, _ in found} == {BASE, "alone", "pointwise", "undenoised"}
@@ -493,7 +495,7 @@ def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(
     base["lists"]["denoised"] = 0.0
     (home / "plain.yaml").write_text(yaml.safe_dump(base))
     with monkeypatch.context() as patch:  # the base is judged elsewhere
-        patch.setattr(ablate, "_run", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+        patch.setattr(run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
         assert run(collection, "--base", "plain.yaml", "--arms", "start") == 0
     assert run(collection, "--base", "plain.yaml", "--arms", "recipe") == 0
     runs = runs_of(home, collection)
@@ -595,7 +597,7 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
 
 def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, monkeypatch, capsys):
     (home / "configs" / "ablation_same.yaml").write_text("# command\n# nothing\n{}\n")
-    monkeypatch.setattr(ablate, "_run", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+    monkeypatch.setattr(run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
     assert run(collection, "--arms", "same", "alone") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "same: passed over, as configs/ablation.yaml says all that" in shown

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rocketjax.data.answers import answer_recall, has_answer, tokenize
+from rocketjax.evaluation.answers import answer_recall, has_answer, tokenize
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
 

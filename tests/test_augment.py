@@ -6,21 +6,19 @@ from collections import Counter
 
 import pytest
 
-from rocketjax.augment import (
+from rocketjax.config.schema import ListConfig
+from rocketjax.data.lists import (
     Candidates,
     TrainingList,
-    describe,
-    hybrid_lists,
-    lists_per_positive,
     read_candidates,
     read_lists,
-    undenoised_lists,
     write_candidates,
     write_lists,
 )
-from rocketjax.calibrate import Calibration
-from rocketjax.config import ListConfig
-from rocketjax.errors import InputError
+from rocketjax.mining.augment import hybrid_lists, lists_per_positive, undenoised_lists
+from rocketjax.mining.calibrate import Calibration
+from rocketjax.mining.report import describe
+from rocketjax.runtime.errors import InputError
 
 RANKED = [f"p{i}" for i in range(30)]
 CONFIG = ListConfig(length=6, top_n=20)

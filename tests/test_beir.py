@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocketjax.data.beir import read_beir
-from rocketjax.data.collections import load_collection
+from rocketjax.data.formats.beir import read_beir
+from rocketjax.data.load import load_collection, read_queries
 from rocketjax.data.passages import Passage
-from rocketjax.data.runs import read_queries, read_run, write_run
-from rocketjax.errors import InputError
+from rocketjax.data.runs import read_run, write_run
+from rocketjax.runtime.errors import InputError
 
 SQUAD = Path(__file__).parents[2] / "shared/data/squad"
 CORPUS = [

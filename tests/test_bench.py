@@ -15,23 +15,26 @@ import pytest
 from on_disk import make_weights
 from tiny import list_batch, models, vectors_folder
 
-from rocketjax import options, steps
 from rocketjax.bench import __main__ as bench
-from rocketjax.bench import collectives, compiles, feed, memory, pair, plan, search, tokens
-from rocketjax.bench.flops import forward_flops
-from rocketjax.bench.ours import Ours
-from rocketjax.bench.pieces import cut
-from rocketjax.bench.process import asked
-from rocketjax.bench.work import Work, make_work
-from rocketjax.config import ComputeConfig, OptimizerConfig
-from rocketjax.data.collections import load_collection
-from rocketjax.errors import InputError
+from rocketjax.bench import collectives, compiles, plan, search
+from rocketjax.bench import facts as feed
+from rocketjax.bench import facts as memory
+from rocketjax.bench import facts as tokens
+from rocketjax.bench import measure as pair
+from rocketjax.bench.measure import asked
+from rocketjax.bench.search import cut
+from rocketjax.bench.work import Ours, Work, forward_flops, make_work
+from rocketjax.config import options
+from rocketjax.config.schema import ComputeConfig, OptimizerConfig
+from rocketjax.data.load import load_collection
 from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
-from rocketjax.models.layout import Layout
-from rocketjax.optim import make_optimizer
-from rocketjax.parallel import data_parallel
 from rocketjax.retrieval.scann import missing
-from rocketjax.state import init_state
+from rocketjax.runtime.devices import data_parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.padding import Layout
+from rocketjax.training import step as steps
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import init_state
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_figures_follow_from_the_times(monkeypatch):
 def test_the_plain_step_trains(work):
     """Its loss falls, so the rival is not let off any work."""
     pytest.importorskip("torch", reason="the extra `parity` brings torch")
-    from rocketjax.bench.plain_torch import make_step
+    from rocketjax.bench.rivals.texts import make_step
 
     step = make_step(work)
     losses = [step() for _ in range(3)]
@@ -173,7 +176,7 @@ def test_facts_follow_from_what_was_run(work, monkeypatch):
     monkeypatch.setattr(feed, "AHEAD", 1)
     monkeypatch.setattr(tokens, "SIDE", 64)
     ours = Ours(work, ComputeConfig(batch=2))
-    facts = [*feed.measure(ours, 1), *tokens.measure(ours, 1)]
+    facts = [*feed.feed_facts(ours, 1), *tokens.token_facts(ours, 1)]
     value = {fact.name: fact.value for fact in facts}
     assert value["8 tokens beside 12"] == pytest.approx(
         value["encoding texts of 8 tokens"] / value["encoding texts of 12 tokens"]
@@ -184,7 +187,7 @@ def test_facts_follow_from_what_was_run(work, monkeypatch):
 @pytest.mark.slow  # compiles a train step for each length
 def test_memory_is_that_of_a_chunk(work):
     ours = Ours(work, ComputeConfig(batch=2))
-    value = {fact.name: fact.value for fact in memory.measure(ours, 2, 1, (2, 4))}
+    value = {fact.name: fact.value for fact in memory.memory_facts(ours, 2, 1, (2, 4))}
     grown = value["memory, lists of 4"] / value["memory, lists of 2"]
     assert value["memory, lists of 4 beside 2"] == pytest.approx(grown)
     assert grown < 1.5  # twice the passages, the same chunk
@@ -203,7 +206,7 @@ def test_compilations_are_counted():
 def test_a_process_that_prints_much_is_answered_and_its_last_words_are_kept(tmp_path):
     """More than a pipe holds, which nobody would empty."""
     (tmp_path / "chatty.py").write_text(
-        "from rocketjax.bench.process import answer\n"
+        "from rocketjax.bench.measure import answer\n"
         "def to(question):\n"
         "    print('x' * 1_000_000)\n"
         "    if question == 'stop':\n"

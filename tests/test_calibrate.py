@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rocketjax.calibrate import Calibration, platt
-from rocketjax.errors import InputError
+from rocketjax.mining.calibrate import Calibration, platt
+from rocketjax.runtime.errors import InputError
 
 
 def drawn(scale, shift, count=40_000, seed=0):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tiny import list_batch, models
 
-from rocketjax.checkpoint import Checkpoints
-from rocketjax.config import LossConfig, OptimizerConfig
-from rocketjax.errors import InputError
-from rocketjax.optim import make_optimizer
-from rocketjax.parallel import data_parallel, replicate
-from rocketjax.state import init_state
-from rocketjax.steps import reranker_terms_of, train_step
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.schema import OptimizerConfig
+from rocketjax.runtime.devices import data_parallel, replicate
+from rocketjax.runtime.errors import InputError
+from rocketjax.training.checkpoint import Checkpoints
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import init_state, reranker_terms_of, train_step
 
 
 def training():
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_cannot_be_written_is_bad_input_and_the_last_stays(tmp
     with open_(tmp_path) as saved:
         saved.save(1, state, {"loss": 1.0})
         saved.wait()
-        monkeypatch.setattr("rocketjax.checkpoint.write_json", full)
+        monkeypatch.setattr("rocketjax.training.checkpoint.write_json", full)
         saved.save(2, state, {"loss": 1.0})
         with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
             saved.wait()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from on_disk import make_weights
 
-from rocketjax.options import load
+from rocketjax.config.options import load
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))

@@ -18,26 +18,13 @@ from on_disk import TOPICS
 from test_config import docstrings, leaves
 from test_config import words as letters
 
-from rocketjax import (
-    ablate,
-    cli,
-    draw,
-    encode,
-    evaluate,
-    export,
-    mine,
-    pipeline,
-    ranking,
-    rerank,
-    search,
-    serve,
-    train,
-)
-from rocketjax.augment import read_lists
+from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
 from rocketjax.bench.__main__ import Bench
 from rocketjax.bench.plan import Plan
-from rocketjax.cli import console
-from rocketjax.config import (
+from rocketjax.cli import command as cli
+from rocketjax.cli.command import console
+from rocketjax.config.options import parse
+from rocketjax.config.schema import (
     ComputeConfig,
     Config,
     DataConfig,
@@ -50,16 +37,19 @@ from rocketjax.config import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.collections import load_collection
+from rocketjax.data.collection import hold_out
+from rocketjax.data.lists import read_lists
+from rocketjax.data.load import load_collection
 from rocketjax.data.runs import read_run, write_run
-from rocketjax.data.splits import hold_out
-from rocketjax.errors import InputError
-from rocketjax.loading import load, open_corpus, open_reranker, open_retriever
-from rocketjax.model_folder import start_retriever
-from rocketjax.options import parse
-from rocketjax.progress import unwatched
+from rocketjax.inference.folder import open_reranker, open_retriever
+from rocketjax.inference.start import pretrained_retriever
+from rocketjax.pipeline import run as pipeline
+from rocketjax.retrieval import ranking
 from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.load import load, open_corpus
 from rocketjax.retrieval.scann import ScannIndex
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 
 COMMANDS = (  # rocketjax.train's are in tests/test_config.py
     encode.Encode,
@@ -101,7 +91,7 @@ def test_a_start_that_is_not_judged_leaves_no_picture_out(run, weights, collecti
     rows = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 5, 10, 12]
     loaded, text = load_collection(str(collection)), TextConfig(10, 10, 18)
-    start = start_retriever(RetrieverConfig(str(weights)), text, ComputeConfig())
+    start = pretrained_retriever(RetrieverConfig(str(weights)), text, ComputeConfig())
     passages = start.encode_passage(
         *zip(*[(p.text, p.title) for p in loaded.passages], strict=True)
     )
@@ -168,7 +158,7 @@ def test_too_little_memory_is_one_line_with_the_remedy(capsys):
     def command():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 34 GB.\nBFC: more")
 
-    assert cli.run(command) == 2
+    assert cli.run_command(command) == 2
     said = words(capsys.readouterr().err)
     assert "memory is not enough (RESOURCE_EXHAUSTED: Out of memory, 34 GB.)" in said
     assert "take a smaller --compute.chunk" in said and "BFC" not in said

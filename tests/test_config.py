@@ -10,22 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from rocketjax import config as module
-from rocketjax.changes import changes
-from rocketjax.config import (
-    PRESETS,
+from rocketjax.config import schema as module
+from rocketjax.config.changes import changes, differences
+from rocketjax.config.loss import PRESETS, LossConfig, overruled, resolve_loss
+from rocketjax.config.options import dump, load, parse
+from rocketjax.config.schema import (
     CheckpointConfig,
     Config,
-    LossConfig,
     OptimizerConfig,
     StageConfig,
     TextConfig,
-    overruled,
-    resolve_loss,
     run_folder,
 )
-from rocketjax.errors import InputError
-from rocketjax.options import differences, dump, load, parse
+from rocketjax.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -325,5 +322,5 @@ def test_how_often_is_saved_decides_what_may_be_the_best():
 
 
 def test_the_config_imports_no_jax():
-    code = "import sys, rocketjax.options; sys.exit('jax' in sys.modules)"
+    code = "import sys, rocketjax.config.options; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

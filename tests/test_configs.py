@@ -7,17 +7,17 @@ import jax
 import pytest
 from tiny import shapes_of
 
-from rocketjax.config import Config, resolve_loss
-from rocketjax.losses import joint_weights
-from rocketjax.model_folder import make_compute
+from rocketjax.config.loss import resolve_loss
+from rocketjax.config.options import load
+from rocketjax.config.schema import Config
+from rocketjax.inference.start import make_compute
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import EncoderConfig
-from rocketjax.optim import make_optimizer
-from rocketjax.options import load
-from rocketjax.parallel import check_divisible, data_parallel
-from rocketjax.state import init_state
-from rocketjax.steps import joint_terms_of, train_step
+from rocketjax.runtime.devices import check_divisible, data_parallel
+from rocketjax.training.losses import joint_weights
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import init_state, joint_terms_of, train_step
 
 HOME = Path(__file__).parents[1]
 CONFIGS = sorted((HOME / "configs").rglob("*.yaml"))

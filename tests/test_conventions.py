@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import rocketjax
 from rocketjax import encode, rerank, search
-from rocketjax.config import Config
+from rocketjax.config.schema import Config
 from rocketjax.data.runs import read_run
-from rocketjax.errors import InputError
-from rocketjax.model_folder import save_retriever
-from rocketjax.models.conventions import Conventions, read_conventions
+from rocketjax.inference.folder import save_retriever
 from rocketjax.models.pretrained import resolve_weights
+from rocketjax.models.sentence_transformers import Conventions, read_conventions
+from rocketjax.runtime.errors import InputError
 
 TEXTS = ["What is the capital of France?", "Paris, the capital. " * 80, "naïve 東京 don't", "a"]
 FILES = ("config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json")

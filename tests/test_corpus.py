@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from tiny import vectors_folder
 
-from rocketjax import inference, parallel
-from rocketjax.config import ComputeConfig, IndexConfig, RetrieverConfig, TextConfig
-from rocketjax.corpus import encode_corpus
+from rocketjax.config.schema import ComputeConfig, IndexConfig, RetrieverConfig, TextConfig
 from rocketjax.data.collection import Collection
-from rocketjax.data.collections import load_collection
+from rocketjax.data.load import load_collection
 from rocketjax.data.passages import InMemory
-from rocketjax.errors import InputError
-from rocketjax.model_folder import start_retriever
-from rocketjax.progress import unwatched
+from rocketjax.inference import retriever as inference
+from rocketjax.inference.start import pretrained_retriever
 from rocketjax.retrieval import vectors as module
+from rocketjax.retrieval.encode import encode_corpus
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.runtime import devices as parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 CONFIG = IndexConfig(shard=16)  # 60 passages: 16, 16, 16, 12
@@ -28,7 +29,7 @@ CONFIG = IndexConfig(shard=16)  # 60 passages: 16, 16, 16, 12
 
 @pytest.fixture(scope="module")
 def retriever(weights):
-    return start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
+    return pretrained_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_another_model_or_collection_is_refused_by_hash(retriever, loaded, weigh
     with pytest.raises(InputError, match=r"collection topics.* \(hash .*not of collection other"):
         encode(retriever, other, tmp_path / "v")
     longer = TextConfig(query_length=10, passage_length=12, pair_length=18)
-    model = start_retriever(RetrieverConfig(str(weights)), longer, ComputeConfig())
+    model = pretrained_retriever(RetrieverConfig(str(weights)), longer, ComputeConfig())
     with pytest.raises(InputError, match=r"holds vectors of model tiny \(hash .*not of model"):
         encode(model, loaded, tmp_path / "v")
     with pytest.raises(InputError, match="dtype float32, not of dtype float16"):
@@ -185,9 +186,11 @@ def test_a_full_disk_leaves_whole_shards_only(retriever, loaded, tmp_path, monke
 def test_a_fingerprint_is_of_what_is_computed(weights):
     def fingerprint(text=TEXT, **options):
         compute = ComputeConfig(unroll=1, batch=3)
-        return start_retriever(RetrieverConfig(str(weights), **options), text, compute).fingerprint
+        return pretrained_retriever(
+            RetrieverConfig(str(weights), **options), text, compute
+        ).fingerprint
 
-    same = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig()).fingerprint
+    same = pretrained_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig()).fingerprint
     assert fingerprint() == same  # however it is computed
     others = {
         fingerprint(pooling="mean"),
@@ -200,8 +203,8 @@ def test_a_fingerprint_is_of_what_is_computed(weights):
 
 def test_a_fingerprint_is_the_same_in_another_process(retriever, weights):
     code = f"""
-from rocketjax.config import ComputeConfig, RetrieverConfig, TextConfig
-from rocketjax.model_folder import start_retriever
+from rocketjax.config.schema import ComputeConfig, RetrieverConfig, TextConfig
+from rocketjax.inference.start import start_retriever
 text = TextConfig(query_length=10, passage_length=10, pair_length=18)
 print(start_retriever(RetrieverConfig({str(weights)!r}), text, ComputeConfig()).fingerprint)
 """

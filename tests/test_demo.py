@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from rocketjax.data.collection import Collection
-from rocketjax.data.demo import _doc, load_demo
-from rocketjax.errors import InputError
+from rocketjax.data.formats.demo import load_demo
+from rocketjax.data.formats.docstrings import read_docstring
+from rocketjax.runtime.errors import InputError
 
 DIGEST = """
 import hashlib, sys
 {before}
-from rocketjax.data.demo import load_demo
+from rocketjax.data.formats.demo import load_demo
 demo = load_demo()
 print(hashlib.sha256(repr((list(demo.passages), demo.splits)).encode()).hexdigest())
 """
@@ -151,7 +152,7 @@ def test_optimised_python_has_no_docstrings(monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_of_optimised_python_says_so():
-    code = "from rocketjax.data.demo import load_demo; load_demo()"
+    code = "from rocketjax.data.formats.demo import load_demo; load_demo()"
     process = subprocess.run(
         [sys.executable, "-OO", "-c", code],
         cwd=Path(__file__).parents[1],
@@ -186,7 +187,7 @@ def _sample(a, callback=len, marker=object(), folder="/home/me"):  # noqa: B008
 
 
 def test_a_docstring_is_taken_apart():
-    doc = _doc("package.sample", _sample)
+    doc = read_docstring("package.sample", _sample)
     assert doc is not None
     assert doc.query == "Count the things in a, e.g. its rows"
     assert doc.signature == "sample(a, callback=len, marker=..., folder=...)"
@@ -220,4 +221,4 @@ def _bare():
 
 @pytest.mark.parametrize("value", [_alias, _old, _bare, 3])
 def test_what_makes_no_question_is_left_out(value):
-    assert _doc("package.name", value) is None
+    assert read_docstring("package.name", value) is None

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import vectors_folder
 
-from rocketjax.errors import InputError
 from rocketjax.retrieval import exact
 from rocketjax.retrieval.exact import ExactIndex, select, two_stage
+from rocketjax.runtime.errors import InputError
 
 
 def vectors(kind, queries=13, passages=1001):

@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 
 from rocketjax import export as command
-from rocketjax import model_folder, report
-from rocketjax.config import ComputeConfig, Config, RerankerConfig, RetrieverConfig, TextConfig
-from rocketjax.errors import InputError
-from rocketjax.export_folder import export
-from rocketjax.inference import Model
+from rocketjax.config.options import dump
+from rocketjax.config.schema import (
+    ComputeConfig,
+    Config,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+)
+from rocketjax.evaluation import results as report
+from rocketjax.evaluation.results import Report, Row
+from rocketjax.inference import folder as model_folder
+from rocketjax.inference import start as start_module
+from rocketjax.inference.export import export
 from rocketjax.models.pretrained import resolve_weights
-from rocketjax.options import dump
-from rocketjax.report import Report, Row
+from rocketjax.retrieval import load
+from rocketjax.retrieval.model import Model
+from rocketjax.runtime.errors import InputError
 
 QUERIES = ["who wrote the score of the film?", "mean of an array"]
 PASSAGES = ["The film's score was written by John Williams.", "numpy.mean: average of an array."]
@@ -39,12 +48,12 @@ def plain(text):
 def pair(weights, towers="shared", pooling="mean", normalize=True, title="joined"):
     text, compute = dataclasses.replace(TEXT, title=title), ComputeConfig()
     start = RetrieverConfig(weights, towers, pooling, normalize)
-    retriever = model_folder.start_retriever(start, text, compute)
+    retriever = start_module.pretrained_retriever(start, text, compute)
     if towers == "separate":
         query = jax.tree.map(lambda x: x * 1.01, retriever.params["query"])
         params = {"query": query, "passage": retriever.params["passage"]}
         retriever = dataclasses.replace(retriever, params=params)
-    reranker = model_folder.start_reranker(RerankerConfig(weights), text, compute, seed=1)
+    reranker = start_module.pretrained_reranker(RerankerConfig(weights), text, compute, seed=1)
     head = jax.tree.map(lambda x: x * 20, reranker.params["head"])
     params = reranker.params | {"head": head}
     return Model(retriever, dataclasses.replace(reranker, params=params))
@@ -96,7 +105,7 @@ def test_out_and_in_again_is_exact(weights, towers, tmp_path):
     small = TextConfig(query_length=10, passage_length=12, pair_length=20, title="segment")
     model = pair_of_small(weights, towers, small)
     export(tmp_path / "out", model, Config(), REPORT, "")
-    again = model_folder.load_pair(tmp_path / "out")
+    again = load.load_pair(tmp_path / "out")
     for ours, theirs in ((model.retriever, again.retriever), (model.reranker, again.reranker)):
         jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
         assert ours.fingerprint == theirs.fingerprint  # texts are read the same way, too
@@ -106,8 +115,8 @@ def pair_of_small(weights, towers, text):
     compute = ComputeConfig()
     start = RetrieverConfig(str(weights), towers, "cls", False)
     return Model(
-        model_folder.start_retriever(start, text, compute),
-        model_folder.start_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
+        start_module.pretrained_retriever(start, text, compute),
+        start_module.pretrained_reranker(RerankerConfig(str(weights)), text, compute, seed=1),
     )
 
 

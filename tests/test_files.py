@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from rocketjax.errors import InputError
-from rocketjax.files import new_folder, write_text
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import new_folder, write_text
 
 
 def names(folder):

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-import rocketjax.fit as fit_module
-from rocketjax.fit import NonFiniteError, fit
-from rocketjax.preemption import Preempted
+import rocketjax.training.loop as fit_module
+from rocketjax.runtime.signals import Preempted
+from rocketjax.training.loop import NonFiniteError, fit
 
 
 @pytest.fixture(autouse=True, params=["as on a CPU", "as on an accelerator"])

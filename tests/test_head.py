@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from test_pretrained import CONFIG, SIZES, make_tokens, randomize
 
-from rocketjax.errors import InputError
-from rocketjax.models import pretrained
+from rocketjax.models import convert, pretrained
+from rocketjax.models.convert import head_params, head_tensors
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.head import head_params, head_tensors
+from rocketjax.runtime.errors import InputError
 
 SIZE = CONFIG.hidden_size
 ROBERTA = dataclasses.replace(CONFIG, position_offset=2, pad_token_id=1)
@@ -77,7 +77,7 @@ def test_transformers_gives_the_same_scores(family, pooler, tmp_path):
     module = CrossEncoder(config, pooler=pooler)
     drawn = module.init(jax.random.key(0), tokens)["params"]
     params = jax.tree.map(lambda x: np.asarray(x) * 3, drawn) | head(pooler)
-    tensors = pretrained.encoder_tensors(params["encoder"], config, f"{family.lower()}.")
+    tensors = convert.encoder_tensors(params["encoder"], config, f"{family.lower()}.")
     tensors |= head_tensors(params, config)
     pretrained.save_model(tmp_path, config, tensors, "BertForSequenceClassification")
     theirs = getattr(transformers, f"{family}ForSequenceClassification").from_pretrained(tmp_path)
@@ -107,7 +107,7 @@ def test_a_cross_encoder_of_transformers_gives_the_same_scores(tmp_path):
     config = pretrained.read_encoder_config(tmp_path)
     found = head_params(tensors, config, "here")
     assert found is not None and "pooler" in found  # its tanh is part of the score
-    params = {"encoder": pretrained.encoder_params(tensors, config, "here"), **found}
+    params = {"encoder": convert.encoder_params(tensors, config, "here"), **found}
     tokens = make_tokens()
     mask = np.arange(tokens.ids.shape[1]) < np.asarray(tokens.length)[:, None]
     with torch.no_grad():

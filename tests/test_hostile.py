@@ -28,34 +28,29 @@ from safetensors.numpy import save
 from test_page import make_record
 from tiny import vectors_folder
 
-from rocketjax import (
-    augment,
-    checkpoint,
-    mining,
-    model_folder,
-    options,
-    page,
-    pictures,
-    pipeline,
-    record,
-    report,
-)
-from rocketjax.config import ComputeConfig, Config, IndexConfig, TextConfig
-from rocketjax.data import store
-from rocketjax.data.collections import load_collection
+from rocketjax.config import options
+from rocketjax.config.schema import ComputeConfig, Config, IndexConfig, TextConfig
+from rocketjax.data import lists, store
 from rocketjax.data.lines import LONGEST
+from rocketjax.data.load import load_collection, read_queries
 from rocketjax.data.passages import Passage
-from rocketjax.data.runs import read_queries, read_run, write_run
-from rocketjax.data.tokenize import Tokenizer
-from rocketjax.errors import InputError
-from rocketjax.models import pretrained
-from rocketjax.models.conventions import read_conventions
-from rocketjax.models.head import head_params
-from rocketjax.models.pooling import read_pooling
+from rocketjax.data.runs import read_run, write_run
+from rocketjax.evaluation import results as report
+from rocketjax.inference import folder as model_folder
+from rocketjax.mining import mine as mining
+from rocketjax.models import convert, pretrained
+from rocketjax.models.convert import head_params
+from rocketjax.models.sentence_transformers import read_conventions, read_pooling
+from rocketjax.pipeline import resume
+from rocketjax.report import figures as pictures
+from rocketjax.report import page, record
 from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
-from rocketjax.state import TrainState
-from rocketjax.train_log import TrainLog
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.tokenizer import Tokenizer
+from rocketjax.training import checkpoint
+from rocketjax.training.journal import TrainLog
+from rocketjax.training.step import TrainState
 
 TEXT = TextConfig(query_length=12, passage_length=12, pair_length=20)
 MEGABYTE = 2**20
@@ -79,7 +74,7 @@ def use_model(folder):
 def use_tensors(folder):
     read = pretrained.read_encoder_config(folder)
     tensors = pretrained.load_tensors(folder)
-    params = pretrained.encoder_params(tensors, read, str(folder))
+    params = convert.encoder_params(tensors, read, str(folder))
     assert params["word_embedding"].dtype == np.float32
     head_params(tensors, read, str(folder))
 
@@ -118,11 +113,11 @@ def use_scann(folder):
 
 
 def use_lists(folder):
-    assert all(item.positive for item in augment.read_lists(folder / "lists.jsonl"))
+    assert all(item.positive for item in lists.read_lists(folder / "lists.jsonl"))
 
 
 def use_candidates(folder):
-    for row in augment.read_candidates(folder / "candidates.jsonl"):
+    for row in lists.read_candidates(folder / "candidates.jsonl"):
         assert len(row.scores) <= len(row.passages) and np.isfinite(row.scores).all()
 
 
@@ -131,7 +126,7 @@ def use_request(folder):
 
 
 def use_stages(folder):
-    done = pipeline._open_folder(folder, Config(run_dir=str(folder)), print)
+    done = resume.open_folder(folder, Config(run_dir=str(folder)), print)
     assert sum(done.values()) is not None
 
 
@@ -199,8 +194,8 @@ STATE = TrainState(
     opt_state=(jnp.ones(3),),
 )
 REQUEST = {"retriever": "1", "queries": "2", "lists": {"length": 4}, "seed": 1}
-LISTS = [augment.TrainingList(f"q{i}", "p1", ("p2", "p3")) for i in range(3)]
-FOUND = [augment.Candidates(f"q{i}", ("p1",), ("p2", "p3"), (0.5, -1.0), (2.0,)) for i in range(3)]
+LISTS = [lists.TrainingList(f"q{i}", "p1", ("p2", "p3")) for i in range(3)]
+FOUND = [lists.Candidates(f"q{i}", ("p1",), ("p2", "p3"), (0.5, -1.0), (2.0,)) for i in range(3)]
 
 
 def write(path, data):
@@ -275,11 +270,11 @@ def make_scann(folder, _):
 
 
 def make_lists(folder, _):
-    augment.write_lists(folder / "lists.jsonl", LISTS)
+    lists.write_lists(folder / "lists.jsonl", LISTS)
 
 
 def make_candidates(folder, _):
-    augment.write_candidates(folder / "candidates.jsonl", FOUND)
+    lists.write_candidates(folder / "candidates.jsonl", FOUND)
 
 
 def make_request(folder, _):
@@ -288,7 +283,7 @@ def make_request(folder, _):
 
 def make_stages(folder, _):
     """With what stands in config.yaml, and something that makes it a run."""
-    pipeline._open_folder(folder, Config(run_dir=str(folder)), print)
+    resume.open_folder(folder, Config(run_dir=str(folder)), print)
     write(folder / "stages.json", json.dumps({"start": 1.5, "encode": 20}).encode())
 
 
@@ -587,7 +582,7 @@ def test_a_tensor_that_stands_twice_is_refused(weights, tmp_path, other):
         index["weight_map"]["one.more"] = "model-2.safetensors"
     write(tmp_path / "model.safetensors.index.json", json.dumps(index).encode())
     with pytest.raises(InputError, match=r"stands in another shard|two tensors are"):
-        pretrained.encoder_params(pretrained.load_tensors(tmp_path), read, str(tmp_path))
+        convert.encoder_params(pretrained.load_tensors(tmp_path), read, str(tmp_path))
 
 
 def test_every_wrong_shape_is_named_and_nothing_is_made_of_absurd_sizes(weights, tmp_path):
@@ -640,7 +635,7 @@ def test_a_manifest_of_endless_shards_is_refused_at_once(tmp_path):
 
 
 def test_ids_that_the_collection_has_not_are_named(weights, tmp_path):
-    from rocketjax.inference import Corpus, find
+    from rocketjax.retrieval.model import Corpus, find
 
     (tmp_path / "model").mkdir()
     make_model(tmp_path / "model", weights)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rocketjax import distributed, hosts
-from rocketjax.augment import TrainingList
-from rocketjax.checkpoint import Checkpoints
-from rocketjax.config import (
+from rocketjax.cli import hosts
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.options import dump
+from rocketjax.config.schema import (
     CheckpointConfig,
     ComputeConfig,
     Config,
@@ -30,24 +30,25 @@ from rocketjax.config import (
     HostsConfig,
     IndexConfig,
     ListConfig,
-    LossConfig,
     OptimizerConfig,
     RerankerConfig,
     RetrieverConfig,
     StageConfig,
     TextConfig,
 )
-from rocketjax.corpus import encode_corpus
-from rocketjax.data.collections import load_collection
-from rocketjax.data.loader import list_batches
-from rocketjax.errors import InputError
-from rocketjax.model_folder import start_retriever
-from rocketjax.optim import make_optimizer
-from rocketjax.options import dump
-from rocketjax.parallel import AXIS, data_parallel, own_rows, replicate
-from rocketjax.progress import unwatched
+from rocketjax.data.lists import TrainingList
+from rocketjax.data.load import load_collection
+from rocketjax.inference.start import pretrained_retriever
+from rocketjax.retrieval.encode import encode_corpus
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.state import init_state
+from rocketjax.runtime import processes as distributed
+from rocketjax.runtime.devices import AXIS, data_parallel, own_rows, replicate
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
+from rocketjax.training.checkpoint import Checkpoints
+from rocketjax.training.loader import list_batches
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import init_state
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 
@@ -275,7 +276,7 @@ def stepped(backend, devices):
 
 
 def encoded(weights, collection, folder):
-    retriever = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
+    retriever = pretrained_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
     config = IndexConfig(shard=16)
     loaded = load_collection(str(collection))
     return encode_corpus(retriever, "tiny", loaded, config, folder, unwatched)

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from rocketjax.data.collections import load_collection
+from rocketjax.data.load import load_collection
 from rocketjax.data.passages import Passage
-from rocketjax.errors import InputError
+from rocketjax.runtime.errors import InputError
 
 CAT, DOG = Passage("a", "Cats", "They purr."), Passage("b", "", "Dogs bark.")
 

@@ -10,23 +10,16 @@ from on_disk import untrained_pair
 from test_exact import vectors, vectors_folder
 
 import rocketjax
-from rocketjax import losses
-from rocketjax.config import (
-    ComputeConfig,
-    LossConfig,
-    TextConfig,
-    resolve_loss,
-)
+from rocketjax.config.loss import LossConfig, resolve_loss
+from rocketjax.config.schema import ComputeConfig, TextConfig
 from rocketjax.data.runs import read_run, write_run
-from rocketjax.errors import InputError
-from rocketjax.inference import Corpus
-from rocketjax.metrics import per_query
-from rocketjax.model_folder import (
-    make_compute,
-    save_reranker,
-    save_retriever,
-)
+from rocketjax.evaluation.metrics import per_query
+from rocketjax.inference.folder import save_reranker, save_retriever
+from rocketjax.inference.start import make_compute
 from rocketjax.retrieval.exact import ExactIndex, _few, _search_piece
+from rocketjax.retrieval.model import Corpus
+from rocketjax.runtime.errors import InputError
+from rocketjax.training import losses
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from on_disk import WORDS
 
-from rocketjax.batching import Batching, plan
-from rocketjax.config import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
-from rocketjax.data.tokenize import bucket
-from rocketjax.model_folder import make_batching, start_reranker, start_retriever
+from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.inference.batching import Batching, plan
+from rocketjax.inference.start import make_batching, pretrained_reranker, pretrained_retriever
+from rocketjax.text.padding import bucket
 
 LIMIT = 128
 
@@ -108,8 +108,8 @@ def test_batches_of_accelerators_change_no_vector_and_no_score(weights):
     )
     text = TextConfig(query_length=12, passage_length=64, pair_length=32)
     compute = ComputeConfig(batch=4)
-    retriever = start_retriever(RetrieverConfig(str(weights)), text, compute)
-    reranker = start_reranker(RerankerConfig(str(weights)), text, compute, 1)
+    retriever = pretrained_retriever(RetrieverConfig(str(weights)), text, compute)
+    reranker = pretrained_reranker(RerankerConfig(str(weights)), text, compute, 1)
 
     def outputs(batching):
         one, other = (dataclasses.replace(x, batching=batching) for x in (retriever, reranker))

@@ -11,12 +11,12 @@ import pytest
 from test_training import CONFIG, STAGE, preempt, train, with_
 from tiny import list_batch
 
-from rocketjax import training
-from rocketjax.batch import Spots
-from rocketjax.config import EvaluateConfig, LogConfig
-from rocketjax.errors import InputError
-from rocketjax.journal import tokens_read
-from rocketjax.trackers import TensorBoard, check_wandb
+from rocketjax.config.schema import EvaluateConfig, LogConfig
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import Spots
+from rocketjax.training import trainer as training
+from rocketjax.training.journal import tokens_read
+from rocketjax.training.trackers import TensorBoard, check_wandb
 
 
 def rows(path):
@@ -73,7 +73,7 @@ def test_a_full_disk_stops_a_step_with_the_folders_name(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.flush", full)
-    monkeypatch.setattr("rocketjax.trackers.FLUSHED", -1)
+    monkeypatch.setattr("rocketjax.training.trackers.FLUSHED", -1)
     with pytest.raises(InputError, match=r"/events: cannot be written: No space .*no-tensorboard"):
         board.write(0, {"loss": 1.0}, 0.0)
     monkeypatch.undo()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from on_disk import untrained_pair
 
-from rocketjax.augment import TrainingList
-from rocketjax.config import TextConfig
+from rocketjax.config.schema import TextConfig
 from rocketjax.data.collection import Split
-from rocketjax.data.collections import load_collection
-from rocketjax.judge import drawn, judge, pool_of, score_lists
+from rocketjax.data.lists import TrainingList
+from rocketjax.data.load import load_collection
+from rocketjax.evaluation.pool import drawn, judge, pool_of, score_lists
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 

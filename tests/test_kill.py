@@ -18,7 +18,8 @@ from on_disk import make_weights
 from safetensors.numpy import load_file
 from test_pipeline import config
 
-from rocketjax.config import (
+from rocketjax.config.options import dump
+from rocketjax.config.schema import (
     CheckpointConfig,
     IndexConfig,
     ListConfig,
@@ -26,8 +27,7 @@ from rocketjax.config import (
     RetrieverConfig,
     StageConfig,
 )
-from rocketjax.options import dump
-from rocketjax.pipeline import STAGES
+from rocketjax.pipeline.stages import STAGES
 
 DYING = Path(__file__).parent / "dying.py"
 
@@ -135,7 +135,7 @@ def dies_in_a_save(cwd, env):
     """In the joint stage, half-way through the checkpoint of step 4."""
     joint = cwd / "run" / "checkpoints" / "joint"
     # facts.json and sums.json of steps 2 and 3 of the warm-up, of 2 of the joint stage, and 4's.
-    dies(cwd, env, "SIGKILL", "rocketjax.checkpoint:write_json", 8)
+    dies(cwd, env, "SIGKILL", "rocketjax.training.checkpoint:write_json", 8)
     assert "mine" in done(cwd / "run") and (joint / "2/sums.json").exists()
     assert (joint / "4/state").exists() and not (joint / "4/sums.json").exists()
     return joint
@@ -147,12 +147,14 @@ def test_a_run_killed_in_every_kind_of_work_ends_with_the_same_bits(
     """While it encodes, trains (in the middle of a save) and mines."""
     cwd = home(place, "killed", weights, collection)
     run, env = cwd / "run", environment(place / "cache")
-    dies(cwd, env, "SIGKILL", "rocketjax.corpus:write_shard", 5)  # of the warmed retriever's index
+    dies(
+        cwd, env, "SIGKILL", "rocketjax.retrieval.encode:write_shard", 5
+    )  # of the warmed retriever's index
     assert "encode" not in done(run) and (run / "warmup/index/00000.npy").exists()
 
     joint = dies_in_a_save(cwd, env)
 
-    said = dies(cwd, env, "SIGKILL", "rocketjax.mining:write_lists", 1)  # a refresh
+    said = dies(cwd, env, "SIGKILL", "rocketjax.mining.mine:write_lists", 1)  # a refresh
     assert f"{joint / '4'}: half-written" in said and "joint: goes on from step 2" in said
     assert (run / "rounds/2/lists").exists() and "joint" not in done(run)
 
@@ -171,12 +173,12 @@ def test_a_run_that_is_stopped_and_killed_in_other_stages_ends_with_the_same_bit
     """
     cwd = home(place, "stopped", weights, collection)
     run, env = cwd / "run", environment(place / "cache")
-    dies(cwd, env, "SIGKILL", "rocketjax.train_log:TrainLog.write", 4)
+    dies(cwd, env, "SIGKILL", "rocketjax.training.journal:TrainLog.write", 4)
     assert "encode" in done(run) and "warm-reranker" not in done(run)
 
     joint = dies_in_a_save(cwd, env)
 
-    said = dies(cwd, env, "SIGTERM", "rocketjax.train_log:TrainLog.write", 1)
+    said = dies(cwd, env, "SIGTERM", "rocketjax.training.journal:TrainLog.write", 1)
     assert f"{joint / '4'}: half-written" in said and "joint: goes on from step 2" in said
     assert "stopped by SIGTERM; the same command goes on" in said
     assert max(int(path.name) for path in joint.iterdir()) > 2

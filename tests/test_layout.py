@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from tiny import ENCODER, drawn, models, tokens
 
-from rocketjax.batch import Tokens
-from rocketjax.data.tokenize import lay_end_to_end
 from rocketjax.models.encoder import Compute, Encoder, unstacked
-from rocketjax.models.layout import Layout
+from rocketjax.text.batch import Tokens
+from rocketjax.text.padding import Layout, lay_end_to_end
 
 LENGTH = np.array([3, 1, 5, 4], np.int32)
 PADDED = np.arange(20.0).reshape(4, 5) + 1

@@ -13,12 +13,12 @@ import pytest
 from on_disk import WORDS, make_topics, make_weights, untrained_pair
 from tiny import vectors_folder
 
-from rocketjax.config import ComputeConfig, RetrieverConfig, TextConfig
-from rocketjax.data.collections import load_collection
-from rocketjax.inference import Corpus, Model
-from rocketjax.loading import once
-from rocketjax.model_folder import start_retriever
+from rocketjax.config.schema import ComputeConfig, RetrieverConfig, TextConfig
+from rocketjax.data.load import load_collection
+from rocketjax.inference.start import pretrained_retriever
 from rocketjax.retrieval.exact import ExactIndex
+from rocketjax.retrieval.load import once
+from rocketjax.retrieval.model import Corpus, Model
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 THREADS = 8
@@ -126,7 +126,7 @@ def test_an_index_is_opened_once_however_many_ask(pair):
 def test_models_in_one_process_do_not_meet(pair, weights, tmp_path):
     """One of another width under the same names, and the same folder again."""
     small = make_pair(make_weights(tmp_path / "small", width=16, layers=1), tmp_path)
-    again = start_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
+    again = pretrained_retriever(RetrieverConfig(str(weights)), TEXT, ComputeConfig(batch=4))
     calls = jobs(pair, 5, most=4), jobs(small, 5, most=4)  # few programs
     alone = [[call() for call in some] for some in calls]
     both = together([call for two in zip(*calls, strict=True) for call in two])

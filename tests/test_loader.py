@@ -8,12 +8,12 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rocketjax.augment import TrainingList
-from rocketjax.config import TextConfig
-from rocketjax.data.collection import Passage
-from rocketjax.data.loader import Collator, list_batches
-from rocketjax.data.tokenize import Tokenizer
-from rocketjax.errors import InputError
+from rocketjax.config.schema import TextConfig
+from rocketjax.data.lists import TrainingList
+from rocketjax.data.passages import Passage
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.tokenizer import Tokenizer
+from rocketjax.training.loader import Collator, list_batches
 
 LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
 WORDS = [
@@ -179,7 +179,7 @@ def test_what_the_collection_has_not_is_named(tokenizer, item, what):
 @pytest.fixture
 def small_rooms(monkeypatch):
     """Texts as few as these are given all the room they could take, otherwise."""
-    monkeypatch.setattr("rocketjax.data.tokenize.ROOM", 8)
+    monkeypatch.setattr("rocketjax.text.padding.ROOM", 8)
 
 
 def laid(tokenizer, **options):

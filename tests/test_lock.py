@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from rocketjax import lock
-from rocketjax.errors import InputError
+from rocketjax.runtime import lock
+from rocketjax.runtime.errors import InputError
 
 HOLD = """
 import sys
 from pathlib import Path
-from rocketjax.lock import held
+from rocketjax.runtime.lock import held
 with held(Path(sys.argv[1]), print):
     print("held", flush=True)
     input()

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rocketjax.config import PRESETS, LossConfig, resolve_loss
-from rocketjax.losses import (
+from rocketjax.config.loss import PRESETS, LossConfig, resolve_loss
+from rocketjax.training.losses import (
     distillation,
     divergence,
     in_batch_cross_entropy,

@@ -6,8 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from rocketjax.errors import InputError
-from rocketjax.metrics import confidence_interval, mean, oracle, p_value, per_query, write_per_query
+from rocketjax.evaluation.metrics import (
+    confidence_interval,
+    mean,
+    oracle,
+    p_value,
+    per_query,
+    write_per_query,
+)
+from rocketjax.runtime.errors import InputError
 
 FILLER = [f"x{i}" for i in range(100)]
 

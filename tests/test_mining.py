@@ -10,9 +10,9 @@ from on_disk import untrained_pair
 from scipy.special import expit, logit
 
 import rocketjax
-from rocketjax import mine, mining, model_folder, pipeline, rounds
-from rocketjax.augment import read_candidates, read_lists
-from rocketjax.config import (
+from rocketjax import mine
+from rocketjax.config.options import dump
+from rocketjax.config.schema import (
     Config,
     DataConfig,
     EvaluateConfig,
@@ -23,11 +23,17 @@ from rocketjax.config import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.corpus import encode_corpus
-from rocketjax.data.collections import load_collection
-from rocketjax.feeds import collator_of
-from rocketjax.options import dump
-from rocketjax.progress import unwatched
+from rocketjax.data.lists import read_candidates, read_lists
+from rocketjax.data.load import load_collection
+from rocketjax.inference import folder as model_folder
+from rocketjax.mining import mine as mining
+from rocketjax.pipeline import context
+from rocketjax.pipeline import lists as rounds
+from rocketjax.pipeline import run as pipeline
+from rocketjax.pipeline.batches import collator_of
+from rocketjax.retrieval import load
+from rocketjax.retrieval.encode import encode_corpus
+from rocketjax.runtime.progress import unwatched
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
 MIDDLE = 0.55  # about half of what this re-ranker scores lies above it
@@ -44,7 +50,7 @@ def run(weights, collection, tmp_path_factory):
     model_folder.save_retriever(folder / "retriever", pair.retriever)
     model_folder.save_reranker(folder / "reranker", pair.reranker)
     (folder / "config.yaml").write_text(dump(Config(data=DataConfig(str(collection)))))
-    saved, loaded = model_folder.load_pair(folder).retriever, load_collection(str(collection))
+    saved, loaded = load.load_pair(folder).retriever, load_collection(str(collection))
     encode_corpus(saved, "tiny", loaded, IndexConfig(), folder / "index", unwatched)
     return folder
 
@@ -248,7 +254,7 @@ def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_p
     )
     pipeline.run(settings, say, unwatched)
     own = check_unlabelled(folder / "lists")
-    work = pipeline._context(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, say, unwatched)
     judged = [item for item in read_lists(folder / "lists" / "lists.jsonl") if not item.pseudo]
     batch = collator_of(work, 4, model.retriever, model.reranker)([*own, *judged[:3]])
     wanted = model.retriever.tokenizer.query([f"sun wave {i}" for i in range(5)])

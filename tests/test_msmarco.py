@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocketjax import pipeline, rounds
-from rocketjax.config import Config, DataConfig, ListConfig
-from rocketjax.data.collections import load_collection
-from rocketjax.data.msmarco import read_msmarco
+from rocketjax.config.schema import Config, DataConfig, ListConfig
+from rocketjax.data.collection import hold_out, sample_queries
+from rocketjax.data.formats.msmarco import read_msmarco
+from rocketjax.data.load import load_collection
 from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_run
-from rocketjax.data.splits import hold_out, sample_queries
-from rocketjax.errors import InputError
-from rocketjax.progress import unwatched
+from rocketjax.pipeline import context
+from rocketjax.pipeline import lists as rounds
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 
 RAW = Path(__file__).parents[2] / "shared" / "data" / "raw" / "msmarco"
 GOOD = {
@@ -238,7 +239,7 @@ def test_training_on_mined_lists_does_not_read_triples(broken):
     def queries(source):
         data = DataConfig(str(broken), hold_out=0.5, eval_split="test")
         config = Config(data=data, lists=ListConfig(source=source))
-        run = pipeline._context(config, broken, print, unwatched)
+        run = context.open_run(config, broken, print, unwatched)
         names = rounds._warm_queries(run)
         return names, rounds._given(run, names)
 

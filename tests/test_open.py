@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import vectors_folder
 
-from rocketjax.config import IndexConfig
+from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval import open as opening
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.open import open_index

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from rocketjax.config import OptimizerConfig
-from rocketjax.optim import make_optimizer, make_schedule
+from rocketjax.config.schema import OptimizerConfig
+from rocketjax.training.optimizer import make_optimizer, make_schedule
 
 SHAPES = {
     "retriever": {"word_embedding": (3, 2), "kernel": (2, 2), "bias": (2,)},

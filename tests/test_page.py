@@ -11,19 +11,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rocketjax import draw, pictures, report
-from rocketjax.config import (
+from rocketjax import draw
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.options import dump, load
+from rocketjax.config.schema import (
     CheckpointConfig,
     Config,
     DataConfig,
     ListConfig,
-    LossConfig,
     RetrieverConfig,
 )
-from rocketjax.errors import InputError
-from rocketjax.options import dump, load
-from rocketjax.page import write
-from rocketjax.record import read
+from rocketjax.evaluation import results as report
+from rocketjax.report import figures as pictures
+from rocketjax.report.page import write
+from rocketjax.report.record import read
+from rocketjax.runtime.errors import InputError
 
 EVIL = "<script>alert('1')</script>\"><img src=x onerror=alert(2)> $\\frac{1}$ & co"
 

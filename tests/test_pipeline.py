@@ -16,10 +16,10 @@ import pytest
 from on_disk import WORDS, make_topics
 
 import rocketjax
-from rocketjax import cli, lock, metrics, model_folder, page, pipeline, rounds, stages
-from rocketjax.augment import read_lists
-from rocketjax.config import (
-    PRESETS,
+from rocketjax.cli import command as cli
+from rocketjax.config.loss import PRESETS, LossConfig
+from rocketjax.config.options import dump, load
+from rocketjax.config.schema import (
     CheckpointConfig,
     ComputeConfig,
     Config,
@@ -27,30 +27,36 @@ from rocketjax.config import (
     EvaluateConfig,
     IndexConfig,
     ListConfig,
-    LossConfig,
     OptimizerConfig,
     RerankerConfig,
     RetrieverConfig,
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.collection import Split
-from rocketjax.data.collections import load_collection
-from rocketjax.data.loader import lists_of_step
+from rocketjax.data.collection import Split, sample_queries
+from rocketjax.data.lists import read_lists
+from rocketjax.data.load import load_collection
 from rocketjax.data.runs import read_run
-from rocketjax.data.splits import sample_queries
-from rocketjax.errors import InputError
-from rocketjax.fit import NonFiniteError
-from rocketjax.inference import Model
-from rocketjax.judge import drawn, judge, pool_of, score_both
-from rocketjax.losses import joint_weights
-from rocketjax.options import dump, load
-from rocketjax.parallel import data_parallel
-from rocketjax.progress import unwatched
-from rocketjax.report import Report
-from rocketjax.steps import loss_gradient
+from rocketjax.evaluation import metrics
+from rocketjax.evaluation.pool import drawn, judge, pool_of, score_both
+from rocketjax.evaluation.results import Report
+from rocketjax.inference import folder as model_folder
+from rocketjax.inference import start as start_module
+from rocketjax.pipeline import context, resume, stages
+from rocketjax.pipeline import lists as rounds
+from rocketjax.pipeline import run as pipeline
+from rocketjax.pipeline.context import Run
+from rocketjax.report import page
+from rocketjax.retrieval.model import Model
+from rocketjax.runtime import lock
+from rocketjax.runtime.devices import data_parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 from rocketjax.train import main
-from rocketjax.workspace import Run
+from rocketjax.training.loader import lists_of_step
+from rocketjax.training.loop import NonFiniteError
+from rocketjax.training.losses import joint_weights
+from rocketjax.training.step import loss_gradient
 
 
 def say(_):
@@ -200,7 +206,7 @@ def test_scores_depend_on_neither_company_nor_order(finished):
 
 
 def test_new_lengths_and_sizes_do_not_recompile_every_time(finished):
-    from rocketjax.inference import _apply
+    from rocketjax.inference.batching import apply
 
     model = rocketjax.load(finished.folder)
     rng = np.random.default_rng(0)
@@ -209,15 +215,15 @@ def test_new_lengths_and_sizes_do_not_recompile_every_time(finished):
         texts = [" ".join(rng.choice(WORDS, rng.integers(1, 40))) for _ in range(n)]
         model.score(texts, texts)
 
-    before = _apply._cache_size()
+    before = apply._cache_size()
     for n in range(1, 560, 43):
         call(n)
-    compiled = _apply._cache_size()
+    compiled = apply._cache_size()
     # These texts have one padded length: three sizes, each for few long or many short ones.
     assert compiled - before <= 6
     for n in rng.integers(1, 600, 10):
         call(int(n))
-    assert _apply._cache_size() == compiled
+    assert apply._cache_size() == compiled
 
 
 def contents(folder):
@@ -257,12 +263,12 @@ def dies_at(monkeypatch, where, calls):
 
 
 DEATHS = (
-    ("rocketjax.corpus.write_shard", 1),  # the warmed retriever's index
-    ("rocketjax.fit._checked", 2),  # in the re-ranker's warm-up
-    ("rocketjax.mining.write_candidates", 1),  # of the joint stage's lists
-    ("rocketjax.fit._checked", 4),  # in joint training, past a checkpoint
-    ("rocketjax.model_folder.save_reranker", 0),
-    ("rocketjax.report.write", 0),
+    ("rocketjax.retrieval.encode.write_shard", 1),  # the warmed retriever's index
+    ("rocketjax.training.loop._checked", 2),  # in the re-ranker's warm-up
+    ("rocketjax.mining.mine.write_candidates", 1),  # of the joint stage's lists
+    ("rocketjax.training.loop._checked", 4),  # in joint training, past a checkpoint
+    ("rocketjax.inference.folder.save_reranker", 0),
+    ("rocketjax.evaluation.results.write", 0),
 )
 
 
@@ -272,7 +278,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(
     """One run that dies at six places, one after the other."""
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     settings = config(weights, collection, folder)
-    monkeypatch.setattr("rocketjax.mining.PAIRS_AT_ONCE", 400)
+    monkeypatch.setattr("rocketjax.mining.mine.PAIRS_AT_ONCE", 400)
     again = dataclasses.replace(settings, from_stage="encode")  # all from here on is made anew
     stages_done = []
     for where, calls in DEATHS:
@@ -434,7 +440,7 @@ def test_the_joint_stage_trains_by_preset_temperature_and_chunk(
     folder, temperature = shutil.copytree(finished.folder, tmp_path / "run"), 20.0
     loss = LossConfig("released", retriever_temperature=temperature)
     settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
-    work = pipeline._context(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, say, unwatched)
     _, params, terms_of, sums, feed = stopped_at_training(stages.train_jointly, work, monkeypatch)
 
     def losses(params, batch):
@@ -463,7 +469,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     loss = LossConfig("paper", reranker_loss="pointwise", retriever_temperature=0.05)
     settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
-    work = pipeline._context(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, say, unwatched)
     for kind in ("retriever", "reranker", "joint"):  # what comes after the models
         monkeypatch.setattr(stages.steps, f"{kind}_terms_of", lambda *args: args[-2:])
     asked = {}
@@ -490,7 +496,7 @@ def test_the_retriever_keeps_a_share_of_its_starting_weights(
     options = dataclasses.replace(plain.retriever, keep=0.25)
     again = dataclasses.replace(plain, retriever=options, from_stage="joint")
     pipeline.run(dataclasses.replace(again, stages=("joint",)), say, unwatched)
-    start = model_folder.start_retriever(plain.retriever, plain.text, plain.compute).params
+    start = start_module.pretrained_retriever(plain.retriever, plain.text, plain.compute).params
     trained, kept = (
         model_folder.load_retriever(path / "retriever", plain.compute).params
         for path in (finished.folder, folder)
@@ -582,7 +588,7 @@ def test_a_refresh_that_is_stopped_goes_on(
     weights, collection, finished, refreshed, tmp_path, monkeypatch
 ):
     settings = with_refresh(weights, collection, finished, tmp_path / "run")
-    revive = dies_at(monkeypatch, "rocketjax.rounds.mine", 2)  # round 0, 1, and then 2
+    revive = dies_at(monkeypatch, "rocketjax.pipeline.lists.mine", 2)  # round 0, 1, and then 2
     with pytest.raises(Killed):
         pipeline.run(settings, say, unwatched)
     revive()
@@ -647,7 +653,7 @@ def test_a_re_ranker_that_cannot_tell_does_not_denoise(
     def alike(reranker, pairs, *args):
         return [0.0] * len(pairs)
 
-    monkeypatch.setattr("rocketjax.mining.score_pairs", alike)
+    monkeypatch.setattr("rocketjax.mining.mine.score_pairs", alike)
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     lists = ListConfig(length=4, top_n=30)
     settings = config(weights, collection, folder, lists=lists, from_stage="mine")
@@ -753,17 +759,17 @@ def test_the_seconds_of_a_stage_are_those_of_all_its_parts(tmp_path, monkeypatch
     for spent in (7.0, 10.5):  # stopped twice
         with pytest.raises(KeyboardInterrupt), pipeline._timed(tmp_path, "joint"):
             raise KeyboardInterrupt
-        assert json.loads((tmp_path / pipeline.UNFINISHED).read_text()) == {"joint": spent}
+        assert json.loads((tmp_path / resume.UNFINISHED).read_text()) == {"joint": spent}
     with pipeline._timed(tmp_path, "joint") as seconds:
         pass
     assert seconds() == 11.5
-    pipeline._write_done(tmp_path, {"joint": 11.5}, "joint")
-    assert not (tmp_path / pipeline.UNFINISHED).exists()
-    (tmp_path / pipeline.UNFINISHED).write_text("[]")
+    resume.write_done(tmp_path, {"joint": 11.5}, "joint")
+    assert not (tmp_path / resume.UNFINISHED).exists()
+    (tmp_path / resume.UNFINISHED).write_text("[]")
     with pytest.raises(InputError, match=r"unfinished\.json: damaged"):
         pipeline._timed(tmp_path, "joint").__enter__()
     # Stopped before it left anything, a run may begin with other options.
     (tmp_path / "stages.json").unlink()
     (tmp_path / "config.yaml").write_text(dump(Config(seed=1)))
-    assert pipeline._open_folder(tmp_path, Config(seed=2), say) == {}
+    assert resume.open_folder(tmp_path, Config(seed=2), say) == {}
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

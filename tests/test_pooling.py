@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocketjax import model_folder
-from rocketjax.config import ComputeConfig, Config, RetrieverConfig, TextConfig
-from rocketjax.errors import InputError
-from rocketjax.models.pooling import Pooled, read_pooling
+from rocketjax.config.schema import ComputeConfig, Config, RetrieverConfig, TextConfig
+from rocketjax.inference import start as start_module
 from rocketjax.models.pretrained import resolve_weights
+from rocketjax.models.sentence_transformers import Pooled, read_pooling
+from rocketjax.runtime.errors import InputError
 
 
 def write(folder, names, pooling, place="1_Pooling"):
@@ -84,7 +84,7 @@ def test_weights_say_how_they_are_pooled_unless_told(weights, tmp_path):
     text = TextConfig(query_length=10, passage_length=12, pair_length=20)
 
     def start(config):
-        return model_folder.start_retriever(config, text, ComputeConfig()).module
+        return start_module.pretrained_retriever(config, text, ComputeConfig()).module
 
     plain = start(RetrieverConfig(str(weights)))
     assert (plain.pooling, plain.normalize) == ("cls", False)  # RocketQAv2's
@@ -108,7 +108,7 @@ def test_minilm_encodes_as_sentence_transformers_does():
     except InputError as error:
         pytest.skip(f"all-MiniLM-L6-v2 is not at hand: {error}")
     text = TextConfig(query_length=256, passage_length=256, pair_length=512)
-    model = model_folder.start_retriever(RetrieverConfig(), text, ComputeConfig())
+    model = start_module.pretrained_retriever(RetrieverConfig(), text, ComputeConfig())
     texts = ["What is the capital of France?", "Paris. " * 400, "naïve 東京 don't", "a"]
     theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
     np.testing.assert_allclose(model.encode_passage(texts), theirs, atol=1e-4)

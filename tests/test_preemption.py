@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from rocketjax import preemption
-from rocketjax.cli import run
-from rocketjax.preemption import Preempted
+from rocketjax.cli.command import run_command
+from rocketjax.runtime import signals as preemption
+from rocketjax.runtime.signals import Preempted
 
 
 def terminate():
@@ -17,7 +17,7 @@ def terminate():
 
 def test_a_command_leaves_with_its_own_status_and_says_how_to_go_on(capsys):
     before = signal.getsignal(signal.SIGTERM)
-    assert run(terminate) == 75
+    assert run_command(terminate) == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -48,25 +48,25 @@ def test_ctrl_c_saves_first_where_that_can_be_and_a_second_one_does_not_wait(cap
             done.append(asked())
 
     before = signal.getsignal(signal.SIGINT)
-    assert run(lambda: work(1)) == 130 and done == [True]
+    assert run_command(lambda: work(1)) == 130 and done == [True]
     said = capfd.readouterr().err
     assert "Ctrl-C again stops at once" in said and "stopped; the same command goes on" in said
-    assert run(lambda: work(2)) == 130 and done == [True]
-    assert run(interrupt) == 130  # elsewhere nothing is waited for
-    assert run(terminate) == 75  # by other means, this time
+    assert run_command(lambda: work(2)) == 130 and done == [True]
+    assert run_command(interrupt) == 130  # elsewhere nothing is waited for
+    assert run_command(terminate) == 75  # by other means, this time
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_ctrl_c_that_is_not_for_this_process_stays_unheard():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert run(interrupt) == 0
+        assert run_command(interrupt) == 0
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_one_signal_does_not_stop_the_next_command():
-    assert run(terminate) == 75
+    assert run_command(terminate) == 75
     with preemption.heeded(), preemption.deferred() as asked:
         assert not asked()
 

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rocketjax.batch import Tokens
-from rocketjax.errors import InputError
-from rocketjax.models import pretrained
+from rocketjax.models import convert, pretrained
+from rocketjax.models import encoder as encoder_module
 from rocketjax.models.bi_encoder import mean
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, _activation, dropout
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import Tokens
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = EncoderConfig(
@@ -111,7 +112,7 @@ def torch_hidden(torch, model, tokens: Tokens):
 def load(folder: Path):
     config = pretrained.read_encoder_config(folder)
     tensors = pretrained.load_tensors(folder)
-    return config, pretrained.encoder_params(tensors, config, str(folder))
+    return config, convert.encoder_params(tensors, config, str(folder))
 
 
 def assert_parity(torch, model, folder: Path, tokens: Tokens) -> np.ndarray:
@@ -203,7 +204,7 @@ def test_gradient_parity(torch, transformers, tmp_path):
     config, params = load(tmp_path)
     encoder = Encoder(config)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(encoder.apply({"params": p}, tokens) * weight)))
-    ours = pretrained.encoder_tensors(gradient(params), config)
+    ours = convert.encoder_tensors(gradient(params), config)
 
     assert ours.keys() == theirs.keys()
     # A key's bias shifts every logit of a row alike, so its gradient is 0 but for rounding:
@@ -230,11 +231,11 @@ def test_gradient_parity(torch, transformers, tmp_path):
 def test_transformers_loads_what_we_save(torch, transformers, tmp_path, change):
     config = dataclasses.replace(CONFIG, **change)
     params = random_params(config)
-    tensors = pretrained.encoder_tensors(params, config)
+    tensors = convert.encoder_tensors(params, config)
     pretrained.save_model(tmp_path, config, tensors, "BertModel")
     assert pretrained.read_encoder_config(tmp_path) == config
     model = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
-    family = {"bert": "Bert", "roberta": "Roberta", "ernie": "Ernie"}[pretrained.family(config)]
+    family = {"bert": "Bert", "roberta": "Roberta", "ernie": "Ernie"}[encoder_module.family(config)]
     assert model.config.architectures == [type(model).__name__] == [f"{family}Model"]
     tokens = make_tokens(config, types=min(2, config.type_vocab_size))
     ours = Encoder(config).apply({"params": params}, tokens)
@@ -342,7 +343,7 @@ def test_padding_does_not_reach_the_text():
 def test_round_trip_is_exact(change, tmp_path):
     config = dataclasses.replace(CONFIG, **change)
     params = random_params(config)
-    tensors = pretrained.encoder_tensors(params, config, prefix="bert.")
+    tensors = convert.encoder_tensors(params, config, prefix="bert.")
     assert all(name.startswith("bert.") for name in tensors)
     pretrained.save_model(tmp_path, config, tensors, "BertModel")
     config_again, again = load(tmp_path)
@@ -353,7 +354,7 @@ def test_round_trip_is_exact(change, tmp_path):
 
 def test_unused_tensors_are_ignored_and_old_names_read():
     params = random_params()
-    tensors = pretrained.encoder_tensors(params, CONFIG)
+    tensors = convert.encoder_tensors(params, CONFIG)
     old = {
         "bert." + re.sub("weight$", "gamma", re.sub("bias$", "beta", name))
         if "LayerNorm" in name
@@ -364,20 +365,20 @@ def test_unused_tensors_are_ignored_and_old_names_read():
     old["bert.pooler.dense.weight"] = np.ones((16, 16), np.float32)
     old["bert.embeddings.position_ids"] = np.arange(14)[None]
     old["cls.predictions.bias"] = np.ones(60, np.float32)
-    again = pretrained.encoder_params(old, CONFIG, "here")
+    again = convert.encoder_params(old, CONFIG, "here")
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_floats_become_float32(tmp_path, dtype):
-    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    tensors = convert.encoder_tensors(random_params(), CONFIG)
     tensors = {name: value.astype(dtype) for name, value in tensors.items()}
     save_file(tensors | {"position_ids": np.arange(3)}, tmp_path / "model.safetensors")
     loaded = pretrained.load_tensors(tmp_path)
     assert loaded["position_ids"].dtype == np.int64
-    params = pretrained.encoder_params(loaded, CONFIG, "here")
+    params = convert.encoder_params(loaded, CONFIG, "here")
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
-    for name, value in pretrained.encoder_tensors(params, CONFIG).items():
+    for name, value in convert.encoder_tensors(params, CONFIG).items():
         np.testing.assert_array_equal(value, tensors[name].astype(np.float32))
 
 
@@ -451,22 +452,22 @@ def test_empty_tensor_is_read(tmp_path):
 
 
 def test_all_missing_tensors_are_named():
-    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    tensors = convert.encoder_tensors(random_params(), CONFIG)
     gone = ("embeddings.LayerNorm.bias", "encoder.layer.2.attention.self.key.weight")
     for name in gone:
         del tensors[name]
     with pytest.raises(InputError, match=r"^here: 2 of .* missing") as raised:
-        pretrained.encoder_params(tensors, CONFIG, "here")
+        convert.encoder_params(tensors, CONFIG, "here")
     assert all(name in str(raised.value) for name in gone)
 
 
 def test_all_wrong_shapes_are_named():
-    tensors = pretrained.encoder_tensors(random_params(), CONFIG)
+    tensors = convert.encoder_tensors(random_params(), CONFIG)
     tensors["encoder.layer.1.output.dense.weight"] = np.ones((40, 16), np.float32)
     tensors["encoder.layer.0.output.dense.bias"] = np.ones(16, np.int8)
     config = dataclasses.replace(CONFIG, vocab_size=61)
     with pytest.raises(InputError, match=r"^here: ") as raised:
-        pretrained.encoder_params(tensors, config, "here")
+        convert.encoder_params(tensors, config, "here")
     for part in (
         "word_embeddings.weight is float32 [60, 16], not float32 [61, 16]",
         "layer.1.output.dense.weight is float32 [40, 16], not float32 [16, 40]",

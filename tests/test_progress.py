@@ -2,7 +2,8 @@
 
 import pytest
 
-from rocketjax import cli, progress
+from rocketjax.cli import command as cli
+from rocketjax.runtime import progress
 
 
 class Clock:

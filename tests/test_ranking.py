@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rocketjax.data.collection import Passage
+from rocketjax.data.passages import Passage
 from rocketjax.data.runs import write_rankings
-from rocketjax.progress import silent, unwatched
-from rocketjax.ranking import rerank, rerank_each, retrieve, retrieve_each
+from rocketjax.retrieval.ranking import rerank, rerank_each, retrieve, retrieve_each
+from rocketjax.runtime.progress import silent, unwatched
 
 PASSAGES = {pid: Passage(pid, "", text) for pid, text in zip("abcde", "32154", strict=True)}
 

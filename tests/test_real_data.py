@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import rocketjax
-from rocketjax import pipeline
-from rocketjax.augment import read_lists
-from rocketjax.config import (
+from rocketjax.config.schema import (
     Config,
     DataConfig,
     EvaluateConfig,
@@ -19,9 +17,11 @@ from rocketjax.config import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.errors import InputError
+from rocketjax.data.lists import read_lists
 from rocketjax.models.pretrained import resolve_weights
-from rocketjax.progress import unwatched
+from rocketjax.pipeline import run as pipeline
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocketjax.data.collections import load_collection
+from rocketjax.data.formats.rows import row_of
 from rocketjax.data.lines import BadRow
+from rocketjax.data.load import load_collection
 from rocketjax.data.passages import Passage
-from rocketjax.data.rows import row_of
-from rocketjax.errors import InputError
+from rocketjax.runtime.errors import InputError
 
 RAW = Path(__file__).parents[2] / "shared" / "data" / "raw"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rocketjax.data.runs import write_rankings, write_run
-from rocketjax.errors import InputError
+from rocketjax.runtime.errors import InputError
 
 RUN = {f"q{i}": [(f"p{j}", 1 / (1 + i + j)) for j in range(40)] for i in range(50)}
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from tiny import vectors_folder
 
-from rocketjax.config import IndexConfig
-from rocketjax.errors import InputError
+from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval import open as opening
 from rocketjax.retrieval import scann
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.scann import ScannIndex, build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.runtime.errors import InputError
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason="scann is not installed (no wheel here)")
 

@@ -20,12 +20,14 @@ from on_disk import TOPICS, WORDS, untrained_pair
 from starlette.testclient import TestClient
 from test_load import GROWTH, compiled, linux, resident
 
-from rocketjax import cli, encode, serve
-from rocketjax.batching import Batching, of_every_shape, plan
-from rocketjax.config import ComputeConfig, Config, DataConfig, TextConfig
-from rocketjax.inference import Model
-from rocketjax.model_folder import save_reranker, save_retriever
-from rocketjax.options import dump
+from rocketjax import encode, serve
+from rocketjax.cli import command as cli
+from rocketjax.config.options import dump
+from rocketjax.config.schema import ComputeConfig, Config, DataConfig, TextConfig
+from rocketjax.inference.batching import Batching, of_every_shape, plan
+from rocketjax.inference.folder import save_reranker, save_retriever
+from rocketjax.retrieval.model import Model
+from rocketjax.serving import server as server_module
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
@@ -465,9 +467,9 @@ def served(answers, **limits):
     limits = Limits(**limits)
     with (
         Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher,
-        serve.listen("127.0.0.1", 0) as listening,
+        server_module.listen("127.0.0.1", 0) as listening,
     ):
-        server = serve.make_server(
+        server = server_module.make_server(
             make_app(answers, batcher, limits, "runs/tiny", LOOPBACK), limits
         )
         thread = threading.Thread(target=server.run, args=([listening],))

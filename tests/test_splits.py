@@ -2,11 +2,11 @@
 
 import pytest
 
-from rocketjax import pipeline
-from rocketjax.config import DataConfig
-from rocketjax.data.collection import Collection, InMemory, Split
-from rocketjax.data.splits import hold_out, sample_queries
-from rocketjax.errors import InputError
+from rocketjax.config.schema import DataConfig
+from rocketjax.data.collection import Collection, Split, hold_out, sample_queries
+from rocketjax.data.passages import InMemory
+from rocketjax.pipeline import context
+from rocketjax.runtime.errors import InputError
 
 
 def split(names):
@@ -51,8 +51,8 @@ def test_what_is_judged_on_is_left_out_of_training():
     both = {"train": split(["a", "b", "c"]), "dev": split(["c", "d"])}
     collection = Collection("few", InMemory([]), both)
     said = []
-    train, judged = pipeline._splits(collection, DataConfig("few"), said.append)
+    train, judged = context.splits_of(collection, DataConfig("few"), said.append)
     assert list(train.queries) == ["a", "b"] and judged == both["dev"]
     assert said == ["few: 1 queries of train are in dev too, and are not trained on"]
     with pytest.raises(InputError, match=r"are both 'train'.*--data.hold-out 0.1"):
-        pipeline._splits(collection, DataConfig("few", eval_split="train"), said.append)
+        context.splits_of(collection, DataConfig("few", eval_split="train"), said.append)

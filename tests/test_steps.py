@@ -12,45 +12,44 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from tiny import list_batch, models, tokens
 
-from rocketjax.batch import ListBatch, Spots
-from rocketjax.config import (
-    PRESETS,
+from rocketjax.config.loss import PRESETS, LossConfig
+from rocketjax.config.schema import (
     Config,
-    LossConfig,
     OptimizerConfig,
     RerankerConfig,
     RetrieverConfig,
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.loader import _parts
-from rocketjax.data.tokenize import lay_end_to_end
-from rocketjax.errors import InputError
-from rocketjax.losses import joint_terms, joint_weights
-from rocketjax.model_folder import save_reranker, save_retriever
+from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.models.bi_encoder import mean
 from rocketjax.models.encoder import Compute, dropout, fold_in
-from rocketjax.models.layout import Layout
-from rocketjax.optim import decay_mask, make_optimizer, make_schedule
-from rocketjax.parallel import AXIS, check_divisible, data_parallel
-from rocketjax.progress import unwatched
-from rocketjax.state import init_state, row_keys
-from rocketjax.steps import (
+from rocketjax.pipeline.context import (
+    Run,
+    start_reranker,
+    start_retriever,
+    warmed_reranker,
+    warmed_retriever,
+)
+from rocketjax.runtime.devices import AXIS, check_divisible, data_parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
+from rocketjax.text.batch import ListBatch, Spots
+from rocketjax.text.padding import Layout, lay_end_to_end
+from rocketjax.training.loader import _parts
+from rocketjax.training.losses import joint_terms, joint_weights
+from rocketjax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from rocketjax.training.step import (
     encode_lists,
+    init_state,
     joint_terms_of,
     loss_gradient,
     reranker_scores,
     reranker_terms_of,
     retriever_scores,
     retriever_terms_of,
+    row_keys,
     train_step,
-)
-from rocketjax.workspace import (
-    Run,
-    start_reranker,
-    start_retriever,
-    warmed_reranker,
-    warmed_retriever,
 )
 
 # An optimizer that moves nothing and holds on to the last gradient.
@@ -145,7 +144,7 @@ def laid(batch, devices, chunk):
 @pytest.fixture
 def small_rooms(monkeypatch):
     """Texts as few as these are given all the room they could take, otherwise."""
-    monkeypatch.setattr("rocketjax.data.tokenize.ROOM", 8)
+    monkeypatch.setattr("rocketjax.text.padding.ROOM", 8)
 
 
 def test_two_devices_give_the_gradients_of_one(small_rooms):

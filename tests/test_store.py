@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from rocketjax.data import passages as passages_module
 from rocketjax.data import store as module
-from rocketjax.data.collections import load_collection
 from rocketjax.data.lines import BadRows
+from rocketjax.data.load import load_collection
 from rocketjax.data.passages import InMemory, Passage, id_hash
 from rocketjax.data.store import store
-from rocketjax.errors import InputError
+from rocketjax.runtime.errors import InputError
 
 MANY = [
     Passage(f"p{i}", f"Title {i}" if i % 3 else "", f"Text \u2028{i} " * (i % 7 + 1))
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 HELD = """
 import json, sys
-from rocketjax.data.collections import load_collection
+from rocketjax.data.load import load_collection
 passages = load_collection(sys.argv[1]).passages
 assert passages.by_id["19999"].id == "19999" and passages[-1].id == str(len(passages) - 1)
 for start in range(0, len(passages), 4096):

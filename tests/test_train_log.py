@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rocketjax.errors import InputError
-from rocketjax.train_log import TrainLog
+from rocketjax.runtime.errors import InputError
+from rocketjax.training.journal import TrainLog
 
 
 def rows(path):

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from tiny import list_batch
 
-from rocketjax import preemption, training
-from rocketjax.augment import TrainingList
-from rocketjax.config import CheckpointConfig, Config, OptimizerConfig, StageConfig
-from rocketjax.data.loader import list_batches, lists_of_step
-from rocketjax.errors import InputError
-from rocketjax.fit import NonFiniteError
-from rocketjax.losses import Term
-from rocketjax.progress import unwatched
-from rocketjax.training import Feed, train_stage
+from rocketjax.config.schema import CheckpointConfig, Config, OptimizerConfig, StageConfig
+from rocketjax.data.lists import TrainingList
+from rocketjax.runtime import signals as preemption
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
+from rocketjax.training import trainer as training
+from rocketjax.training.loader import list_batches, lists_of_step
+from rocketjax.training.loop import NonFiniteError
+from rocketjax.training.losses import Term
+from rocketjax.training.trainer import Feed, train_stage
 
 STAGE = StageConfig(6, 8, OptimizerConfig(retriever_lr=0.1, schedule="constant", warmup=0.0))
 CONFIG = Config(checkpoint=CheckpointConfig(every=2))

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rocketjax.batch import ListBatch, Tokens
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig
+from rocketjax.text.batch import ListBatch, Tokens
 
 ENCODER = EncoderConfig(
     vocab_size=50,

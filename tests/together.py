@@ -18,7 +18,7 @@ import pytest
 def train(die_at, *args):
     """The command; process 1 is killed once it has done this step of joint training."""
     from rocketjax.train import main
-    from rocketjax.train_log import TrainLog
+    from rocketjax.training.journal import TrainLog
 
     write = TrainLog.write
 
@@ -33,9 +33,10 @@ def train(die_at, *args):
 
 def whole(folder, config, weights, other, collection):
     """Trains, mines with what it trained, and runs the parts: each start takes its time."""
-    from rocketjax import cli, mine
-    from rocketjax import train as training
-    from rocketjax.config import HostsConfig
+    from rocketjax import mine
+    from rocketjax.cli import command as cli
+    from rocketjax.config.schema import HostsConfig
+    from rocketjax.training import trainer as training
 
     folder = Path(folder)
 
@@ -51,7 +52,7 @@ def whole(folder, config, weights, other, collection):
             _parts(weights, collection, folder)
             _refused(folder, collection, weights, other)
 
-    return cli.run(command)
+    return cli.run_command(command)
 
 
 def _parts(weights, collection, folder):
@@ -59,7 +60,7 @@ def _parts(weights, collection, folder):
     import jax
     from test_hosts import encoded, searched, stepped
 
-    from rocketjax.parallel import all_devices
+    from rocketjax.runtime.devices import all_devices
 
     values = {}
     for backend in ("pmap", "shard_map"):
@@ -73,9 +74,12 @@ def _refused(folder, collection, *weights):
     import jax
     from test_hosts import TEXT
 
-    from rocketjax import cli, distributed, pipeline, workspace
-    from rocketjax.config import Config, DataConfig, RetrieverConfig
-    from rocketjax.progress import unwatched
+    from rocketjax.cli import command as cli
+    from rocketjax.config.schema import Config, DataConfig, RetrieverConfig
+    from rocketjax.pipeline import context
+    from rocketjax.pipeline import context as workspace
+    from rocketjax.runtime import processes as distributed
+    from rocketjax.runtime.progress import unwatched
 
     me = jax.process_index()
     if jax.process_count() == 1:
@@ -93,7 +97,7 @@ def _refused(folder, collection, *weights):
         given = RetrieverConfig(weights[me])
         data = DataConfig(collection, max_eval_queries=5)
         config = Config(data=data, text=TEXT, retriever=given)
-        work = pipeline._context(config, folder / "new", cli.say, unwatched)
+        work = context.open_run(config, folder / "new", cli.say, unwatched)
         workspace.start_retriever(work)
 
     faults = {
@@ -117,8 +121,12 @@ def stop(folder, name):
     import jax.numpy as jnp
     from test_hosts import state_of
 
-    from rocketjax import checkpoint, cli, distributed, preemption, training
-    from rocketjax.config import HostsConfig
+    from rocketjax.cli import command as cli
+    from rocketjax.config.schema import HostsConfig
+    from rocketjax.runtime import processes as distributed
+    from rocketjax.runtime import signals as preemption
+    from rocketjax.training import checkpoint
+    from rocketjax.training import trainer as training
 
     sums, folder = checkpoint._sums, Path(folder)
     checkpoint._sums = lambda path: (time.sleep(3), sums(path))[1]
@@ -144,44 +152,44 @@ def stop(folder, name):
             saved.save(step, state_of(jnp.arange(3.0)), {})
             raise preemption.Preempted
 
-    return cli.run(command)
+    return cli.run_command(command)
 
 
 def idle(ready):
     """Says that all are there, and waits."""
-    from rocketjax import cli
-    from rocketjax.config import HostsConfig
+    from rocketjax.cli import command as cli
+    from rocketjax.config.schema import HostsConfig
 
     def command():
         with cli.joined(HostsConfig(timeout=10)):
-            from rocketjax import distributed
+            from rocketjax.runtime import processes as distributed
 
             distributed.barrier()
             if distributed.is_main():
                 Path(ready).touch()
             time.sleep(100)
 
-    return cli.run(command)
+    return cli.run_command(command)
 
 
 def fails(who, ready):
     """One process finds something wrong."""
-    from rocketjax import cli
-    from rocketjax.config import HostsConfig
-    from rocketjax.errors import InputError
+    from rocketjax.cli import command as cli
+    from rocketjax.config.schema import HostsConfig
+    from rocketjax.runtime.errors import InputError
 
     def command():
         with cli.joined(HostsConfig(timeout=60)):
             import jax
 
-            from rocketjax import distributed
+            from rocketjax.runtime import processes as distributed
 
             distributed.barrier()
             if jax.process_index() == int(who):
                 raise InputError("the disk is full")
             distributed.barrier()
 
-    return cli.run(command)
+    return cli.run_command(command)
 
 
 def told_apart():

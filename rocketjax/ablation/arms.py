@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rocketjax import pipeline
-from rocketjax.changes import ORDER, changes
-from rocketjax.config import Config, Stage
-from rocketjax.files import new_folder, remove
-from rocketjax.lock import held
-from rocketjax.options import differences, load, read_values
-from rocketjax.progress import Say, Watch
+from rocketjax.config.changes import ORDER, changes, differences
+from rocketjax.config.fields import Stage
+from rocketjax.config.options import load, read_values
+from rocketjax.config.schema import Config
+from rocketjax.pipeline import run
+from rocketjax.runtime.files import new_folder, remove
+from rocketjax.runtime.lock import held
+from rocketjax.runtime.progress import Say, Watch
 
 BASE = "dynamic"  # how the base is called among its arms
 
@@ -117,7 +118,7 @@ def run_arm(
         if (target / "config.yaml").is_file():
             arm = dataclasses.replace(arm, from_stage=stage)
     wanted = ORDER[: ORDER.index(last) + 1]
-    pipeline.run(dataclasses.replace(arm, stages=wanted), say, watch)
+    run.run(dataclasses.replace(arm, stages=wanted), say, watch)
 
 
 def tidy(folder: Path) -> None:

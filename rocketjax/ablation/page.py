@@ -10,12 +10,18 @@ from matplotlib.figure import Figure
 
 from rocketjax.ablation.arms import BASE
 from rocketjax.ablation.ranks import Ranks, reciprocal
-from rocketjax.metrics import confidence_interval
-from rocketjax.pictures import svg
+from rocketjax.evaluation.metrics import confidence_interval
+from rocketjax.report.figures import svg
 
 MODELS = ("retriever", "re-ranker")
+
+
 JOINT = "\N{NO-BREAK SPACE}"  # so that a page breaks no line within an interval
+
+
 ROOM = 1.15  # of a panel's width: what lies between the furthest interval and the edge
+
+
 LEGEND = (
     "Gain: over `dynamic` with the same seeds (its own cells are the mean of all), with its 95 % "
     "interval: a paired bootstrap over queries. ±: the standard deviation of the seeds."

@@ -10,13 +10,19 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rocketjax.errors import InputError
-from rocketjax.files import write_text
-from rocketjax.ranking import Scored
+from rocketjax.retrieval.ranking import Scored
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import write_text
 
 DEPTH = 10
+
+
 HEAD = "arm\tseed\tmodel\trank of the first hit, by query"
+
+
 Key: TypeAlias = tuple[str, int, str]  # arm, seed, model
+
+
 Ranks: TypeAlias = dict[Key, tuple[int, ...]]
 
 

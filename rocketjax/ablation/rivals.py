@@ -9,17 +9,17 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from rocketjax import pipeline
-from rocketjax.ablation.bm25 import bm25_run
 from rocketjax.ablation.ranks import DEPTH, Ranks, first_hits
-from rocketjax.augment import TrainingList
-from rocketjax.config import Config, StageConfig
+from rocketjax.config.schema import Config, StageConfig
 from rocketjax.data.collection import Collection, Split
+from rocketjax.data.lists import TrainingList
 from rocketjax.data.runs import read_run
-from rocketjax.errors import InputError
-from rocketjax.files import new_folder, sweep, write_text
 from rocketjax.models.pretrained import resolve_weights
-from rocketjax.progress import Say, Watch
+from rocketjax.pipeline import run as run_module
+from rocketjax.retrieval.bm25 import bm25_run
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import new_folder, sweep, write_text
+from rocketjax.runtime.progress import Say, Watch
 
 
 def read_judged(arm: str, seed: int, folder: Path, split: Split) -> Ranks:
@@ -71,7 +71,7 @@ def judge_recipe(
         run_dir=str(folder / "run"),
         stages=("start",),
     )
-    pipeline.run(judged, say, watch)
+    run_module.run(judged, say, watch)
     return read_judged("recipe", config.seed, folder / "run" / "start", collection.split("dev"))
 
 

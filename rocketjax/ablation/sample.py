@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rocketjax.data.collection import Collection, Split
-from rocketjax.errors import InputError
-from rocketjax.files import new_folder, read_json, write_text
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import new_folder, read_json, write_text
 
 REQUEST = "request.json"  # what a sample is of
 

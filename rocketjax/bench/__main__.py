@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rocketjax import cli
-from rocketjax.config import MINILM, ComputeConfig, Count, Length, Size
+from rocketjax.cli.command import console, parse_options, run_command, say, watch
+from rocketjax.config.fields import Count, Length, Size
+from rocketjax.config.schema import MINILM, ComputeConfig
 
 if TYPE_CHECKING:
-    from rocketjax.bench.ours import Ours
-    from rocketjax.bench.pair import Result
+    from rocketjax.bench.measure import Result
+    from rocketjax.bench.work import Ours
     from rocketjax.data.collection import Collection
+
 
 Task = Literal["encode", "rerank", "train", "mine", "search", "facts"]
 
@@ -81,17 +83,16 @@ class Bench:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _bench(cli.parse_options(Bench, args, "rocketjax.bench")))
+    return run_command(lambda: _bench(parse_options(Bench, args, "rocketjax.bench")))
 
 
 def _bench(options: Bench) -> None:
     from rocketjax.bench import facts
-    from rocketjax.bench.ours import Ours
-    from rocketjax.bench.table import facts_table, machine, results_table
-    from rocketjax.bench.work import make_work
-    from rocketjax.data.collections import load_collection
-    from rocketjax.files import write_json
+    from rocketjax.bench.measure import facts_table, machine, results_table
+    from rocketjax.bench.work import Ours, make_work
+    from rocketjax.data.load import load_collection
     from rocketjax.models.pretrained import resolve_weights
+    from rocketjax.runtime.files import write_json
 
     collection = load_collection(options.collection)
     work = make_work(
@@ -112,9 +113,9 @@ def _bench(options: Bench) -> None:
         )
         known = list(_shown(measured))
     if results:
-        cli.console.print(results_table(results))
+        console.print(results_table(results))
     if known:
-        cli.console.print(facts_table(known))
+        console.print(facts_table(known))
     if options.json:
         figures = {
             "machine": machine(),
@@ -126,21 +127,22 @@ def _bench(options: Bench) -> None:
 
 def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Result]":
     from rocketjax.bench import mine
-    from rocketjax.data.splits import sample_queries
+    from rocketjax.data.collection import sample_queries
 
     yield from _texts(options, ours)
     split, folder = collection.split(options.split), Path(options.vectors_folder)
     if "mine" in options.tasks:
         some = sample_queries(split, options.mined, seed=0)
         to = folder / "passages"
-        yield mine.measure(ours, collection, some, to, options.rounds, cli.say, cli.watch)
+        yield mine.measure(ours, collection, some, to, options.rounds, say, watch)
     if "search" in options.tasks:
         some = sample_queries(split, options.searched, seed=0)
         yield from _searches(options, collection, list(some.queries.values()))
 
 
 def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
-    from rocketjax.bench.pair import compare, rival_process
+    from rocketjax.bench.measure import compare
+    from rocketjax.bench.work import rival_process
 
     plans = {
         "encode": ("passages", len(ours.work.passages), lambda: ours.encode),
@@ -153,7 +155,7 @@ def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
     with rival_process(ours.work) as rival:
         for task in tasks:
             unit, units, ready = plans[task]
-            cli.say(f"{task}: {units} {unit} a run, {options.rounds} rounds")
+            say(f"{task}: {units} {unit} a run, {options.rounds} rounds")
             yield compare(task, unit, units, ready(), rival, options.rounds)
 
 
@@ -161,21 +163,21 @@ def _searches(
     options: Bench, collection: "Collection", queries: Sequence[str]
 ) -> "Iterator[Result]":
     from rocketjax.bench import search
-    from rocketjax.bench.pieces import cut, encoded
+    from rocketjax.bench.search import cut, encoded
     from rocketjax.models.pretrained import resolve_weights
 
     weights, folder = str(resolve_weights(options.weights)), Path(options.vectors_folder) / "pieces"
     pieces = cut(collection, options.piece, options.vectors)
-    retriever, vectors = encoded(pieces, options.piece, weights, folder, options.compute, cli.watch)
+    retriever, vectors = encoded(pieces, options.piece, weights, folder, options.compute, watch)
     threads = [options.threads] if options.threads else sorted({os.cpu_count() or 1, 1})[::-1]
     asked = retriever.encode_query(queries)
-    yield from search.measure(vectors, asked, threads, options.rounds, cli.say)
+    yield from search.measure(vectors, asked, threads, options.rounds, say)
 
 
 def _shown(figures: "Iterator") -> "Iterator":
     """The same, each said as soon as it is there: the whole takes minutes."""
     for figure in figures:
-        cli.say("  ".join(f"{x:,.3f}" if isinstance(x, float) else str(x) for x in figure))
+        say("  ".join(f"{x:,.3f}" if isinstance(x, float) else str(x) for x in figure))
         yield figure
 
 

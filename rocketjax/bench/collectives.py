@@ -15,28 +15,44 @@ from typing import Any
 import jax
 import numpy as np
 
-from rocketjax import steps
-from rocketjax.batch import ListBatch, Tokens
-from rocketjax.bench.fact import Fact
-from rocketjax.bench.process import answer, asked
-from rocketjax.config import LossConfig, OptimizerConfig
-from rocketjax.losses import joint_weights
+from rocketjax.bench.measure import Fact, answer, asked
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.schema import OptimizerConfig
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.pretrained import read_encoder_config
-from rocketjax.optim import make_optimizer
-from rocketjax.parallel import data_parallel
-from rocketjax.state import TrainState, init_state
+from rocketjax.runtime.devices import data_parallel
+from rocketjax.text.batch import ListBatch, Tokens
+from rocketjax.training.losses import joint_weights
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import (
+    TermsOf,
+    TrainState,
+    init_state,
+    joint_terms_of,
+    retriever_terms_of,
+    train_step,
+)
 
 DEVICES = (1, 2, 4, 8)
+
+
 ROWS, SLOTS, LENGTH = 8, 4, 16  # of the whole batch; few, for the parameters outweigh them anyway
+
+
 FLAG = "--xla_force_host_platform_device_count=8"
+
+
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+
+
 # %name = f32[8,4]{1,0} all-reduce(...), or = (f32[8,4], f32[]) all-reduce(...)
 COLLECTIVE = re.compile(
     r"= (?P<shapes>\([^)]*\)|\S+) "
     r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
+
+
 SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -83,10 +99,10 @@ def main() -> None:
     stages = {
         "joint": (
             {"retriever": de, "reranker": ce},
-            steps.joint_terms_of(retriever, reranker, loss),
+            joint_terms_of(retriever, reranker, loss),
             joint_weights(loss),
         ),
-        "warm-up": ({"retriever": de}, steps.retriever_terms_of(retriever, 0.05), {"retriever": 1}),
+        "warm-up": ({"retriever": de}, retriever_terms_of(retriever, 0.05), {"retriever": 1}),
     }
 
     def count(question: str) -> dict[str, Any]:
@@ -101,9 +117,9 @@ def main() -> None:
     answer(count)
 
 
-def _compiled(params: Any, terms: steps.TermsOf, weights: Any, devices: int) -> str:
+def _compiled(params: Any, terms: TermsOf, weights: Any, devices: int) -> str:
     optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
-    step = partial(steps.train_step, terms_of=terms, weights=weights, optimizer=optimizer)
+    step = partial(train_step, terms_of=terms, weights=weights, optimizer=optimizer)
     program: Any = data_parallel(step, jax.devices()[:devices], backend="shard_map")
     state: TrainState = jax.eval_shape(lambda p: init_state(p, optimizer, 1), params)
     texts, shape = _tokens(ROWS, SLOTS), (ROWS, SLOTS)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import jax
 
-from rocketjax import options, pipeline
-from rocketjax.bench.fact import Fact
-from rocketjax.bench.process import Answer, answer, asked
-from rocketjax.config import Config
-from rocketjax.progress import unsaid, unwatched
+from rocketjax.bench.measure import Answer, Fact, answer, asked
+from rocketjax.config.options import dump, load
+from rocketjax.config.schema import Config
+from rocketjax.pipeline import run as run_module
+from rocketjax.runtime.progress import unsaid, unwatched
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # of jax.monitoring
 
@@ -27,7 +27,7 @@ def measure(config: Config) -> Iterator[Fact]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         run = dataclasses.replace(config, run_dir=str(Path(folder) / "run"))
-        path.write_text(options.dump(run), encoding="utf-8")
+        path.write_text(dump(run), encoding="utf-8")
         with asked("rocketjax.bench.compiles", path) as ask:
             found = ask("run")
     yield Fact("programs compiled in a run", found["compiled"], "programs", "")
@@ -58,7 +58,7 @@ def main() -> None:
     def run(_: str) -> Answer:
         started = time.monotonic()
         with counting() as taken:
-            pipeline.run(options.load(Path(sys.argv[1])), unsaid, unwatched)
+            run_module.run(load(Path(sys.argv[1])), unsaid, unwatched)
         seconds = time.monotonic() - started
         return {"compiled": len(taken), "compiling": sum(taken), "seconds": seconds}
 

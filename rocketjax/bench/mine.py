@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rocketjax.bench.ours import Ours
-from rocketjax.bench.pair import Result, compare
-from rocketjax.bench.process import asked
-from rocketjax.config import IndexConfig, ListConfig
-from rocketjax.corpus import encode_corpus
-from rocketjax.data.collection import Collection, Split
-from rocketjax.data.qrels import relevant
-from rocketjax.inference import Model
-from rocketjax.mining import mine
-from rocketjax.progress import Say, Watch, unwatched
+from rocketjax.bench.measure import Result, asked, compare
+from rocketjax.bench.work import Ours
+from rocketjax.config.schema import IndexConfig, ListConfig
+from rocketjax.data.collection import Collection, Split, relevant
+from rocketjax.mining.mine import mine
+from rocketjax.retrieval.encode import encode_corpus
+from rocketjax.retrieval.model import Model
 from rocketjax.retrieval.open import build_index
+from rocketjax.runtime.progress import Say, Watch, unwatched
 
 # sigmoid: a fresh head's scores cannot be calibrated, and so both sides do the same.
 LISTS = ListConfig(length=16, top_n=50, scored=20, depth=100, calibration="sigmoid")
+
+
 SEED = 1
 
 
@@ -55,7 +55,7 @@ def measure(
 
         work = Path(place) / "work.json"
         work.write_text(json.dumps(_work(ours, collection, queries, split, folder)), "utf-8")
-        with asked("rocketjax.bench.plain_mining", work) as rival:
+        with asked("rocketjax.bench.rivals.texts.mining", work) as rival:
             return compare("mine", "queries", len(queries), run, rival, rounds)
 
 

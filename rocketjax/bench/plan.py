@@ -12,16 +12,21 @@ from typing import Literal, NamedTuple
 
 from rich.table import Table
 
-from rocketjax import cli
-from rocketjax.augment import lists_per_positive
-from rocketjax.batching import ON_ACCELERATORS
-from rocketjax.bench.flops import forward_flops
-from rocketjax.config import Config, Count, Positive, Size, StageConfig
+from rocketjax.bench.work import forward_flops
+from rocketjax.cli.command import console, parse_options, run_command
+from rocketjax.config.fields import Count, Positive, Size
+from rocketjax.config.options import load
+from rocketjax.config.schema import Config, StageConfig
+from rocketjax.inference.batching import ON_ACCELERATORS
+from rocketjax.mining.augment import lists_per_positive
 from rocketjax.models.encoder import EncoderConfig
-from rocketjax.options import load
 
 BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
+
+
 PARAMETERS = 108_891_648  # of BERT base without its pooler
+
+
 STATE = 16  # bytes of a parameter: itself, its gradient and Adam's two moments, float32
 
 
@@ -39,6 +44,8 @@ MACHINES = {  # by their makers' data sheets; a v4-32 has 32 cores on 16 chips
     "v4-32": Devices(16, 275e12, 32e9, tpu=True),
     "h100": Devices(1, 989e12, 80e9, tpu=False),
 }
+
+
 # Outside training texts are sorted, and padded to the next multiple of 32: half of one on average.
 ROUNDED_UP = 15.5
 
@@ -92,7 +99,7 @@ class Stage(NamedTuple):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    return cli.run(lambda: _plan(cli.parse_options(Plan, args, "rocketjax.bench.plan")))
+    return run_command(lambda: _plan(parse_options(Plan, args, "rocketjax.bench.plan")))
 
 
 def _plan(options: Plan) -> None:
@@ -106,7 +113,7 @@ def _plan(options: Plan) -> None:
         values = (stage.tokens / 1e9, stage.flops / 1e15, stage.hours, stage.memory / 1e9)
         table.add_row(stage.name, *(f"{value:,.2f}" for value in values))
     table.add_row("all", "", "", f"{sum(stage.hours for stage in planned):,.2f}", "")
-    cli.console.print(table)
+    console.print(table)
 
 
 def stages(config: Config, plan: Plan) -> Iterator[Stage]:

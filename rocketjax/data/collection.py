@@ -1,12 +1,18 @@
 """What a retrieval collection is: passages, and for each split its queries and judgements."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from rocketjax.data.passages import InMemory, Passage, StoredPassages
-from rocketjax.errors import InputError
+from rocketjax.runtime.errors import InputError
+
+Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
+
 
 Value = TypeVar("Value")
 
@@ -91,3 +97,35 @@ class Collection:
     def fingerprint(self) -> str:
         """A hash of every passage's id, title and text, in order: what an index was made from."""
         return self.passages.fingerprint
+
+
+def sample_queries(split: Split, most: int, seed: int = 1) -> Split:
+    """At most `most` judged queries of a split (0: all), drawn by seed.
+
+    A run's seed is not asked: runs, and their own beginning, are judged on the same queries.
+    """
+    names = sorted(split.qrels)
+    if most and most < len(names):
+        drawn = np.random.default_rng(seed).choice(len(names), size=most, replace=False)
+        names = [names[i] for i in sorted(drawn)]
+    return split.only(names)
+
+
+def hold_out(split: Split, share: float) -> tuple[Split, Split]:
+    """What stays of a split, and this share of its queries.
+
+    By each query's own hash: other queries, or an order, do not change which are held out.
+    """
+    stays = [query for query in split.queries if _place(query) >= share]
+    out = [query for query in split.queries if _place(query) < share]
+    return split.only(stays), split.only(out)
+
+
+def _place(query: str) -> float:
+    """A number from 0 to 1 that the query's id decides."""
+    return int.from_bytes(hashlib.blake2b(query.encode(), digest_size=4).digest()) / 2**32
+
+
+def relevant(judged: Mapping[str, int]) -> list[str]:
+    """The ids of a query's relevant passages, by its grades; sorted."""
+    return sorted(pid for pid, grade in judged.items() if grade > 0)

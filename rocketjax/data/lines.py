@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
 
 from rocketjax.data.passages import Passage
-from rocketjax.errors import InputError, shown
+from rocketjax.runtime.errors import InputError, shown
 
 Policy: TypeAlias = Literal["fail", "skip"]
+
+
 Row = TypeVar("Row")
+
+
 UNREADABLE = (OSError, EOFError, zlib.error)  # the last two: a damaged .gz
+
+
 SHOWN = 3  # faults of a file that a report spells out
+
+
 LONGEST = 16 * 2**20  # bytes of a line: a packed one of a megabyte may unpack to a gigabyte
 
 
@@ -208,3 +216,11 @@ def checked_passage(pid: Any, title: Any, text: Any, field: str = "_id") -> Pass
     if not (passage.title.strip() or passage.text.strip()):
         raise BadRow(f"text: passage {shown(passage.id)} is empty; give it a text")
     return passage
+
+
+def named_text(line: str) -> tuple[str, str]:
+    """id TAB text; a further tab belongs to the text. Raises BadRow."""
+    name, tab, text = line.partition("\t")
+    if not tab:
+        raise BadRow(f"expected id TAB text, got {line[:80]!r}")
+    return checked_id(name, "id"), checked_text(text, "text").strip()

@@ -18,11 +18,15 @@ from typing import NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
-from rocketjax.errors import InputError
-from rocketjax.files import map_npy
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import map_npy
 
 ROWS = 16_384  # in a batch of Arrow
+
+
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
+
+
 FILES = ("passages.arrow", "hashes.npy", "rows.npy")
 
 

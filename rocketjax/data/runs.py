@@ -1,13 +1,12 @@
 """TREC runs in and out, and files of queries."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rocketjax.data.beir import read_queries as read_json_queries
-from rocketjax.data.lines import BadRow, BadRows, checked_id, checked_text, finite, lines, parsed
-from rocketjax.errors import InputError
-from rocketjax.files import new_file
+from rocketjax.data.lines import BadRow, BadRows, checked_id, finite, parsed
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import new_file
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
@@ -70,42 +69,3 @@ def _ranked(line: str) -> tuple[str, str, float | None, float]:
         raise BadRow(f"expected query Q0 passage rank score tag, got {line[:80]!r}")
     query, _, pid, rank, score, _ = columns
     return query, pid, finite(score, "score"), finite(rank, "rank")
-
-
-def read_queries(path: Path) -> dict[str, str]:
-    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}) or .txt (a line each: 1, 2, ..).
-
-    Raises:
-        InputError: no file, one by another name, an id that stands twice or holds white space, an
-            empty text, or no query at all.
-    """
-    if path.suffix not in (".tsv", ".jsonl", ".txt"):
-        raise InputError(
-            f"{path}: queries are read from .tsv (id TAB text), .jsonl ({{_id, text}}) or .txt "
-            "(one a line)"
-        )
-    if path.suffix == ".jsonl":
-        return read_json_queries(path, BadRows())
-    queries: dict[str, str] = {}
-    rows = _numbered(path) if path.suffix == ".txt" else parsed(path, named_text, BadRows())
-    for place, (query, text) in rows:
-        if query in queries:
-            raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
-        queries[query] = text
-    if not queries:
-        raise InputError(f"{path}: holds no query")
-    return queries
-
-
-def named_text(line: str) -> tuple[str, str]:
-    """id TAB text; a further tab belongs to the text. Raises BadRow."""
-    name, tab, text = line.partition("\t")
-    if not tab:
-        raise BadRow(f"expected id TAB text, got {line[:80]!r}")
-    return checked_id(name, "id"), checked_text(text, "text").strip()
-
-
-def _numbered(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    for number, (place, line) in enumerate(lines(path, BadRows()), 1):
-        if line.strip():
-            yield place, (str(number), line.strip())

@@ -28,10 +28,12 @@ from rocketjax.data.passages import (
     fingerprint,
     id_hash,
 )
-from rocketjax.errors import InputError, writing
-from rocketjax.files import cache_folder, read_json
+from rocketjax.runtime.errors import InputError, writing
+from rocketjax.runtime.files import cache_folder, read_json
 
 _VERSION = 2  # of what a reader makes of a file: a later one does not take up what this one stored
+
+
 Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # places and passages
 
 

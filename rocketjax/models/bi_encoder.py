@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.batch import Array, Tokens
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig
+from rocketjax.text.batch import Array, Tokens
 
 Pooling: TypeAlias = Literal["cls", "mean"]
 

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.batch import Array, Tokens
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
+from rocketjax.text.batch import Array, Tokens
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

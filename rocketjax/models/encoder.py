@@ -13,12 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.batch import Array, Tokens
 from rocketjax.models.attention import Attention, attend, attend_first, precision
-from rocketjax.models.layout import Layout
+from rocketjax.text.batch import Array, Tokens
+from rocketjax.text.padding import Layout
 
 Params: TypeAlias = Any  # a pytree of arrays
+
+
 Dtype: TypeAlias = Any
+
+
 RematPolicy: TypeAlias = Literal["none", "full", "dots"]
 
 
@@ -296,3 +300,10 @@ def _rematerialised(policy: RematPolicy) -> Callable[..., jax.Array]:
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
     return jax.checkpoint(layer, policy=save, static_argnums=(0, 1, 2))
+
+
+def family(config: EncoderConfig) -> Literal["bert", "ernie", "roberta"]:
+    """The model_type of transformers that computes what `config` says; also its tensors' prefix."""
+    if config.position_offset:
+        return "roberta"
+    return "ernie" if config.task_type_vocab_size else "bert"

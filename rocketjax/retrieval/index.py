@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rocketjax.errors import InputError
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.runtime.errors import InputError
 
 
 class Index(Protocol):

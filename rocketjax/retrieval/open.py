@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rocketjax.config import IndexConfig
-from rocketjax.errors import InputError
-from rocketjax.progress import Say, unsaid
+from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Vectors
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import Say, unsaid
 
 
 def build_index(

@@ -16,19 +16,37 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import pydantic
 
-from rocketjax.config import IndexConfig
-from rocketjax.errors import InputError
-from rocketjax.files import MOST, checked_file, map_npy, new_folder, read_json, valid, write_json
-from rocketjax.progress import Say
+from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import check_search, recall
 from rocketjax.retrieval.vectors import Manifest, Vectors
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import (
+    MOST,
+    checked_file,
+    map_npy,
+    new_folder,
+    read_json,
+    valid,
+    write_json,
+)
+from rocketjax.runtime.progress import Say
 
 SETTINGS = "index.json"
+
+
 ASSETS = "scann_assets.pbtxt"
+
+
 BRUTE_FORCE = 20_000  # up to so many passages ScaNN's authors compare with all of them,
+
+
 NO_TREE = 100_000  # up to so many with all their quantised forms
+
+
 PIECE = 2**30  # bytes of the corpus on a device at once, while the width is tuned
+
+
 SCATTERED = 4  # times as long as in a row does it take to read from all over the memory
 
 

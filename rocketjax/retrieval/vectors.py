@@ -20,10 +20,12 @@ import ml_dtypes
 import numpy as np
 import pydantic
 
-from rocketjax.errors import InputError
-from rocketjax.files import map_npy, read_json, valid, write_json, write_npy
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import map_npy, read_json, valid, write_json, write_npy
 
 MANIFEST = "manifest.json"
+
+
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),

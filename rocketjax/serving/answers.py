@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rocketjax.data.passages import Passage
-from rocketjax.inference import Corpus, Reranker, Retriever, check_known
-from rocketjax.progress import unwatched
-from rocketjax.ranking import look_up, rerank
+from rocketjax.inference.reranker import Reranker
+from rocketjax.inference.retriever import Retriever
+from rocketjax.retrieval.model import Corpus, check_known
+from rocketjax.retrieval.ranking import look_up, rerank
+from rocketjax.runtime.progress import unwatched
 
 
 class Ranks(NamedTuple):

@@ -23,10 +23,20 @@ from rocketjax.serving.batcher import Batcher, Done, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
 
 Item = TypeVar("Item")
+
+
 Result = TypeVar("Result")
+
+
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+
+
 SENDING = 4  # times as many bodies may be read at once as requests may wait
+
+
 PATHS = "/, /search, /score and /health"
 
 

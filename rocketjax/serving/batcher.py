@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
+
+
 Result = TypeVar("Result")
 
 

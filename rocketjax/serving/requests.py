@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
 
-from rocketjax.config import Amount, Positive, Size
+from rocketjax.config.fields import Amount, Positive, Size
 
 Body = TypeVar("Body")
 
@@ -45,6 +45,8 @@ class Refused(Exception):
 
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
+
+
 # Of a body whose half a million items are all wrong, one error is enough.
 _FIRST = pydantic.Field(fail_fast=True)
 

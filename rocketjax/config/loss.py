@@ -1,0 +1,88 @@
+"""Which loss the joint stage minimises, and the presets."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rocketjax.config.fields import Amount, Positive
+
+Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which loss the joint stage minimises; see rocketjax/training/losses.py."""
+
+    preset: Preset = "default"
+    """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), or custom:
+    only then do the fields below count, but retriever_negatives and retriever_temperature, which
+    always do."""
+    retriever_weight: Amount = 1.0
+    """Weight of the retriever's own cross-entropy."""
+    retriever_negatives: Literal["list", "batch"] = "list"
+    """What a query's positive is told apart from in it: the rest of its list, or all passages of
+    the step's lists, on all devices. Distillation looks at the list either way."""
+    reranker_weight: Amount = 1.0
+    """Weight of the re-ranker's own loss."""
+    reranker_loss: Literal["listwise", "pointwise"] = "listwise"
+    """The re-ranker's own loss, in its warm-up too: over each list, or over each passage alone."""
+    distill_weight: Amount = 0.3
+    """Weight of the KL divergence between the two list distributions."""
+    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
+    """KL(re-ranker || retriever) or KL(retriever || re-ranker)."""
+    stop_gradient: Literal["reranker", "retriever", "none"] = "reranker"
+    """Which model the distillation term does not move."""
+    reduction: Literal["list", "element", "sum"] = "list"
+    """The KL is averaged over lists, over list items, or summed over the batch."""
+    distill_temperature: Positive = 1.0
+    """Both distributions of the distillation term are softened by it."""
+    retriever_temperature: Positive = 1.0
+    """The retriever's scores are divided by it in every term; cosines want about 0.05."""
+
+
+PRESETS: dict[Preset, LossConfig] = {
+    # Its weight of 0.3 is measured on the demo, where the teacher starts from a fresh head and is
+    # at first worse than its student: the more weight it has, the less the retriever gains.
+    "default": LossConfig(preset="default"),
+    # Eq 4-6: L = sum KL(de || ce) + mean CE(ce); nothing is stopped, no label for the retriever.
+    "paper": LossConfig(
+        preset="paper",
+        retriever_weight=0.0,
+        distill_weight=1.0,
+        direction="student_teacher",
+        stop_gradient="none",
+        reduction="sum",
+    ),
+    # Paddle's kldiv_loss: KL(ce || de), mean over B * L, its target gets no gradient.
+    "released": LossConfig(
+        preset="released",
+        retriever_weight=0.0,
+        distill_weight=1.0,
+        direction="teacher_student",
+        stop_gradient="reranker",
+        reduction="element",
+    ),
+}
+
+
+def resolve_loss(loss: LossConfig) -> LossConfig:
+    """The weights and options a preset stands for; the retriever's temperature and negatives stay
+    as set."""
+    if loss.preset == "custom":
+        return loss
+    return dataclasses.replace(
+        PRESETS[loss.preset],
+        retriever_temperature=loss.retriever_temperature,
+        retriever_negatives=loss.retriever_negatives,
+    )
+
+
+def overruled(loss: LossConfig) -> list[str]:
+    """What was set and is not heeded, as "loss.distill_weight 1.0 (0.3 counts)"."""
+    default, counts = LossConfig(), resolve_loss(loss)
+    names = [field.name for field in dataclasses.fields(loss) if field.name != "preset"]
+    return [
+        f"loss.{name} {getattr(loss, name)} ({getattr(counts, name)} counts)"
+        for name in names
+        if getattr(loss, name) not in (getattr(default, name), getattr(counts, name))
+    ]

@@ -1,0 +1,197 @@
+"""Options from files and the command line: read, merged, checked, written and compared."""
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+import yaml
+
+from rocketjax.config.schema import Config, Depths, ListConfig
+from rocketjax.runtime.errors import InputError, shown
+
+Options = TypeVar("Options")
+
+
+_MOST = 2**20  # characters of a config file
+
+
+def load(path: Path, default: Config | None = None) -> Config:
+    """Reads a config file; what it leaves out stays as in `default` (None: as in Config()).
+
+    Raises:
+        InputError: what `read_values` raises, or a value that does not fit its field; file, line
+            and field are named.
+    """
+    values, lines = read_values(path)
+    values = _merged(dataclasses.asdict(default or Config()), values)
+    return checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+
+
+def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """What a config file itself sets, nested as there, and the line of every dotted name.
+
+    Raises:
+        InputError: unreadable file, or unknown field (the nearest name is given).
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST)
+            if file.read(1):
+                raise InputError(f"{path}: too long for a config: more than {_MOST:,} characters")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the config: {error}") from error
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # an absurd value
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    lines: dict[str, int] = {}
+    if node is not None:
+        _check_names(Config, node, path, "", lines)
+    return values, lines
+
+
+def parse(args: Sequence[str], program: str, description: str) -> Config:
+    """The config of a command line: every `--config FILE`, one over the other, then overrides.
+
+    The last paragraph of `description` is an example.
+
+    Leaves with tyro's message on an unknown option (with the nearest name) and on --help.
+
+    Raises:
+        InputError: what `load` raises, or an override out of range.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path, action="append", default=[])
+    chosen, rest = files.parse_known_args(args)
+    default = Config()
+    for path in chosen.config:
+        default = load(path, default)
+    what, gap, example = description.rpartition("\n\n")
+    config = tyro.cli(
+        Config,
+        args=rest,
+        default=default,
+        prog=program,
+        description=f"{what} --config FILE reads options from a file first, a second "
+        f"--config from another over it.{gap}{example}",
+    )
+    return checked(dataclasses.asdict(config), option)
+
+
+def option(name: str) -> str:
+    """A field's name as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, as `load` reads it."""
+    values = dataclasses.asdict(config)
+    return yaml.safe_dump(values | {"stages": list(config.stages)}, sort_keys=False)
+
+
+def _check_names(
+    cls: type, node: yaml.Node, path: Path, prefix: str, lines: dict[str, int]
+) -> None:
+    """Refuses names that are no field of `cls`, and notes on which line each field stands."""
+    if not isinstance(node, yaml.MappingNode):
+        what = prefix.rstrip(".") or "the file"
+        raise InputError(
+            f"{path}:{node.start_mark.line + 1}: {what} must hold fields, as in `seed: 1`"
+        )
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if prefix + name in lines:
+            raise InputError(f"{path}:{line}: {prefix}{name} stands twice; delete one")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            raise InputError(f"{path}:{line}: unknown field {prefix}{name}; {hint}")
+        lines[prefix + name] = line
+        factory = fields[name].default_factory
+        if factory is dataclasses.MISSING:
+            continue
+        _check_names(type(factory()), value, path, f"{prefix}{name}.", lines)
+
+
+def _merged(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `default`, section by section: `joint.steps` outlives a `joint.batch`."""
+    sections = {
+        name: _merged(default[name], value)
+        for name, value in values.items()
+        if isinstance(value, dict) and isinstance(default[name], dict)
+    }
+    return {**default, **values, **sections}
+
+
+def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
+    """A config of values that fit their fields and each other.
+
+    Raises:
+        InputError: they do not; the fields are named, by `place`.
+    """
+    config = validated(Config, values, place)
+    longest = (config.text.pair_length or 10**9) - 2
+    _check_limits(place, ("text.query_length", config.text.query_length, longest))
+    check_depths(config.evaluate, place)
+    check_lists(config.lists, place)
+    return config
+
+
+def validated(cls: type[Options], values: dict[str, Any], place: Callable[[str], str]) -> Options:
+    """Coerces each value to its field's type (YAML reads 1e-5 as text) and checks its range.
+
+    Raises:
+        InputError: a value that does not fit; all of them are named, by `place`.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"{place('.'.join(map(str, e['loc'])))}: {e['msg']}, got {shown(e['input'])}"
+            for e in error.errors()
+        ]
+        raise InputError("; ".join(problems)) from error
+
+
+def check_depths(depths: Depths, place: Callable[[str], str]) -> None:
+    """Refuses to re-rank more than is retrieved. Raises InputError, as `check_lists` does."""
+    _check_limits(place, ("evaluate.rerank_depth", depths.rerank_depth, depths.top_k))
+
+
+def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
+    """Refuses options for lists that contradict each other; `place` says where one was given.
+
+    Raises:
+        InputError: the option and what is expected of it.
+    """
+    _check_limits(
+        place,
+        ("lists.length", lists.length, lists.top_n + 1),
+        ("lists.scored", lists.scored, lists.top_n),
+        # Else a pseudo-positive would be a negative too.
+        ("lists.low", lists.low, lists.high if lists.pseudo_positives else 1),
+    )
+    if lists.pseudo_positives and not lists.denoised:
+        raise InputError(
+            f"{place('lists.pseudo_positives')}: pseudo-positives stand in denoised lists; set "
+            "lists.denoised above 0"
+        )
+    if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
+        raise InputError(
+            f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
+            "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
+        )
+
+
+def _check_limits(place: Callable[[str], str], *limits: tuple[str, float, float]) -> None:
+    for name, value, limit in limits:
+        if value > limit:
+            raise InputError(f"{place(name)}: at most {limit} with the other options, got {value}")

@@ -1,0 +1,266 @@
+"""Collections that other libraries fetch: Hugging Face's datasets, and ir_datasets.
+
+Neither is needed by anything else: `pip install 'rocketjax[hub]'` brings the first,
+`'rocketjax[irds]'` the second. What they download lies in their own caches.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.formats.qrels import Judgement, read_qrels, with_unlabelled
+from rocketjax.data.formats.rows import Row, collection_of, make_split, passages_of, row_of
+from rocketjax.data.lines import (
+    BadRow,
+    BadRows,
+    Policy,
+    checked_id,
+    checked_passage,
+    checked_text,
+    distinct,
+)
+from rocketjax.data.passages import Passage
+from rocketjax.data.store import store
+from rocketjax.runtime.errors import InputError, shown
+from rocketjax.runtime.progress import Say, unsaid
+
+
+def read_datasets(name: str, policy: Policy = "fail") -> Collection:
+    """A dataset of the Hugging Face hub, or a local folder of its files.
+
+    Args:
+        name: ORG/NAME, a folder, or either with ":CONFIG" behind it. One with the configurations
+            "corpus" and "queries" is read as BEIR's on the hub are (judgements in "default" or
+            "qrels", or in the dataset ORG/NAME-qrels); any other as training rows, in the columns
+            that data/rows.py knows, its splits as they are.
+        policy: see `load_collection`.
+
+    Raises:
+        InputError: the library is not installed, the dataset cannot be had, or a row is bad.
+    """
+    library = _import("datasets", "hub")
+    path, _, config = name.partition(":")
+
+    def load(config: str | None, source: str = path) -> Mapping[str, Any]:
+        with _loading(f"hf:{source}" + (f":{config}" if config else "")):
+            return library.load_dataset(source, config)
+
+    with _loading(f"hf:{path}"):
+        configs = library.get_dataset_config_names(path)
+    if {"corpus", "queries"} <= set(configs):
+        judged = next((name for name in ("qrels", "default") if name in configs), None)
+        corpus, queries = (next(iter(load(part).values())) for part in ("corpus", "queries"))
+        qrels = load(judged) if judged else load(None, f"{path}-qrels")
+        return _judged_dataset(name, corpus, queries, qrels, policy)
+    return _dataset_rows(name, load(config or None), policy)
+
+
+def _dataset_rows(name: str, parts: Mapping[str, Any], policy: Policy) -> Collection:
+    def read(split: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+        return _parsed(f"hf:{name}/{split}", parts[split], row_of, bad)
+
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        return passages_of([Path(split) for split in parts], bad, lambda p, b: read(str(p), b))
+
+    prints = [part._fingerprint for part in parts.values()]
+    stored, notes = store(f"hf:{name}", ["hf", name, *prints], passages, policy, merge=True)
+    bad = BadRows(policy)
+    splits = {split: make_split(read(split, bad), stored.by_id, bad) for split in parts}
+    notes = [note for note in notes if "stands twice" in note]  # others are met again above
+    return collection_of(f"hf:{name}", stored, splits, [*notes, *bad.notes()])
+
+
+def _judged_dataset(
+    name: str, corpus: Any, queries: Any, qrels: Mapping[str, Any], policy: Policy
+) -> Collection:
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        return _parsed(f"hf:{name}/corpus", corpus, _passage, bad)
+
+    stored, notes = store(f"hf:{name}", ["hf", name, corpus._fingerprint], passages, policy)
+    bad = BadRows(policy)
+    texts = distinct(_parsed(f"hf:{name}/queries", queries, _query, bad), bad)
+    splits = {}
+    for split, rows in qrels.items():
+        place = f"hf:{name}/{split}"
+        judged = read_qrels(
+            Path(place), _parsed(place, rows, _judgement, bad), texts, stored.by_id, bad
+        )
+        splits[split] = Split(texts, judged).only(judged)
+    return Collection(name, stored, with_unlabelled(splits, texts), [*notes, *bad.notes()])
+
+
+def _parsed(
+    place: str, rows: Any, parse: Callable[[Any], Any], bad: BadRows
+) -> Iterator[tuple[str, Any]]:
+    for number, fields in enumerate(_loaded(place, rows)):
+        try:
+            yield f"{place}:{number}", parse(fields)
+        except BadRow as fault:
+            bad.found(f"{place}:{number}", str(fault))
+
+
+def _loaded(place: str, rows: Any) -> Iterator[Any]:
+    """The rows; what their libraries fetch, they may fetch only now."""
+    with _loading(place):
+        yield from rows
+
+
+def _passage(fields: Mapping[str, Any]) -> Passage:
+    return checked_passage(_id_of(fields), fields.get("title"), fields.get("text"))
+
+
+def _query(fields: Mapping[str, Any]) -> tuple[str, str]:
+    return checked_id(_id_of(fields), "_id"), checked_text(fields.get("text"), "text")
+
+
+def _id_of(fields: Mapping[str, Any]) -> Any:
+    value = fields.get("_id", fields.get("id"))
+    return str(value) if isinstance(value, int) else value
+
+
+def _judgement(fields: Mapping[str, Any]) -> Judgement:
+    query, pid = (checked_id(str(fields.get(name, "")), name) for name in ("query-id", "corpus-id"))
+    score = fields.get("score", 1)
+    if not isinstance(score, int | float) or not math.isfinite(score) or score != int(score):
+        raise BadRow(f"score: expected a whole number, got {shown(score)}")
+    return Judgement(query, pid, int(score))
+
+
+def read_ir_datasets(name: str, policy: Policy = "fail", say: Say = unsaid) -> Collection:
+    """A dataset of ir_datasets: its documents, and a split for each of its judged parts.
+
+    Args:
+        name: an id. Of "msmarco-passage" the splits are "train", "dev/small" and so on, each
+            fetched when it is asked for; of "beir/scifact/test" there is the one split "test".
+            Beside "train" there is "unlabelled", with its queries that nobody judged.
+        policy, say: see `load_collection`.
+
+    Raises:
+        InputError: the library is not installed, knows no such dataset, cannot fetch it, or a row
+            is bad.
+    """
+    library = _import("ir_datasets", "irds")
+    known = set(library.registry)
+    if name not in known:
+        raise InputError(f"irds:{name}: ir_datasets {library.__version__} knows no such dataset")
+    with _loading(f"irds:{name}"):
+        dataset = library.load(name)
+    if not dataset.has_docs():
+        raise InputError(f"irds:{name}: has no documents")
+
+    def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
+        with _loading(f"irds:{name}"):
+            documents = dataset.docs_iter()
+        return _parsed(f"irds:{name}", documents, _document, bad)
+
+    # Parts of one dataset share its documents; a namespace of theirs stands for several corpora.
+    source = ["irds", library.__version__, library.docs_parent_id(name)]
+    stored, notes = store(f"irds:{name}", source, passages, policy)
+    parts = {
+        other.removeprefix(f"{name}/"): other for other in known if other.startswith(name + "/")
+    }
+    if dataset.has_qrels():
+        parts = {name.rpartition("/")[2]: name}
+    judged = {
+        split: part
+        for split, part in sorted(parts.items())
+        if library.load(part).has_qrels() and library.load(part).has_queries()
+    }
+    return Collection(name, stored, _Splits(library, judged, stored.by_id, policy, say), notes)
+
+
+class _Splits(Mapping[str, Split]):
+    """Splits that are fetched when they are asked for."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        names: Mapping[str, str],
+        passages: Mapping[str, Passage],
+        policy: Policy,
+        say: Say,
+    ) -> None:
+        self.library, self.passages, self.say = library, passages, say
+        # Which part of the dataset, and which of the two splits that it makes.
+        self.names = {split: (part, 0) for split, part in names.items()}
+        if "train" in names:
+            self.names = {"unlabelled": (names["train"], 1)} | self.names
+        self.policy: Policy = policy
+        self._load = lru_cache(maxsize=None)(self._fetch)
+
+    def __getitem__(self, split: str) -> Split:
+        part, which = self.names[split]
+        return self._load(part)[which]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _fetch(self, name: str) -> tuple[Split, Split]:
+        """The judged queries, and the others."""
+        dataset, bad = self.library.load(name), BadRows(self.policy)
+        place = f"irds:{name}"
+        with _loading(place):
+            asked = list(dataset.queries_iter())
+        found = distinct(_parsed(f"{place}/queries", asked, _asked, bad), bad)
+        queries = {query: text for query, (text, _) in found.items()}
+        answers = {query: texts for query, (_, texts) in found.items() if texts}
+        with _loading(place):
+            rows = list(dataset.qrels_iter())
+        judgements = [
+            (f"{place}:{i}", Judgement(row.query_id, row.doc_id, int(row.relevance)))
+            for i, row in enumerate(rows)
+        ]
+        qrels = read_qrels(Path(place), judgements, queries, self.passages, bad)
+        for note in bad.notes():
+            self.say(note)
+        splits = with_unlabelled(
+            {"judged": Split(queries, qrels, answers).only(qrels)},
+            queries,
+            answers,
+        )
+        return splits["judged"], splits.get("unlabelled", Split({}, {}))
+
+
+def _asked(query: Any) -> tuple[str, tuple[str, tuple[str, ...]]]:
+    text = getattr(query, "text", None) or query.default_text()
+    name, answers = checked_id(query.query_id, "query_id"), tuple(getattr(query, "answers", ()))
+    return name, (checked_text(text, "text"), answers)
+
+
+def _document(document: Any) -> Passage:
+    text = getattr(document, "text", None)
+    if text is None:
+        return checked_passage(document.doc_id, "", document.default_text(), "doc_id")
+    return checked_passage(document.doc_id, getattr(document, "title", ""), text, "doc_id")
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Raises InputError for any error of the block: it is a library's, a download's or a parser's.
+
+    Some of these are OSErrors, which would be told as a disk's.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InputError(f"{what}: cannot be loaded: {said}") from error
+
+
+def _import(library: str, extra: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise InputError(
+            f"{library} is not installed; pip install 'rocketjax[{extra}]' brings it"
+        ) from error

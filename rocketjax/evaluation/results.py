@@ -1,0 +1,135 @@
+"""What a run ends with: both models on the held-out queries, before and after training."""
+
+import dataclasses
+from pathlib import Path
+
+import pydantic
+
+from rocketjax.config.schema import Depths
+from rocketjax.data.collection import Collection, Split
+from rocketjax.evaluation import metrics
+from rocketjax.evaluation.answers import answer_recall
+from rocketjax.retrieval.ranking import Judged, Scored
+from rocketjax.runtime.files import read_json, valid, write_json
+
+PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
+
+
+SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
+
+
+MODELS = {"retriever": "retriever", "reranker": "re-ranker", "oracle": "oracle"}  # as people read
+
+
+HEADS = ("model", "measure", "before", "after", "gain", "p")
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Row:
+    """One measure of one model, its mean over the queries."""
+
+    model: str
+    measure: str
+    before: float | None  # None: the starting models were not judged
+    after: float
+    p: float | None  # two-sided, paired over queries
+
+    def cells(self) -> tuple[str, ...]:
+        """As tables show it, under `HEADS`."""
+        name, after = MODELS.get(self.model, self.model), f"{self.after:.3f}"
+        before, gain, p = "", "", "" if self.p is None else shown_p(self.p)
+        if self.before is not None:
+            before, gain = f"{self.before:.3f}", f"{self.after - self.before:+.3f}"
+        return name, self.measure, before, after, gain, p
+
+
+def shown_p(p: float) -> str:
+    """With three digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Report:
+    """Every measure of both models, and of a perfect re-ranker of the same candidates."""
+
+    folder: str
+    queries: int
+    rows: list[Row]
+    # By stage. Not in report.json, which is the same to the byte whenever a run was stopped.
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -> PerQuery:
+    """Every measure of one run whose cut-off lies within `depth`.
+
+    Answer recall (DPR) is among them where the queries have answers.
+    """
+    ids = {query: [pid for pid, _ in ranked] for query, ranked in run.items()}
+    values = metrics.per_query(split.qrels, ids, depth)
+    if split.answers:
+        cutoffs = [k for k in (5, 20, 50, 100) if k <= depth]
+        values |= answer_recall(split.answers, ids, lambda pid: collection.by_id[pid].text, cutoffs)
+    return values
+
+
+def measure(
+    split: Split, collection: Collection, judged: Judged, config: Depths
+) -> dict[str, PerQuery]:
+    """Both models' runs, and the oracle's."""
+    return {
+        "retriever": measure_run(split, collection, judged.retriever, config.top_k),
+        "reranker": measure_run(split, collection, judged.reranker, config.top_k),
+        "oracle": oracle_of(split, judged.retriever, config),
+    }
+
+
+def oracle_of(split: Split, found: Scored, config: Depths) -> PerQuery:
+    """What a perfect re-ranker of the first `rerank_depth` candidates gives: the ceiling.
+
+    Without answer recall: it knows judgements only.
+    """
+    ids = {query: [pid for pid, _ in ranked] for query, ranked in found.items()}
+    ideal = metrics.oracle(split.qrels, ids, config.rerank_depth)
+    return metrics.per_query(split.qrels, ideal, config.top_k)
+
+
+def write(
+    folder: Path,
+    split: Split,
+    collection: Collection,
+    before: Judged | None,
+    after: Judged,
+    config: Depths,
+) -> Report:
+    """Measures, compares, and writes runs/*.per_query.tsv and report.json."""
+    new = measure(split, collection, after, config)
+    old = measure(split, collection, before, config) if before else None
+    for name, values in new.items():
+        metrics.write_per_query(folder / "runs" / f"{name}.per_query.tsv", values)
+    rows = [
+        _row(name, key, old[name][key] if old else None, values)
+        for name, measures in new.items()
+        for key, values in measures.items()
+    ]
+    result = Report(str(folder), len(split.qrels), rows)
+    save(result, folder)
+    return result
+
+
+def save(report: Report, folder: Path) -> None:
+    """Writes report.json."""
+    values = pydantic.TypeAdapter(Report).dump_python(report, exclude={"seconds"})
+    write_json(folder / "report.json", values)
+
+
+def load(folder: Path) -> Report:
+    """Reads report.json. Raises InputError where it is missing or damaged."""
+    path = folder / "report.json"
+    return valid(Report, read_json(path), path, "--from evaluate makes it anew")
+
+
+def _row(model: str, name: str, before: dict[str, float] | None, after: dict[str, float]) -> Row:
+    if before is None:
+        return Row(model, name, None, metrics.mean(after), None)
+    p = metrics.p_value(before, after)
+    return Row(model, name, metrics.mean(before), metrics.mean(after), p)

@@ -1,0 +1,105 @@
+"""What mining dropped, added and topped up, with examples to read."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rocketjax.config.schema import ListConfig
+from rocketjax.data.lists import Candidates, TrainingList
+from rocketjax.mining.calibrate import Calibration
+from rocketjax.runtime.files import read_object, valid, write_json
+
+EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """What was dropped, added and topped up."""
+
+    queries: int
+    unlabelled: int  # of them without a judgement
+    undenoised: int  # lists
+    denoised: int  # lists, those of pseudo-positives counted
+    pseudo_positives: int
+    scored: int  # candidates the re-ranker scored
+    dropped: int  # of them too likely to be positives for a denoised list
+    likely_positives: int  # of those above `high`
+    topped_up: int  # negatives taken from deeper ranks
+    short: int  # lists with fewer passages than asked for
+    lost: int  # unlabelled queries without a pseudo-positive
+    scale: float | None  # of the calibration
+    shift: float | None
+    examples: list[tuple[str, str, float]]  # query, its likeliest dropped passage, probability
+
+
+def describe(
+    report: MiningReport, query_text: Callable[[str], str], passage_text: Callable[[str], str]
+) -> str:
+    """The report as lines for people, with a few dropped candidates to read."""
+    lines = [
+        f"{report.queries:,} queries ({report.unlabelled:,} unlabelled, {report.lost:,} of them "
+        f"dropped): {report.undenoised:,} undenoised and {report.denoised:,} denoised lists, "
+        f"{report.short:,} of them short",
+    ]
+    if report.scored:
+        lines += [
+            f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
+            f"of those {report.likely_positives:,} likely positives; {report.pseudo_positives:,} "
+            f"pseudo-positives added, {report.topped_up:,} negatives topped up",
+        ]
+    for query, pid, probability in report.examples:
+        lines.append(f"  {probability:.2f}  {query_text(query)[:100]}")
+        lines.append(f"        {pid}: {' '.join(passage_text(pid).split())[:100]}")
+    return "\n".join(lines)
+
+
+def write_report(path: Path, report: MiningReport, texts: Sequence[tuple[str, str]]) -> None:
+    """The report, and what its examples' queries and passages say."""
+    write_json(path, dataclasses.asdict(report) | {"texts": texts})
+
+
+def read_report(path: Path) -> tuple[MiningReport, list[tuple[str, str]]]:
+    """The report and the texts of `write_report`. Raises InputError where it is damaged."""
+    values = read_object(path)
+    names = {field.name for field in dataclasses.fields(MiningReport)}
+    known = {name: value for name, value in values.items() if name in names}
+    report = valid(MiningReport, known, path, "mine again")
+    return report, valid(list[tuple[str, str]], values.get("texts", []), path, "mine again")
+
+
+def make_report(
+    candidates: Sequence[Candidates],
+    lists: Sequence[TrainingList],
+    dropped: list[tuple[float, str, str]],
+    calibration: Calibration | None,
+    config: ListConfig,
+) -> MiningReport:
+    """Counts what hybrid augmentation did, with some examples."""
+    by_query = {row.query: row for row in candidates}
+    clean = [item for item in lists if item.kind == "denoised"]
+    unlabelled = {row.query for row in candidates if not row.positives}
+    likeliest: dict[str, tuple[float, str, str]] = {}  # one a query
+    for item in sorted(dropped, reverse=True):
+        likeliest.setdefault(item[1], item)
+    return MiningReport(
+        queries=len(candidates),
+        unlabelled=len(unlabelled),
+        undenoised=len(lists) - len(clean),
+        denoised=len(clean),
+        pseudo_positives=sum(item.pseudo for item in lists),
+        scored=sum(len(row.scores) for row in candidates),
+        dropped=len(dropped),
+        likely_positives=sum(p > config.high for p, _, _ in dropped),
+        topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
+        short=sum(len(item.negatives) < config.length - 1 for item in lists),
+        lost=len(unlabelled - {item.query for item in lists}),
+        scale=calibration.scale if calibration else None,
+        shift=calibration.shift if calibration else None,
+        examples=[(q, pid, round(p, 4)) for p, q, pid in list(likeliest.values())[:EXAMPLES]],
+    )
+
+
+def _topped_up(item: TrainingList, row: Candidates) -> int:
+    """How many negatives are of the ranks behind the scored ones."""
+    return len({*item.negatives}.intersection(row.passages[len(row.scores) :]))

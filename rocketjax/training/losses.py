@@ -1,0 +1,216 @@
+"""The losses of joint training, as functions of score arrays.
+
+Scores are [B, L] with the positive in slot 0 and `valid` [B, L] marking real passages (see
+batch.py). Every loss comes as a `Term`: a sum over this device's lists and the number it is to be
+divided by. The train step adds the numbers up over the devices before it divides, so that devices
+with unequally many valid lists weigh in rightly.
+
+Equations are those of RocketQAv2 (arXiv 2110.07367); de is the retriever, ce the re-ranker.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rocketjax.config.loss import PRESETS, LossConfig, resolve_loss
+from rocketjax.config.options import validated
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import Array
+
+
+class Term(NamedTuple):
+    """A part of a loss: total / count, each summed over all devices."""
+
+    total: jax.Array  # [] float32
+    count: jax.Array | None  # [] float32; None: nothing to divide by
+
+
+def list_log_softmax(scores: Array, valid: Array) -> jax.Array:
+    """Log of the softmax over each list, equations 2 and 3; empty slots get no probability.
+
+    Args:
+        scores: [B, L], any float type.
+        valid: [B, L] bool. A row without any valid slot yields finite numbers of no meaning.
+
+    Returns:
+        [B, L] float32. Empty slots hold 0, not -inf: callers weigh them by 0, and 0 * -inf is NaN.
+    """
+    lowest = jnp.finfo(jnp.float32).min
+    scores = jnp.where(valid, scores.astype(jnp.float32), lowest)
+    return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), 0.0)
+
+
+def listwise_cross_entropy(scores: Array, valid: Array) -> Term:
+    """-log softmax of the positive, equation 5: one number a list, counted over lists.
+
+    The same form trains the re-ranker and, in the default preset, the retriever. The gradient of
+    a list with respect to its scores is softmax(scores) - onehot(0).
+    """
+    is_list = valid[:, 0]
+    loss = -list_log_softmax(scores, valid)[:, 0]
+    return Term(jnp.sum(loss, where=is_list), _number(is_list))
+
+
+def pointwise_cross_entropy(scores: Array, valid: Array) -> Term:
+    """Cross-entropy of sigmoid(score) with 1 for the positive and 0 for the others, over passages.
+
+    How cross-encoders are usually trained, each passage by itself; the paper compares its listwise
+    loss with this one. The gradient of a passage with respect to its score is sigmoid(score) - 1
+    or sigmoid(score).
+    """
+    counted = valid & valid[:, :1]
+    sign = jnp.where(jnp.arange(valid.shape[1]) == 0, -1.0, 1.0)
+    # Empty slots before the softplus, not after: NaN * 0 in the gradient would be NaN.
+    scores = jnp.where(counted, scores.astype(jnp.float32), 0.0)
+    loss = jax.nn.softplus(sign * scores)
+    return Term(jnp.sum(loss, where=counted), _number(counted))
+
+
+def reranker_loss(scores: Array, valid: Array, config: LossConfig) -> Term:
+    """The re-ranker's own loss, as `config.reranker_loss` says."""
+    if config.reranker_loss == "pointwise":
+        return pointwise_cross_entropy(scores, valid)
+    return listwise_cross_entropy(scores, valid)
+
+
+def distillation(
+    retriever_scores: Array,
+    reranker_scores: Array,
+    valid: Array,
+    config: LossConfig,
+) -> Term:
+    """KL divergence between the two models' list distributions: dynamic listwise distillation.
+
+    The re-ranker teaches the retriever: as `direction` says, it is KL(teacher || student) =
+    sum ce (log ce - log de), or equation 4's KL(student || teacher) = sum de (log de - log ce).
+    "Dynamic" because the teacher is the re-ranker as it stands, in training itself.
+
+    `stop_gradient` names the side this term does not move. With the re-ranker stopped and
+    `teacher_student`, the gradient with respect to the retriever's scores is
+    (softmax(de) - softmax(ce)) / temperature. The loss is not rescaled by temperature^2.
+
+    `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
+    slots, "sum" nothing (equation 4 as printed).
+
+    Raises:
+        InputError: an option that there is not, or a preset of other values than `config` holds.
+    """
+    _check(config)
+    if config.stop_gradient == "reranker":
+        reranker_scores = jax.lax.stop_gradient(reranker_scores)
+    elif config.stop_gradient == "retriever":
+        retriever_scores = jax.lax.stop_gradient(retriever_scores)
+    teacher = list_log_softmax(reranker_scores / config.distill_temperature, valid)
+    student = list_log_softmax(retriever_scores / config.distill_temperature, valid)
+    if config.direction == "teacher_student":
+        kl = jnp.exp(teacher) * (teacher - student)
+    else:
+        kl = jnp.exp(student) * (student - teacher)
+    counted = valid & valid[:, :1]
+    count = {
+        "list": _number(counted[:, 0]),
+        "element": _number(counted),
+        "sum": None,
+    }[config.reduction]
+    return Term(jnp.sum(kl, where=counted), count)
+
+
+def divergence(
+    retriever_scores: Array, reranker_scores: Array, valid: Array, config: LossConfig
+) -> Term:
+    """How far apart both models are: KL(re-ranker || retriever), the mean of a list in nats.
+
+    The same number whatever is distilled, and nothing to train on.
+    """
+    retriever_scores = retriever_scores / config.retriever_temperature
+    return distillation(retriever_scores, reranker_scores, valid, PRESETS["default"])
+
+
+def in_batch_cross_entropy(
+    queries: Array,
+    passages: Array,
+    valid: Array,
+    positive: Array,
+    ids: Array,
+    asked: Array,
+    judged: tuple[Array, Array],
+) -> Term:
+    """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
+
+    The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
+    all devices). Queries often share their positive, and one may stand in the batch with several:
+    no copy of what the batch knows to be a query's positive is a negative of it.
+
+    Args:
+        queries: [B, D], this device's.
+        passages: [M, D], of all devices; M >= B.
+        valid: [M] bool; padding passages are nobody's negative.
+        positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
+            positive is not valid does not count.
+        ids: [M], equal for equal passages.
+        asked: [B], equal for equal queries.
+        judged: what the batch knows, of Q lists: the queries [Q], as in `asked`, and the positive
+            of each [Q], as in `ids`.
+    """
+    queries, passages = queries.astype(jnp.float32), passages.astype(jnp.float32)
+    scores = jnp.matmul(queries, passages.T, precision=jax.lax.Precision.HIGHEST)
+    own = asked[:, None] == judged[0]  # [B, Q]
+    same = judged[1][:, None] == ids  # [Q, M]
+    relevant = own.astype(jnp.float32) @ same.astype(jnp.float32) > 0
+    other = relevant & (jnp.arange(len(ids)) != positive[:, None])
+    log_probability = list_log_softmax(scores, valid & ~other)
+    is_query = valid[positive]
+    loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]
+    return Term(jnp.sum(loss, where=is_query), _number(is_query))
+
+
+def joint_terms(
+    retriever_scores: Array,
+    reranker_scores: Array,
+    valid: Array,
+    config: LossConfig,
+) -> dict[str, Term]:
+    """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
+
+    Args:
+        retriever_scores: [B, L] dot products, not yet divided by the retriever's temperature.
+        reranker_scores: [B, L].
+        valid: [B, L] bool.
+        config: what `rocketjax.config.resolve_loss` makes of one with a preset.
+
+    Raises:
+        InputError: what `distillation` raises.
+    """
+    retriever_scores = retriever_scores / config.retriever_temperature
+    return {
+        "retriever": listwise_cross_entropy(retriever_scores, valid),
+        "reranker": reranker_loss(reranker_scores, valid, config),
+        "distill": distillation(retriever_scores, reranker_scores, valid, config),
+    }
+
+
+def joint_weights(config: LossConfig) -> dict[str, float]:
+    """The weight of each of `joint_terms`; raises what it raises."""
+    _check(config)
+    return {
+        "retriever": config.retriever_weight,
+        "reranker": config.reranker_weight,
+        "distill": config.distill_weight,
+    }
+
+
+def _check(config: LossConfig) -> None:
+    """Refuses options that there are not, and a preset that is but a name: its values would be
+    the default's until it is resolved."""
+    validated(LossConfig, dataclasses.asdict(config), lambda name: f"loss.{name}")
+    if config.preset in ("paper", "released") and config != resolve_loss(config):
+        raise InputError(
+            f"LossConfig(preset={config.preset!r}) holds the values of no preset yet; pass "
+            "rocketjax.config.resolve_loss(config)"
+        )
+
+
+def _number(mask: Array) -> jax.Array:
+    return jnp.sum(mask).astype(jnp.float32)

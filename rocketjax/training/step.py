@@ -1,0 +1,303 @@
+"""What a train step carries from one step to the next."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rocketjax.config.loss import LossConfig
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import Params, fold_in
+from rocketjax.runtime.devices import AXIS
+from rocketjax.text.batch import Array, ListBatch, Tokens, chunk_count
+from rocketjax.training.losses import (
+    Term,
+    divergence,
+    in_batch_cross_entropy,
+    joint_terms,
+    reranker_loss,
+)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A value: a step makes a new one and the old one's memory is taken back."""
+
+    step: jax.Array  # [] int32, steps done, skipped ones counted
+    skipped: jax.Array  # [] int32, steps of them whose update was not finite and left out
+    seed: jax.Array  # [] uint32
+    params: Params  # {"retriever": .., "reranker": ..}, or the one that is trained
+    opt_state: optax.OptState
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """A state before its first step.
+
+    The parameters are copied: the train step is given the state's memory, and the caller may
+    still need the arrays it started from.
+    """
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
+        params=params,
+        opt_state=optimizer.init(params),
+    )
+
+
+def row_keys(state: TrainState, first: jax.Array, rows: int) -> jax.Array:
+    """A random key for each of the rows first .. first + rows - 1 of this step's global batch [B].
+
+    Keys hang on seed, step and row alone: neither the number of devices nor a resume changes them.
+    """
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+
+
+# Of (params, batch, keys [B]); no keys: no dropout.
+TermsOf: TypeAlias = Callable[[Params, ListBatch, jax.Array | None], dict[str, Term]]
+
+
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState,
+    batch: ListBatch,
+    *,
+    terms_of: TermsOf,
+    weights: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step; runs inside an `AXIS` of devices, each with its rows of the batch.
+
+    Where a metric or the gradient is not finite, parameters and optimizer stay as they are, and
+    the step counts as skipped: the batch is used up, the learning rate's schedule waits.
+
+    Args:
+        terms_of: the stage's loss terms, as sums over this device's rows.
+        weights: of the terms in the loss; terms without a weight are only reported.
+
+    Returns:
+        The next state and, for the whole batch, the loss, every term and the gradient's norm.
+    """
+    rows = batch.valid.shape[0]
+    keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
+    grads, metrics = loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
+    metrics |= {"gradient_norm": optax.tree.norm(grads)}
+    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = partial(jnp.where, finite)
+    next_state = state.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        step=state.step + 1,
+        skipped=state.skipped + ~finite,
+        params=jax.tree.map(keep, params, state.params),
+        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    )
+    return next_state, metrics
+
+
+def loss_gradient(
+    params: Params,
+    batch: ListBatch,
+    keys: jax.Array | None,
+    *,
+    terms_of: TermsOf,
+    weights: Mapping[str, float],
+) -> tuple[Params, Metrics]:
+    """The gradient of the global batch's loss, the same on every device, and its metrics.
+
+    A device's share of a term is its own sum over *everyone's* count, so shares add up to the
+    mean over the whole batch whatever each device holds; hence psum, not pmean. The gradient is
+    summed outside the differentiated function: inside, jax's transpose of a collective would see
+    to it that replicas part ways or count twice.
+    """
+
+    def share_of_loss(params: Params) -> tuple[jax.Array, Metrics]:
+        shares = {
+            name: term.total if term.count is None else term.total / _at_least_one(term.count)
+            for name, term in terms_of(params, batch, keys).items()
+        }
+        loss = sum((weights[name] * shares[name] for name in weights), jnp.float32(0))
+        return loss, shares | {"loss": loss}
+
+    grads, shares = jax.grad(share_of_loss, has_aux=True)(params)
+    return jax.lax.psum((grads, shares), AXIS)
+
+
+def joint_terms_of(
+    retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig, chunk: int = 0
+) -> TermsOf:
+    """Joint training: both models score the same lists, each text encoded once.
+
+    `chunk`: see `in_chunks`.
+    """
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
+        de = list_scores(query, passage)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
+        terms = joint_terms(de, ce, batch.valid, loss)
+        if loss.retriever_negatives == "batch":
+            terms["retriever"] = in_batch_term(query, passage, batch, loss.retriever_temperature)
+        return terms | {
+            "kl": divergence(de, ce, batch.valid, loss),
+            "retriever_accuracy": accuracy(de, batch.valid),
+            "reranker_accuracy": accuracy(ce, batch.valid),
+        }
+
+    return terms
+
+
+def reranker_terms_of(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) -> TermsOf:
+    """The re-ranker's warm-up: on lists, alone."""
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
+        return {
+            "reranker": reranker_loss(ce, batch.valid, loss),
+            "reranker_accuracy": accuracy(ce, batch.valid),
+        }
+
+    return terms
+
+
+def retriever_terms_of(retriever: BiEncoder, temperature: float, chunk: int = 0) -> TermsOf:
+    """The retriever's warm-up: the passages of all devices are negatives."""
+
+    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
+        return {"retriever": in_batch_term(query, passage, batch, temperature)}
+
+    return terms
+
+
+def in_batch_term(
+    query: jax.Array, passage: jax.Array, batch: ListBatch, temperature: float
+) -> Term:
+    """Every passage on every device is a negative of every other query.
+
+    The gather is differentiated: its transpose brings each passage the gradients of all devices.
+
+    Args:
+        query: [B, D], this device's.
+        passage: [B, L, D], likewise.
+    """
+    b, slots = batch.valid.shape
+    asked = jnp.asarray(batch.query_id)
+    own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1))
+    passages, valid, ids, queries = jax.lax.all_gather((*own, asked), AXIS, tiled=True)
+    positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
+    judged = (queries, ids[::slots])
+    return in_batch_cross_entropy(
+        query / temperature, passages, valid, positive, ids, asked, judged
+    )
+
+
+def encode_lists(
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Vectors of a batch's queries [B, D] and passages [B, L, D]; `keys` [B]."""
+    b, slots = batch.valid.shape
+
+    def encode(method: str, texts: Texts) -> jax.Array:
+        def program(some: Texts) -> jax.Array:
+            return retriever.apply({"params": params}, *some, method=method)  # pyright: ignore
+
+        return in_chunks(program, texts, chunk)
+
+    spots = batch.spots
+    query = encode("encode_query", Texts(batch.query, fold_in(keys, 0), spots.query))
+    passage_keys = _slot_keys(fold_in(keys, 1), slots)
+    passage = encode("encode_passage", Texts(_flat(batch.passage), passage_keys, spots.passage))
+    return query, passage.reshape(b, slots, -1)
+
+
+def retriever_scores(
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+) -> jax.Array:
+    """s_de [B, L], equation 1. A query is encoded once, however many passages its list has."""
+    return list_scores(*encode_lists(retriever, params, batch, keys, chunk))
+
+
+def list_scores(query: jax.Array, passage: jax.Array) -> jax.Array:
+    """Queries [B, D] and their lists' passages [B, L, D], float32 -> s_de [B, L].
+
+    As exactly as search computes them, on accelerators too.
+    """
+    return jnp.einsum("bd,bld->bl", query, passage, precision=jax.lax.Precision.HIGHEST)
+
+
+def reranker_scores(
+    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+) -> jax.Array:
+    """s_ce [B, L]."""
+
+    def program(some: Texts) -> jax.Array:
+        return reranker.apply({"params": params}, *some)  # pyright: ignore
+
+    pair_keys = _slot_keys(fold_in(keys, 2), batch.valid.shape[1])
+    scores = in_chunks(program, Texts(_flat(batch.pair), pair_keys, batch.spots.pair), chunk)
+    return scores.reshape(batch.valid.shape)
+
+
+class Texts(NamedTuple):
+    """What an encoder is given."""
+
+    tokens: Tokens  # [N, S]
+    keys: jax.Array | None  # [N]
+    spots: Array | None  # [K, T], of K chunks
+
+
+def in_chunks(program: Callable[[Texts], jax.Array], texts: Texts, chunk: int) -> jax.Array:
+    """program(texts) over N texts, `chunk` of them at a time; 0: all at once.
+
+    This is gradient caching (Gao et al. 2021). The losses see vectors and scores only, so no more
+    than those are kept for all N; the backward pass runs each chunk again, from the same tokens and
+    dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
+    """
+    count, spots = texts.tokens.length.shape[0], texts.spots
+    if not 0 < chunk < count:
+        return program(texts._replace(spots=None if spots is None else spots[0]))
+    chunks = chunk_count(count, chunk)
+
+    def split(x: jax.Array) -> jax.Array:
+        # The last chunk is filled up with copies of the last text, whose outputs are cut off.
+        rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1)
+        return x[rows].reshape(chunks, chunk, *x.shape[1:])
+
+    tokens, keys = jax.tree.map(split, (texts.tokens, texts.keys))
+    parts = Texts(tokens, keys, spots)
+    outputs = jax.lax.map(jax.checkpoint(program), parts)
+    return outputs.reshape(chunks * chunk, *outputs.shape[2:])[:count]
+
+
+def accuracy(scores: Array, valid: Array) -> Term:
+    """Share of lists whose positive scores above every other passage."""
+    scores = jnp.where(valid, scores, -jnp.inf)
+    first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1) & valid[:, 0]
+    return Term(jnp.sum(first, dtype=jnp.float32), jnp.sum(valid[:, 0], dtype=jnp.float32))
+
+
+def _at_least_one(count: jax.Array) -> jax.Array:
+    """Everyone's count; 1 where nobody has anything, whose sum is then 0."""
+    return jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
+
+
+def _flat(tokens: Tokens) -> Tokens:
+    """[B, L, ...] -> [B * L, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tokens)
+
+
+def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:
+    """Keys of lists [B] -> keys of their slots [B * L]; slot i's key does not depend on L."""
+    if keys is None:
+        return None
+    return fold_in(jnp.repeat(keys, slots), jnp.tile(jnp.arange(slots), len(keys)))
