@@ -1,18 +1,17 @@
 """python -m rocketjax.draw: the report of a run, finished or not."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocketjax.cli.command import parse_options, run_command, say
+from rocketjax.cli.command import command, say
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws a run's report.html: losses, both models on the way, denoising, scores, speed.
+    """Draws a run's report.html: losses, both models during training, denoising, scores, speed.
 
-    A finished run has one. A run that is at work, or was stopped, is drawn as far as it is.
+    A finished run has one. A run that is at work, or was stopped, is drawn up to where it is.
 
     Example: python -m rocketjax.draw --run runs/demo
     """
@@ -21,17 +20,13 @@ class Draw:
     """Folder of the run."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+def _draw(options: Draw) -> None:
+    from rocketjax.report import page  # matplotlib: not for --help
 
-    def command() -> None:
-        options = parse_options(Draw, args, "rocketjax.draw")
-        from rocketjax.report import page
+    say(str(page.write(Path(options.run))))
 
-        say(str(page.write(Path(options.run))))
 
-    return run_command(command)
-
+main = command(Draw, _draw)
 
 if __name__ == "__main__":
     sys.exit(main())

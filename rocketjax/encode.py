@@ -1,14 +1,12 @@
 """python -m rocketjax.encode: a corpus to vectors on disk, and an index over them."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rocketjax.cli.command import joined, parse_options, run_command, say, watch
-from rocketjax.config.fields import Count, Size
+from rocketjax.cli.command import command, say, watch
+from rocketjax.config.fields import Count, OnBadRows, Size
 from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 class Encode:
     """Encodes a collection's passages with a trained retriever and builds an index over them.
 
-    A stopped encode goes on at the shard it was at. Several workers share the work:
+    A stopped encode resumes at the shard it was at. Several workers share the work:
     --worker 0 --workers 4, and so on; the last to finish builds the index.
 
     Example: python -m rocketjax.encode --model runs/demo --collection demo --output indexes/demo
@@ -33,8 +31,7 @@ class Encode:
     """The collection, of any format that training takes."""
     output: str
     """Folder of the vectors and the index."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of the collection that are not what they should be: fail, or skip and count them."""
+    on_bad_rows: OnBadRows = "fail"
     queries: str = "train"
     """Split whose first 200 queries measure the index's recall; passages do where there is none."""
     worker: Count = 0
@@ -46,17 +43,6 @@ class Encode:
     hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-
-    def command() -> None:
-        options = parse_options(Encode, args, "rocketjax.encode")
-        with joined(options.hosts):
-            _encode(options)
-
-    return run_command(command)
-
-
 def _encode(options: Encode) -> None:
     import jax
 
@@ -64,7 +50,7 @@ def _encode(options: Encode) -> None:
     from rocketjax.inference.folder import open_retriever
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.lock import held
+    from rocketjax.runtime.lock import held_by_main
 
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
@@ -77,7 +63,7 @@ def _encode(options: Encode) -> None:
         lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
     alone = options.workers == 1
-    with held(folder, say, shared=not alone) if processes.is_main() else nullcontext():
+    with held_by_main(folder, say, shared=not alone):
         _encode_into(folder, options, retriever, collection)
 
 
@@ -86,7 +72,7 @@ def _encode_into(
 ) -> None:
     import numpy as np
 
-    from rocketjax.retrieval.encode import encode_corpus
+    from rocketjax.retrieval.encode import encode_corpus, origin_of
     from rocketjax.retrieval.open import build_index, open_index
     from rocketjax.runtime import processes
 
@@ -99,8 +85,7 @@ def _encode_into(
         return
     say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
     if processes.from_main((folder / "scann").is_dir):
-        names = (options.model, collection.fingerprint, collection.name)
-        open_index(folder, options.index, retriever.fingerprint, *names)
+        open_index(folder, options.index, origin_of(retriever, options.model, collection))
         return
     split = collection.splits.get(options.queries)
     texts = list(split.queries.values())[:200] if split else []
@@ -111,6 +96,8 @@ def _encode_into(
     )
     build_index(vectors, options.index, sample, min(100, len(vectors)), say)
 
+
+main = command(Encode, _encode)
 
 if __name__ == "__main__":
     sys.exit(main())

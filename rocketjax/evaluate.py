@@ -4,18 +4,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from rocketjax.cli.command import console, joined, parse_options, run_command, say, watch
-from rocketjax.config.fields import Count, Share
+from rocketjax.cli.command import command, console, say, watch
+from rocketjax.config.fields import Count, OnBadRows, Share
 from rocketjax.config.schema import ComputeConfig, Depths, HostsConfig
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection, Split
     from rocketjax.evaluation.results import PerQuery
-    from rocketjax.retrieval.ranking import Scored
+    from rocketjax.retrieval.ranking import Rankings
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Evaluate:
 
     collection: str
     """The collection, of any format that training takes."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of the collection that are not what they should be: fail, or skip and count them."""
+    on_bad_rows: OnBadRows = "fail"
     split: str = "dev"
     """Split whose judgements count."""
     hold_out: Share = 0.0
@@ -55,17 +54,6 @@ class Evaluate:
     evaluate: Depths = field(default_factory=lambda: Depths(100, 50))
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-
-    def command() -> None:
-        options = parse_options(Evaluate, args, "rocketjax.evaluate")
-        with joined(options.hosts):
-            _evaluate(options)
-
-    return run_command(command)
 
 
 def _evaluate(options: Evaluate) -> None:
@@ -95,7 +83,7 @@ def _evaluate(options: Evaluate) -> None:
     others = _bm25(options, collection, split) | _read(options.runs, collection, split)
     judged = _judge(options, collection, split) if options.model else {}
     runs = judged | others
-    depths = dict.fromkeys((*judged, "bm25"), options.evaluate.top_k)  # what was asked of them
+    depths = dict.fromkeys((*judged, "bm25"), options.evaluate.top_k)  # what they retrieve
     values = {
         name: measure_run(split, collection, run, depths.get(name) or _deepest(run))
         for name, run in runs.items()
@@ -107,18 +95,17 @@ def _evaluate(options: Evaluate) -> None:
     console.print(_table(values, len(split.qrels)))
 
 
-def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
+def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":
     from rocketjax.retrieval.load import load, open_corpus
-    from rocketjax.retrieval.ranking import rank_both
+    from rocketjax.retrieval.ranking import retrieve_and_rerank
 
     model = load(options.model, options.compute)
     corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, say)
-    texts = collection.by_id
-    both = rank_both(model, corpus.index, split.queries, texts, options.evaluate, watch)
-    return both._asdict()
+    runs = retrieve_and_rerank(model, corpus, split.queries, options.evaluate, watch)
+    return runs._asdict()
 
 
-def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Scored]":
+def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":
     from rocketjax.retrieval.bm25 import bm25_run
 
     if not options.bm25:
@@ -126,7 +113,7 @@ def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[
     return {"bm25": bm25_run(collection, split.queries, options.evaluate.top_k)}
 
 
-def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "dict[str, Scored]":
+def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "dict[str, Rankings]":
     """The runs. Raises InputError where answers are sought in a passage that is not there."""
     from rocketjax.data.runs import read_run
     from rocketjax.runtime.errors import InputError
@@ -143,18 +130,18 @@ def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "di
     return runs
 
 
-def _deepest(run: "Scored") -> int:
-    """How many passages a file holds for a query, at most: what it was cut to."""
+def _deepest(run: "Rankings") -> int:
+    """The most passages that a run holds for a query: what it was cut to."""
     return max(map(len, run.values()), default=1)
 
 
 def _value_files(options: Evaluate) -> dict[str, Path]:
     """By run, the file of its values by query; no two may be the same."""
-    from rocketjax.retrieval.ranking import Judged
+    from rocketjax.retrieval.ranking import Runs
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.files import make_home
+    from rocketjax.runtime.files import ensure_parent
 
-    names = [*((*Judged._fields, "oracle") if options.model else ()), *options.runs]
+    names = [*((*Runs._fields, "oracle") if options.model else ()), *options.runs]
     names += ["bm25"] if options.bm25 else []
     files: dict[str, Path] = {}
     for name in names:
@@ -165,7 +152,7 @@ def _value_files(options: Evaluate) -> dict[str, Path]:
             )
         files[name] = file
     for file in files.values():
-        make_home(file)
+        ensure_parent(file)
     return files
 
 
@@ -193,6 +180,8 @@ def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
         table.add_row(*cells)
     return table
 
+
+main = command(Evaluate, _evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,11 +2,10 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocketjax.cli.command import parse_options, run_command, say
+from rocketjax.cli.command import command, say
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,6 @@ class Export:
     """Licence that the model cards name, as hubs spell it (apache-2.0); empty: none."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    return run_command(lambda: _export(parse_options(Export, args, "rocketjax.export")))
-
-
 def _export(options: Export) -> None:
     from rocketjax.config.options import load as load_config
     from rocketjax.evaluation import results
@@ -54,10 +48,10 @@ def _export(options: Export) -> None:
     for name in ("config.yaml", "report.json"):
         if not (run / name).is_file():
             raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
-    told = (load_config(run / "config.yaml"), results.load(run), options.license)
+    about = (load_config(run / "config.yaml"), results.load(run), options.license)
     cards = {
-        "retriever": retriever_card(model.retriever, *told),
-        "reranker": reranker_card(model.reranker, *told),
+        "retriever": retriever_card(model.retriever, *about),
+        "reranker": reranker_card(model.reranker, *about),
     }
     export(output, model.retriever, model.reranker, cards)
     say(f"{output}: retriever and reranker, for sentence-transformers and for rocketjax")
@@ -68,6 +62,8 @@ def _export(options: Export) -> None:
     for line in retriever_differences(model.retriever) + reranker_differences(model.reranker):
         say(f"in sentence-transformers {line}")
 
+
+main = command(Export, _export)
 
 if __name__ == "__main__":
     sys.exit(main())

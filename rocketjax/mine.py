@@ -1,14 +1,11 @@
 """python -m rocketjax.mine: training lists by a trained pair of models."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from rocketjax.cli.command import joined, parse_options, run_command, say, watch
-from rocketjax.config.fields import Count, Seed, Share
+from rocketjax.cli.command import command, say, watch
+from rocketjax.config.fields import Count, OnBadRows, Seed, Share
 from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
 
 
@@ -16,7 +13,7 @@ from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
 class Mine:
     """Mines undenoised and denoised training lists with a trained pair of models.
 
-    A stopped run goes on where it was. The lists are in OUTPUT/lists.jsonl, what was dropped, added
+    A stopped run resumes where it was. The lists are in OUTPUT/lists.jsonl, what was dropped, added
     and topped up in OUTPUT/report.json.
 
     Example: python -m rocketjax.mine --model runs/demo --output lists/demo --lists.length 16
@@ -28,8 +25,7 @@ class Mine:
     """Folder of the lists."""
     collection: str = ""
     """The collection; empty: the run's."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of the collection that are not what they should be: fail, or skip and count them."""
+    on_bad_rows: OnBadRows = "fail"
     index: str = ""
     """Folder of vectors of that collection by that model, searched by ScaNN where that was built
     there, else exactly; empty: the run's index."""
@@ -38,7 +34,7 @@ class Mine:
     hold_out: Share = 0.0
     """But not those that a training with `--data.hold-out` of this share judges on."""
     max_queries: Count = 0
-    """Mine for the split's first so many queries; 0: all."""
+    """Mine for this many of the split's first queries; 0: all."""
     seed: Seed = 1
     """Of the sampled negatives."""
     lists: ListConfig = field(default_factory=ListConfig)
@@ -46,26 +42,15 @@ class Mine:
     hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-
-    def command() -> None:
-        options = parse_options(Mine, args, "rocketjax.mine")
-        with joined(options.hosts):
-            _mine(options)
-
-    return run_command(command)
-
-
 def _mine(options: Mine) -> None:
     from rocketjax.config.options import check_lists, option
-    from rocketjax.data.collection import hold_out
+    from rocketjax.data.collection import Split, hold_out
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
     from rocketjax.retrieval.load import collection_for, load, open_corpus
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.lock import held
+    from rocketjax.runtime.lock import held_by_main
 
     check_lists(options.lists, option)
     if options.lists.source == "given" or options.lists.refresh or options.lists.after:
@@ -88,13 +73,11 @@ def _mine(options: Mine) -> None:
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
     # One process of several holds the lock for all.
-    with held(Path(options.output), say) if processes.is_main() else nullcontext():
+    with held_by_main(Path(options.output), say):
         lists, report = mine(
             model,
-            corpus.index,
-            queries,
-            split.qrels,
-            collection.by_id,
+            corpus,
+            Split(queries, split.qrels),
             options.lists,
             options.seed,
             Path(options.output),
@@ -104,6 +87,8 @@ def _mine(options: Mine) -> None:
     say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))
     say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
 
+
+main = command(Mine, _mine)
 
 if __name__ == "__main__":
     sys.exit(main())

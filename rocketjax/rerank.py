@@ -1,20 +1,19 @@
-"""python -m rocketjax.rerank: orders the passages of a TREC run anew."""
+"""python -m rocketjax.rerank: re-orders the passages of a TREC run."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rocketjax.cli.command import keep_programs, parse_options, run_command, say, watch
-from rocketjax.config.fields import Size
+from rocketjax.cli.command import command, keep_programs, say, watch
+from rocketjax.config.fields import OnBadRows, Size
 from rocketjax.config.schema import ComputeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rocketjax.data.collection import Collection
-    from rocketjax.retrieval.ranking import Scored
+    from rocketjax.retrieval.ranking import Rankings
 
 
 @dataclass(frozen=True)
@@ -35,27 +34,21 @@ class Rerank:
     """TREC run, of any retriever."""
     output: str
     """TREC run to write."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of the collection that are not what they should be: fail, or skip and count them."""
+    on_bad_rows: OnBadRows = "fail"
     depth: Size = 50
-    """Passages of each query that are ordered anew; the rest follows in its order."""
+    """Passages of each query that are re-ordered; the rest follow in the run's order."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    return run_command(lambda: _rerank(parse_options(Rerank, args, "rocketjax.rerank")))
 
 
 def _rerank(options: Rerank) -> None:
     from rocketjax.data.load import load_collection, read_queries
     from rocketjax.data.runs import read_run, write_rankings
     from rocketjax.inference.folder import open_reranker
-    from rocketjax.retrieval.ranking import rerank_each
-    from rocketjax.runtime.files import make_home
+    from rocketjax.retrieval.ranking import rerank_in_parts
+    from rocketjax.runtime.files import ensure_parent
 
     keep_programs()
-    make_home(Path(options.output))
+    ensure_parent(Path(options.output))
     found = read_run(Path(options.run))
     collection = load_collection(options.collection, options.on_bad_rows, say)
     queries = (
@@ -68,13 +61,13 @@ def _rerank(options: Rerank) -> None:
     texts, depth = collection.by_id, options.depth
     pairs = sum(min(depth, len(ranked)) for ranked in found.values())
     with watch("re-rank", pairs, "pairs") as advance:
-        ranked = rerank_each(reranker, found.items(), queries, texts, depth, advance)
+        ranked = rerank_in_parts(reranker, found.items(), queries, texts, depth, advance)
         write_rankings(Path(options.output), ranked, "rocketjax-reranker")
     say(f"{len(found):,} queries in {options.output}")
 
 
 def _refuse_strangers(
-    options: Rerank, found: "Scored", queries: "Mapping[str, str]", collection: "Collection"
+    options: Rerank, found: "Rankings", queries: "Mapping[str, str]", collection: "Collection"
 ) -> None:
     """Raises InputError where the run has a query or a passage that is not there."""
     from rocketjax.runtime.errors import InputError
@@ -91,6 +84,8 @@ def _refuse_strangers(
                     )
             advance(1)
 
+
+main = command(Rerank, _rerank)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,22 +1,21 @@
 """python -m rocketjax.search: a query, or a file of them, to ranked passages."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import (
     Words,
+    command,
     console,
     keep_programs,
-    parse_options,
-    run_command,
     say,
     watch,
 )
-from rocketjax.config.fields import Count, Size
+from rocketjax.config.fields import Count, OnBadRows, Size
 from rocketjax.config.schema import ComputeConfig
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Search:
     """
 
     query: Words = ""
-    """What to search for; without it and without --queries, queries are asked for one by one."""
+    """What to search for; without it and without --queries, queries are read from the terminal."""
     model: str = "runs/demo"
     """Folder of a finished run; or, with --index, --collection and --reranker (or --depth 0), any
     retriever: its folder, or weights by folder or hub name."""
@@ -41,8 +40,7 @@ class Search:
     """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
     collection: str = ""
     """The collection; empty: the run's."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of --collection that are not what they should be: fail, or skip and count them."""
+    on_bad_rows: OnBadRows = "fail"
     index: str = ""
     """Folder of vectors of that collection by that model, searched by ScaNN where that was built
     there, else exactly; empty: the run's index."""
@@ -58,23 +56,18 @@ class Search:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    return run_command(lambda: _search(parse_options(Search, args, "rocketjax.search")))
-
-
 def _search(options: Search) -> None:
     from rocketjax.inference.folder import open_reranker, open_retriever
     from rocketjax.retrieval.load import collection_for, open_corpus
-    from rocketjax.retrieval.model import find
+    from rocketjax.retrieval.model import search
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.files import make_home
+    from rocketjax.runtime.files import ensure_parent
 
     keep_programs()
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
     if options.output:
-        make_home(Path(options.output))
+        ensure_parent(Path(options.output))
     retriever = open_retriever(options.model, options.compute)
     reranker = None
     if options.depth:
@@ -88,8 +81,8 @@ def _search(options: Search) -> None:
     if options.queries:
         _search_file(options, retriever, reranker, corpus)
         return
-    for query in [options.query] if options.query else _asked():
-        _show(find(retriever, reranker, corpus, query, options.top_k, options.depth))
+    for query in [options.query] if options.query else _typed():
+        _show(search(retriever, reranker, corpus, query, options.top_k, options.depth))
 
 
 def _search_file(
@@ -98,23 +91,23 @@ def _search_file(
     """Writes each query's ranking as it comes: those of a million do not fit into the memory."""
     from rocketjax.data.load import read_queries
     from rocketjax.data.runs import write_rankings
-    from rocketjax.retrieval.ranking import rerank_each, retrieve_each
+    from rocketjax.retrieval.ranking import rerank_in_parts, retrieve_in_parts
 
     index, texts, depth = corpus.index, corpus.passages, options.depth
     queries = read_queries(Path(options.queries))
     with ExitStack() as bars:
         advance = bars.enter_context(watch("retrieve", len(queries), "queries"))
-        ranked = retrieve_each(retriever, index, queries, max(options.top_k, depth), advance)
+        ranked = retrieve_in_parts(retriever, index, queries, max(options.top_k, depth), advance)
         if reranker:
             pairs = len(queries) * min(depth, len(index.vectors))  # ScaNN may find fewer
             advance = bars.enter_context(watch("re-rank", pairs, "pairs"))
-            ranked = rerank_each(reranker, ranked, queries, texts, depth, advance)
+            ranked = rerank_in_parts(reranker, ranked, queries, texts, depth, advance)
         best = ((query, found[: options.top_k]) for query, found in ranked)
         count = write_rankings(Path(options.output), best, "rocketjax")
     say(f"{count:,} queries in {options.output}")
 
 
-def _asked() -> Iterator[str]:
+def _typed() -> Iterator[str]:
     say("a query a line; an empty line ends")
     with suppress(EOFError):  # Ctrl-D, or the end of what is piped in
         while query := console.input("> ").strip():
@@ -129,6 +122,8 @@ def _show(hits: "list[Hit]") -> None:
         line = f"{rank:4}  {score:>9}  {hit.retriever_score:9.3f}  {hit.passage.id}  {text}"
         say(line[: max(60, console.width)])
 
+
+main = command(Search, _search)
 
 if __name__ == "__main__":
     sys.exit(main())

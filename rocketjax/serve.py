@@ -1,21 +1,19 @@
-"""python -m rocketjax.serve: a page to search with both models, and a JSON API."""
+"""python -m rocketjax.serve: a search page that shows both models at work, and a JSON API."""
 
 import contextlib
 import dataclasses
 import ipaddress
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import pydantic
 
-from rocketjax.cli.command import keep_programs, parse_options, run_command, say
-from rocketjax.config.fields import Size
+from rocketjax.cli.command import command, keep_programs, say
+from rocketjax.config.fields import OnBadRows, Size
 from rocketjax.config.schema import ComputeConfig
 from rocketjax.serving.requests import Limits
-from rocketjax.serving.server import listen, make_server
 
 if TYPE_CHECKING:
     from rocketjax.serving.answers import Answers
@@ -26,51 +24,47 @@ Port = Annotated[int, pydantic.Field(ge=0, le=65_535)]
 
 @dataclass(frozen=True)
 class Serve:
-    """Serves a page that shows the retriever's and the re-ranker's rankings side by side.
+    """Serves a search page that shows the retriever's and the re-ranker's rankings side by side.
 
-    Beside it a JSON API: GET /search?q=..&top_k=.., POST /search, POST /score, GET /health.
+    It comes with a JSON API: GET /search?q=..&top_k=.., POST /search, POST /score, GET /health.
 
     Example: python -m rocketjax.serve --model runs/demo
     """
 
     model: str = "runs/demo"
-    """Folder of a finished run; or, with --reranker, --index and --collection, any retriever: its
-    folder, or weights by folder or hub name."""
+    """Folder of a finished run. Together with --reranker, --index and --collection also any
+    retriever: its folder, or weights by folder or hub name."""
     reranker: str = ""
-    """A re-ranker instead of the run's: a folder, or a cross-encoder's hub name."""
+    """Re-ranker to use instead of the run's: a folder, or the hub name of a cross-encoder."""
     collection: str = ""
-    """The collection; empty: the run's."""
-    on_bad_rows: Literal["fail", "skip"] = "fail"
-    """Rows of --collection that are not what they should be: fail, or skip and count them."""
+    """Collection to search; empty for the run's."""
+    on_bad_rows: OnBadRows = "fail"
     index: str = ""
-    """Folder of vectors of that collection by that model, searched by ScaNN where that was built
-    there, else exactly; empty: the run's index."""
+    """Folder of that model's vectors of the collection; empty for the run's index. It is searched
+    with ScaNN if it holds a ScaNN index, exactly otherwise."""
     host: str = "127.0.0.1"
-    """Address to listen at; by default only this machine can reach it. There is no password."""
+    """Address to listen on. Only this machine can reach the default; there is no password."""
     port: Port = 8000
-    """0: any that is free; the address is printed."""
+    """Port to listen on; 0 for any free one. The address is printed."""
     depth: Size = 50
-    """Passages the retriever finds and the re-ranker orders; the most that top_k may be."""
+    """Passages per query that the retriever finds and the re-ranker orders; the largest top_k."""
     limits: Limits = field(default_factory=Limits)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """Here compute.batch 0 means 4 on a CPU and 32 elsewhere: an answer fills few batches."""
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 0 where a signal ended it."""
-    return run_command(lambda: _serve(parse_options(Serve, args, "rocketjax.serve")))
+    """How to compute. Here --compute.batch 0 means 4 on a CPU and 32 elsewhere, since a request
+    fills few batches."""
 
 
 def _serve(options: Serve) -> None:
     from rocketjax.runtime.signals import Preempted
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
+    from rocketjax.serving.server import listen, make_server
 
     limits = options.limits
-    # The server has finished the requests at hand when it passes a signal on; what comes before it
-    # leaves nothing that another start would go on from.
+    # A signal is a normal end: uvicorn finishes the running requests before it raises it again,
+    # and until the server runs there is nothing to save.
     ending = contextlib.suppress(KeyboardInterrupt, Preempted)
-    # Taken before the model is read: a port in use is known at once, and who comes early waits.
+    # Bound before the models are read, to report a port in use at once; early clients wait.
     with ending, listen(options.host, options.port) as listening:
         keep_programs()
         answers = open_answers(options)
@@ -81,23 +75,24 @@ def _serve(options: Serve) -> None:
         name = f"[{options.host}]" if ":" in options.host else options.host
         if not local:
             say(
-                f"warning: whoever can reach {name} can search here; there is no password, and "
-                "what is sent can be read on its way. --host 127.0.0.1 keeps it to this machine"
+                f"warning: anyone who can reach {name} can search here; there is no password and "
+                "no encryption. --host 127.0.0.1 limits access to this machine"
             )
         hosts = {*LOOPBACK, name.lower()} if local else ()
         with Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher:
             app = make_app(answers, batcher, limits, options.model, hosts)
             server = make_server(app, limits)
-            say(f"ready at http://{name}:{port}/ (Ctrl-C ends it)")
+            say(f"ready at http://{name}:{port}/ (Ctrl-C to stop)")
             server.run(sockets=[listening])
-    say("ended")
+    say("stopped")
 
 
 def open_answers(options: Serve) -> "Answers":
-    """What answers: both models, the index and its passages.
+    """Opens both models, the index and its passages.
 
     Raises:
-        InputError: one of them is missing or damaged, or of another model; it is named.
+        InputError: one of them, which is named, is missing or damaged, or the index is of another
+            model.
     """
     from rocketjax.inference.folder import open_reranker, open_retriever
     from rocketjax.retrieval.load import collection_for, open_corpus
@@ -116,6 +111,8 @@ def open_answers(options: Serve) -> "Answers":
     corpus = open_corpus(folder, retriever, collection, options.index, say)
     return Answers(retriever, reranker, corpus, options.depth)
 
+
+main = command(Serve, _serve)
 
 if __name__ == "__main__":
     sys.exit(main())

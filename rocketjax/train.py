@@ -18,10 +18,9 @@ DESCRIPTION = """\
 Trains a retriever and a re-ranker jointly (dynamic listwise distillation) and judges both on
 held-out queries, before and after: warm-up, encode, mine, joint training, index, evaluate.
 
-The same command goes on where it was stopped. Without options: the embedded demo, minutes on a CPU.
+The same command resumes where it was stopped. Without options: the embedded demo, minutes on a CPU.
 
 Example: python -m rocketjax.train --name mine --data.collection FOLDER --joint.steps 500"""
-
 
 NEXT = """\
 {folder} holds both models and an index of the collection. Use them:
@@ -33,7 +32,6 @@ How training went: {folder}/report.html. Train longer, or on your own data:
   {longer}
   python -m rocketjax.train --name mine --data.collection FOLDER"""
 
-
 # What NEXT says of the demo, and of any other collection.
 DEMO = {
     "query": "mean of an array",
@@ -41,7 +39,6 @@ DEMO = {
     "longer": "python -m rocketjax.train --name longer "
     "--reranker-warmup.steps 300 --joint.steps 300",
 }
-
 
 OTHER = {
     "query": "a query of yours",

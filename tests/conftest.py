@@ -93,15 +93,15 @@ def searches(monkeypatch):
     """At each search, for 50 queries: how many rankings of earlier ones are still in memory."""
     from rocketjax.retrieval import ranking
 
-    look_up, counts, kept = ranking.look_up, [], []
+    search_vectors, counts, kept = ranking.search_vectors, [], []
 
     def counted(*args):
         counts.append(sum(ref() is not None for ref in kept))
-        found = {query: Kept(ranked) for query, ranked in look_up(*args).items()}
+        found = {query: Kept(ranked) for query, ranked in search_vectors(*args).items()}
         kept.extend(map(weakref.ref, found.values()))
         return found
 
-    monkeypatch.setattr(ranking, "look_up", counted)
+    monkeypatch.setattr(ranking, "search_vectors", counted)
     monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 50)
     monkeypatch.setattr(ranking, "AT_ONCE", 64)
     return counts

@@ -14,13 +14,10 @@ from rocketjax.evaluation.metrics import confidence_interval
 from rocketjax.report.figures import svg
 
 MODELS = ("retriever", "re-ranker")
-
-
-JOINT = "\N{NO-BREAK SPACE}"  # so that a page breaks no line within an interval
-
-
-ROOM = 1.15  # of a panel's width: what lies between the furthest interval and the edge
-
+JOINT = "\N{NO-BREAK SPACE}"  # so that no line breaks within an interval
+MARGIN = 1.15  # of a panel's width: leaves room between the furthest interval and the edge
+GAIN, LOSS, UNCLEAR, MUTED = "#0072b2", "#d55e00", "#888888", "#666666"
+NAN = float("nan")
 
 LEGEND = (
     "Gain: over `dynamic` with the same seeds (its own cells are the mean of all), with its 95 % "
@@ -33,44 +30,51 @@ class Effect(NamedTuple):
 
     mrr: float  # mean over seeds and queries
     seeds: tuple[int, ...]
-    spread: float  # standard deviation of the seeds' means; nan of one
-    gain: float  # over the base, with the seeds that both have
+    spread: float  # standard deviation of the seeds' means; nan for a single seed
+    gain: float  # over the base, with the seeds that both have; nan where there are none
     low: float  # 95 % interval of the gain, over queries
     high: float
-    gains: tuple[float, ...]  # of every seed by itself: what another training run might show
+    gains: tuple[float, ...]  # of each seed by itself: what another training run might show
 
 
 def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
-    """Of every arm that has been judged: its mean, and its gain over the base.
+    """For every arm that has been evaluated: its mean, and its gain over the base.
 
     A query's value is the mean over the seeds that arm and base share; the interval is that of a
     paired bootstrap over queries, so it says whether other queries would show the same.
     """
-    found = {}
-    for arm in arms:
-        own = {seed: reciprocal(r) for (a, seed, m), r in ranks.items() if (a, m) == (arm, model)}
-        if not own:
-            continue
-        base = {seed: reciprocal(r) for (a, seed, m), r in ranks.items() if (a, m) == (BASE, model)}
-        means = [values.mean() for values in own.values()]
-        shared = sorted(own.keys() & base.keys())
-        gain, (low, high) = float("nan"), (float("nan"),) * 2
-        gains = tuple(float(own[seed].mean() - base[seed].mean()) for seed in shared)
-        if shared:
-            before, after = (np.mean([x[seed] for seed in shared], axis=0) for x in (base, own))
-            gain = float(np.mean(gains))
-            low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
-        spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-        mean = float(np.mean(means))
-        found[arm] = Effect(mean, tuple(sorted(own)), spread, gain, low, high, gains)
-    return found
+    base = _by_seed(ranks, BASE, model)
+    by_seed = {arm: _by_seed(ranks, arm, model) for arm in arms}
+    return {arm: _effect(own, base) for arm, own in by_seed.items() if own}
+
+
+def _by_seed(ranks: Ranks, arm: str, model: str) -> dict[int, np.ndarray]:
+    """The reciprocal ranks [Q] of every seed."""
+    return {
+        seed: reciprocal(by_query)
+        for (name, seed, of_model), by_query in ranks.items()
+        if (name, of_model) == (arm, model)
+    }
+
+
+def _effect(own: Mapping[int, np.ndarray], base: Mapping[int, np.ndarray]) -> Effect:
+    means = [values.mean() for values in own.values()]
+    spread = float(np.std(means, ddof=1)) if len(means) > 1 else NAN
+    mean, seeds = float(np.mean(means)), tuple(sorted(own))
+    shared = sorted(own.keys() & base.keys())
+    if not shared:
+        return Effect(mean, seeds, spread, NAN, NAN, NAN, ())
+    gains = tuple(float(own[seed].mean() - base[seed].mean()) for seed in shared)
+    before, after = (np.mean([runs[seed] for seed in shared], axis=0) for runs in (base, own))
+    low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
+    return Effect(mean, seeds, spread, float(np.mean(gains)), low, high, gains)
 
 
 def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
-    """Markdown: a row an arm, `arms` being their names and what they are.
+    """A Markdown table with a row for each arm, `arms` being their names and descriptions.
 
-    A gain stands with its interval, and where there are several seeds with each one's own. An arm
-    of which only one model is judged leaves the other's cells empty.
+    A gain has its interval, and where there are several seeds also the gain of each. If only one
+    model of an arm has been evaluated, the other's cells are empty.
     """
     by_model = {model: effects(ranks, model, list(arms)) for model in MODELS}
     lines = [
@@ -78,13 +82,13 @@ def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
         "| gain [95 %]; by seed | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for arm, what in arms.items():
-        cells = [by_model[model].get(arm) for model in MODELS]
-        if not any(cells):
+    for arm, description in arms.items():
+        both = [by_model[model].get(arm) for model in MODELS]
+        if not any(both):
             continue
-        seeds = max(len(cell.seeds) for cell in cells if cell)
-        shown = " | ".join(text for cell in cells for text in _cells(arm, cell))
-        lines.append(f"| {arm} | {what} | {shown} | {seeds} |")
+        seeds = max(len(effect.seeds) for effect in both if effect)
+        cells = " | ".join(cell for effect in both for cell in _cells(arm, effect))
+        lines.append(f"| {arm} | {description} | {cells} | {seeds} |")
     return "\n".join([*lines, "", LEGEND])
 
 
@@ -101,23 +105,23 @@ def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
 
 
 def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
-    """SVG: each judged arm's gain over the base with its interval, a panel a model.
+    """SVG: each arm's gain over the base with its interval, in a panel for each model.
 
-    Where there are several seeds, a tick stands at the gain of each. The scale is that of most
-    arms; what lies beyond is an arrow with a number.
+    Where there are several seeds, a tick marks the gain of each. The scale suits most arms; a gain
+    beyond it is an arrow with a number.
     """
-    judged = {arm for arm, _, _ in ranks}
-    names = [arm for arm in arms if arm in judged and arm != BASE]
+    evaluated = {arm for arm, _, _ in ranks}
+    names = [arm for arm in arms if arm in evaluated and arm != BASE]
     figure = Figure(figsize=(9, 1.4 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    found = [effects(ranks, model, names) for model in MODELS]
-    for panel, model, shown in zip(panels, MODELS, found, strict=True):
+    by_model = [effects(ranks, model, names) for model in MODELS]
+    for panel, model, shown in zip(panels, MODELS, by_model, strict=True):
         _draw(panel, shown, names)
         panel.set_title(model, fontsize=10)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(max(len(names), 1) - 0.5, -0.5)  # a base alone has an empty panel
     figure.suptitle(title, fontsize=8)
-    several = any(len(effect.gains) > 1 for shown in found for effect in shown.values())
+    several = any(len(effect.gains) > 1 for shown in by_model for effect in shown.values())
     ticks = "; | a seed's own" if several else ""
     figure.supxlabel(
         f"gain in MRR@10 over the base, 95 % over queries; grey: 0 lies within{ticks}", fontsize=9
@@ -125,16 +129,14 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     return svg(figure).decode()
 
 
-def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> None:
-    shown = {arm: effect for arm, effect in found.items() if not np.isnan(effect.gain)}
+def _draw(panel: Axes, by_arm: Mapping[str, Effect], names: Sequence[str]) -> None:
+    shown = {arm: effect for arm, effect in by_arm.items() if not np.isnan(effect.gain)}
     if not shown:
-        panel.text(0.5, 0.5, "not judged", transform=panel.transAxes, ha="center", color="#666666")
+        panel.text(0.5, 0.5, "not judged", transform=panel.transAxes, ha="center", color=MUTED)
         panel.tick_params(axis="x", bottom=False, labelbottom=False)
     edge = _edge(list(shown.values()))
     for arm, effect in shown.items():
-        row = names.index(arm)
-        clear = effect.low > 0 or effect.high < 0  # the interval leaves 0 out
-        colour = ("#0072b2" if effect.gain > 0 else "#d55e00") if clear else "#888888"
+        row, colour = names.index(arm), _colour(effect)
         if abs(effect.gain) > edge:
             _point_beyond(panel, edge, row, effect.gain, colour)
             continue
@@ -149,22 +151,28 @@ def _draw(panel: Axes, found: Mapping[str, Effect], names: Sequence[str]) -> Non
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _edge(shown: Sequence[Effect]) -> float:
-    """Where a panel ends: past four times the middle interval, and all of what is drawn whole."""
-    furthest = [
-        max(abs(end) for end in (effect.low, effect.high, *effect.gains)) for effect in shown
+def _colour(effect: Effect) -> str:
+    if effect.low <= 0 <= effect.high:
+        return UNCLEAR
+    return GAIN if effect.gain > 0 else LOSS
+
+
+def _edge(effects: Sequence[Effect]) -> float:
+    """Where a panel ends: beyond four times the median reach, and all of what is drawn in full."""
+    reaches = [
+        max(abs(end) for end in (effect.low, effect.high, *effect.gains)) for effect in effects
     ]
-    middle = float(np.median(furthest)) if furthest else 0.0
-    edge, wider = 0.0, ROOM * (4 * middle or max(furthest, default=0.0) or 1.0)
-    while wider > edge:  # an arm that is drawn whole may bring others within
+    median = float(np.median(reaches)) if reaches else 0.0
+    edge, wider = 0.0, MARGIN * (4 * median or max(reaches, default=0.0) or 1.0)
+    while wider > edge:  # an arm that is drawn in full may bring others within the edge
         edge = wider
-        near = (abs(effect.gain) <= edge for effect in shown)
-        wider = ROOM * (max(compress(furthest, near), default=0.0) or 1.0)  # some width
+        within = (abs(effect.gain) <= edge for effect in effects)
+        wider = MARGIN * (max(compress(reaches, within), default=0.0) or 1.0)  # never empty
     return wider
 
 
 def _point_beyond(panel: Axes, edge: float, row: int, gain: float, colour: str) -> None:
-    """An arrow at the panel's edge, and the gain in numbers."""
+    """An arrow at the panel's edge, and the gain as a number."""
     side, mark, align = (-1, "<", "left") if gain < 0 else (1, ">", "right")
     panel.plot(side * edge, row, mark, color=colour, clip_on=False)
     panel.annotate(

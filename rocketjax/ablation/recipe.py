@@ -1,9 +1,11 @@
 """sentence-transformers' standard recipe on the same lists, in a process of its own.
 
-The retriever by MultipleNegativesRankingLoss with the mined hard negatives, the re-ranker by its
-own trainer on single pairs (BinaryCrossEntropyLoss, a positive weighing as much as its negatives
-together, as its guide advises): as many pairs as rocketjax saw, in as many steps, at the same
-learning rates.
+The retriever trains by MultipleNegativesRankingLoss with the mined hard negatives, the re-ranker by
+CrossEncoderTrainer on single pairs (BinaryCrossEntropyLoss, a positive weighing as much as its
+negatives together, as its guide advises): on as many pairs as rocketjax saw, in as many steps, at
+the same learning rates.
+
+Started by rivals.py as `python -m rocketjax.ablation.recipe retriever|reranker FOLDER`.
 """
 
 import json
@@ -28,7 +30,7 @@ from transformers import TrainerCallback
 
 
 def train_retriever(work: dict[str, Any], folder: Path) -> None:
-    """Columns query, positive, negative_1 ..; a batch's other passages are negatives too."""
+    """On rows of query, positive, negative_1 ..; a batch's other passages are negatives, too."""
     model = SentenceTransformer(work["weights"])
     model.max_seq_length = work["tokens"]
     arguments = SentenceTransformerTrainingArguments(str(folder), **_common(work))
@@ -41,7 +43,7 @@ def train_retriever(work: dict[str, Any], folder: Path) -> None:
 
 
 def train_reranker(work: dict[str, Any], folder: Path) -> None:
-    """Columns query, passage, label."""
+    """On rows of query, passage, label."""
     model = CrossEncoder(work["weights"], num_labels=1, max_length=work["tokens"])
     arguments = CrossEncoderTrainingArguments(str(folder), **_common(work))
     data = Dataset.from_list(work["data"])
@@ -53,10 +55,10 @@ def train_reranker(work: dict[str, Any], folder: Path) -> None:
 
 
 class Steps(TrainerCallback):
-    """Tells the process that started this one of every step."""
+    """Reports every step to the process that started this one."""
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """As the trainer calls it."""
+        """Called by the trainer."""
         print("step", flush=True)
 
 
@@ -75,6 +77,6 @@ def _common(work: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    made = Path(sys.argv[2])
-    asked = json.loads((made / "work.json").read_text(encoding="utf-8"))
-    {"retriever": train_retriever, "reranker": train_reranker}[sys.argv[1]](asked, made)
+    train = {"retriever": train_retriever, "reranker": train_reranker}[sys.argv[1]]
+    target = Path(sys.argv[2])  # holds work.json, and the model in the end
+    train(json.loads((target / "work.json").read_text(encoding="utf-8")), target)

@@ -1,74 +1,53 @@
-"""One arm of the ablation: trained or compared, and judged."""
+"""One arm or rival of an ablation with one seed: trained, or compared, and evaluated."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rocketjax.cli.command import say, watch
-from rocketjax.config.schema import Config
-
-if TYPE_CHECKING:
-    from rocketjax.ablation.ranks import Ranks
-    from rocketjax.data.collection import Collection
+from rocketjax.ablation import rivals
+from rocketjax.ablation.arms import BASE, Trial, first_change, run_arm, taken_over, tidy
+from rocketjax.ablation.ranks import Ranks
+from rocketjax.data.collection import Collection
+from rocketjax.data.lists import read_lists
+from rocketjax.runtime.progress import Say, Watch
 
 
-# Beside the arms, which are named by their configs.
-RIVALS = {
-    "start": "the starting models, untrained (the re-ranker's head is fresh)",
-    "bm25": "BM25 (in the retriever's place)",
-    "recipe": "sentence-transformers: in-batch and hard negatives; its cross-encoder trainer",
-}
+def run_one(name: str, trial: Trial, collection: Collection, say: Say, watch: Watch) -> Ranks:
+    """Runs an arm or a rival, and what of the base it needs; returns its ranks.
 
-
-def run_one(
-    arm: str,
-    arms: Mapping[str, Config],
-    sample: Path,
-    collection: "Collection",
-    seed: int,
-    folder: Path,
-) -> "Ranks":
-    """Trains or compares one arm with one seed; its ranks."""
-    from rocketjax.ablation import rivals
-    from rocketjax.ablation.arms import BASE, first_change, run_arm, settled, taken_over, tidy
-    from rocketjax.data.lists import read_lists
-
-    split, base = collection.split("dev"), folder / BASE
-    if arm == "bm25":
-        return rivals.judge_bm25(seed, collection, split)
-    # Where --results came from elsewhere, the base is judged there and its run is not here.
-    if not (base / "report.json").is_file() and (last := taken_over(arm, arms)):
-        run_arm(BASE, arms, sample, seed, base, say, watch, last)
-    if arm == "start":
-        return rivals.read_judged(arm, seed, base / "start", split)
-    if arm == "recipe":
-        mined, warm = base, base / "warmup" / "lists" / "lists.jsonl"
-        if first_change(arms[BASE], arms["undenoised"]):  # the base's lists are not these already
-            mined = folder / "recipe_lists"  # the arm itself may be at work beside this
-            run_arm("undenoised", arms, sample, seed, mined, say, watch, "mine")
-        ranks = rivals.judge_recipe(
-            settled(arms[BASE], sample, seed, base),
-            read_lists(mined / "lists" / "lists.jsonl"),
-            read_lists(warm) if warm.is_file() else [],
-            collection,
-            folder / arm,
-            say,
-            watch,
-        )
-        if mined != base:
-            tidy(mined)
-        return ranks
-    run_arm(arm, arms, sample, seed, folder / arm, say, watch)
-    ranks = rivals.read_judged(arm, seed, folder / arm / "runs", split)
-    if arm != BASE:
-        tidy(folder / arm)
+    Args:
+        collection: what is at `trial.collection`.
+    """
+    split, seed, base = collection.split("dev"), trial.seed, trial.folder / BASE
+    if name == "bm25":
+        return rivals.run_bm25(seed, collection, split)
+    # The base may have ranks and no run: --results may have been copied from elsewhere.
+    if not (base / "report.json").is_file() and (last := taken_over(name, trial.arms)):
+        run_arm(trial, BASE, say, watch, last)
+    if name == "start":
+        return rivals.ranks_of_runs(name, seed, base / "start", split)
+    if name == "recipe":
+        return _run_recipe(trial, collection, say, watch)
+    run_arm(trial, name, say, watch)
+    ranks = rivals.ranks_of_runs(name, seed, trial.folder / name / "runs", split)
+    if name != BASE:
+        tidy(trial.folder / name)
     return ranks
 
 
-def described(files: Mapping[str, Path]) -> dict[str, str]:
-    """Every arm in a few words: the second line of its file."""
-    described = {}
-    for arm, path in files.items():
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        described[arm] = lines[1].removeprefix("# ") if len(lines) > 1 else ""
-    return described | RIVALS
+def _run_recipe(trial: Trial, collection: Collection, say: Say, watch: Watch) -> Ranks:
+    """Trains and evaluates the rival recipe on undenoised lists, mined by the base's models."""
+    base = mined = trial.folder / BASE
+    warm_up = base / "warmup" / "lists" / "lists.jsonl"
+    if first_change(trial.arms[BASE], trial.arms["undenoised"]):  # the base's lists are others
+        # In a folder of its own: the undenoised arm itself may be at work beside this.
+        mined = trial.folder / "recipe_lists"
+        run_arm(trial, "undenoised", say, watch, last="mine", run_folder=mined.name)
+    ranks = rivals.run_recipe(
+        trial.config(BASE),
+        read_lists(mined / "lists" / "lists.jsonl"),
+        read_lists(warm_up) if warm_up.is_file() else [],
+        collection,
+        trial.folder / "recipe",
+        say,
+        watch,
+    )
+    if mined != base:
+        tidy(mined)
+    return ranks

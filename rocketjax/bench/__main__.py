@@ -5,19 +5,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from rocketjax.cli.command import console, parse_options, run_command, say, watch
+from rocketjax.cli.command import command, console, say, watch
 from rocketjax.config.fields import Count, Length, Size
 from rocketjax.config.schema import MINILM, ComputeConfig
 
 if TYPE_CHECKING:
-    from rocketjax.bench.measure import Result
+    from rocketjax.bench.measure import Fact, Result
     from rocketjax.bench.work import Ours
     from rocketjax.data.collection import Collection
 
-
 Task = Literal["encode", "rerank", "train", "mine", "search", "facts"]
+Figure = TypeVar("Figure", bound=tuple)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Bench:
     """Measures rocketjax against what one would use instead, in turn, in two processes.
 
     encode: sentence-transformers' encode; rerank: its CrossEncoder.predict; both at the batch size
-    that is best for them, tokenising included.
+    that is fastest for them, tokenising included.
 
     train: the joint step, written plainly in PyTorch.
 
@@ -34,10 +34,10 @@ class Bench:
     search: ScaNN through our interface beside ScaNN itself, and beside faiss' IVFFlat, both tuned
     to a recall@10 of 0.95; exact search beside torch.
 
-    facts: rocketjax alone, beside what it should be; minutes.
+    facts: rocketjax alone, beside what it should reach; takes minutes.
 
-    Speeds are medians over rounds, the ratio is the median of the rounds' ratios. This needs the
-    extra `bench`.
+    Speeds are medians over rounds, the ratio is the median of the rounds' ratios. Needs the extra
+    `bench`.
 
     Example: python -m rocketjax.bench --tasks encode rerank --rounds 7 --json figures.json
     """
@@ -67,13 +67,13 @@ class Bench:
     searched: Size = 2_000
     """Queries to search for; one half tunes both sides, the other is measured."""
     vectors: Size = 300_000
-    """Vectors to search: pieces of the collection's passages, as many as there are up to this."""
+    """Vectors to search, of pieces of the collection's passages; fewer where there are fewer."""
     piece: Size = 8
-    """Words in a piece; pieces overlap where there would be too few."""
+    """Words in a piece; pieces overlap if there would be too few otherwise."""
     vectors_folder: str = "runs/bench"
-    """Where vectors are kept from one run to the next; a stopped run goes on there."""
+    """Where vectors are kept between runs; encoding resumes where it was stopped."""
     threads: Count = 0
-    """Of both sides' search; 0: one a core, and then a single one."""
+    """Threads of both sides' search; 0: one per core, and then a single one."""
     rounds: Size = 5
     """Rounds, each a run of both sides."""
     json: str = ""
@@ -81,13 +81,7 @@ class Bench:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    return run_command(lambda: _bench(parse_options(Bench, args, "rocketjax.bench")))
-
-
 def _bench(options: Bench) -> None:
-    from rocketjax.bench import facts
     from rocketjax.bench.measure import facts_table, machine, results_table
     from rocketjax.bench.work import Ours, make_work
     from rocketjax.data.load import load_collection
@@ -105,22 +99,17 @@ def _bench(options: Bench) -> None:
         (options.query_length, options.passage_length, options.pair_length),
     )
     ours = Ours(work, options.compute)
-    results = list(_shown(_results(options, collection, ours)))
-    known = []
-    if "facts" in options.tasks:
-        measured = facts.measure(
-            ours, options.collection, options.split, options.compute, options.rounds
-        )
-        known = list(_shown(measured))
+    results = list(_said(_results(options, collection, ours)))
+    facts = list(_said(_facts(options, ours)))
     if results:
         console.print(results_table(results))
-    if known:
-        console.print(facts_table(known))
+    if facts:
+        console.print(facts_table(facts))
     if options.json:
         figures = {
             "machine": machine(),
             "results": [result._asdict() for result in results],
-            "facts": [fact._asdict() for fact in known],
+            "facts": [fact._asdict() for fact in facts],
         }
         write_json(Path(options.json), figures)
 
@@ -130,14 +119,14 @@ def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterato
     from rocketjax.data.collection import sample_queries
 
     yield from _texts(options, ours)
-    split, folder = collection.split(options.split), Path(options.vectors_folder)
+    split = collection.split(options.split)
     if "mine" in options.tasks:
-        some = sample_queries(split, options.mined, seed=0)
-        to = folder / "passages"
-        yield mine.measure(ours, collection, some, to, options.rounds, say, watch)
+        queries = sample_queries(split, options.mined, seed=0)
+        folder = Path(options.vectors_folder) / "passages"
+        yield mine.measure(ours, collection, queries, folder, options.rounds, say, watch)
     if "search" in options.tasks:
-        some = sample_queries(split, options.searched, seed=0)
-        yield from _searches(options, collection, list(some.queries.values()))
+        queries = sample_queries(split, options.searched, seed=0)
+        yield from _searches(options, collection, list(queries.queries.values()))
 
 
 def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
@@ -163,23 +152,36 @@ def _searches(
     options: Bench, collection: "Collection", queries: Sequence[str]
 ) -> "Iterator[Result]":
     from rocketjax.bench import search
-    from rocketjax.bench.search import cut, encoded
     from rocketjax.models.pretrained import resolve_weights
 
     weights, folder = str(resolve_weights(options.weights)), Path(options.vectors_folder) / "pieces"
-    pieces = cut(collection, options.piece, options.vectors)
-    retriever, vectors = encoded(pieces, options.piece, weights, folder, options.compute, watch)
-    threads = [options.threads] if options.threads else sorted({os.cpu_count() or 1, 1})[::-1]
-    asked = retriever.encode_query(queries)
-    yield from search.measure(vectors, asked, threads, options.rounds, say)
+    pieces = search.cut(collection, options.piece, options.vectors)
+    retriever, vectors = search.encoded(
+        pieces, options.piece, weights, folder, options.compute, watch
+    )
+    all_and_one = sorted({os.cpu_count() or 1, 1}, reverse=True)
+    threads = [options.threads] if options.threads else all_and_one
+    encoded = retriever.encode_query(queries)
+    yield from search.measure(vectors, encoded, threads, options.rounds, say)
 
 
-def _shown(figures: "Iterator") -> "Iterator":
-    """The same, each said as soon as it is there: the whole takes minutes."""
+def _facts(options: Bench, ours: "Ours") -> "Iterator[Fact]":
+    from rocketjax.bench import facts
+
+    if "facts" in options.tasks:
+        yield from facts.measure(
+            ours, options.collection, options.split, options.compute, options.rounds
+        )
+
+
+def _said(figures: Iterator[Figure]) -> Iterator[Figure]:
+    """The same figures, each printed as soon as it is measured: all of them take minutes."""
     for figure in figures:
         say("  ".join(f"{x:,.3f}" if isinstance(x, float) else str(x) for x in figure))
         yield figure
 
+
+main = command(Bench, _bench, "rocketjax.bench")
 
 if __name__ == "__main__":
     sys.exit(main())

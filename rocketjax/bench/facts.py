@@ -1,4 +1,4 @@
-"""All facts, one after the other."""
+"""Facts on rocketjax alone: speed by length, a step's memory and feed, traffic, compilations."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,17 @@ from rocketjax.config.schema import (
 from rocketjax.text.batch import Text
 from rocketjax.training.loader import list_batches
 
+MATRIX = 2_048  # rows and columns of the matrix product that utilisation is relative to
+WARM_UP_STEPS = 3  # before the clock starts: the loader has made some batches while others ran
+TIMED_STEPS = 5
+LENGTHS = (8, 32, 128)  # passages in a list
 CHUNK = 4  # texts; half of what the shortest lists have, so that all run in chunks
 
 
 def measure(
     ours: Ours, collection: str, split: str, compute: ComputeConfig, rounds: int
 ) -> Iterator[Fact]:
-    """Encoding by length, the step's memory, its feed, what devices send, and a whole run."""
+    """All facts, one after the other."""
     weights = ours.work.weights
     yield from token_facts(ours, rounds)
     yield from feed_facts(ours, rounds)
@@ -45,10 +49,49 @@ def measure(
     )
 
 
-AHEAD = 3  # steps before the clock starts: the loader has made some batches while others ran
+def token_facts(ours: Ours, rounds: int) -> Iterator[Fact]:
+    """How fast tokenised texts are encoded: short ones, long ones, and lengths mixed.
+
+    They are real passages, cut to a length or repeated up to it.
+    """
+    longest = ours.work.passage_length
+    short = max(8, longest // 4)
+    texts = ours.retriever.tokenizer.passage([""] * len(ours.work.passages), ours.work.passages)
+    shorts = [_resized(text, short) for text in texts for _ in range(longest // short)]
+    longs = [_resized(text, longest) for text in texts]
+
+    def encode(batch: Sequence[Text]) -> None:
+        ours.retriever.encode_passage_tokens(batch, steady=False)
+
+    short_seconds, long_seconds = in_turn([lambda: encode(shorts), lambda: encode(longs)], rounds)
+    rates = short * len(shorts) / short_seconds, longest * len(longs) / long_seconds
+    yield Fact(f"encoding texts of {short} tokens", rates[0], "tokens a second", "")
+    yield Fact(f"encoding texts of {longest} tokens", rates[1], "tokens a second", "")
+    yield Fact(f"{short} tokens beside {longest}", rates[0] / rates[1], "times", "at least 0.9")
+
+    flops = len(longs) * forward_flops(ours.retriever.module.config, longest) / long_seconds
+    share = flops / _matrix_flops(rounds)
+    yield Fact("encoding, FLOP/s", flops / 1e9, "10^9", "")
+    yield Fact("utilisation while encoding", share, "of a matrix product's", "")
+
+    # Padding is as much work as text is, so full texts stand for padded ones.
+    lengths = np.random.default_rng(0).integers(1, longest, len(texts), endpoint=True)
+    mixed = [_resized(text, int(length)) for text, length in zip(texts, lengths, strict=True)]
+    mixed_seconds, padded_seconds = in_turn([lambda: encode(mixed), lambda: encode(longs)], rounds)
+    name = f"texts of {lengths.mean():.0f} tokens on average, beside padded to {longest}"
+    yield Fact(name, padded_seconds / mixed_seconds, "times", "at least 1.6")
 
 
-STEPS = 5  # in a run
+def _resized(text: Text, length: int) -> Text:
+    return Text(np.resize(text.ids, length), np.resize(text.types, length))
+
+
+def _matrix_flops(rounds: int) -> float:
+    """FLOP/s of a large matrix product in the type that the models compute in."""
+    on_cpu = jax.default_backend() == "cpu"
+    ones = jnp.ones((MATRIX, MATRIX), jnp.float32 if on_cpu else jnp.bfloat16)
+    (product_seconds,) = in_turn([lambda: jnp.dot(ones, ones).block_until_ready()], rounds)
+    return 2 * MATRIX**3 / product_seconds
 
 
 def feed_facts(ours: Ours, rounds: int) -> Iterator[Fact]:
@@ -65,40 +108,37 @@ def feed_facts(ours: Ours, rounds: int) -> Iterator[Fact]:
             jax.block_until_ready(metrics)
 
     def timed(fed: bool) -> float:
-        run(AHEAD, fed)
-        return seconds(lambda: run(STEPS, fed))
+        run(WARM_UP_STEPS, fed)
+        return seconds(lambda: run(TIMED_STEPS, fed))
 
     computing, feeding = zip(*[(timed(False), timed(True)) for _ in range(rounds)], strict=True)
     share = median(computing) / median(feeding)
     yield Fact("share of a step in which devices compute", share, "", "at least 0.9")
 
 
-LENGTHS = (8, 32, 128)
-
-
 def memory_facts(
     ours: Ours, chunk: int, rounds: int, lengths: Sequence[int] = LENGTHS
 ) -> Iterator[Fact]:
-    """Peak of temporary memory as compiled, and time per passage, each beside the shortest's.
+    """Peak temporary memory as compiled, and time per passage, each beside the shortest lists'.
 
-    Every list repeats the same passages, so that a row costs the same in all of them.
+    Every list repeats the same passages, so that a passage costs the same in all of them.
     """
     shortest: tuple[float, float] | None = None
     for length in lengths:
-        memory, taken = _cost(ours, length, chunk, rounds)
-        rows = length * len(ours.work.lists)
+        memory, step_seconds = _cost(ours, length, chunk, rounds)
+        per_passage = step_seconds / (length * len(ours.work.lists))
         yield Fact(f"memory, lists of {length}", memory / 1e6, f"MB, chunk {chunk}", "")
-        yield Fact(f"time, lists of {length}", 1e3 * taken / rows, "ms a passage", "")
+        yield Fact(f"time, lists of {length}", 1e3 * per_passage, "ms a passage", "")
         if shortest is None:
-            shortest = memory, taken / rows
+            shortest = memory, per_passage
             continue
         name = f"lists of {length} beside {lengths[0]}"
         yield Fact(f"memory, {name}", memory / shortest[0], "times", "at most 1.05")
-        yield Fact(f"time, {name}", taken / rows / shortest[1], "times", "at most 1.1")
+        yield Fact(f"time, {name}", per_passage / shortest[1], "times", "at most 1.1")
 
 
 def _cost(ours: Ours, length: int, chunk: int, rounds: int) -> tuple[float, float]:
-    """Bytes, seconds."""
+    """Bytes and seconds of a step on lists of `length` passages."""
     joint = make_joint(ours, length, chunk)
     batch = joint.collate(joint.lists)
     program = joint.program.lower(joint.state, batch).compile()
@@ -109,50 +149,5 @@ def _cost(ours: Ours, length: int, chunk: int, rounds: int) -> tuple[float, floa
         state, metrics = program(state, batch)
         jax.block_until_ready(metrics)
 
-    (taken,) = in_turn([run], rounds)
-    return program.memory_analysis().temp_size_in_bytes, taken
-
-
-SIDE = 2_048  # of the square matrices that utilisation is measured by
-
-
-def token_facts(ours: Ours, rounds: int) -> Iterator[Fact]:
-    """Real passages, cut to a length or filled up with their own tokens."""
-    longest = ours.work.passage_length
-    short = max(8, longest // 4)
-    texts = ours.retriever.tokenizer.passage([""] * len(ours.work.passages), ours.work.passages)
-
-    def encode(some: Sequence[Text]) -> None:
-        ours.retriever.encode_passage_tokens(some, steady=False)
-
-    shorts = [_of(text, short) for text in texts for _ in range(longest // short)]
-    longs = [_of(text, longest) for text in texts]
-    short_taken, long_taken = in_turn([lambda: encode(shorts), lambda: encode(longs)], rounds)
-    rates = short * len(shorts) / short_taken, longest * len(longs) / long_taken
-    yield Fact(f"encoding texts of {short} tokens", rates[0], "tokens a second", "")
-    yield Fact(f"encoding texts of {longest} tokens", rates[1], "tokens a second", "")
-    yield Fact(f"{short} tokens beside {longest}", rates[0] / rates[1], "times", "at least 0.9")
-
-    flops = len(longs) * forward_flops(ours.retriever.module.config, longest) / long_taken
-    yield Fact("encoding, FLOP/s", flops / 1e9, "10^9", "")
-    yield Fact("utilisation while encoding", flops / _product(rounds), "of a matrix product's", "")
-
-    # Padding is as much work as text is, so full texts stand for padded ones.
-    lengths = np.random.default_rng(0).integers(1, longest, len(texts), endpoint=True)
-    mixed = [_of(text, int(length)) for text, length in zip(texts, lengths, strict=True)]
-    mixed_taken, padded_taken = in_turn([lambda: encode(mixed), lambda: encode(longs)], rounds)
-    name = f"texts of {lengths.mean():.0f} tokens on average, beside padded to {longest}"
-    yield Fact(name, padded_taken / mixed_taken, "times", "at least 1.6")
-
-
-def _of(text: Text, length: int) -> Text:
-    """Of exactly `length` tokens."""
-    return Text(np.resize(text.ids, length), np.resize(text.types, length))
-
-
-def _product(rounds: int) -> float:
-    """FLOP/s of a large matrix product in the type that the models compute in."""
-    on_cpu = jax.default_backend() == "cpu"
-    one = jnp.ones((SIDE, SIDE), jnp.float32 if on_cpu else jnp.bfloat16)
-    (taken,) = in_turn([lambda: jnp.dot(one, one).block_until_ready()], rounds)
-    return 2 * SIDE**3 / taken
+    (step_seconds,) = in_turn([run], rounds)
+    return program.memory_analysis().temp_size_in_bytes, step_seconds

@@ -1,4 +1,8 @@
-"""Another process that is asked, a line at a time, and answers with a line of JSON."""
+"""How things are measured: both sides in turn, a rival in a process of its own; and the tables.
+
+A worker process answers questions, a line each, with a line of JSON. A rival is asked for a task,
+and answers with the seconds that one run of it took and the setting that it ran with.
+"""
 
 import json
 import os
@@ -19,83 +23,11 @@ from rich.table import Table
 from rocketjax.runtime.errors import InputError
 
 Answer: TypeAlias = dict[str, Any]
-
-
 Ask: TypeAlias = Callable[[str], Answer]
 
 
-@contextmanager
-def asked(module: str, work: Path, environment: Mapping[str, str] | None = None) -> Iterator[Ask]:
-    """Starts `python -m module work`, which calls `answer`; gives the function that asks it.
-
-    Raises:
-        InputError: it stopped; its last words are in the message.
-    """
-    with (
-        tempfile.TemporaryFile("w+") as printed,  # nobody reads it meanwhile: a pipe would fill up
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(work)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            text=True,
-            env=environment,
-        ) as process,
-    ):
-        assert process.stdin and process.stdout
-
-        def ask(question: str) -> Answer:
-            process.stdin.write(f"{question}\n")  # pyright: ignore
-            process.stdin.flush()  # pyright: ignore
-            line = process.stdout.readline()  # pyright: ignore
-            if not line:
-                process.wait()
-                printed.seek(0)
-                said = printed.read().strip().rpartition("\n")[2]
-                raise InputError(f"the rival stopped: {said}; pip install 'rocketjax[bench]'")
-            return json.loads(line)
-
-        try:
-            yield ask
-        finally:
-            process.kill()
-
-
-def answer(to: Callable[[str], Answer]) -> None:
-    """The other side: answers until its input ends."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print must not stand among the answers
-    for line in sys.stdin:
-        answers.write(json.dumps(to(line.strip())) + "\n")
-        answers.flush()
-
-
-class Fact(NamedTuple):
-    """One line of the second table."""
-
-    name: str
-    value: float
-    unit: str
-    target: str  # in words; empty: none
-
-
-def in_turn(runs: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each, run in turn, after one run of each to warm up."""
-    for run in runs:
-        run()
-    taken = [[seconds(run) for run in runs] for _ in range(rounds)]
-    return [median(column) for column in zip(*taken, strict=True)]
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """How long one run takes."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
 class Result(NamedTuple):
-    """A task's figures; times are medians over rounds."""
+    """How fast both sides do a task; times are medians over rounds."""
 
     task: str
     unit: str
@@ -105,23 +37,51 @@ class Result(NamedTuple):
     setting: str
 
 
+class Fact(NamedTuple):
+    """One figure of rocketjax alone."""
+
+    name: str
+    value: float
+    unit: str
+    target: str  # in words; empty: none
+
+
 def compare(
     task: str, unit: str, units: int, ours: Callable[[], object], rival: Ask, rounds: int
 ) -> Result:
-    """`rounds` times ours and theirs in turn, each after one run to warm up.
+    """Times both sides in turn, `rounds` times, each after one run to warm up.
 
-    The rival is asked for the task, and answers with the seconds that it took and its setting.
+    Args:
+        units: how many of `unit` (passages, queries) a run of either side takes.
+        rival: is asked for the task.
     """
     ours()
     setting = rival(task)["setting"]
     pairs = []
-    for number in range(rounds):  # who is first changes from round to round
-        mine = seconds(ours) if number % 2 else None
-        theirs = rival(task)["seconds"]
-        pairs.append((seconds(ours) if mine is None else mine, theirs))
-    mine, theirs = (median(column) for column in zip(*pairs, strict=True))
-    ratio = median(theirs / mine for mine, theirs in pairs)
-    return Result(task, unit, units / mine, units / theirs, ratio, setting)
+    for number in range(rounds):
+        if number % 2:  # who is first alternates
+            ours_taken, theirs_taken = seconds(ours), rival(task)["seconds"]
+        else:
+            theirs_taken, ours_taken = rival(task)["seconds"], seconds(ours)
+        pairs.append((ours_taken, theirs_taken))
+    ratio = median(theirs_taken / ours_taken for ours_taken, theirs_taken in pairs)
+    ours_taken, theirs_taken = (median(column) for column in zip(*pairs, strict=True))
+    return Result(task, unit, units / ours_taken, units / theirs_taken, ratio, setting)
+
+
+def in_turn(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each, run in turn, after one run of each to warm up."""
+    for run in runs:
+        run()
+    times = [[seconds(run) for run in runs] for _ in range(rounds)]
+    return [median(column) for column in zip(*times, strict=True)]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long one run takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def results_table(results: Sequence[Result]) -> Table:
@@ -152,3 +112,52 @@ def machine() -> str:
     device = jax.devices()[0]
     where = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
     return f"{where}, jax {jax.__version__}, Python {platform.python_version()}"
+
+
+@contextmanager
+def worker_process(
+    module: str, work: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Ask]:
+    """Starts `python -m module work`, which calls `answer`; yields the function that asks it.
+
+    Raises:
+        InputError: the process stopped; the message has its last line.
+    """
+    with (
+        # A pipe would fill up, since nobody reads it meanwhile.
+        tempfile.TemporaryFile("w+") as printed,
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(work)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+
+        def ask(question: str) -> Answer:
+            process.stdin.write(f"{question}\n")  # pyright: ignore
+            process.stdin.flush()  # pyright: ignore
+            line = process.stdout.readline()  # pyright: ignore
+            if not line:
+                process.wait()
+                printed.seek(0)
+                last_line = printed.read().strip().rpartition("\n")[2]
+                raise InputError(f"the rival stopped: {last_line}; pip install 'rocketjax[bench]'")
+            return json.loads(line)
+
+        try:
+            yield ask
+        finally:
+            process.kill()
+
+
+def answer(respond: Callable[[str], Answer]) -> None:
+    """The worker's side: answers until its input ends."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what libraries print must not get among the answers
+    for line in sys.stdin:
+        answers.write(json.dumps(respond(line.strip())) + "\n")
+        answers.flush()

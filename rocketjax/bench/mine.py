@@ -1,25 +1,23 @@
-"""Mining as a whole: queries to written lists, with the corpus' vectors at hand."""
+"""Mining, measured as a whole: queries to written lists, with the corpus' vectors at hand."""
 
 import json
 import tempfile
-from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rocketjax.bench.measure import Result, asked, compare
+from rocketjax.bench.measure import Result, compare, worker_process
 from rocketjax.bench.work import Ours
 from rocketjax.config.schema import IndexConfig, ListConfig
 from rocketjax.data.collection import Collection, Split, relevant
 from rocketjax.mining.mine import mine
 from rocketjax.retrieval.encode import encode_corpus
-from rocketjax.retrieval.model import Model
+from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.open import build_index
 from rocketjax.runtime.progress import Say, Watch, unwatched
 
 # sigmoid: a fresh head's scores cannot be calibrated, and so both sides do the same.
 LISTS = ListConfig(length=16, top_n=50, scored=20, depth=100, calibration="sigmoid")
-
-
 SEED = 1
 
 
@@ -35,33 +33,30 @@ def measure(
     """Queries a second, beside sentence-transformers at the same depth and as many pairs.
 
     Args:
-        split: its judged queries are mined for, all of them.
+        split: all of its judged queries are mined for.
         folder: of the corpus' vectors, which both sides search; those that are there stay.
     """
-    queries = {query: split.queries[query] for query in split.qrels}
-    name = ours.work.weights
-    vectors = encode_corpus(ours.retriever, name, collection, IndexConfig(), folder, watch)
-    assert vectors is not None  # one process has encoded them all
-    sample = ours.retriever.encode_query(list(queries.values()), steady=True)
-    index = build_index(vectors, IndexConfig(), sample, min(LISTS.depth, len(vectors)), say)
-    model = Model(ours.retriever, ours.reranker)
-    with tempfile.TemporaryDirectory() as place:
-        runs = iter(range(10**9))
+    judged = Split({query: split.queries[query] for query in split.qrels}, split.qrels)
+    weights = ours.work.weights
+    vectors = encode_corpus(ours.retriever, weights, collection, IndexConfig(), folder, watch)
+    assert vectors is not None  # a single process has encoded all of them
+    queries = ours.retriever.encode_query(list(judged.queries.values()), steady=True)
+    index = build_index(vectors, IndexConfig(), queries, min(LISTS.depth, len(vectors)), say)
+    model, corpus = Model(ours.retriever, ours.reranker), Corpus(index, collection.by_id)
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        folders = (home / str(number) for number in count())  # in one folder, it would resume
 
         def run() -> None:
-            to = Path(place) / str(next(runs))  # a folder that is there is taken up again
-            passages = collection.by_id
-            mine(model, index, queries, split.qrels, passages, LISTS, SEED, to, unwatched)
+            mine(model, corpus, judged, LISTS, SEED, next(folders), unwatched)
 
-        work = Path(place) / "work.json"
-        work.write_text(json.dumps(_work(ours, collection, queries, split, folder)), "utf-8")
-        with asked("rocketjax.bench.rivals.texts.mining", work) as rival:
-            return compare("mine", "queries", len(queries), run, rival, rounds)
+        work = home / "work.json"
+        work.write_text(json.dumps(_work(ours, collection, judged, folder)), "utf-8")
+        with worker_process("rocketjax.bench.rivals.mining", work) as rival:
+            return compare("mine", "queries", len(judged.queries), run, rival, rounds)
 
 
-def _work(
-    ours: Ours, collection: Collection, queries: Mapping[str, str], split: Split, folder: Path
-) -> dict[str, Any]:
+def _work(ours: Ours, collection: Collection, split: Split, folder: Path) -> dict[str, Any]:
     """What the rival needs to do the same."""
     return {
         "weights": ours.work.weights,
@@ -69,8 +64,8 @@ def _work(
         "pair_length": ours.work.pair_length,
         "vectors": str(folder.resolve()),
         "passages": [passage.whole for passage in collection.passages],
-        "queries": queries,
-        "positives": {query: relevant(split.qrels[query]) for query in queries},
+        "queries": split.queries,
+        "positives": {query: relevant(split.qrels[query]) for query in split.queries},
         "depth": LISTS.depth,
         "scored": LISTS.scored,
         "top_n": LISTS.top_n,

@@ -1,7 +1,7 @@
-"""python -m rocketjax.bench.plan: what a run of a config is going to take on an accelerator.
+"""python -m rocketjax.bench.plan: hours and memory that a config will need on an accelerator.
 
-Every stage is its floating-point operations over what the devices are assumed to reach. Formulae,
-and what comes out for MS MARCO and Natural Questions, are in docs/plan.md.
+A stage's time is its floating-point operations over the rate that the devices are assumed to reach.
+docs/plan.md has the formulae, and the results for MS MARCO and Natural Questions.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 
 from rocketjax.bench.work import forward_flops
-from rocketjax.cli.command import console, parse_options, run_command
+from rocketjax.cli.command import command, console
 from rocketjax.config.fields import Count, Positive, Size
 from rocketjax.config.options import load
 from rocketjax.config.schema import Config, StageConfig
@@ -22,20 +22,16 @@ from rocketjax.mining.augment import lists_per_positive
 from rocketjax.models.encoder import EncoderConfig
 
 BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
-
-
 PARAMETERS = 108_891_648  # of BERT base without its pooler
-
-
-STATE = 16  # bytes of a parameter: itself, its gradient and Adam's two moments, float32
+STATE = 16  # bytes per parameter: itself, its gradient and Adam's two moments, float32
 
 
 class Devices(NamedTuple):
-    """What a machine has; peak: dense bfloat16 operations a second of a device."""
+    """The accelerators of a machine."""
 
     count: int
-    peak: float
-    memory: float  # bytes of a device
+    peak: float  # of each, dense bfloat16 operations a second
+    memory: float  # of each, bytes
     tpu: bool
 
 
@@ -45,14 +41,13 @@ MACHINES = {  # by their makers' data sheets; a v4-32 has 32 cores on 16 chips
     "h100": Devices(1, 989e12, 80e9, tpu=False),
 }
 
-
-# Outside training texts are sorted, and padded to the next multiple of 32: half of one on average.
+# Outside training, texts are sorted and padded to the next multiple of 32: by this on average.
 ROUNDED_UP = 15.5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Hours, tokens and memory of a config's stages on a machine, with models of BERT base's shape.
+    """Hours, tokens and memory of a config's stages on a machine, for models of BERT base's shape.
 
     Utilisation is assumed, not measured (docs/plan.md).
 
@@ -61,45 +56,36 @@ class Plan:
     """
 
     config: str = "configs/msmarco.yaml"
-    """The run's."""
+    """Config of the run."""
     machine: Literal["v5e-8", "v4-32", "h100"] = "v5e-8"
-    """Where it is to run."""
+    """Machine that it would run on."""
     passages: Size = 8_841_823
-    """In the corpus."""
+    """Passages in the corpus."""
     queries: Size = 6_980
-    """To evaluate on."""
+    """Queries to evaluate on."""
     query_tokens: Positive = 9.0
-    """Mean length; here and below, the default is what MS MARCO's samples measure."""
+    """Mean length of a query; this default and those below were measured on samples of MS MARCO."""
     passage_tokens: Positive = 70.5
-    """Mean length, cut as the config says."""
+    """Mean length of a passage, cut as the config says."""
     pair_tokens: Positive = 79.1
-    """Mean length, cut as the config says."""
+    """Mean length of a pair, cut as the config says."""
     utilisation: Positive = 0.3
-    """Assumed share of the peak that encoding and training reach, on real tokens; where padding is
-    computed with, as on a TPU, on all."""
+    """Assumed share of the peak that encoding and training reach: on real tokens, or on all tokens
+    where padding is computed, as on a TPU."""
     search_utilisation: Positive = 0.05
-    """Assumed share of the peak that exact search reaches: choosing the best k takes its time."""
+    """Assumed share of the peak that exact search reaches; choosing the top k takes most of it."""
     chunk: Count = 0
-    """Texts a device holds the activations of; 0: as the config says."""
+    """Texts whose activations a device holds; 0: as the config says."""
 
 
 class Stage(NamedTuple):
-    """What a stage does.
-
-    Tokens are real ones, operations those of padding, too, where that is computed with; memory is
-    bytes of a device at its peak.
-    """
+    """What a stage takes."""
 
     name: str
-    tokens: float
-    flops: float
+    tokens: float  # real ones
+    flops: float  # including those of padding, where it is computed
     hours: float
-    memory: float
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    return run_command(lambda: _plan(parse_options(Plan, args, "rocketjax.bench.plan")))
+    memory: float  # bytes of a device at its peak
 
 
 def _plan(options: Plan) -> None:
@@ -117,46 +103,53 @@ def _plan(options: Plan) -> None:
 
 
 def stages(config: Config, plan: Plan) -> Iterator[Stage]:
-    """The stages in their order. Mining for the re-ranker's warm-up is retrieval alone.
+    """The stages in their order.
 
-    With `lists.refresh` the corpus is encoded once more for every further round.
+    Mining for the re-ranker's warm-up is retrieval alone. With `lists.refresh`, the corpus is
+    encoded again for every further round.
     """
     slots, lists = config.lists.length, config.lists
     scored = (lists.scored or lists.top_n) + 1 if lists.denoised else 0
     warm, joint = config.reranker_warmup, config.joint
     mined = joint.steps * joint.batch / sum(lists_per_positive(lists))
     corpus = _corpus(config, plan)
-    judged = _scored("evaluate", config, plan, plan.queries * config.evaluate.rerank_depth)
-    judged = judged._replace(hours=judged.hours + _searched(plan, plan.queries))
+    evaluation = _scored("evaluate", config, plan, plan.queries * config.evaluate.rerank_depth)
+    evaluation = evaluation._replace(hours=evaluation.hours + _search_hours(plan, plan.queries))
     if config.evaluate.start:
-        yield _both("start", corpus, judged)
+        yield _both("start", corpus, evaluation)
     yield _trained("warm-retriever", config, plan, config.retriever_warmup, 1, ("query", "passage"))
-    if config.retriever_warmup.steps or not config.evaluate.start:  # else the start's index serves
+    if config.retriever_warmup.steps or not config.evaluate.start:  # or the start's index serves
         yield corpus._replace(name="encode")
-    searched = _searched(plan, warm.steps * warm.batch)
-    trained = _trained("warm-reranker", config, plan, warm, slots, ("pair",))
-    yield trained._replace(hours=trained.hours + searched)
-    pairs = _scored("mine", config, plan, mined * scored)
-    yield pairs._replace(hours=pairs.hours + _searched(plan, mined))
-    for _ in range(lists.refresh or joint.steps, joint.steps, lists.refresh or 1):
-        yield corpus._replace(name="encode anew")
+    training = _trained("warm-reranker", config, plan, warm, slots, ("pair",))
+    yield training._replace(hours=training.hours + _search_hours(plan, warm.steps * warm.batch))
+    mining = _scored("mine", config, plan, mined * scored)
+    yield mining._replace(hours=mining.hours + _search_hours(plan, mined))
+    if lists.refresh:
+        for _ in range(lists.refresh, joint.steps, lists.refresh):
+            yield corpus._replace(name="encode again")
     yield _trained("joint", config, plan, joint, slots, ("query", "passage", "pair"))
     yield corpus._replace(name="index")
-    yield judged
+    yield evaluation
 
 
 def _both(name: str, first: Stage, second: Stage) -> Stage:
     """One stage that does the work of two, one after the other."""
-    done = (a + b for a, b in zip(first[1:4], second[1:4], strict=True))
-    return Stage(name, *done, memory=max(first.memory, second.memory))
+    return Stage(
+        name,
+        first.tokens + second.tokens,
+        first.flops + second.flops,
+        first.hours + second.hours,
+        max(first.memory, second.memory),
+    )
 
 
 def _trained(
     name: str, config: Config, plan: Plan, stage: StageConfig, slots: int, texts: Sequence[str]
 ) -> Stage:
-    """Backward is twice forward's work; a chunk is run forward once more.
+    """A stage that trains on lists of `slots` passages, each model reading some kinds of texts.
 
-    A padded batch is as wide as its longest text, and among hundreds there is one of the limit.
+    Backward is twice forward's work; a chunk is run forward once more. A padded batch is as wide as
+    its longest text: among hundreds of texts, one has the limit's length.
     """
     machine = MACHINES[plan.machine]
     on_device = stage.batch * slots / machine.count
@@ -175,6 +168,7 @@ def _trained(
 
 
 def _corpus(config: Config, plan: Plan) -> Stage:
+    """The corpus through the retriever, for any of the stages that encode it."""
     flops = plan.passages * forward_flops(BERT_BASE, _width(config, plan, "passage"))
     held = _layer(_batch(config), _limits(config)["passage"])
     memory = 4 * PARAMETERS + held
@@ -196,8 +190,8 @@ def _batch(config: Config) -> int:
     return config.compute.batch or ON_ACCELERATORS
 
 
-def _searched(plan: Plan, queries: float) -> float:
-    """Hours of exact search by the devices (--index.kind exact)."""
+def _search_hours(plan: Plan, queries: float) -> float:
+    """Of exact search on the devices (--index.kind exact)."""
     flops = 2.0 * queries * plan.passages * BERT_BASE.hidden_size
     return _hours(plan, flops) * plan.utilisation / plan.search_utilisation
 
@@ -218,30 +212,32 @@ def _limits(config: Config) -> dict[str, int]:
 
 
 def _width(config: Config, plan: Plan, text: str) -> float:
-    """Tokens computed of a text outside training, on average."""
+    """Tokens computed per text outside training, on average."""
     mean = _lengths(plan)[text]
     return min(mean + ROUNDED_UP, _limits(config)[text]) if _pads(config, plan) else mean
 
 
 def _pads(config: Config, plan: Plan) -> bool:
-    """Whether padding is computed with on that machine: `model_folder.laid_out` asks this one's."""
+    """Whether padding is computed on the plan's machine; inference.start.laid_out: on this one."""
     padding = config.compute.padding
     return MACHINES[plan.machine].tpu if padding == "auto" else padding == "keep"
 
 
 def _activations(texts: float, length: int) -> float:
-    """Bytes that backward needs of so many texts, by what jax keeps of each layer.
+    """Bytes that backward needs for `texts` texts, by what jax keeps of each layer.
 
-    25 D values of two bytes for a token, and of each head's attention 11 bytes for two tokens.
+    25 D values of two bytes per token, and 11 bytes per pair of tokens for each attention head.
     """
     token = 2 * 25 * BERT_BASE.hidden_size + 11 * BERT_BASE.num_heads * length
     return BERT_BASE.num_layers * texts * length * token
 
 
 def _layer(texts: float, length: int) -> float:
-    """Of one layer, forward: 16 D values of two bytes for a token, and attention in float32."""
+    """Bytes of one layer, forward: 16 D values of two bytes per token, and attention in float32."""
     return texts * length * (2 * 16 * BERT_BASE.hidden_size + 4 * BERT_BASE.num_heads * length)
 
+
+main = command(Plan, _plan, "rocketjax.bench.plan")
 
 if __name__ == "__main__":
     sys.exit(main())

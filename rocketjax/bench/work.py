@@ -1,4 +1,7 @@
-"""Floating-point operations of an encoder, from its shape alone."""
+"""What both sides compute: texts drawn from a collection, and our side of every task on them.
+
+The other side, of the same texts, is rivals/texts.py.
+"""
 
 import dataclasses
 import json
@@ -12,8 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from rocketjax.bench.measure import Ask, asked
+from rocketjax.bench.measure import Ask, worker_process
 from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import (
     ComputeConfig,
@@ -32,20 +36,15 @@ from rocketjax.models.encoder import EncoderConfig
 from rocketjax.runtime.devices import PerDevice, data_parallel, replicate
 from rocketjax.text.batch import ListBatch
 from rocketjax.training.loader import Collator
-from rocketjax.training.losses import joint_weights
 from rocketjax.training.optimizer import make_optimizer
-from rocketjax.training.step import TrainState, init_state, joint_terms_of, train_step
+from rocketjax.training.step import TrainState, init_state, joint_objective, train_step
+
+LOSS = LossConfig(retriever_temperature=0.05)  # of every train step that is measured
 
 
-def forward_flops(config: EncoderConfig, tokens: float) -> float:
-    """Of one text of so many tokens, forward; two for each multiply-add.
-
-    Only matrix products count: the projections' weights [4 D^2 + 2 D F a layer] meet every token,
-    and attention's two products bring every token together with every other [2 S^2 D a layer].
-    """
-    d, f = config.hidden_size, config.intermediate_size
-    weights = 4 * d * d + 2 * d * f
-    return 2 * config.num_layers * (tokens * weights + 2 * tokens**2 * d)
+def constant_optimizer() -> optax.GradientTransformation:
+    """The optimizer of every train step that is measured."""
+    return make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Work:
     weights: str  # a folder
     passages: list[str]  # title and text
     queries: list[str]
-    pairs: list[tuple[str, str]]  # a query with one of its candidates
-    lists: list[tuple[str, list[str]]]  # a query, its positive passage and other ones
+    pairs: list[tuple[str, str]]  # a query with one of the passages
+    lists: list[tuple[str, list[str]]]  # a query, its positive passage first and other ones
     query_length: int
     passage_length: int
     pair_length: int
@@ -80,40 +79,48 @@ def make_work(
     length: int,
     lengths: tuple[int, int, int],
 ) -> Work:
-    """Draws `passages` passages, as many pairs, and `lists` lists of `length` passages."""
+    """Draws `passages` passages, as many pairs, and `lists` lists of `length` passages.
+
+    Args:
+        lengths: the longest query, passage and pair in tokens.
+    """
     rng = np.random.default_rng(0)
     corpus = collection.passages
     count = len(corpus)
-    some = [
-        corpus[int(row)].whole for row in rng.choice(count, min(passages, count), replace=False)
-    ]
-    judged = sorted(split.qrels)
-    drawn = [judged[int(i)] for i in rng.choice(len(judged), max(len(some), lists))]
-    queries = [split.queries[query] for query in drawn]
+
+    def draw(most: int) -> list[str]:
+        return [corpus[int(row)].whole for row in rng.choice(count, most, replace=False)]
+
+    texts = draw(min(passages, count))
+    with_qrels = sorted(split.qrels)
+    names = [with_qrels[int(i)] for i in rng.choice(len(with_qrels), max(len(texts), lists))]
+    queries = [split.queries[name] for name in names]
     rows = []
-    for query in drawn[:lists]:
-        positive = collection.by_id[next(iter(split.qrels[query]))]
-        others = [corpus[int(row)].whole for row in rng.choice(count, length - 1, replace=False)]
-        rows.append((split.queries[query], [positive.whole, *others]))
-    pairs = list(zip(queries, some, strict=False))
-    return Work(weights, some, queries[: len(some)], pairs, rows, *lengths)
+    for name in names[:lists]:
+        positive = collection.by_id[next(iter(split.qrels[name]))]
+        rows.append((split.queries[name], [positive.whole, *draw(length - 1)]))
+    pairs = list(zip(queries, texts, strict=False))
+    return Work(weights, texts, queries[: len(texts)], pairs, rows, *lengths)
 
 
-LOSS = LossConfig(retriever_temperature=0.05)
+@contextmanager
+def rival_process(work: Work) -> Iterator[Ask]:
+    """The other side, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "work.json"
+        work.write(path)
+        with worker_process("rocketjax.bench.rivals.texts", path) as ask:
+            yield ask
 
 
 class Ours:
-    """The tasks, each a function that does all of its work once."""
+    """Our side: the tasks, each a function that does all of its work once."""
 
     def __init__(self, work: Work, compute: ComputeConfig) -> None:
         self.work, self.compute = work, compute
         text = TextConfig(work.query_length, work.passage_length, work.pair_length)
-        self.retriever: Retriever = pretrained_retriever(
-            RetrieverConfig(work.weights), text, compute
-        )
-        self.reranker: Reranker = pretrained_reranker(
-            RerankerConfig(work.weights), text, compute, 1
-        )
+        self.retriever = pretrained_retriever(RetrieverConfig(work.weights), text, compute)
+        self.reranker = pretrained_reranker(RerankerConfig(work.weights), text, compute, 1)
 
     def encode(self) -> None:
         """Every passage to its vector, tokenising included."""
@@ -128,7 +135,7 @@ class Ours:
         """A joint step on every list, tokenising included: both towers, the re-ranker, AdamW."""
         step, state = self.joint_step(self.compute.chunk)
         program = data_parallel(step)
-        collate, lists = collator(self.work, self.retriever, self.reranker, self.compute)
+        collate, lists = make_collator(self.work, self.retriever, self.reranker, self.compute)
 
         def run() -> None:
             nonlocal state
@@ -139,17 +146,43 @@ class Ours:
 
     def joint_step(self, chunk: int) -> tuple[PerDevice[TrainState], TrainState]:
         """The joint step as a device runs it, and the state before it, on every device."""
-        optimizer = make_optimizer(OptimizerConfig(schedule="constant", warmup=0.0), 1_000)
+        optimizer = constant_optimizer()
         params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
-        terms = joint_terms_of(self.retriever.module, self.reranker.module, LOSS, chunk)
-        step = partial(train_step, terms_of=terms, weights=joint_weights(LOSS), optimizer=optimizer)
+        objective = joint_objective(self.retriever.module, self.reranker.module, LOSS, chunk)
+        step = partial(train_step, objective=objective, optimizer=optimizer)
         return step, replicate(init_state(params, optimizer, 1))
 
 
-def collator(
+class Joint(NamedTuple):
+    """A joint step, ready to run on batches of the work's lists."""
+
+    program: Any  # (state, batch) -> the next state and the step's metrics; it has `lower`
+    state: TrainState
+    collate: Callable[[Sequence[TrainingList]], ListBatch]
+    lists: list[TrainingList]
+
+
+def make_joint(ours: Ours, length: int = 0, chunk: int = 0) -> Joint:
+    """A joint step on all of the work's lists.
+
+    Args:
+        length: passages in a list, its own ones over and over; 0: as many as it has.
+        chunk: see training.step.in_chunks.
+    """
+    work = ours.work
+    if length:
+        lists = [(query, (texts * length)[:length]) for query, texts in work.lists]
+        work = dataclasses.replace(work, lists=lists)
+    step, state = ours.joint_step(chunk)
+    compute = dataclasses.replace(ours.compute, chunk=chunk)
+    collate, lists = make_collator(work, ours.retriever, ours.reranker, compute)
+    return Joint(data_parallel(step, backend="shard_map"), state, collate, lists)
+
+
+def make_collator(
     work: Work, retriever: Retriever, reranker: Reranker, compute: ComputeConfig
-) -> tuple[Callable[[Sequence[TrainingList]], ListBatch], list[TrainingList]]:
-    """What makes a batch of the work's lists, and the lists."""
+) -> tuple[Collator, list[TrainingList]]:
+    """The collator of the work's lists, and the lists by the ids that it knows."""
     queries = {str(i): query for i, (query, _) in enumerate(work.lists)}
     passages = {
         f"{i} {j}": Passage(f"{i} {j}", "", text)
@@ -161,43 +194,18 @@ def collator(
         TrainingList(query, f"{query} 0", tuple(f"{query} {j}" for j in range(1, slots)))
         for query in queries
     ]
-    devices = laid_out(compute) and jax.device_count()
+    devices = jax.device_count() if laid_out(compute) else 0
     tokenizers = retriever.tokenizer, reranker.tokenizer
-    collate = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk)
-    return collate.fitted(lists, len(lists)), lists
+    collator = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk)
+    return collator.fitted(lists, len(lists)), lists
 
 
-class Joint(NamedTuple):
-    """`program(state, batch)` gives the next state and the step's metrics; it has `lower`."""
+def forward_flops(config: EncoderConfig, tokens: float) -> float:
+    """Floating-point operations of one text of `tokens` tokens, forward; 2 for a multiply-add.
 
-    program: Any
-    state: TrainState
-    collate: Callable[[Sequence[TrainingList]], ListBatch]
-    lists: list[TrainingList]
-
-
-def make_joint(ours: Ours, length: int = 0, chunk: int = 0) -> Joint:
-    """A joint step on all of the work's lists.
-
-    Args:
-        length: passages in a list, the list's own ones again and again; 0: as many as it has.
-        chunk: see steps.in_chunks.
+    Only matrix products count: the projections' weights [4 D^2 + 2 D F a layer] meet every token,
+    and attention's two products bring every token together with every other [2 S^2 D a layer].
     """
-    work = ours.work
-    if length:
-        lists = [(query, (texts * length)[:length]) for query, texts in work.lists]
-        work = dataclasses.replace(work, lists=lists)
-    step, state = ours.joint_step(chunk)
-    compute = dataclasses.replace(ours.compute, chunk=chunk)
-    collate, lists = collator(work, ours.retriever, ours.reranker, compute)
-    return Joint(data_parallel(step, backend="shard_map"), state, collate, lists)
-
-
-@contextmanager
-def rival_process(work: Work) -> Iterator[Ask]:
-    """The other process, ready to be asked."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "work.json"
-        work.write(path)
-        with asked("rocketjax.bench.rivals.texts.texts", path) as ask:
-            yield ask
+    d, f = config.hidden_size, config.intermediate_size
+    weights = 4 * d * d + 2 * d * f
+    return 2 * config.num_layers * (tokens * weights + 2 * tokens**2 * d)

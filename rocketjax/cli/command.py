@@ -5,8 +5,8 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, TypeAlias
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Protocol, TypeAlias
 
 import tyro
 from rich.console import Console
@@ -31,18 +31,46 @@ from rocketjax.runtime.memory import keep_freed_memory
 from rocketjax.runtime.progress import Advance, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
-
-
-GOES_ON = "the same command goes on from here (without --overwrite and --from)"
-
+RESUMES = "the same command resumes from here (without --overwrite and --from)"
 
 SMALLER = (
     "take a smaller --compute.chunk in training (of a stage's batch, 0 is all of it), a smaller "
-    "--compute.batch elsewhere, or shorter texts; the same command goes on"
+    "--compute.batch elsewhere, or shorter texts; the same command resumes"
 )
 
-
 console = Console()
+
+
+class Main(Protocol):
+    """A command's `main`."""
+
+    def __call__(self, args: Sequence[str] | None = None) -> int:
+        """Runs the command with `args` (None: sys.argv); returns its exit status."""
+        ...
+
+
+def command(cls: type[Options], work: Callable[[Options], None], program: str = "") -> Main:
+    """The `main` of a command: `work` with the options of `cls`, whose docstring is the help.
+
+    Where `cls` has options `hosts`, `work` runs as one of several processes if they say so.
+
+    Args:
+        program: as it is called; empty: rocketjax.CLS.
+    """
+    name = program or f"rocketjax.{cls.__name__.lower()}"
+
+    def main(args: Sequence[str] | None = None) -> int:
+        """Runs the command; returns its exit status."""
+
+        def run() -> None:
+            options = parse_options(cls, args, name)
+            config = getattr(options, "hosts", None)
+            with joined(config) if config else nullcontext():
+                work(options)
+
+        return run_command(run)
+
+    return main
 
 
 def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) -> Options:
@@ -52,28 +80,28 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
         InputError: a value out of its field's range.
     """
     options = tyro.cli(cls, args=args, prog=program)
-    # As plain values: of what is an instance already, pydantic checks nothing.
+    # As plain values: pydantic does not check what is an instance already.
     values = dataclasses.asdict(options)  # pyright: ignore[reportArgumentType]
     return validated(cls, values, option)
 
 
-def run_command(command: Callable[[], int | None]) -> int:
-    """Runs a command; returns its exit status.
+def run_command(work: Callable[[], int | None]) -> int:
+    """Runs a command's work; returns its exit status.
 
     0 done, 2 bad input, 3 diverged, 75 stopped by SIGTERM, 130 by Ctrl-C.
     """
     keep_freed_memory()
     try:
         with signals.heeded():
-            return command() or 0
+            return work() or 0
     except InputError as error:
         return _failed(2, f"error: {error}")
-    except FloatingPointError as error:  # fit.NonFiniteError, which knows jax
+    except FloatingPointError as error:  # NonFiniteError, whose module imports jax
         return _failed(3, f"training diverged at {error}")
     except (signals.Preempted, KeyboardInterrupt) as stop:
         if isinstance(stop, KeyboardInterrupt) or signals.by_hand():
-            return _failed(130, f"stopped; {GOES_ON}")
-        return _failed(signals.EXIT_STATUS, f"stopped by SIGTERM; {GOES_ON}")
+            return _failed(130, f"stopped; {RESUMES}")
+        return _failed(signals.EXIT_STATUS, f"stopped by SIGTERM; {RESUMES}")
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _left_unread():
             return 1
@@ -86,7 +114,7 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def joined(config: HostsConfig) -> Iterator[None]:
-    """Runs its block as one of several processes, where so asked for; only process 0 talks."""
+    """Runs its block as one of several processes, if so configured; only process 0 prints."""
     with hosts.joined(config) as main:
         console.quiet = not main
         keep_programs()
@@ -96,13 +124,13 @@ def joined(config: HostsConfig) -> Iterator[None]:
 def keep_programs() -> None:
     """Compiled programs stay in the cache folder, so that the next start need not compile them.
 
-    Not on a CPU, where loading them takes XLA pages of warnings about the machine, nor where jax
-    was told of another folder (JAX_COMPILATION_CACHE_DIR).
+    Not on a CPU, where loading them makes XLA print pages of warnings about the machine, nor if
+    jax has another folder already (JAX_COMPILATION_CACHE_DIR).
     """
     import jax
 
-    told = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if jax.default_backend() != "cpu" and told is None:
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.default_backend() != "cpu" and folder is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
 
 
@@ -140,9 +168,9 @@ class _Rate(ProgressColumn):
 
 
 def _left_unread() -> bool:
-    """Whether who read our output has gone (`--help | head`); if so, no more is written there."""
+    """Whether the reader of our output is gone (`--help | head`); if so, stops writing to it."""
     output = select.poll()
-    output.register(sys.stdout.fileno(), 0)  # for nothing but errors, which always count
+    output.register(sys.stdout.fileno(), 0)  # only for errors, which are always reported
     if gone := bool(output.poll(0)):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone

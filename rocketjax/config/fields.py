@@ -1,33 +1,25 @@
-"""Types of options, and the stages of a run."""
+"""What an option is made of: its type, its default and the first stage of a run it matters to."""
 
-from typing import Annotated, Literal, TypeAlias
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import pydantic
+import tyro
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
-
-
 Seed: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
-
-
 Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
-
-
 Length: TypeAlias = Annotated[int, pydantic.AfterValidator(lambda value: _length(value))]
-
-
 Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-
-
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-
-
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
-
-
 Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
 
-
+OnBadRows: TypeAlias = Annotated[
+    Literal["fail", "skip"],
+    tyro.conf.arg(help="Bad rows of the collection: fail at the first, or skip and count them."),
+]
 Stage: TypeAlias = Literal[
     "start", "warm-retriever", "encode", "warm-reranker", "mine", "joint", "index", "evaluate"
 ]
@@ -37,3 +29,49 @@ def _length(value: int) -> int:
     if 0 < value < 8 or value < 0:  # room for special tokens and some text
         raise ValueError("should be 0, or at least 8")
     return value
+
+
+# What a part of a training stage's options decides; `section` says which stage that is.
+Role: TypeAlias = Literal["lists", "training"]
+LISTS: Role = "lists"  # for how many queries lists are made
+TRAINING: Role = "training"  # how a model is trained on them
+NEVER = None  # the option changes nothing of what is trained
+
+
+class Effect(NamedTuple):
+    """What an option changes."""
+
+    stage: Stage | None  # the first stage it matters to
+    judged: bool  # whether the starting models are judged by it
+
+
+def at(stage: Stage | Role | None, default: Any, judged: bool = False) -> Any:
+    """An option: its default, the first stage it matters to, whether the start is judged by it."""
+    return dataclasses.field(default=default, metadata={"stage": stage, "judged": judged})
+
+
+def section(
+    make: Callable[[], Any], lists: Stage | None = None, training: Stage | None = None
+) -> Any:
+    """A group of options; of a training stage, the stages that its roles stand for."""
+    return dataclasses.field(default_factory=make, metadata={"lists": lists, "training": training})
+
+
+def effects(cls: type, prefix: str = "", **roles: Stage | None) -> dict[str, Effect]:
+    """Every option of `cls` by its dotted name, and what it changes.
+
+    Raises:
+        TypeError: a field that was made by neither `at` nor `section`.
+    """
+    result: dict[str, Effect] = {}
+    for field in dataclasses.fields(cls):
+        name, known = prefix + field.name, field.metadata
+        if "judged" in known:
+            stage = known["stage"]
+            result[name] = Effect(roles.get(stage, stage), known["judged"])
+        elif "lists" in known:
+            own = {role: stage for role, stage in known.items() if stage is not None}
+            result |= effects(type(field.default_factory()), f"{name}.", **(roles | own))  # pyright: ignore
+        else:
+            raise TypeError(f"option {name} does not say which stage it first matters to")
+    return result

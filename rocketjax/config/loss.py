@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rocketjax.config.fields import Amount, Positive
+from rocketjax.config.fields import Amount, Positive, at
 
 Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
 
@@ -13,30 +13,30 @@ Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
 class LossConfig:
     """Which loss the joint stage minimises; see rocketjax/training/losses.py."""
 
-    preset: Preset = "default"
+    preset: Preset = at("joint", "default")
     """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), or custom:
     only then do the fields below count, but retriever_negatives and retriever_temperature, which
     always do."""
-    retriever_weight: Amount = 1.0
+    retriever_weight: Amount = at("joint", 1.0)
     """Weight of the retriever's own cross-entropy."""
-    retriever_negatives: Literal["list", "batch"] = "list"
-    """What a query's positive is told apart from in it: the rest of its list, or all passages of
-    the step's lists, on all devices. Distillation looks at the list either way."""
-    reranker_weight: Amount = 1.0
+    retriever_negatives: Literal["list", "batch"] = at("joint", "list")
+    """Negatives of the retriever's own cross-entropy: the rest of the query's list, or all passages
+    of the step's lists, on all devices. Distillation uses the list either way."""
+    reranker_weight: Amount = at("joint", 1.0)
     """Weight of the re-ranker's own loss."""
-    reranker_loss: Literal["listwise", "pointwise"] = "listwise"
+    reranker_loss: Literal["listwise", "pointwise"] = at("warm-reranker", "listwise")
     """The re-ranker's own loss, in its warm-up too: over each list, or over each passage alone."""
-    distill_weight: Amount = 0.3
+    distill_weight: Amount = at("joint", 0.3)
     """Weight of the KL divergence between the two list distributions."""
-    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
+    direction: Literal["teacher_student", "student_teacher"] = at("joint", "teacher_student")
     """KL(re-ranker || retriever) or KL(retriever || re-ranker)."""
-    stop_gradient: Literal["reranker", "retriever", "none"] = "reranker"
+    stop_gradient: Literal["reranker", "retriever", "none"] = at("joint", "reranker")
     """Which model the distillation term does not move."""
-    reduction: Literal["list", "element", "sum"] = "list"
+    reduction: Literal["list", "element", "sum"] = at("joint", "list")
     """The KL is averaged over lists, over list items, or summed over the batch."""
-    distill_temperature: Positive = 1.0
+    distill_temperature: Positive = at("joint", 1.0)
     """Both distributions of the distillation term are softened by it."""
-    retriever_temperature: Positive = 1.0
+    retriever_temperature: Positive = at("warm-retriever", 1.0)
     """The retriever's scores are divided by it in every term; cosines want about 0.05."""
 
 
@@ -78,7 +78,7 @@ def resolve_loss(loss: LossConfig) -> LossConfig:
 
 
 def overruled(loss: LossConfig) -> list[str]:
-    """What was set and is not heeded, as "loss.distill_weight 1.0 (0.3 counts)"."""
+    """Options that were set but do not count, as "loss.distill_weight 1.0 (0.3 counts)"."""
     default, counts = LossConfig(), resolve_loss(loss)
     names = [field.name for field in dataclasses.fields(loss) if field.name != "preset"]
     return [

@@ -15,8 +15,6 @@ from rocketjax.config.schema import Config, Depths, ListConfig
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
-
-
 _MOST = 2**20  # characters of a config file
 
 
@@ -109,7 +107,7 @@ def _check_names(
     for key, value in node.value:
         name, line = str(key.value), key.start_mark.line + 1
         if prefix + name in lines:
-            raise InputError(f"{path}:{line}: {prefix}{name} stands twice; delete one")
+            raise InputError(f"{path}:{line}: {prefix}{name} is given twice; delete one")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"

@@ -1,4 +1,4 @@
-"""What a retrieval collection is: passages, and for each split its queries and judgements."""
+"""A retrieval collection: passages, and for each split its queries and their qrels."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,17 +11,22 @@ import numpy as np
 from rocketjax.data.passages import InMemory, Passage, StoredPassages
 from rocketjax.runtime.errors import InputError
 
+Value = TypeVar("Value")
+
+# Query id -> passage id -> graded relevance; above 0 is relevant.
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 
 
-Value = TypeVar("Value")
+def relevant(grades: Mapping[str, int]) -> list[str]:
+    """The sorted ids of the relevant passages among a query's graded ones."""
+    return sorted(pid for pid, grade in grades.items() if grade > 0)
 
 
 class Lazy(Mapping[str, Value]):
-    """A mapping that is made when it is first looked into, which many a caller never does."""
+    """A mapping that is made when it is first used, since many callers never use it."""
 
     def __init__(self, make: Callable[[], Mapping[str, Value]]) -> None:
-        """`make` is called once; what it raises, whoever looks into the mapping gets."""
+        """`make` is called once, by the first use, which also gets the errors it raises."""
         self._make = make
 
     def __getitem__(self, name: str) -> Value:
@@ -40,40 +45,39 @@ class Lazy(Mapping[str, Value]):
 
 @dataclass(frozen=True)
 class Split:
-    """Queries by id, and qrels: query id -> passage id -> graded relevance (> 0 is relevant).
+    """Queries by id with their qrels, and by query id what else is known of them.
 
-    A query need not be judged (it can be mined for pseudo-positives), nor have answers: the strings
-    that an answering passage contains, which answer recall looks for. `negatives` are the hard
-    negatives that a query came with, by id; of MS MARCO's layout they are read when they are first
-    asked for.
+    A query may lack qrels; it can then be mined for pseudo-positives. `answers` are strings that
+    an answering passage contains, for answer recall. `negatives` are the ids of the hard negatives
+    that the collection brings; those of MS MARCO's layout are read when they are first used.
     """
 
     queries: Mapping[str, str]
-    qrels: Mapping[str, Mapping[str, int]]
+    qrels: Qrels
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def only(self, wanted: Iterable[str]) -> "Split":
-        """The part of these queries, in this order."""
+        """The split restricted to these query ids, in their order."""
         names = list(wanted)
         return Split(
-            _part(self.queries, names),
-            _part(self.qrels, names),
-            _part(self.answers, names),
-            Lazy(partial(_part, self.negatives, names)),
+            _restrict(self.queries, names),
+            _restrict(self.qrels, names),
+            _restrict(self.answers, names),
+            Lazy(partial(_restrict, self.negatives, names)),
         )
 
 
-def _part(whole: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
-    return {name: whole[name] for name in names if name in whole}
+def _restrict(values: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
+    return {name: values[name] for name in names if name in values}
 
 
 @dataclass(frozen=True)
 class Collection:
     """A corpus and its splits ("train", "dev", ...).
 
-    A passage's position in `passages` is its row in every matrix of embeddings made from it.
-    `notes` say what loading left out.
+    A passage's position in `passages` is its row in every matrix of embeddings of the corpus.
+    `notes` say what was left out when the collection was loaded.
     """
 
     name: str
@@ -82,7 +86,7 @@ class Collection:
     notes: Sequence[str] = ()
 
     def split(self, name: str) -> Split:
-        """A split by name. Raises InputError where there is none."""
+        """A split by name. Raises InputError, with the names there are, if it does not exist."""
         if name not in self.splits:
             known = ", ".join(self.splits)
             raise InputError(f"{self.name} has no split {name!r}; it has {known}")
@@ -90,19 +94,20 @@ class Collection:
 
     @property
     def by_id(self) -> Mapping[str, Passage]:
-        """Passages by their id."""
+        """Passages by id."""
         return self.passages.by_id
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every passage's id, title and text, in order: what an index was made from."""
+        """A hash of every passage's id, title and text, in order; an index records it."""
         return self.passages.fingerprint
 
 
 def sample_queries(split: Split, most: int, seed: int = 1) -> Split:
-    """At most `most` judged queries of a split (0: all), drawn by seed.
+    """At most `most` queries with qrels (0: all), sampled by `seed`.
 
-    A run's seed is not asked: runs, and their own beginning, are judged on the same queries.
+    The seed is deliberately not that of a training run: different runs, and a run before and after
+    training, are to be evaluated on the same queries.
     """
     names = sorted(split.qrels)
     if most and most < len(names):
@@ -112,20 +117,15 @@ def sample_queries(split: Split, most: int, seed: int = 1) -> Split:
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:
-    """What stays of a split, and this share of its queries.
+    """Splits off a share (0 to 1) of the queries; returns the rest and the held-out part.
 
-    By each query's own hash: other queries, or an order, do not change which are held out.
+    Each query is assigned by a hash of its own id, whatever the other queries and their order are.
     """
-    stays = [query for query in split.queries if _place(query) >= share]
-    out = [query for query in split.queries if _place(query) < share]
-    return split.only(stays), split.only(out)
+    kept = [query for query in split.queries if _position(query) >= share]
+    held_out = [query for query in split.queries if _position(query) < share]
+    return split.only(kept), split.only(held_out)
 
 
-def _place(query: str) -> float:
-    """A number from 0 to 1 that the query's id decides."""
+def _position(query: str) -> float:
+    """A hash of the query's id as a number in [0, 1)."""
     return int.from_bytes(hashlib.blake2b(query.encode(), digest_size=4).digest()) / 2**32
-
-
-def relevant(judged: Mapping[str, int]) -> list[str]:
-    """The ids of a query's relevant passages, by its grades; sorted."""
-    return sorted(pid for pid, grade in judged.items() if grade > 0)

@@ -1,4 +1,4 @@
-"""Lines of text files with their places, and the checks that every reader makes."""
+"""Lines of text files with their places, and the checks that all readers share."""
 
 import gzip
 import json
@@ -13,36 +13,32 @@ from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
 from rocketjax.data.passages import Passage
 from rocketjax.runtime.errors import InputError, shown
 
-Policy: TypeAlias = Literal["fail", "skip"]
-
-
+Policy: TypeAlias = Literal["fail", "skip"]  # what to do about a bad row
 Row = TypeVar("Row")
-
-
 UNREADABLE = (OSError, EOFError, zlib.error)  # the last two: a damaged .gz
-
-
-SHOWN = 3  # faults of a file that a report spells out
-
-
-LONGEST = 16 * 2**20  # bytes of a line: a packed one of a megabyte may unpack to a gigabyte
+SHOWN = 3  # faults of a file that its note spells out
+LONGEST = 16 * 2**20  # bytes of a line; a megabyte of .gz can decompress to a gigabyte
 
 
 class BadRows:
-    """What becomes of a row that is not what it should be: an error, or left out and counted."""
+    """What happens to bad rows: the first raises an error, or all are left out and counted."""
 
     def __init__(self, policy: Policy = "fail") -> None:
         self.policy: Policy = policy
         self._faults: dict[str, list[str]] = {}
 
-    def found(self, place: str, fault: str) -> None:
-        """Notes that the row at `place` ("file:line") is left out. Raises InputError by policy."""
+    def reject(self, place: str, fault: str) -> None:
+        """Counts the row at `place` ("file:line") as left out.
+
+        Raises:
+            InputError: the policy is "fail"; place and fault are named.
+        """
         if self.policy == "fail":
             raise InputError(f"{place}: {fault}")
         self._faults.setdefault(place.rpartition(":")[0], []).append(f"{place}: {fault}")
 
     def notes(self) -> list[str]:
-        """A line for each file: how many rows were left out, and why the first of them."""
+        """A line for each file: how many rows were left out, and why, for the first few."""
         return [
             f"{path}: left out {len(faults):,} bad rows: {'; '.join(faults[:SHOWN])}"
             + (" .." if len(faults) > SHOWN else "")
@@ -51,18 +47,18 @@ class BadRows:
 
 
 class BadRow(Exception):
-    """What is wrong with a row, for the one who knows its place."""
+    """A row cannot be used; the message says why, and whoever catches it adds the place."""
 
 
 def parsed(
     path: Path, parse: Callable[[str], Row | None], bad: BadRows
 ) -> Iterator[tuple[str, Row]]:
-    """Each line's place ("file:line") and what `parse` makes of it; not where that is None.
+    """Yields each line's place ("file:line") and what `parse` returns for it, unless that is None.
 
-    Empty lines are passed over; "\\r\\n" ends a line as "\\n" does.
+    Empty lines are skipped; lines may end in "\\n" or "\\r\\n".
 
     Raises:
-        InputError: what `lines` raises, and BadRow of `parse`, unless `bad` lets it pass.
+        InputError: as for `lines`, and for a BadRow of `parse` unless `bad` lets it pass.
     """
     for place, line in lines(path, bad):
         if not line.strip():
@@ -70,18 +66,18 @@ def parsed(
         try:
             row = parse(line.rstrip("\r\n"))
         except BadRow as fault:
-            bad.found(place, str(fault))
+            bad.reject(place, str(fault))
             continue
         if row is not None:
             yield place, row
 
 
 def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """Each line's place ("file:line") and text; a name that ends in .gz is unpacked.
+    """Yields each line's place ("file:line") and text. A .gz file is decompressed.
 
     Raises:
         InputError: no such file, a damaged .gz or, unless `bad` lets it pass, a line that is not
-            UTF-8, or longer than `LONGEST`; file and line are named.
+            UTF-8 or is longer than `LONGEST`; file and line are named.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -91,61 +87,64 @@ def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(iter(partial(file.readline, LONGEST + 1), b""), 1):
                 place = f"{path}:{number}"
                 if len(line) > LONGEST:
-                    bad.found(place, f"longer than {LONGEST:,} bytes")
+                    bad.reject(place, f"longer than {LONGEST:,} bytes")
                     while not line.endswith(b"\n") and (line := file.readline(LONGEST)):
                         pass
                     continue
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    bad.found(place, f"not UTF-8: {error}")
+                    bad.reject(place, f"not UTF-8: {error}")
                 else:
                     yield place, text
     except UNREADABLE as error:
-        raise InputError(f"{place}: cannot be read on: {error}") from error
+        raise InputError(f"{place}: cannot be read any further: {error}") from error
 
 
 def distinct(rows: Iterator[tuple[str, tuple[str, Row]]], bad: BadRows) -> dict[str, Row]:
-    """What each id stands for, of places, ids and values; of an id that stands twice, the first.
+    """Collects (place, (id, value)) rows into values by id, of a duplicate id the first.
 
     Raises:
-        InputError: an id stands twice, unless `bad` lets it pass.
+        InputError: a duplicate id, unless `bad` lets it pass.
     """
-    found: dict[str, Row] = {}
+    values: dict[str, Row] = {}
     for place, (name, value) in rows:
-        if name in found:
-            bad.found(place, f"_id: {name!r} stands twice; ids must be unique")
+        if name in values:
+            bad.reject(place, f"_id: duplicate {name!r}; ids must be unique")
         else:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
-def packed_or_not(path: Path) -> Path:
-    """`path`, or the packed file of that name (corpus.jsonl.gz) where only that is there."""
-    packed = path.with_name(f"{path.name}.gz")
-    return packed if packed.is_file() and not path.is_file() else path
+def plain_or_gz(path: Path) -> Path:
+    """`path`, or its compressed copy (corpus.jsonl.gz) if only that exists."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if compressed.is_file() and not path.is_file() else path
 
 
 def by_split(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
-    """("dev.small", queries.dev.small.tsv) and so on, by name; nothing where there is no folder.
+    """Yields splits and their files, as ("dev.small", queries.dev.small.tsv), sorted by name.
+
+    Yields nothing if there is no such folder.
 
     Args:
-        folder: of files that may be packed; of queries.dev.tsv and queries.dev.tsv.gz, the first.
-        pattern: of the whole name without .gz; its first group is the split.
+        folder: of files, plain or compressed; of queries.dev.tsv and queries.dev.tsv.gz the plain
+            one is used.
+        pattern: matches a whole name without .gz; its first group is the split.
     """
     for path in sorted(folder.glob("*")):
-        found = re.fullmatch(pattern, path.name.removesuffix(".gz"))
-        if found and packed_or_not(path.with_name(found[0])) == path:
-            yield found[1], path
+        match = re.fullmatch(pattern, path.name.removesuffix(".gz"))
+        if match and plain_or_gz(path.with_name(match[0])) == path:
+            yield match[1], path
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A file to read bytes from; a name that ends in .gz is unpacked."""
+    """Opens a file for reading bytes. A .gz file is decompressed."""
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def json_row(line: str) -> dict[str, Any]:
-    """A line's JSON object. Raises BadRow."""
+    """Parses a line as a JSON object. Raises BadRow."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -156,15 +155,15 @@ def json_row(line: str) -> dict[str, Any]:
 
 
 def columns(line: str, names: str) -> list[str]:
-    """The columns of a line, as many as `names` has, divided by tabs. Raises BadRow."""
-    found = line.split("\t")
-    if len(found) != len(names.split(" TAB ")):
-        raise BadRow(f"expected {names}, got {len(found)} columns: {line[:80]!r}")
-    return found
+    """Splits a line at tabs into as many columns as "name TAB name" names. Raises BadRow."""
+    values = line.split("\t")
+    if len(values) != len(names.split(" TAB ")):
+        raise BadRow(f"expected {names}, got {len(values)} columns: {line[:80]!r}")
+    return values
 
 
 def finite(text: str, field: str) -> float:
-    """A finite number. Raises BadRow."""
+    """Parses a finite number. Raises BadRow."""
     try:
         value = float(text)
     except ValueError:
@@ -175,32 +174,34 @@ def finite(text: str, field: str) -> float:
 
 
 def grade(text: str) -> int:
-    """A judgement, which may be negative. Raises BadRow."""
+    """Parses a relevance grade, which may be negative. Raises BadRow."""
     if not re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII):
         raise BadRow(f"grade: expected a whole number, got {text[:40]!r}")
     return int(text)
 
 
 def checked_id(value: Any, field: str) -> str:
-    """An id: a text that is not empty, without white space. Raises BadRow."""
+    """Checks that a value is a non-empty string without whitespace. Raises BadRow."""
     name = checked_text(value, field)
     if re.search(r"\s", name, re.ASCII):
-        raise BadRow(f"{field}: {shown(name)} holds white space, which divides a run's columns")
+        raise BadRow(
+            f"{field}: {shown(name)} contains whitespace, which separates the columns of a run"
+        )
     return name
 
 
 def checked_text(value: Any, field: str) -> str:
-    """A text that is not empty. Raises BadRow."""
+    """Checks that a value is a non-empty string. Raises BadRow."""
     text = text_or_none(value, field)
     if not text.strip():
-        raise BadRow(f"{field}: expected a text that is not empty, got {shown(value)}")
+        raise BadRow(f"{field}: expected non-empty text, got {shown(value)}")
     return text
 
 
 def text_or_none(value: Any, field: str) -> str:
-    """A text; empty for None. Raises BadRow where it is no text."""
+    """Checks that a value is a string, or None, which becomes "". Raises BadRow."""
     if not isinstance(value, str | None):
-        raise BadRow(f"{field}: expected a text, got {shown(value)}")
+        raise BadRow(f"{field}: expected a string, got {shown(value)}")
     try:
         (value or "").encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
@@ -209,17 +210,17 @@ def text_or_none(value: Any, field: str) -> str:
 
 
 def checked_passage(pid: Any, title: Any, text: Any, field: str = "_id") -> Passage:
-    """A passage with an id, and a title or a text. Raises BadRow."""
+    """Makes a passage, which needs an id, and a title or a text. Raises BadRow."""
     passage = Passage(
         checked_id(pid, field), text_or_none(title, "title"), text_or_none(text, "text")
     )
     if not (passage.title.strip() or passage.text.strip()):
-        raise BadRow(f"text: passage {shown(passage.id)} is empty; give it a text")
+        raise BadRow(f"text: passage {shown(passage.id)} is empty; give it a title or a text")
     return passage
 
 
 def named_text(line: str) -> tuple[str, str]:
-    """id TAB text; a further tab belongs to the text. Raises BadRow."""
+    """Parses id TAB text; any further tab belongs to the text. Raises BadRow."""
     name, tab, text = line.partition("\t")
     if not tab:
         raise BadRow(f"expected id TAB text, got {line[:80]!r}")

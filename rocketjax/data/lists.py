@@ -1,4 +1,4 @@
-"""Training lists and mining candidates as JSON Lines: written whole, checked when read."""
+"""Training lists and mined candidates as JSON Lines, checked when read."""
 
 import dataclasses
 import hashlib
@@ -15,8 +15,8 @@ from rocketjax.data.lines import BadRows, lines
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import write_text
 
-# Kept once, however many lists it is in: of half a million queries with a thousand candidates each,
-# ids would take 30 GB.
+# Interned, since an id is in many lists: half a million queries with a thousand candidates each
+# would otherwise hold 30 GB of ids.
 Id: TypeAlias = Annotated[str, pydantic.AfterValidator(sys.intern)]
 
 
@@ -28,59 +28,63 @@ class TrainingList:
     positive: str
     negatives: tuple[Id, ...]
     kind: Literal["undenoised", "denoised"] = "undenoised"
-    pseudo: bool = False  # the positive is one by the re-ranker's word, not by a judgement
+    pseudo: bool = False  # the re-ranker calls the positive relevant, no judgement does
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Candidates:
-    """What mining found for a query, best first; known positives are not among `passages`."""
+    """A query's mined passages, best first by the retriever, without its known positives."""
 
     query: str
-    positives: tuple[str, ...]  # empty: nobody judged the query
+    positives: tuple[str, ...]  # empty for an unlabelled query
     passages: tuple[Id, ...]
-    scores: tuple[float, ...] = ()  # the re-ranker's, of the first len(scores) passages
+    scores: tuple[float, ...] = ()  # the re-ranker's, of the first passages
     positive_scores: tuple[float, ...] = ()
 
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Writes one JSON object per line. The file appears complete or not at all."""
     _write_rows(path, lists)
 
 
 def read_lists(path: Path) -> list[TrainingList]:
-    """The lists of `write_lists`.
+    """Reads what `write_lists` wrote.
 
     Raises:
-        InputError: a line is no such object, or a list without a positive; the line is named.
+        InputError: a line is not such an object or has no positive; file and line are named.
     """
     lists = []
     for place, item in _read_rows(path, TrainingList):
         if not item.positive:
-            raise InputError(f"{place}: positive: the list of {item.query!r} has none")
+            raise InputError(f"{place}: positive: missing in the list of query {item.query!r}")
         lists.append(item)
     return lists
 
 
 def write_candidates(path: Path, candidates: Sequence[Candidates]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Writes one JSON object per line. The file appears complete or not at all."""
     _write_rows(path, candidates)
 
 
 def read_candidates(path: Path) -> list[Candidates]:
-    """The candidates of `write_candidates`.
+    """Reads what `write_candidates` wrote.
 
     Raises:
-        InputError: a line is no such object, scores and passages do not fit, a passage stands
-            twice or is a known positive, or a score is not finite; the line is named.
+        InputError: a line is not such an object, the numbers of scores and passages do not match,
+            a passage is a duplicate or a known positive, or a score is not finite; file and line
+            are named.
     """
     rows = []
     for place, row in _read_rows(path, Candidates):
         if len(row.scores) > len(row.passages):
             raise InputError(f"{place}: scores: {len(row.scores)} for {len(row.passages)} passages")
         if row.positive_scores and len(row.positive_scores) != len(row.positives):
-            raise InputError(f"{place}: positive_scores: not one for each of the positives")
+            raise InputError(
+                f"{place}: positive_scores: {len(row.positive_scores)} for {len(row.positives)} "
+                "positives"
+            )
         if len({*row.passages, *row.positives}) < len(row.passages) + len(row.positives):
-            raise InputError(f"{place}: passages: one stands twice, or is a known positive")
+            raise InputError(f"{place}: passages: one is a duplicate or a known positive")
         if not all(map(math.isfinite, (*row.scores, *row.positive_scores))):
             raise InputError(f"{place}: scores: one is not finite; mine again")
         rows.append(row)
@@ -92,7 +96,7 @@ def _write_rows(path: Path, rows: Sequence[Any]) -> None:
 
 
 def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:
-    """Each line's place ("file:line") and row."""
+    """Yields each line's place ("file:line") and its row."""
     adapter = pydantic.TypeAdapter(cls)
     fields = ", ".join(field.name for field in dataclasses.fields(cls))
     for place, line in lines(path, BadRows()):
@@ -102,10 +106,10 @@ def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:
             first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the line"
             raise InputError(
-                f"{place}: {where}: {first['msg']}; expected an object of {fields}"
+                f"{place}: {where}: {first['msg']}; expected an object with {fields}"
             ) from error
 
 
-def _number(text: str) -> int:
-    """A number that is the same in every process, unlike hash()."""
+def hash_bits(text: str) -> int:
+    """64 bits of a text's hash, to seed draws with: the same in every process, unlike hash()."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""Collections by name, of whichever format: what is given is looked at, not asked for."""
+"""Loads collections and queries by name; the format is recognised from the files."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,31 +24,32 @@ from rocketjax.data.lines import (
     checked_passage,
     lines,
     named_text,
-    packed_or_not,
     parsed,
+    plain_or_gz,
 )
 from rocketjax.data.passages import Passage
-from rocketjax.data.store import Stored, store
+from rocketjax.data.store import Stored, notes_on_duplicates, store
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, unsaid
 
-EXPECTED = (
+_EXPECTED = (
     "expected a BEIR folder; one with collection.tsv, psgs_w100.tsv or para.txt; a file or folder "
     "of training rows (.jsonl, .json, .tsv); hf:NAME; irds:ID; or demo"
 )
 
 
 def load_collection(name: str, policy: Policy = "fail", say: Say = unsaid) -> Collection:
-    """ "demo", a folder or file of any format that rocketjax reads, hf:NAME or irds:ID.
+    """Loads a collection.
 
     Args:
-        name: see data/beir.py, data/msmarco.py, data/rows.py and data/hub.py for the formats.
-        policy: "fail" stops at the first bad row, "skip" leaves it out and counts.
-        say: is told, for each file, how many rows were left out; what is read later (hard negatives
-            of MS MARCO's layout, splits of ir_datasets) is told of then.
+        name: "demo", a file or folder in one of the formats of data/formats/, hf:NAME or irds:ID.
+        policy: "fail" stops at the first bad row, "skip" leaves bad rows out and counts them.
+        say: gets a line for each file with bad rows. Hard negatives of MS MARCO's layout and splits
+            of ir_datasets are read later, and their lines come then.
 
     Raises:
-        InputError: it is none of these, or a row in it is not what it should be.
+        InputError: `name` is none of these, a file is missing, or, with the policy "fail", a row
+            is bad.
     """
     collection = _load(name, policy, say)
     for note in collection.notes:
@@ -67,22 +68,22 @@ def _load(name: str, policy: Policy, say: Say) -> Collection:
     if path.is_file():
         return _of_file(path, policy)
     if not name or not path.is_dir():
-        raise InputError(f"data.collection: {name!r} is no file or folder; {EXPECTED}")
+        raise InputError(f"data.collection: {name!r} is not a file or folder; {_EXPECTED}")
     if corpus_file(path) and any(path.glob("qrels.*")):
         return read_msmarco(path, policy, say)
-    if packed_or_not(path / "queries.jsonl").is_file():
+    if plain_or_gz(path / "queries.jsonl").is_file():
         return read_beir(path, policy)
     if files := row_files(path):
         return _of_rows(path, files, policy)
     if corpus_file(path):
-        return read_msmarco(path, policy, say)  # says what is missing
-    if packed_or_not(path / "corpus.jsonl").is_file():
+        return read_msmarco(path, policy, say)  # which reports what is missing
+    if plain_or_gz(path / "corpus.jsonl").is_file():
         return read_beir(path, policy)
-    raise InputError(f"{path}: no collection that rocketjax knows; {EXPECTED}")
+    raise InputError(f"{path}: not a collection in any known format; {_EXPECTED}")
 
 
 def _of_file(path: Path, policy: Policy) -> Collection:
-    """A corpus alone, to be encoded and searched, or a file of training rows."""
+    """A corpus alone, which can be encoded and searched, or a file of training rows."""
     stem = path.name.removesuffix(".gz")
     if stem in CORPORA:
         passages, notes = read_tsv_corpus(path, policy)
@@ -96,7 +97,7 @@ def _of_file(path: Path, policy: Policy) -> Collection:
 
 
 def _numbered(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
-    """RocketQA's title TAB text, with the number of the line, from 0, for an id."""
+    """RocketQA's title TAB text; a passage's id is its line number, from 0."""
     for place, line in lines(path, bad):
         if not line.strip():
             continue
@@ -107,11 +108,11 @@ def _numbered(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
                 raise BadRow(f"expected title TAB text, got {line[:80]!r}")
             yield place, checked_passage(str(number), without_dash(title), text)
         except BadRow as fault:
-            bad.found(place, str(fault))
+            bad.reject(place, str(fault))
 
 
 def _of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Collection:
-    """Rows with their own passages; or with ids, where a corpus lies beside them."""
+    """Training rows with their own passages, or with the ids of those in a corpus beside them."""
     passages, notes = _corpus_of_rows(path, files, policy)
     bad = BadRows(policy)
     splits = {
@@ -125,7 +126,7 @@ def _corpus_of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Store
     beside = corpus_file(folder) if path.is_dir() else None
     if beside:
         return read_tsv_corpus(beside, policy)
-    corpus = packed_or_not(folder / "corpus.jsonl")
+    corpus = plain_or_gz(folder / "corpus.jsonl")
     if corpus.is_file():
         return store(str(corpus), [corpus], partial(read_corpus, corpus), policy)
     paths = list(files.values())
@@ -134,21 +135,21 @@ def _corpus_of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Store
         return passages_of(paths, bad, read_rows)
 
     passages, notes = store(str(path), [*paths, "rows"], read, policy, merge=True)
-    # Bad rows are met again as splits are made, and counted there.
-    return Stored(passages, [note for note in notes if "stands twice" in note])
+    return Stored(passages, notes_on_duplicates(notes))
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    """Queries by id: .tsv (id TAB text), .jsonl ({_id, text}) or .txt (a line each: 1, 2, ..).
+    """Reads queries by id from .tsv (id TAB text), .jsonl ({_id, text}) or .txt.
+
+    A .txt file has one query per line, whose id is the line's number, from 1.
 
     Raises:
-        InputError: no file, one by another name, an id that stands twice or holds white space, an
-            empty text, or no query at all.
+        InputError: no such file, another suffix, a bad row, a duplicate id, or no queries at all.
     """
     if path.suffix not in (".tsv", ".jsonl", ".txt"):
         raise InputError(
             f"{path}: queries are read from .tsv (id TAB text), .jsonl ({{_id, text}}) or .txt "
-            "(one a line)"
+            "(one per line)"
         )
     if path.suffix == ".jsonl":
         return read_json_queries(path, BadRows())
@@ -158,10 +159,10 @@ def read_queries(path: Path) -> dict[str, str]:
     )
     for place, (query, text) in rows:
         if query in queries:
-            raise InputError(f"{place}: id: {query!r} stands twice; ids must be unique")
+            raise InputError(f"{place}: id: duplicate {query!r}; ids must be unique")
         queries[query] = text
     if not queries:
-        raise InputError(f"{path}: holds no query")
+        raise InputError(f"{path}: contains no queries")
     return queries
 
 

@@ -1,12 +1,12 @@
-"""Passages, and a corpus of them on disk: memory-mapped Arrow, so that millions take no memory.
+"""Passages, in memory or as a memory-mapped folder, so that millions of them take no memory.
 
-    passages.arrow   id, title, text: a row a passage, in the corpus' order
-    hashes.npy       64 bits of each id's hash, sorted
-    rows.npy         the row that each of them stands for
+    passages.arrow   id, title, text: one row per passage, in the order of the corpus
+    hashes.npy       a 64-bit hash of each id, sorted
+    rows.npy         the row of each of these hashes
 
-Reading touches only the pages it needs. What stays in memory is what Arrow knows of its batches, a
-few hundred bytes for 16,384 passages; the operating system keeps pages that were read as long as
-nothing else wants the memory.
+Reading touches only the pages it needs. Only Arrow's metadata stays in memory, a few hundred bytes
+for each batch of 16,384 passages; pages that were read stay cached until the operating system needs
+the memory for something else.
 """
 
 import hashlib
@@ -21,12 +21,8 @@ import pyarrow as pa
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import map_npy
 
-ROWS = 16_384  # in a batch of Arrow
-
-
+ROWS = 16_384  # in an Arrow record batch
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
-
-
 FILES = ("passages.arrow", "hashes.npy", "rows.npy")
 
 
@@ -39,25 +35,26 @@ class Passage(NamedTuple):
 
     @property
     def whole(self) -> str:
-        """Title and text as one, as models read them."""
+        """Title and text joined, as models read them."""
         return f"{self.title} {self.text}".strip()
 
 
 class StoredPassages(Sequence[Passage]):
-    """A folder's passages by position. Safe to share between threads."""
+    """The passages of a folder, by position. Safe to share between threads."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         """Maps the files of `folder` into memory.
 
         Raises:
-            OSError, ValueError: a file is missing or damaged.
+            OSError: a file is missing.
+            ValueError: a file is damaged, or the files do not belong together.
         """
         self.folder = folder
         passages, hashes, rows = (folder / name for name in FILES)
         try:
             self._table = pa.ipc.open_file(pa.memory_map(str(passages))).read_all()
             self._table.validate()
-        except pa.ArrowException as error:  # not all of them are ValueErrors
+        except pa.ArrowException as error:  # not always a ValueError
             raise ValueError(f"{passages}: damaged: {error}") from error
         self.fingerprint = fingerprint
         self.by_id = PassagesById(self, map_npy(hashes), map_npy(rows))
@@ -66,7 +63,7 @@ class StoredPassages(Sequence[Passage]):
         if self._table.schema != SCHEMA or kinds != tuple(
             (part.shape, part.dtype) for part in (self.by_id.hashes, self.by_id.rows)
         ):
-            raise ValueError(f"{folder}: passages and their index do not fit")
+            raise ValueError(f"{folder}: the passages do not match their index")
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -77,7 +74,7 @@ class StoredPassages(Sequence[Passage]):
     def __getitem__(self, at: slice) -> list[Passage]: ...
     def __getitem__(self, at: int | slice) -> Passage | list[Passage]:
         if isinstance(at, int):
-            at = range(len(self))[at]  # negative ones, and IndexError
+            at = range(len(self))[at]  # resolves negative positions, raises IndexError
             return Passage(*(column[0].as_py() for column in self._part(at, 1).columns))
         start, stop, step = at.indices(len(self))
         if step != 1:
@@ -86,12 +83,12 @@ class StoredPassages(Sequence[Passage]):
         return list(map(Passage, *(column.to_pylist() for column in part.columns)))
 
     def _part(self, start: int, count: int) -> pa.Table:
-        """Some rows, held against what Arrow expects: damaged offsets lead anywhere in memory."""
+        """Rows, validated first: with damaged offsets Arrow would read anywhere in memory."""
         part = self._table.slice(start, count)
         try:
             part.validate(full=True)
         except pa.ArrowException as error:
-            raise InputError(f"{self.folder}: damaged: {error}; delete that folder") from error
+            raise InputError(f"{self.folder}: damaged: {error}; delete the folder") from error
         return part
 
     def __iter__(self) -> Iterator[Passage]:
@@ -100,7 +97,7 @@ class StoredPassages(Sequence[Passage]):
 
 
 class PassagesById(Mapping[str, Passage]):
-    """The same by id: a search among sorted hashes, then a look at the id itself."""
+    """Stored passages by id: finds the id's hash by bisection, then compares the id itself."""
 
     def __init__(self, passages: StoredPassages, hashes: np.ndarray, rows: np.ndarray) -> None:
         self.passages, self.hashes, self.rows = passages, hashes, rows
@@ -111,7 +108,7 @@ class PassagesById(Mapping[str, Passage]):
         while at < len(self.hashes) and self.hashes[at] == wanted:
             row = int(self.rows[at])
             if row >= len(self):
-                raise InputError(f"{self.passages.folder}: damaged: row {row}; delete that folder")
+                raise InputError(f"{self.passages.folder}: damaged: row {row}; delete the folder")
             passage = self.passages[row]
             if passage.id == pid:
                 return passage
@@ -126,7 +123,7 @@ class PassagesById(Mapping[str, Passage]):
 
 
 class InMemory(Sequence[Passage]):
-    """A few passages, as a Python list. Their ids must be unique."""
+    """A few passages in a Python list, by position. Their ids must be unique."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
         self._passages = list(passages)
@@ -143,7 +140,7 @@ class InMemory(Sequence[Passage]):
 
     @cached_property
     def by_id(self) -> Mapping[str, Passage]:
-        """The same by id."""
+        """The passages by id."""
         return {passage.id: passage for passage in self._passages}
 
     @cached_property
@@ -164,6 +161,6 @@ def fingerprint(passages: Iterable[Passage]) -> str:
 
 
 def id_hash(pid: str) -> np.uint64:
-    """64 bits of a passage id's hash."""
+    """A 64-bit hash of a passage id."""
     digest = hashlib.blake2b(pid.encode(errors="surrogatepass"), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))

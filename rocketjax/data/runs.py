@@ -1,4 +1,4 @@
-"""TREC runs in and out, and files of queries."""
+"""TREC runs, written and read."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,21 @@ from rocketjax.runtime.files import new_file
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
-    """A TREC run: query Q0 passage rank score tag, best first; scores as exact as float32."""
+    """Writes a TREC run: query Q0 passage rank score tag, best first.
+
+    Scores have nine digits, enough to restore a float32.
+    """
     write_rankings(path, run.items(), tag)
 
 
 def write_rankings(
     path: Path, rankings: Iterable[tuple[str, Sequence[tuple[str, float]]]], tag: str
 ) -> int:
-    """The same, written as queries and rankings come; returns how many did.
+    """Writes a TREC run, as `write_run` does, ranking by ranking; returns how many there were.
 
-    The file appears whole or not at all, after the last.
+    The file appears once it is complete, or not at all.
     """
-    count, tag = 0, "_".join(tag.split())  # it may have a folder's name in it
+    count, tag = 0, "_".join(tag.split())  # a tag can be a folder's name, with spaces in it
     with new_file(path) as file:
         for query, ranked in rankings:
             rows = (
@@ -34,33 +37,32 @@ def write_rankings(
 
 
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
-    """A TREC run: query id -> (passage id, score), by score, of equal ones by rank.
+    """Reads a TREC run: query id -> (passage id, score), sorted by score and, for ties, by rank.
 
-    Columns are divided by any ASCII white space; a name that ends in .gz is unpacked. (trec_eval
-    ignores the rank, and takes equal scores by passage id.) MS MARCO's top1000 files (query,
-    passage and both their texts, divided by tabs) are read too: in the file's order, with scores
-    that go down from 0.
+    Columns are separated by ASCII whitespace. A .gz file is decompressed. (trec_eval ignores the
+    rank and breaks ties by passage id.) MS MARCO's top1000 files (query id, passage id and both
+    texts, separated by tabs) can be read too: in the file's order, with scores 0, -1, -2 ..
 
     Raises:
-        InputError: no file, an empty one, a line that is no such row, a score that is no finite
-            number, or a passage that stands twice for a query; file, line and field are named.
+        InputError: no such file, an empty one, a line in neither format, a score or rank that is
+            not a finite number, or a duplicate passage for a query; file, line and field are named.
     """
     rows: dict[str, dict[str, tuple[float, float]]] = {}
     for place, (query, pid, number, position) in parsed(path, _ranked, BadRows()):
         ranked = rows.setdefault(query, {})
         if pid in ranked:
-            raise InputError(f"{place}: passage: {pid!r} stands twice for query {query!r}")
+            raise InputError(f"{place}: passage: duplicate {pid!r} for query {query!r}")
         ranked[pid] = (len(ranked) if number is None else -number, position)
     if not rows:
-        raise InputError(f"{path}: holds no ranking")
+        raise InputError(f"{path}: contains no rankings")
     return {
-        query: [(pid, -found[pid][0]) for pid in sorted(found, key=found.__getitem__)]
-        for query, found in rows.items()
+        query: [(pid, -ranked[pid][0]) for pid in sorted(ranked, key=ranked.__getitem__)]
+        for query, ranked in rows.items()
     }
 
 
 def _ranked(line: str) -> tuple[str, str, float | None, float]:
-    """Query, passage, score (None: as in the file's order) and rank."""
+    """Query, passage, score (None: ranked by the file's order) and rank."""
     if line.count("\t") == 3:
         query, pid, _, _ = line.split("\t")
         return checked_id(query, "query"), checked_id(pid, "passage"), None, 0.0

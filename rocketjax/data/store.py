@@ -1,8 +1,8 @@
-"""A corpus' files to memory-mapped Arrow, once: kept in a cache, by the files' size and time.
+"""The cache of corpora: each is parsed once and stored as memory-mapped Arrow (data/passages.py).
 
-The cache is ~/.cache/rocketjax, or what the environment's ROCKETJAX_CACHE or XDG_CACHE_HOME say;
-it may be deleted at any time. A corpus takes there about the room that its texts have, and twelve
-bytes more for each passage.
+The key is the paths, sizes and modification times of a corpus' files. The cache is
+~/.cache/rocketjax unless ROCKETJAX_CACHE or XDG_CACHE_HOME says otherwise, and may be deleted at
+any time. A corpus takes about the size of its texts, plus twelve bytes for each passage.
 """
 
 import hashlib
@@ -31,14 +31,15 @@ from rocketjax.data.passages import (
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import cache_folder, read_json
 
-_VERSION = 2  # of what a reader makes of a file: a later one does not take up what this one stored
+# Of the parsers: raised when one of them makes different passages of the same file, so that what
+# earlier ones stored is not used.
+_VERSION = 2
 
-
-Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # places and passages
+Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # yields places and passages
 
 
 class Stored(NamedTuple):
-    """A corpus, and a line for each file of which rows were left out."""
+    """A stored corpus, and `BadRows.notes` on the rows that were left out of it."""
 
     passages: StoredPassages
     notes: list[str]
@@ -47,21 +48,21 @@ class Stored(NamedTuple):
 def store(
     name: str, source: Sequence[Any], read: Read, policy: Policy, merge: bool = False
 ) -> Stored:
-    """The passages that `read` yields, from the cache where they are there.
+    """Returns the passages that `read` yields, from the cache if they are there.
 
     Args:
         name: of the corpus, for error messages.
-        source: what they hang on: paths (taken with size and time) and values.
-        read: may be called again, to find the places of passages of one id.
-        policy: "skip" leaves bad rows out, and of several passages with one id all but the first.
-        merge: a passage may stand many times, if it says the same.
+        source: everything the passages depend on: paths (with their size and time) and values.
+        read: may be called twice, the second time to find the places of duplicate ids.
+        policy: "skip" leaves out bad rows, and all but the first of several passages with one id.
+        merge: allows duplicates of a passage with the same title and text.
 
     Raises:
-        InputError: what `read` raises, an id that stands twice, or no passage at all.
+        InputError: as for `read`, or there is a duplicate id or no passage at all.
     """
     folder = cache_folder() / _key([_VERSION, policy, merge, *source])
-    found = _open(folder)
-    if found is None:
+    stored = _open(folder)
+    if stored is None:
         aside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)  # damaged
@@ -73,14 +74,24 @@ def store(
                 _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        found = _open(folder)
-        if found is None:
+        stored = _open(folder)
+        if stored is None:
             raise InputError(f"{folder}: cannot be read; set ROCKETJAX_CACHE to another folder")
-    return found
+    return stored
+
+
+def notes_on_duplicates(notes: Sequence[str]) -> list[str]:
+    """The notes on files that have duplicate ids.
+
+    Training rows are read once for the corpus and again for their splits, which count bad rows
+    themselves but do not notice duplicates.
+    """
+    # The second is what caches of earlier versions say.
+    return [note for note in notes if ": duplicate " in note or "stands twice" in note]
 
 
 def _key(source: Sequence[Any]) -> str:
-    """Files by their path, size and time; other values as they are."""
+    """A hash of files, by path, size and time, and of other values."""
     parts = []
     for part in source:
         if isinstance(part, Path):
@@ -91,7 +102,7 @@ def _key(source: Sequence[Any]) -> str:
 
 
 def _open(folder: Path) -> Stored | None:
-    """None where it is not there, or damaged: the corpus is then read again."""
+    """Opens a cached corpus; None if it is missing or damaged and has to be stored again."""
     try:
         manifest = read_json(folder / "manifest.json")
         fingerprint, notes = str(manifest["fingerprint"]), list(map(str, manifest["notes"]))
@@ -101,7 +112,7 @@ def _open(folder: Path) -> Stored | None:
 
 
 def _put(aside: Path, folder: Path) -> None:
-    """Gives the folder its name; another process may have been faster with the same."""
+    """Renames the folder, unless another process has stored the same corpus meanwhile."""
     try:
         aside.rename(folder)
     except OSError:
@@ -110,17 +121,17 @@ def _put(aside: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, read: Read, bad: BadRows, merge: bool) -> int:
-    """Fills the folder; returns how many passages it holds. With none it is left unfinished."""
+    """Writes the folder and returns its number of passages; stops halfway if there are none."""
     folder.mkdir()
     hashes = _write_rows(folder, read(bad))
     if not len(hashes):
         return 0
     order = np.argsort(hashes, kind="stable").astype(np.uint32)
-    again = _again(folder, hashes, order, merge)
-    if again:
-        wrong = [(first, second) for first, second, same in again if not (merge and same)]
-        _complain(read, bad, wrong, "with another text" if merge else "ids must be unique")
-        hashes = _without(folder, hashes, {second for _, second, _ in again})
+    duplicates = _find_duplicates(folder, hashes, order)
+    if duplicates:
+        rejected = [pair for pair in duplicates if not (merge and pair.same)]
+        _reject(read, bad, rejected, "the texts differ" if merge else "ids must be unique")
+        hashes = _remove_rows(folder, hashes, {pair.row for pair in duplicates})
         order = np.argsort(hashes, kind="stable").astype(np.uint32)
     np.save(folder / "hashes.npy", hashes[order])
     np.save(folder / "rows.npy", order)
@@ -130,7 +141,7 @@ def _write(folder: Path, read: Read, bad: BadRows, merge: bool) -> int:
 
 
 def _write_rows(folder: Path, rows: Iterator[tuple[str, Passage]]) -> np.ndarray:
-    """Writes passages.arrow; returns the ids' hashes."""
+    """Writes passages.arrow and returns the hashes of the ids, [rows] uint64."""
     hashes = array("Q")
     with pa.OSFile(str(folder / FILES[0]), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         while part := [passage for _, passage in islice(rows, ROWS)]:
@@ -139,10 +150,16 @@ def _write_rows(folder: Path, rows: Iterator[tuple[str, Passage]]) -> np.ndarray
     return np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64)
 
 
-def _again(
-    folder: Path, hashes: np.ndarray, order: np.ndarray, merge: bool
-) -> list[tuple[int, int, bool]]:
-    """Rows of one id: the first, a further one, and whether both say the same."""
+class _Duplicate(NamedTuple):
+    """Two rows with one id."""
+
+    first: int
+    row: int
+    same: bool  # title and text are equal
+
+
+def _find_duplicates(folder: Path, hashes: np.ndarray, order: np.ndarray) -> list[_Duplicate]:
+    """Every row, in order, whose id an earlier row has."""
     ordered = hashes[order]
     equal = np.flatnonzero(ordered[1:] == ordered[:-1])
     if not len(equal):
@@ -150,28 +167,32 @@ def _again(
     np.save(folder / "hashes.npy", ordered)
     np.save(folder / "rows.npy", order)
     passages = StoredPassages(folder, "")
-    again = []
-    firsts: dict[str, int] = {}  # by id, as one hash may be that of two
+    duplicates = []
+    firsts: dict[str, int] = {}  # by id, since different ids can have the same hash
     for at in sorted({*order[equal].tolist(), *order[equal + 1].tolist()}):
         passage = passages[at]
         first = firsts.setdefault(passage.id, at)
         if first != at:
-            again.append((first, at, merge and passages[first] == passage))
-    return again
+            duplicates.append(_Duplicate(first, at, passages[first] == passage))
+    return duplicates
 
 
-def _complain(read: Read, bad: BadRows, wrong: Sequence[tuple[int, int]], rule: str) -> None:
-    """Reads once more for the places: a fault that few corpora have must not cost them all."""
-    wanted = {row for pair in wrong for row in pair}
+def _reject(read: Read, bad: BadRows, duplicates: Sequence[_Duplicate], rule: str) -> None:
+    """Rejects duplicates by their places.
+
+    Reads the corpus again for these: duplicates are rare, and storing the place of every passage
+    would slow down the corpora that have none.
+    """
+    wanted = {row for pair in duplicates for row in (pair.first, pair.row)}
     rows = enumerate(read(BadRows(bad.policy))) if wanted else ()
     places = {row: (place, passage.id) for row, (place, passage) in rows if row in wanted}
-    for first, second in sorted(wrong, key=lambda pair: pair[1]):
-        place, pid = places[second]
-        bad.found(place, f"id: {pid!r} stands twice (first at {places[first][0]}); {rule}")
+    for pair in duplicates:
+        place, pid = places[pair.row]
+        bad.reject(place, f"id: duplicate {pid!r} (first at {places[pair.first][0]}); {rule}")
 
 
-def _without(folder: Path, hashes: np.ndarray, rows: set[int]) -> np.ndarray:
-    """Writes passages.arrow anew without some rows; returns the hashes of those that stay."""
+def _remove_rows(folder: Path, hashes: np.ndarray, rows: set[int]) -> np.ndarray:
+    """Rewrites passages.arrow without these rows; returns the hashes of the others."""
     old, new = folder / FILES[0], folder / f"{FILES[0]}.new"
     keep = np.ones(len(hashes), bool)
     keep[list(rows)] = False

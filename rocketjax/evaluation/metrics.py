@@ -12,12 +12,8 @@ from rocketjax.data.collection import Qrels
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import write_text
 
-Run: TypeAlias = Mapping[str, Sequence[str]]  # query id -> passage ids, best first
-
-
+Ranked: TypeAlias = Mapping[str, Sequence[str]]  # query id -> passage ids, best first
 CUTOFFS = (5, 20, 50, 100, 1000)
-
-
 # Name -> cut-off and measure. recall@k is the share of the relevant passages that are found;
 # success@k the share of queries with at least one hit, which RocketQA's and DPR's papers call R@k.
 # Not parsed from names: ir-measures' parser needs what Python 3.12 deprecates and 3.14 lacks.
@@ -29,7 +25,7 @@ MEASURES = {
 }
 
 
-def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, float]]:
+def per_query(qrels: Qrels, run: Ranked, depth: int = 1000) -> dict[str, dict[str, float]]:
     """Each measure's value for every judged query: measure -> query id -> value in [0, 1].
 
     All queries of the qrels count, as in MS MARCO's own evaluation; one that the run leaves out has
@@ -42,7 +38,7 @@ def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, 
             look worse than they are, and are left out. MRR@10 and nDCG@10 never are.
 
     Raises:
-        InputError: no query is judged, a passage stands twice in a query's ranking, or one is no
+        InputError: no query is judged, a duplicate passage in a query's ranking, or one is no
             list of passage ids.
     """
     if not qrels:
@@ -61,7 +57,7 @@ def per_query(qrels: Qrels, run: Run, depth: int = 1000) -> dict[str, dict[str, 
     return values
 
 
-def oracle(qrels: Qrels, run: Run, depth: int) -> dict[str, list[str]]:
+def oracle(qrels: Qrels, run: Ranked, depth: int) -> dict[str, list[str]]:
     """What a perfect re-ranker of each query's first `depth` passages would make of the run."""
     ideal = {}
     for query, ranked in run.items():
@@ -79,7 +75,7 @@ def _descending(query: str, ranked: Sequence[str]) -> dict[str, float]:
         )
     scores = {pid: float(-rank) for rank, pid in enumerate(ranked)}
     if len(scores) < len(ranked):
-        raise InputError(f"a passage stands twice in the ranking of query {query!r}")
+        raise InputError(f"a duplicate passage in the ranking of query {query!r}")
     return scores
 
 
@@ -114,7 +110,7 @@ def confidence_interval(
 ) -> tuple[float, float]:
     """Low and high end of the 95% interval of mean(after) - mean(before).
 
-    Paired percentile bootstrap: the queries' differences, drawn anew 9,999 times. A single query
+    Paired percentile bootstrap: the queries' differences, redrawn 9,999 times. A single query
     has no interval: (nan, nan).
     """
     differences = np.array([after[query] - before[query] for query in sorted(before)])

@@ -1,9 +1,9 @@
-"""Both models on the way: a quick look while they train, and scores to draw.
+"""Both models during training: a quick evaluation on a pool of passages, and scores to draw.
 
-A whole judgement encodes the corpus. A look takes a pool instead: for some held-out queries, what
-the retriever ranked first before joint training, and their judged passages. Both models order each
-pool anew. Its measures are those of a small corpus: higher than the report's, blind to passages
-that only a trained retriever finds, and good for comparing steps of one run with each other alone.
+A full evaluation encodes the corpus. This one takes a pool instead: for some held-out queries, what
+the retriever ranked first before joint training, and their judged passages. Both models re-order
+each pool. Its measures are those of a small corpus: higher than the report's, blind to passages
+that only a trained retriever finds, and good only for comparing steps of one run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,38 +16,32 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.evaluation import metrics
 from rocketjax.retrieval.model import Model
-from rocketjax.retrieval.ranking import Scored, score_pairs
+from rocketjax.retrieval.ranking import Rankings, score_pairs
 from rocketjax.runtime.progress import unwatched
 
-LOOKED_AT = ("MRR@10", "nDCG@10")
-
-
+MEASURES = ("MRR@10", "nDCG@10")
 LISTS = 12  # of each kind, whose scores are drawn
-
-
 Pairs = list[tuple[str, str]]  # query id, passage id
-
-
 Scores = dict[str, dict[str, list[float]]]  # model -> kind of passage -> scores
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Queries, and the passages that are ordered for each."""
+    """Queries, and the passages to order for each."""
 
     split: Split
     passages: Mapping[str, Sequence[str]]
 
 
-def drawn(split: Split, most: int, seed: int) -> Split:
-    """The `most` judged queries that are looked at; all, where there are fewer."""
+def draw_queries(split: Split, most: int, seed: int) -> Split:
+    """`most` judged queries of a split, drawn by `seed`; all, if there are fewer."""
     names = sorted(split.qrels)
     places = np.random.default_rng(seed).permutation(len(names))[:most]
     return split.only([names[i] for i in sorted(places)])
 
 
-def pool_of(split: Split, found: Scored, depth: int) -> Pool:
-    """The first `depth` passages found for each query, and their judged ones."""
+def make_pool(split: Split, found: Rankings, depth: int) -> Pool:
+    """The first `depth` passages ranked for each query, and its judged ones."""
     passages = {
         query: list(
             dict.fromkeys([pid for pid, _ in found.get(query, [])[:depth]] + [*split.qrels[query]])
@@ -57,7 +51,7 @@ def pool_of(split: Split, found: Scored, depth: int) -> Pool:
     return Pool(split, passages)
 
 
-def judge(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:
+def evaluate_pool(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:
     """MRR@10 and nDCG@10 of both models on a pool: "retriever MRR@10" and so on."""
     pairs = [(query, pid) for query, pids in pool.passages.items() for pid in pids]
     scores = score_both(model, pairs, pool.split.queries, passages)
@@ -65,7 +59,7 @@ def judge(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str
         f"{name} {measure}": round(metrics.mean(values), 6)
         for name, found in scores.items()
         for measure, values in metrics.per_query(pool.split.qrels, _ranked(pairs, found)).items()
-        if measure in LOOKED_AT
+        if measure in MEASURES
     }
 
 

@@ -9,18 +9,12 @@ from rocketjax.config.schema import Depths
 from rocketjax.data.collection import Collection, Split
 from rocketjax.evaluation import metrics
 from rocketjax.evaluation.answers import answer_recall
-from rocketjax.retrieval.ranking import Judged, Scored
+from rocketjax.retrieval.ranking import Rankings, Runs
 from rocketjax.runtime.files import read_json, valid, write_json
 
 PerQuery = dict[str, dict[str, float]]  # measure -> query id -> value
-
-
 SHOWN = ("MRR@10", "nDCG@10", "recall@50")  # the others are in report.json
-
-
 MODELS = {"retriever": "retriever", "reranker": "re-ranker", "oracle": "oracle"}  # as people read
-
-
 HEADS = ("model", "measure", "before", "after", "gain", "p")
 
 
@@ -59,8 +53,8 @@ class Report:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -> PerQuery:
-    """Every measure of one run whose cut-off lies within `depth`.
+def measure_run(split: Split, collection: Collection, run: Rankings, depth: int) -> PerQuery:
+    """Every measure of one run whose cut-off is within `depth`.
 
     Answer recall (DPR) is among them where the queries have answers.
     """
@@ -73,17 +67,17 @@ def measure_run(split: Split, collection: Collection, run: Scored, depth: int) -
 
 
 def measure(
-    split: Split, collection: Collection, judged: Judged, config: Depths
+    split: Split, collection: Collection, runs: Runs, config: Depths
 ) -> dict[str, PerQuery]:
-    """Both models' runs, and the oracle's."""
+    """Every measure of both models' runs, and of the oracle's."""
     return {
-        "retriever": measure_run(split, collection, judged.retriever, config.top_k),
-        "reranker": measure_run(split, collection, judged.reranker, config.top_k),
-        "oracle": oracle_of(split, judged.retriever, config),
+        "retriever": measure_run(split, collection, runs.retriever, config.top_k),
+        "reranker": measure_run(split, collection, runs.reranker, config.top_k),
+        "oracle": oracle_of(split, runs.retriever, config),
     }
 
 
-def oracle_of(split: Split, found: Scored, config: Depths) -> PerQuery:
+def oracle_of(split: Split, found: Rankings, config: Depths) -> PerQuery:
     """What a perfect re-ranker of the first `rerank_depth` candidates gives: the ceiling.
 
     Without answer recall: it knows judgements only.
@@ -97,8 +91,8 @@ def write(
     folder: Path,
     split: Split,
     collection: Collection,
-    before: Judged | None,
-    after: Judged,
+    before: Runs | None,
+    after: Runs,
     config: Depths,
 ) -> Report:
     """Measures, compares, and writes runs/*.per_query.tsv and report.json."""
@@ -125,7 +119,7 @@ def save(report: Report, folder: Path) -> None:
 def load(folder: Path) -> Report:
     """Reads report.json. Raises InputError where it is missing or damaged."""
     path = folder / "report.json"
-    return valid(Report, read_json(path), path, "--from evaluate makes it anew")
+    return valid(Report, read_json(path), path, "--from evaluate writes it again")
 
 
 def _row(model: str, name: str, before: dict[str, float] | None, after: dict[str, float]) -> Row:

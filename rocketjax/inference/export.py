@@ -1,7 +1,7 @@
-"""Trained models as folders that sentence-transformers loads, each with a model card.
+"""Exports trained models as folders that sentence-transformers loads, each with a model card.
 
-A folder stays what rocketjax opens, too: rocketjax.json lies beside the other library's files, and
-the parameters are the same bits.
+rocketjax can still open such a folder: it also holds rocketjax.json, and the parameters are the
+same to the bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,8 @@ from rocketjax.inference.retriever import Retriever
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, read_object, write_json
 
-# Their names since version 2 of sentence-transformers, which later versions still read.
+# The modules' package since version 2 of sentence-transformers; later versions still read it.
 _MODULES = "sentence_transformers.models."
-
-
 _NO_ACTIVATION = "torch.nn.modules.linear.Identity"
 
 
@@ -26,52 +24,56 @@ def export(
 ) -> None:
     """Writes folder/retriever and folder/reranker, whole or not at all.
 
-    Separate towers become retriever/query and retriever/passage, two models of their own.
+    Separate towers become retriever/query and retriever/passage, each a model of its own.
 
     Args:
-        cards: README.md of "retriever" and of "reranker".
+        folder: must not exist.
+        retriever: written as a SentenceTransformer.
+        reranker: written as a CrossEncoder.
+        cards: the text of README.md, for "retriever" and "reranker".
 
     Raises:
-        InputError: `folder` exists already.
+        InputError: `folder` already exists, or cannot be written.
     """
     if folder.exists():
-        raise InputError(f"{folder}: exists already; delete it or export to another folder")
+        raise InputError(f"{folder}: already exists; delete it or export to another folder")
     with new_folder(folder) as aside:
         save_retriever(aside / "retriever", retriever)
         save_reranker(aside / "reranker", reranker)
-        for tower in _towers(aside / "retriever", retriever):
-            _as_sentence_transformer(tower, retriever)
-        _as_cross_encoder(aside / "reranker", reranker)
+        for tower in _tower_folders(aside / "retriever", retriever):
+            _add_sentence_transformer(tower, retriever)
+        _add_cross_encoder(aside / "reranker", reranker)
         for name, text in cards.items():
             (aside / name / "README.md").write_text(text, encoding="utf-8")
 
 
 def reranker_differences(model: Reranker) -> list[str]:
-    """What CrossEncoder does differently from rocketjax, a line each."""
-    pair = model.tokenizer.config
+    """What CrossEncoder does differently from rocketjax, one line each."""
+    text = model.tokenizer.config
     return [
-        f"a pair is cut to {pair.pair_length} tokens, its longer text first; its query is not cut "
-        f"to {pair.query_length} before, so scores of longer queries differ"
+        f"a pair is cut to {text.pair_length} tokens, its longer text first; its query is not cut "
+        f"to {text.query_length} tokens beforehand, so longer queries score differently"
     ]
 
 
 def retriever_differences(model: Retriever) -> list[str]:
-    """What SentenceTransformer does differently from rocketjax, a line each."""
+    """What SentenceTransformer does differently from rocketjax, one line each."""
     text, lines = model.tokenizer.config, []
-    if model.module.shared:  # else each tower has its own length
+    if model.module.shared:  # separate towers have a length each
         lines.append(
-            f"a query is cut to {text.passage_length} tokens, as a passage is, not to "
+            f"a query is cut to {text.passage_length} tokens, like a passage, instead of "
             f"{text.query_length}"
         )
     if text.title == "segment":
         lines.append(
-            "a passage's title is part of its text, in one segment, where the retriever was "
-            "trained with two; vectors of passages with a title differ"
+            "a passage's title and text are one segment, while the retriever was trained with two; "
+            "vectors of passages with a title differ"
         )
     return lines
 
 
-def _towers(folder: Path, model: Retriever) -> Sequence[Path]:
+def _tower_folders(folder: Path, model: Retriever) -> Sequence[Path]:
+    """The folder of each SentenceTransformer, with the tokenizer in it."""
     if model.module.shared:
         return [folder]
     towers = [folder / "query", folder / "passage"]
@@ -80,7 +82,8 @@ def _towers(folder: Path, model: Retriever) -> Sequence[Path]:
     return towers
 
 
-def _as_sentence_transformer(folder: Path, model: Retriever) -> None:
+def _add_sentence_transformer(folder: Path, model: Retriever) -> None:
+    """Adds the files from which SentenceTransformer knows pooling, lengths and prompts."""
     module, text = model.module, model.tokenizer.config
     longest = text.query_length if folder.name == "query" else text.passage_length
     names = ["Transformer", "Pooling", *(["Normalize"] if module.normalize else [])]
@@ -111,13 +114,13 @@ def _as_sentence_transformer(folder: Path, model: Retriever) -> None:
     write_json(folder / "config_sentence_transformers.json", similarity)
 
 
-def _as_cross_encoder(folder: Path, model: Reranker) -> None:
-    """A raw score, as rocketjax gives: no sigmoid, which is the other library's default."""
-    activation = {"activation_fn": _NO_ACTIVATION}
-    _change_json(folder / "config.json", {"sentence_transformers": activation})
+def _add_cross_encoder(folder: Path, model: Reranker) -> None:
+    """Adds what CrossEncoder must know: the length of a pair, and to apply no sigmoid."""
+    activation = {"activation_fn": _NO_ACTIVATION}  # the default, a sigmoid, would change scores
+    _update_json(folder / "config.json", {"sentence_transformers": activation})
     longest = model.tokenizer.config.pair_length
-    _change_json(folder / "tokenizer_config.json", {"model_max_length": longest})
+    _update_json(folder / "tokenizer_config.json", {"model_max_length": longest})
 
 
-def _change_json(path: Path, values: dict[str, Any]) -> None:
+def _update_json(path: Path, values: dict[str, Any]) -> None:
     write_json(path, read_object(path) | values)

@@ -1,36 +1,29 @@
-"""The re-ranker: pairs of query and passage in, scores out."""
+"""The re-ranker: pairs of a query and a passage in, scores out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from rocketjax.inference.batching import (
-    BATCHING,
-    Batching,
-    apply,
-    fingerprint,
-    in_batches,
-    of_every_shape,
-    placed,
-)
+from rocketjax.inference.model import Method, TextModel
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Params
 from rocketjax.runtime.progress import Advance, silent
-from rocketjax.text.batch import Text
-from rocketjax.text.tokenizer import Tokenizer, as_texts
+from rocketjax.text.tokenizer import as_texts
+
+
+class Ranked(NamedTuple):
+    """One passage of a ranking."""
+
+    index: int  # in the list that was ranked
+    score: float  # the re-ranker's
 
 
 @dataclass(frozen=True, eq=False)
-class Reranker:
+class Reranker(TextModel):
     """Scores pairs of a query and a passage."""
 
     module: CrossEncoder
-    params: Params = field(repr=False)
-    tokenizer: Tokenizer
-    batching: Batching = BATCHING
 
     def score(
         self,
@@ -40,49 +33,39 @@ class Reranker:
         advance: Advance = silent,
         steady: bool = False,
     ) -> np.ndarray:
-        """Pair i is queries[i] with passages[i] -> raw scores [N] float32, higher is better.
+        """Scores queries[i] with passages[i]: raw scores [N] float32, higher is better.
 
-        `steady`: see `Retriever.encode_passage_tokens`.
+        Args:
+            queries: N texts.
+            passages: N texts; a pair is cut to the tokenizer's `pair_length` at its passage's end.
+            titles: N titles, "" for none; None: no passage has one.
+            advance: called with the number of pairs just finished.
+            steady: see `Retriever.encode_passage_tokens`.
 
         Raises:
-            InputError: unequally many of both, or a text that is empty or none.
+            InputError: not as many queries or titles as passages, or something is empty or not a
+                text; its index is named.
         """
         texts = self.tokenizer.pair(queries, titles, passages)
-        return self._run(texts, advance, steady)
+        return self._run(self._pair, texts, advance, steady)
 
     def rank(
         self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None
-    ) -> "list[Ranked]":
-        """The passages by their score, best first (ties in the order given)."""
+    ) -> list[Ranked]:
+        """The passages by score, best first; equal scores stay in the order given.
+
+        Raises:
+            InputError: as `score` does.
+        """
         passages = as_texts(passages, "passages")
         scores = self.score([query] * len(passages), passages, titles)
         order = np.argsort(-scores, kind="stable")
         return [Ranked(int(i), float(scores[i])) for i in order]
 
     def compile_pairs(self) -> None:
-        """Compiles all that `score` may run with `steady`: no pair then waits for it."""
-        for texts in of_every_shape(self.tokenizer.config.pair_length, self.batching):
-            self._run(texts, silent, steady=True)
+        """Compiles all that `score` may run with `steady`, so that no pair waits for it."""
+        self._compile(self._pair)
 
-    @cached_property
-    def _placed(self) -> Params:
-        return placed(self.params)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of all that scores are computed from: two models of one hash are one model."""
-        return fingerprint(self.module, self.params, self.tokenizer)
-
-    def _run(self, texts: Sequence[Text], advance: Advance, steady: bool) -> np.ndarray:
-        limit, pad_id = self.tokenizer.config.pair_length, self.tokenizer.pad_id
-        program = partial(apply, self.module, "__call__")
-        return in_batches(
-            program, self._placed, texts, (), limit, pad_id, self.batching, advance, steady
-        )
-
-
-class Ranked(NamedTuple):
-    """A passage's place in the list it came in, and the re-ranker's score."""
-
-    index: int
-    score: float
+    @property
+    def _pair(self) -> Method:
+        return Method("__call__", self.tokenizer.config.pair_length)

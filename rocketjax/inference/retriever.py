@@ -1,43 +1,36 @@
 """The retriever: queries and passages in, vectors out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
 
 import numpy as np
 
-from rocketjax.inference.batching import (
-    BATCHING,
-    Batching,
-    apply,
-    fingerprint,
-    in_batches,
-    of_every_shape,
-    placed,
-)
+from rocketjax.inference.model import Method, TextModel
 from rocketjax.models.bi_encoder import BiEncoder
-from rocketjax.models.encoder import Params
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.batch import Text
-from rocketjax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Retriever:
-    """Encodes queries and passages to vectors whose dot product is the score."""
+class Retriever(TextModel):
+    """Encodes queries and passages as vectors whose dot product is the score."""
 
     module: BiEncoder
-    params: Params = field(repr=False)
-    tokenizer: Tokenizer
-    batching: Batching = BATCHING
 
     def encode_query(
         self, queries: Sequence[str], advance: Advance = silent, steady: bool = False
     ) -> np.ndarray:
-        """Queries -> float32 vectors [N, D]. Raises InputError if one is empty or no text."""
-        texts = self.tokenizer.query(queries)
-        limit = self.tokenizer.config.query_length
-        return self._run("encode_query", texts, limit, advance, steady)
+        """Queries -> float32 vectors [N, D].
+
+        Args:
+            queries: N texts, each cut to the tokenizer's `query_length`.
+            advance: called with the number of queries just finished.
+            steady: see `encode_passage_tokens`.
+
+        Raises:
+            InputError: a query is empty or not a text; its index is named.
+        """
+        return self._run(self._query, self.tokenizer.query(queries), advance, steady)
 
     def encode_passage(
         self,
@@ -46,9 +39,17 @@ class Retriever:
         advance: Advance = silent,
         steady: bool = False,
     ) -> np.ndarray:
-        """Passages -> float32 vectors [N, D]. Raises InputError if one is empty or no text.
+        """Passages -> float32 vectors [N, D].
 
-        `steady`: see `encode_passage_tokens`.
+        Args:
+            passages: N texts, each cut to the tokenizer's `passage_length`, title included.
+            titles: N titles, "" for none; None: no passage has one.
+            advance: called with the number of passages just finished.
+            steady: see `encode_passage_tokens`.
+
+        Raises:
+            InputError: a passage is empty and has no title, something is not a text (its index is
+                named), or there are not as many titles as passages.
         """
         texts = self.tokenizer.passage(titles, passages)
         return self.encode_passage_tokens(texts, advance, steady)
@@ -58,33 +59,24 @@ class Retriever:
     ) -> np.ndarray:
         """Tokenised passages -> float32 vectors [N, D].
 
-        `steady`: each device always takes batches of one shape, so that vectors do not depend on
-        the number of devices, to the last bit.
+        Args:
+            texts: N passages from this model's tokenizer.
+            advance: called with the number of passages just finished.
+            steady: use batches of one size for each padded length, so that vectors do not depend on
+                the number of devices, to the last bit.
         """
-        limit = self.tokenizer.config.passage_length
-        return self._run("encode_passage", texts, limit, advance, steady)
+        return self._run(self._passage, texts, advance, steady)
 
     def compile_queries(self) -> None:
-        """Compiles all that `encode_query` may run with `steady`: no query then waits for it."""
-        limit = self.tokenizer.config.query_length
-        for texts in of_every_shape(limit, self.batching):
-            self._run("encode_query", texts, limit, silent, steady=True)
+        """Compiles all that `encode_query` may run with `steady`, so that no query waits for it."""
+        self._compile(self._query)
 
-    @cached_property
-    def _placed(self) -> Params:
-        return placed(self.params)
+    @property
+    def _query(self) -> Method:
+        width = self.module.config.hidden_size
+        return Method("encode_query", self.tokenizer.config.query_length, (width,))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of all that vectors are computed from: two models of one hash are one model."""
-        return fingerprint(self.module, self.params, self.tokenizer)
-
-    def _run(
-        self, method: str, texts: Sequence[Text], limit: int, advance: Advance, steady: bool
-    ) -> np.ndarray:
-        program = partial(apply, self.module, method)
-        width = (self.module.config.hidden_size,)
-        pad_id = self.tokenizer.pad_id
-        return in_batches(
-            program, self._placed, texts, width, limit, pad_id, self.batching, advance, steady
-        )
+    @property
+    def _passage(self) -> Method:
+        width = self.module.config.hidden_size
+        return Method("encode_passage", self.tokenizer.config.passage_length, (width,))

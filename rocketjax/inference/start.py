@@ -1,4 +1,7 @@
-"""The models a run starts from: pretrained weights, settled options, a tokenizer that fits."""
+"""The models a run starts from: pretrained weights, read with what their folder says of texts.
+
+Options left to "auto", to the weights' files or to the platform are settled here.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +17,6 @@ from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
-from rocketjax.models.convert import head_params
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.sentence_transformers import Pooled, read_conventions, read_pooling
@@ -24,11 +26,148 @@ from rocketjax.text.batch import Tokens
 from rocketjax.text.tokenizer import Tokenizer
 
 
-def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
-    """Settles what is "auto" by the platform at hand.
+def pretrained_retriever(
+    config: RetrieverConfig, text: TextConfig, compute: ComputeConfig
+) -> Retriever:
+    """The retriever a run starts from: pretrained weights in every tower.
+
+    Pooling and normalisation that `config` leaves open are as in the weights' modules.json, or
+    [CLS] and unscaled if there is none.
 
     Raises:
-        InputError: an option that there is not; it is named.
+        InputError: weights that are not found or of another architecture or shape, a tokenizer
+            that does not fit them, or text lengths beyond their positions.
+    """
+    folder = pretrained.resolve_weights(config.weights)
+    encoder, params, tokenizer = _pretrained_encoder(folder, text)
+    # Read only if something is left open: otherwise modules.json may be one we do not support.
+    is_open = config.pooling == "auto" or config.normalize is None
+    pooling, normalize = (read_pooling(folder) if is_open else None) or Pooled("cls", False)
+    module = BiEncoder(
+        encoder,
+        make_compute(compute, config.dropout),
+        shared=config.towers == "shared",
+        pooling=pooling if config.pooling == "auto" else config.pooling,
+        normalize=normalize if config.normalize is None else config.normalize,
+    )
+    params = replicate(by_tower(params, params, shared=module.shared))
+    return Retriever(module, params, tokenizer, make_batching(compute))
+
+
+def pretrained_reranker(
+    config: RerankerConfig, text: TextConfig, compute: ComputeConfig, seed: int | None
+) -> Reranker:
+    """The re-ranker a run starts from: a pretrained encoder, with its head if it has one.
+
+    Weights of a cross-encoder keep their pooler; a new head has none (RocketQAv2).
+
+    Args:
+        config: which weights, and the dropout of training.
+        text: how texts are read.
+        compute: how the model runs.
+        seed: a missing head is drawn from it; None: the weights must have a head.
+
+    Raises:
+        InputError: as `pretrained_retriever` does, or a missing head and no `seed`.
+    """
+    folder = pretrained.resolve_weights(config.weights)
+    encoder, params, tokenizer = _pretrained_encoder(folder, text)
+    head = convert.head_params(pretrained.load_tensors(folder), encoder, str(folder))
+    has_pooler = head is not None and "pooler" in head
+    module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
+    if head is None:
+        if seed is None:
+            raise InputError(
+                f"{folder}: these weights have no head that scores a pair (classifier.weight is "
+                "missing), so they are not a cross-encoder; give one, or train one with "
+                "`python -m rocketjax.train`"
+            )
+        one = np.ones((1, 1), np.int32)
+        tokens = Tokens(one, np.zeros_like(one), one[0])
+        head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
+    params = replicate({"encoder": params, **head})
+    return Reranker(module, params, tokenizer, make_batching(compute))
+
+
+def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
+    """The tokenizer of the model that starts from `weights`, whose tensors are not read.
+
+    Raises:
+        InputError: a folder that is not found or without a usable config.json, a tokenizer that
+            does not fit it, or text lengths beyond its positions.
+    """
+    folder = pretrained.resolve_weights(weights)
+    return _starting_tokenizer(folder, text, pretrained.read_encoder_config(folder))
+
+
+def _pretrained_encoder(folder: Path, text: TextConfig) -> tuple[EncoderConfig, Params, Tokenizer]:
+    config = pretrained.read_encoder_config(folder)
+    tokenizer = _starting_tokenizer(folder, text, config)
+    tensors = pretrained.load_tensors(folder)
+    return config, convert.encoder_params(tensors, config, str(folder)), tokenizer
+
+
+def _starting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
+    """The tokenizer of pretrained weights; lengths and prompts left open are as their files say."""
+    conventions = read_conventions(folder)
+    longest = min(conventions.longest or config.max_length, config.max_length)
+    query_prompt, passage_prompt = text.query_prompt, text.passage_prompt
+    settled = dataclasses.replace(
+        text,
+        query_length=text.query_length or longest,
+        passage_length=text.passage_length or longest,
+        pair_length=text.pair_length or longest,
+        query_prompt=conventions.query_prompt if query_prompt is None else query_prompt,
+        passage_prompt=conventions.passage_prompt if passage_prompt is None else passage_prompt,
+    )
+    return fitting_tokenizer(folder, settled, config)
+
+
+def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
+    """The tokenizer in a model folder, checked: the encoder has embeddings for all it may return.
+
+    Args:
+        folder: of the model.
+        text: with every length set.
+        config: of the model's encoder.
+
+    Raises:
+        InputError: no usable tokenizer, or one with more tokens or segments or texts longer than
+            the encoder has embeddings for.
+    """
+    tokenizer = Tokenizer(folder, text)
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but config.json says "
+            f"vocab_size {config.vocab_size}: tokenizer and weights are from different models"
+        )
+    if tokenizer.segments > config.type_vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer uses {tokenizer.segments} segments, but config.json says "
+            f"type_vocab_size {config.type_vocab_size}: tokenizer and weights are from different "
+            "models"
+        )
+    for name in ("query_length", "passage_length", "pair_length"):
+        length = getattr(text, name)
+        if length > config.max_length:
+            raise InputError(
+                f"text.{name} is {length}, but {folder} has positions for {config.max_length} "
+                "tokens; lower it"
+            )
+    return tokenizer
+
+
+def by_tower(query: Params, passage: Params, shared: bool) -> Params:
+    """The parameters of a `BiEncoder` from its towers'; `shared` ones are stored once."""
+    return {"shared": query} if shared else {"query": query, "passage": passage}
+
+
+def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
+    """Settles what `config` leaves to the platform ("auto").
+
+    Raises:
+        InputError: not a ComputeConfig, or a value that an option does not allow; the option is
+            named.
     """
     if not isinstance(config, ComputeConfig):
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
@@ -49,118 +188,16 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
 
 
 def make_batching(config: ComputeConfig) -> Batching:
-    """How a device is given texts outside training."""
+    """How texts are given to a device outside training, on this platform."""
     on_cpu = jax.default_backend() == "cpu"
-    usual = BATCHING.size if on_cpu else ON_ACCELERATORS
-    skips = laid_out(config)
-    # Where padding is computed with, a text padded to twice its length would cost twice as much.
-    return Batching(config.batch or usual, skips, coarse=skips and not on_cpu)
+    default = BATCHING.size if on_cpu else ON_ACCELERATORS
+    skips_padding = laid_out(config)
+    # Where padding is computed, padding a text to twice its length would double its cost.
+    return Batching(config.batch or default, skips_padding, coarse=skips_padding and not on_cpu)
 
 
 def laid_out(config: ComputeConfig) -> bool:
-    """Whether tokens are laid end to end, so that padding costs nothing."""
+    """Whether tokens are laid end to end on this platform, so that padding costs nothing."""
     if config.padding == "auto":
         return jax.default_backend() != "tpu"
     return config.padding == "skip"
-
-
-def pretrained_retriever(
-    config: RetrieverConfig, text: TextConfig, compute: ComputeConfig
-) -> Retriever:
-    """The retriever a run starts from: pretrained weights in every tower.
-
-    Raises:
-        InputError: weights not found, of another architecture or shape, a tokenizer that does not
-            fit them, or text lengths beyond their positions.
-    """
-    folder = pretrained.resolve_weights(config.weights)
-    encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    # Where both are set, modules.json is not read, and may say what it likes.
-    asked = config.pooling == "auto" or config.normalize is None
-    told = read_pooling(folder) if asked else None
-    pooling, normalize = told or Pooled("cls", False)
-    module = BiEncoder(
-        encoder,
-        make_compute(compute, config.dropout),
-        shared=config.towers == "shared",
-        pooling=pooling if config.pooling == "auto" else config.pooling,
-        normalize=normalize if config.normalize is None else config.normalize,
-    )
-    params = replicate(towers(config.towers, params, params))
-    return Retriever(module, params, tokenizer, make_batching(compute))
-
-
-def pretrained_reranker(
-    config: RerankerConfig, text: TextConfig, compute: ComputeConfig, seed: int | None
-) -> Reranker:
-    """The re-ranker a run starts from: pretrained encoder, its head too if the weights have one.
-
-    A checkpoint that is a cross-encoder keeps its pooler; a fresh head has none (RocketQAv2) and is
-    drawn from `seed`. Raises what `start_retriever` raises, and where `seed` is None and the
-    weights have no head.
-    """
-    folder = pretrained.resolve_weights(config.weights)
-    encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    head = head_params(pretrained.load_tensors(folder), encoder, str(folder))
-    settled = make_compute(compute, config.dropout)
-    module = CrossEncoder(encoder, settled, pooler="pooler" in (head or {}))
-    if head is None:
-        if seed is None:
-            raise InputError(
-                f"{folder}: these weights have no head that scores a pair (classifier.weight is "
-                "missing), so they are no cross-encoder; a run trains one"
-            )
-        one = np.ones((1, 1), np.int32)
-        tokens = Tokens(one, np.zeros_like(one), one[0])
-        head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
-    params = replicate({"encoder": params, **head})
-    return Reranker(module, params, tokenizer, make_batching(compute))
-
-
-def _pretrained_encoder(folder: Path, text: TextConfig) -> tuple[EncoderConfig, Params, Tokenizer]:
-    config = pretrained.read_encoder_config(folder)
-    tokenizer = fitting_tokenizer(folder, _settled(text, folder, config), config)
-    tensors = pretrained.load_tensors(folder)
-    return config, convert.encoder_params(tensors, config, str(folder)), tokenizer
-
-
-def _settled(text: TextConfig, folder: Path, config: EncoderConfig) -> TextConfig:
-    """Lengths and prompts that were left to the weights, as their files say."""
-    told = read_conventions(folder)
-    longest = min(told.longest or config.max_length, config.max_length)
-    return dataclasses.replace(
-        text,
-        query_length=text.query_length or longest,
-        passage_length=text.passage_length or longest,
-        pair_length=text.pair_length or longest,
-        query_prompt=told.query_prompt if text.query_prompt is None else text.query_prompt,
-        passage_prompt=told.passage_prompt if text.passage_prompt is None else text.passage_prompt,
-    )
-
-
-def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
-    """A tokenizer whose every output the encoder has an embedding for."""
-    tokenizer = Tokenizer(folder, text)
-    if tokenizer.vocabulary_size > config.vocab_size:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but config.json says "
-            f"vocab_size {config.vocab_size}: tokenizer and weights are not of one model"
-        )
-    if tokenizer.segments > config.type_vocab_size:
-        raise InputError(
-            f"{folder}: the tokenizer numbers {tokenizer.segments} segments, but config.json says "
-            f"type_vocab_size {config.type_vocab_size}: they are not of one model"
-        )
-    lengths = dataclasses.asdict(text)
-    for name in ("query_length", "passage_length", "pair_length"):
-        if lengths[name] > config.max_length:
-            raise InputError(
-                f"text.{name} is {lengths[name]}, but {folder} has positions for "
-                f"{config.max_length} tokens; lower it"
-            )
-    return tokenizer
-
-
-def towers(towers: str, query: Params, passage: Params) -> Params:
-    """Parameters by tower."""
-    return {"shared": query} if towers == "shared" else {"query": query, "passage": passage}

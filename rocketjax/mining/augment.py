@@ -12,7 +12,7 @@ import numpy as np
 
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.collection import relevant
-from rocketjax.data.lists import Candidates, TrainingList, _number
+from rocketjax.data.lists import Candidates, TrainingList, hash_bits
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.report import MiningReport, make_report
 from rocketjax.runtime.errors import InputError
@@ -25,15 +25,16 @@ def undenoised_lists(
 
     Of many positives, `config.positives` are drawn.
 
-    The draw hangs on seed, query and positive alone, so other queries, devices or orders do not
+    The draw depends on seed, query and positive alone, so other queries, devices or orders do not
     change it. Unlabelled queries have none.
     """
-    return [
-        TrainingList(row.query, positive, _sample(pool, config.length - 1, seed, row, positive))
-        for row in candidates
-        for pool in [row.passages[: config.top_n]]
-        for positive in _drawn(row, config, seed)
-    ]
+    lists = []
+    for row in candidates:
+        pool = row.passages[: config.top_n]
+        for positive in _drawn(row, config, seed):
+            negatives = _sample(pool, config.length - 1, seed, row, positive)
+            lists.append(TrainingList(row.query, positive, negatives))
+    return lists
 
 
 def given_lists(
@@ -93,8 +94,8 @@ def hybrid_lists(
 def lists_per_positive(config: ListConfig) -> tuple[float, float]:
     """How many undenoised and denoised lists a positive has in expectation, each at most one.
 
-    The kind that is asked for more has a list for every positive, and the other one for a part of
-    them: at a share of 0.5 every positive has one of either kind.
+    The more frequent kind has a list for every positive, the other one for a part of them: at a
+    share of 0.5 every positive has one of either kind.
     """
     share = config.denoised
     most = max(share, 1 - share)
@@ -131,7 +132,7 @@ def _probabilities(row: Candidates, calibration: Calibration) -> np.ndarray:
 def _sample(
     pool: Sequence[str], size: int, seed: int, row: Candidates, positive: str, *kind: str
 ) -> tuple[str, ...]:
-    rng = np.random.default_rng([seed, *map(_number, (row.query, positive, *kind))])
+    rng = np.random.default_rng([seed, *map(hash_bits, (row.query, positive, *kind))])
     size = min(size, len(pool))
     drawn: list[int] = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
     return tuple(pool[i] for i in drawn)
@@ -141,7 +142,7 @@ def _drawn(row: Candidates, config: ListConfig, seed: int) -> Sequence[str]:
     """The positives that have lists, in their order."""
     if not 0 < config.positives < len(row.positives):
         return row.positives
-    rng = np.random.default_rng([seed, *map(_number, (row.query, "positives"))])
+    rng = np.random.default_rng([seed, *map(hash_bits, (row.query, "positives"))])
     drawn = rng.choice(len(row.positives), size=config.positives, replace=False)
     return [row.positives[i] for i in sorted(drawn.tolist())]
 
@@ -150,5 +151,5 @@ def _kept(item: TrainingList, share: float, seed: int) -> bool:
     """Whether the list is among the `share` of its kind that is made."""
     if share >= 1:
         return True
-    numbers = map(_number, (item.query, item.positive, "kind"))
+    numbers = map(hash_bits, (item.query, item.positive, "kind"))
     return np.random.default_rng([seed, *numbers]).random() < share

@@ -2,7 +2,7 @@
 
 A listwise loss does not see what is added to all scores of a list, so sigmoid(score) of a model
 trained by it says nothing. Platt's method gives scores a meaning: p = sigmoid(scale * score +
-shift), fitted so that known positives and mined candidates are told apart.
+shift), fitted so that it separates known positives from mined candidates.
 """
 
 from collections.abc import Sequence
@@ -60,14 +60,7 @@ def platt(
         value = np.sum(weight * (np.logaddexp(0, logit) - target * logit))
         return float(value), np.array([residual @ z, residual.sum()])
 
-    def curvature(parameters: np.ndarray) -> np.ndarray:
-        p = expit(parameters[0] * z + parameters[1])
-        w = weight * p * (1 - p)
-        return np.array([[w @ z**2, w @ z], [w @ z, w.sum()]])
-
-    fit = minimize(
-        loss, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
-    )
+    fit = minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-10})
     scale = float(fit.x[0] / deviation)
     if scale <= 0 or scores.min() == scores.max():  # of equal scores, any scale would do
         raise InputError(

@@ -1,8 +1,8 @@
-"""Mines training lists: retrieve, score with the re-ranker, denoise. Goes on where it was stopped.
+"""Mines training lists: retrieve, score with the re-ranker, denoise. Resumes where it was stopped.
 
 A folder of mined lists:
 
-    request.json           what was asked for, of whom: another request is refused
+    request.json           everything the lists depend on: another request is refused
     candidates-00000.jsonl candidates of the first queries, then of the next ...
     lists.jsonl            the lists
     report.json            what was dropped, added and topped up
@@ -13,12 +13,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rocketjax.config.schema import ListConfig
-from rocketjax.data.collection import Qrels, relevant
+from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import (
     Candidates,
     TrainingList,
@@ -32,7 +33,7 @@ from rocketjax.mining.augment import hybrid_lists
 from rocketjax.mining.calibrate import Calibration, platt
 from rocketjax.mining.report import MiningReport, read_report, write_report
 from rocketjax.retrieval.index import Index
-from rocketjax.retrieval.model import Model
+from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.ranking import QUERIES_AT_ONCE, retrieve, score_pairs
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
@@ -40,39 +41,35 @@ from rocketjax.runtime.files import is_empty, read_object, write_json
 from rocketjax.runtime.progress import Watch, unwatched
 
 PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
-
-
 SHOWN = 300  # characters of an example's texts
 
 
 def mine(
     model: Model,
-    index: Index,
-    queries: Mapping[str, str],
-    qrels: Qrels,
-    passages: Mapping[str, Passage],
+    corpus: Corpus,
+    split: Split,
     config: ListConfig,
     seed: int,
     folder: Path,
     watch: Watch,
 ) -> tuple[list[TrainingList], MiningReport]:
-    """Lists for `queries`: their positives by `qrels`, their negatives by both models.
+    """Lists for a split's queries: their positives by its qrels, their negatives by both models.
 
-    With `config.denoised` 0 the re-ranker is not asked. The same models, queries and seed give the
+    With `config.denoised` 0 the re-ranker is not used. The same models, queries and seed give the
     same lists, byte for byte, on any number of devices.
 
     Raises:
         InputError: `folder` holds lists of another request; no query at all; or the re-ranker
             cannot tell positives from candidates (see calibrate.py).
     """
-    if not queries:
+    if not split.queries:
         raise InputError("no query to mine for; choose another split")
-    request = _request(model, index, queries, qrels, config, seed)
+    request = _request(model, corpus, split, config, seed)
     processes.check_same("what is mined", json.dumps(request, indent=0))
     processes.from_main(lambda: _claim(folder, request))
     lists, report = folder / "lists.jsonl", folder / "report.json"
     if not processes.from_main(lists.is_file):
-        paths = _find(model, index, queries, qrels, passages, config, folder, watch)
+        paths = _write_all_candidates(model, corpus, split, config, folder, watch)
 
         def write() -> None:
             with watch("make lists", len(paths), "files") as advance:
@@ -80,47 +77,55 @@ def mine(
                 for path in paths:
                     candidates += read_candidates(path)
                     advance(1)
-                made, told = hybrid_lists(candidates, _calibrate(candidates, config), config, seed)
-            write_report(report, told, _texts(told, queries, passages))
+                made, counts = hybrid_lists(
+                    candidates, _calibrate(candidates, config), config, seed
+                )
+            write_report(report, counts, _texts(counts, split.queries, corpus.passages))
             write_lists(lists, made)  # the last: where they are, all is done
 
         processes.from_main(write)  # the others' memory need not hold all candidates
     return read_lists(lists), read_report(report)[0]
 
 
-def _find(
-    model: Model,
-    index: Index,
-    queries: Mapping[str, str],
-    qrels: Qrels,
-    passages: Mapping[str, Passage],
-    config: ListConfig,
-    folder: Path,
-    watch: Watch,
+class _Depths(NamedTuple):
+    """How many candidates a query has."""
+
+    found: int  # by the retriever, the known positives taken out
+    scored: int  # by the re-ranker
+
+
+def _depths(config: ListConfig) -> _Depths:
+    if not config.denoised:
+        return _Depths(config.top_n, 0)
+    deepest = config.depth or 2 * config.top_n
+    return _Depths(max(config.top_n, deepest), config.scored or config.top_n)
+
+
+def _write_all_candidates(
+    model: Model, corpus: Corpus, split: Split, config: ListConfig, folder: Path, watch: Watch
 ) -> list[Path]:
-    """Writes the candidates of all queries, but for files that are there already; the files."""
-    depth = max(config.top_n, config.depth or 2 * config.top_n) if config.denoised else config.top_n
-    scored = (config.scored or config.top_n) if config.denoised else 0
-    size = max(1, PAIRS_AT_ONCE // max(scored, 1))
-    names = list(queries)
+    """Writes every query's candidates, except for files that are there already; the files."""
+    depths = _depths(config)
+    size = max(1, PAIRS_AT_ONCE // max(depths.scored, 1))
+    names = list(split.queries)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
     missing = processes.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
-    most = max(len(relevant(qrels.get(query, {}))) for query in queries)
+    most = max(len(relevant(split.qrels.get(query, {}))) for query in split.queries)
     at_once = turns * max(1, QUERIES_AT_ONCE // (size * turns))
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
         for start in range(0, len(missing), at_once):
-            # All processes search together; then each has its own parts re-ranked.
+            # All processes search together; then each re-ranks its own parts.
             group = missing[start : start + at_once]
-            some = {query: queries[query] for i in group for query in parts[i]}
-            found = _candidates(model, index, some, qrels, depth, most)
+            some = Split({q: split.queries[q] for i in group for q in parts[i]}, split.qrels)
+            found = _candidates(model, corpus.index, some, depths.found, most)
             for first in range(0, len(group), turns):
                 turn = group[first : first + turns]
                 for i in turn[own : own + 1]:
                     rows = [found[query] for query in parts[i]]
-                    if scored:
-                        rows = _scored(model, rows, some, passages, scored)
+                    if depths.scored:
+                        rows = _scored(model, rows, some.queries, corpus.passages, depths.scored)
                     write_candidates(paths[i], rows)
                 advance(sum(len(parts[i]) for i in turn))
     processes.barrier()
@@ -128,14 +133,15 @@ def _find(
 
 
 def _candidates(
-    model: Model, index: Index, queries: Mapping[str, str], qrels: Qrels, depth: int, most: int
+    model: Model, index: Index, split: Split, depth: int, most: int
 ) -> dict[str, Candidates]:
-    """What the retriever finds for each query, its known positives taken out, of which no query has
-    more than `most`: so many more are asked for. As many of every query, whichever are mined
-    together, since ScaNN looks the wider the more it is asked for.
+    """What the retriever finds for each query, without its known positives.
+
+    No query has more than `most` positives: that many more passages are retrieved for every query,
+    whichever are mined together, since ScaNN searches wider the more passages it is asked for.
     """
-    positives = {query: tuple(relevant(qrels.get(query, {}))) for query in queries}
-    found = retrieve(model.retriever, index, queries, depth + most, unwatched)
+    positives = {q: tuple(relevant(split.qrels.get(q, {}))) for q in split.queries}
+    found = retrieve(model.retriever, index, split.queries, depth + most, unwatched)
     return {
         query: Candidates(
             query,
@@ -190,21 +196,16 @@ def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibrat
 
 
 def _request(
-    model: Model,
-    index: Index,
-    queries: Mapping[str, str],
-    qrels: Qrels,
-    config: ListConfig,
-    seed: int,
+    model: Model, corpus: Corpus, split: Split, config: ListConfig, seed: int
 ) -> dict[str, object]:
     """All that the lists depend on."""
-    judged = {query: sorted(qrels.get(query, {}).items()) for query in queries}
-    text = json.dumps([list(queries.items()), list(judged.items())])
+    judged = {query: sorted(split.qrels.get(query, {}).items()) for query in split.queries}
+    text = json.dumps([list(split.queries.items()), list(judged.items())])
     return {
         "retriever": model.retriever.fingerprint,
         "reranker": model.reranker.fingerprint if config.denoised else None,
-        "index": type(index).__name__,
-        "vectors": dataclasses.asdict(index.vectors.manifest),  # pyright: ignore
+        "index": type(corpus.index).__name__,
+        "vectors": dataclasses.asdict(corpus.index.vectors.manifest),  # pyright: ignore
         "queries": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         "lists": dataclasses.asdict(config) | {"refresh": None, "after": None},
         "seed": seed,

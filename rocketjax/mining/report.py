@@ -26,7 +26,7 @@ class MiningReport:
     dropped: int  # of them too likely to be positives for a denoised list
     likely_positives: int  # of those above `high`
     topped_up: int  # negatives taken from deeper ranks
-    short: int  # lists with fewer passages than asked for
+    short: int  # lists with fewer passages than lists.length
     lost: int  # unlabelled queries without a pseudo-positive
     scale: float | None  # of the calibration
     shift: float | None
@@ -55,7 +55,7 @@ def describe(
 
 
 def write_report(path: Path, report: MiningReport, texts: Sequence[tuple[str, str]]) -> None:
-    """The report, and what its examples' queries and passages say."""
+    """The report, and the texts of its examples' queries and passages."""
     write_json(path, dataclasses.asdict(report) | {"texts": texts})
 
 
@@ -101,5 +101,5 @@ def make_report(
 
 
 def _topped_up(item: TrainingList, row: Candidates) -> int:
-    """How many negatives are of the ranks behind the scored ones."""
+    """How many negatives come from ranks below the scored ones."""
     return len({*item.negatives}.intersection(row.passages[len(row.scores) :]))

@@ -13,26 +13,27 @@ Pooling: TypeAlias = Literal["cls", "mean"]
 
 
 def mean(hidden: jax.Array, length: jax.Array) -> jax.Array:
-    """Mean of the hidden states [N, S, D] of texts of `length` [N], padding left out: [N, D]."""
+    """Averages hidden states [N, S, D] over the first `length` [N] tokens of each text: [N, D]."""
     text = jnp.arange(hidden.shape[1]) < length[:, None]
-    # A text without tokens only fills a batch up.
+    # A text without tokens only fills up the batch; its vector is 0.
     return jnp.sum(hidden, axis=1, where=text[:, :, None]) / jnp.maximum(length, 1)[:, None]
 
 
 class BiEncoder(nn.Module):
-    """s_de(q, p) = E_Q(q) . E_P(p), equation 1.
+    """s_de(q, p) = E_Q(q) . E_P(p): equation 1 of RocketQAv2 (arXiv 2110.07367).
 
-    `shared` towers are one encoder; otherwise the parameters are {"query": .., "passage": ..}.
+    With `shared`, one encoder serves as both towers and the parameters are {"shared": ..};
+    otherwise they are {"query": .., "passage": ..}.
     """
 
     config: EncoderConfig
     compute: Compute = Compute()
     shared: bool = False
-    pooling: Pooling = "cls"  # the first token's state (RocketQAv2), or the mean over the text's
-    normalize: bool = False  # vectors of length 1: the dot product is then the cosine
+    pooling: Pooling = "cls"  # first token's state (RocketQAv2), or the mean over all tokens
+    normalize: bool = False  # scale vectors to length 1: the dot product is then the cosine
 
     def setup(self) -> None:
-        """Makes the towers, as linen asks."""
+        """Creates the towers (linen calls this)."""
         if self.shared:
             self.query_tower = self.passage_tower = Encoder(
                 self.config, self.compute, name="shared"
@@ -46,18 +47,24 @@ class BiEncoder(nn.Module):
     ) -> jax.Array:
         """Queries [N, S] -> float32 vectors [N, D].
 
-        `keys` [N] switch dropout on; `spots` [T] spare the padding (see batch.Spots).
+        Args:
+            tokens: [N, S], S at most `config.max_length`.
+            keys: [N] random keys for dropout, one per text; None: no dropout.
+            spots: [T], where the tokens are, so that padding is skipped (see unpadded.Spots).
+
+        Raises:
+            ValueError: S is longer than the position table.
         """
         return self._vector(self.query_tower, tokens, keys, spots)
 
     def encode_passage(
         self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
     ) -> jax.Array:
-        """Passages [N, S] -> float32 vectors [N, D]; `keys` and `spots` as for queries."""
+        """Passages [N, S] -> float32 vectors [N, D]; arguments as for `encode_query`."""
         return self._vector(self.passage_tower, tokens, keys, spots)
 
     def __call__(self, query: Tokens, passage: Tokens) -> tuple[jax.Array, jax.Array]:
-        """Both towers, as `init` needs them."""
+        """Runs both towers, so that `init` creates all parameters."""
         return self.encode_query(query), self.encode_passage(passage)
 
     def _vector(

@@ -1,4 +1,4 @@
-"""The re-ranker: reads a query and a passage together and gives the pair one score."""
+"""The re-ranker: reads a query and a passage together and scores the pair."""
 
 import flax.linen as nn
 import jax
@@ -11,20 +11,20 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class CrossEncoder(nn.Module):
-    """s_ce(q, p): the pair's [CLS] state, dropout, one linear unit. No sigmoid: a raw score."""
+    """s_ce(q, p): [CLS] state of the pair, dropout, one linear unit; a raw score, no sigmoid.
+
+    As in RocketQAv2 (arXiv 2110.07367).
+    """
 
     config: EncoderConfig
     compute: Compute = Compute()
-    pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' own cross-encoders
+    pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' cross-encoders
 
     @nn.compact
     def __call__(
         self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
     ) -> jax.Array:
-        """Pairs [N, S] -> float32 scores [N].
-
-        `keys` [N] switch dropout on; `spots` [T] spare the padding (see batch.Spots).
-        """
+        """Pairs [N, S] -> float32 scores [N]; arguments as for `BiEncoder.encode_query`."""
         encoder = Encoder(self.config, self.compute, name="encoder")
         first = encoder(tokens, keys, spots, first_only=True).astype(jnp.float32)
         if self.pooler:

@@ -1,8 +1,7 @@
 """A Transformer encoder of the BERT family: BERT, MiniLM, ERNIE 2.0, RoBERTa.
 
-One linen module, a pure function of its parameters, whose layers are one function each of their
-own. Their parameters are stacked ([num_layers, ...]) and scanned over, so that compile time does
-not grow with depth.
+One linen module whose layers all run the same pure function, `layer`. Their parameters are stacked
+([num_layers, ...]) and scanned over, so that compile time does not grow with depth.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,20 +14,16 @@ import jax.numpy as jnp
 
 from rocketjax.models.attention import Attention, attend, attend_first, precision
 from rocketjax.text.batch import Array, Tokens
-from rocketjax.text.padding import Layout
+from rocketjax.text.unpadded import Layout
 
 Params: TypeAlias = Any  # a pytree of arrays
-
-
 Dtype: TypeAlias = Any
-
-
 RematPolicy: TypeAlias = Literal["none", "full", "dots"]
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What a checkpoint is: its shape and its arithmetic (config.json of transformers)."""
+    """A checkpoint's shape and arithmetic, as in transformers' config.json."""
 
     vocab_size: int
     hidden_size: int
@@ -45,37 +40,37 @@ class EncoderConfig:
 
     @property
     def max_length(self) -> int:
-        """Longest text in tokens."""
+        """Tokens in the longest text that can be encoded."""
         return self.max_positions - self.position_offset
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How an encoder runs; none of it changes what is stored in a checkpoint."""
+    """How an encoder runs; none of this changes what a checkpoint stores."""
 
     dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
-    attention: Attention = None  # see models/attention.py; None: jax's choice
+    attention: Attention = None  # see models/attention.py; None: jax chooses
     remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
-    unroll: int = 1  # layers a scan step holds
-    dropout: float = 0.0  # of hidden states, while training; attention weights are not dropped
+    unroll: int = 1  # layers in one step of the scan
+    dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped
 
 
 def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Zeroes a share `rate` of x [N, ...] and scales the rest; each row draws from its own key [N].
+    """Zeroes a share `rate` of x [N, ...] and scales up the rest; without keys, returns x.
 
-    A key a row, not one for the array: what a text drops then depends neither on the number of
-    devices nor on how a batch is cut into chunks or laid out. No keys: x as it is.
+    Each row has its own key [N], so that what is dropped from a text depends neither on the number
+    of devices nor on how a batch is laid out or cut into chunks.
     """
     if keys is None or rate == 0.0:
         return x
-    # 16 random bits a value: half the cost of 32, and the rate is right to 1 in 65,536.
+    # 16 random bits per value: half the cost of 32, and the rate is exact to 1 in 65,536.
     bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
     kept = bits >= jnp.uint16(round(rate * 65536))
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
-    """A new key for each of `keys` [N], by a number for all or by one each [N]."""
+    """Folds one number, or one per key [N], into `keys` [N]; None stays None."""
     if keys is None:
         return None
     return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(data) else None))(keys, data)
@@ -88,13 +83,14 @@ def _activation(name: str, x: jax.Array) -> jax.Array:
         return nn.gelu(x, approximate=True)
     if x.dtype == jnp.float32:
         return _gelu(x)
-    # Computed again in the backward pass, which would keep three arrays of float32 of it.
+    # Recomputed in the backward pass, which would otherwise keep three float32 arrays of it.
     return jax.checkpoint(_gelu, prevent_cse=False)(x)
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    # By erf, as torch has it: jax's own is by erfc, more than twice as slow on a CPU, and exact to
-    # more digits only where both are next to 0. In float32: 1 + erf would cancel in bfloat16.
+    # By erf, as in torch: jax's own uses erfc, which takes more than twice as long on a CPU and is
+    # more accurate only where the result is close to 0. In float32, as 1 + erf would cancel in
+    # bfloat16.
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
@@ -104,24 +100,24 @@ def layer(
     compute: Compute,
     first_only: bool,
     x: jax.Array,
-    params: Params,
-    index: jax.Array | int,
+    indexed: tuple[Params, jax.Array | int],
     layout: Layout,
     keys: jax.Array | None,
 ) -> jax.Array:
     """Self-attention and a two-layer perceptron, each followed by residual and LayerNorm.
 
     Args:
-        first_only: a model that looks at each text's first token only has no use for the others'
-            last layer, beyond their keys and values.
-        x: [T, D].
-        params: of this layer, whose number is `index`.
-        layout: of the texts.
-        keys: [T], for dropout.
+        first_only: compute the first token of each text only. The others contribute just their keys
+            and values, so a model that reads only the first token saves most of its last layer.
+        x: [T, D], the tokens' states.
+        indexed: this layer's parameters and its index, as `jax.lax.scan` passes them.
+        layout: where the tokens of each text are in [T].
+        keys: [T] random keys for dropout, one per token; None: no dropout.
 
     Returns:
-        [T, D], or [N, D] of first tokens.
+        [T, D], or [N, D] with `first_only`.
     """
+    params, index = indexed
     keys = fold_in(keys, index + 1)
     dtype, rate, heads = compute.dtype, compute.dropout, config.num_heads
     if first_only:
@@ -148,7 +144,7 @@ def layer(
 
 
 def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
-    """Fresh parameters of all layers, stacked [num_layers, ...]."""
+    """Draws the parameters of all layers, stacked [num_layers, ...]."""
     width, inner = config.hidden_size, config.intermediate_size
     shapes = {
         "qkv": (width, 3 * width),
@@ -170,9 +166,9 @@ def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
 
 
 def unstacked(params: Params) -> Params:
-    """The same parameters with every encoder's layers apart, as a tuple: an encoder takes either.
+    """The same parameters with every encoder's layers as a tuple; an `Encoder` accepts either.
 
-    Out of the stack, each layer's matrices are copied at every call, which a CPU feels.
+    Slicing the stack copies each layer's matrices at every call, which is slow on a CPU.
     """
     if not isinstance(params, Mapping):
         return params
@@ -203,7 +199,7 @@ def _split(x: jax.Array, parts: int, heads: int) -> jax.Array:
 
 
 def _norm(params: Params, x: jax.Array, config: EncoderConfig) -> jax.Array:
-    """LayerNorm in float32; E[x^2] - E[x]^2 would cancel where a unit is large."""
+    """LayerNorm in float32, in two passes: E[x^2] - E[x]^2 would cancel if a unit is large."""
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.layer_norm_eps)
@@ -211,7 +207,7 @@ def _norm(params: Params, x: jax.Array, config: EncoderConfig) -> jax.Array:
 
 
 class Encoder(nn.Module):
-    """Token ids to one vector a token."""
+    """Token ids to hidden states, one vector per token."""
 
     config: EncoderConfig
     compute: Compute = Compute()
@@ -228,12 +224,12 @@ class Encoder(nn.Module):
 
         Args:
             tokens: [N, S] with S <= config.max_length.
-            keys: [N] random keys for dropout, one a text; None: no dropout.
-            spots: [T], where their tokens are (see batch.Spots), so that padding costs nothing.
-            first_only: only each text's first token is wanted.
+            keys: [N] random keys for dropout, one per text; None: no dropout.
+            spots: [T], where the tokens are, so that padding is skipped (see unpadded.Spots).
+            first_only: return only the state of each text's first token.
 
         Returns:
-            [N, S, D], or [N, D] of first tokens.
+            [N, S, D], or [N, D] with `first_only`.
 
         Raises:
             ValueError: S is longer than the position table.
@@ -245,7 +241,7 @@ class Encoder(nn.Module):
                 f"for {config.max_length}: lower the text lengths of the config"
             )
         layout = Layout(tokens.length, tokens.ids.shape[1], spots)
-        if keys is not None:  # a token's own: the same, however texts are laid out
+        if keys is not None:  # one per token, the same however the texts are laid out
             keys = fold_in(keys[layout.text()], layout.position())
         x = self._embed(tokens, layout)
         x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
@@ -254,24 +250,24 @@ class Encoder(nn.Module):
         else:
             layers = self.param("layers", init_layers, config)
         run = _rematerialised(compute.remat)
-        # Only where less is wanted of the last layer does it stand apart: a layer in the scan is
-        # no more to compile.
-        alike = config.num_layers - first_only
+        # The last layer is compiled by itself only if it computes less than the others: inside the
+        # scan it costs no compile time.
+        whole = config.num_layers - int(first_only)
 
-        def body(x: jax.Array, item: tuple[Params, int | jax.Array]) -> tuple[jax.Array, None]:
-            return run(config, compute, False, x, *item, layout, keys), None
+        def body(x: jax.Array, indexed: tuple[Params, jax.Array | int]) -> tuple[jax.Array, None]:
+            return run(config, compute, False, x, indexed, layout, keys), None
 
         if isinstance(layers, tuple):
-            for item in zip(layers[:alike], range(alike), strict=True):
-                x, _ = body(x, item)
+            for indexed in zip(layers[:whole], range(whole), strict=True):
+                x, _ = body(x, indexed)
         else:
-            first = jax.tree.map(lambda p: p[:alike], layers)
-            unroll = max(1, min(compute.unroll, alike))
-            x, _ = jax.lax.scan(body, x, (first, jnp.arange(alike)), unroll=unroll)
+            stacked = jax.tree.map(lambda p: p[:whole], layers)
+            unroll = max(1, min(compute.unroll, whole))
+            x, _ = jax.lax.scan(body, x, (stacked, jnp.arange(whole)), unroll=unroll)
         if not first_only:
             return layout.grid(x)
         last = layers[-1] if isinstance(layers, tuple) else jax.tree.map(lambda p: p[-1], layers)
-        return run(config, compute, True, x, last, alike, layout, keys)
+        return run(config, compute, True, x, (last, whole), layout, keys)
 
     def _embed(self, tokens: Tokens, layout: Layout) -> jax.Array:
         """The normalised sum of word, position, segment (and task) embeddings: [T, D] float32."""
@@ -286,24 +282,26 @@ class Encoder(nn.Module):
         x = table("word_embedding", config.vocab_size)[layout.flat(tokens.ids)]
         x = x + table("position_embedding", config.max_positions)[positions]
         x = x + table("type_embedding", config.type_vocab_size)[layout.flat(tokens.types)]
-        if config.task_type_vocab_size:  # rocketjax trains one task: number 0
+        if config.task_type_vocab_size:  # ERNIE numbers its tasks; rocketjax trains one, number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
         norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
         return _norm(self.param("embedding_norm", lambda _: norm), x, config)
 
 
 def _rematerialised(policy: RematPolicy) -> Callable[..., jax.Array]:
+    """`layer`; its backward pass recomputes what `policy` does not save."""
     if policy == "none":
         return layer
     save = {
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
+    # Static: config, compute and first_only. The layer's index is traced, as it is in the scan.
     return jax.checkpoint(layer, policy=save, static_argnums=(0, 1, 2))
 
 
 def family(config: EncoderConfig) -> Literal["bert", "ernie", "roberta"]:
-    """The model_type of transformers that computes what `config` says; also its tensors' prefix."""
+    """The model_type that computes this in transformers; also the prefix of its tensors' names."""
     if config.position_offset:
         return "roberta"
     return "ernie" if config.task_type_vocab_size else "bert"

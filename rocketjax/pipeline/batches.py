@@ -2,67 +2,100 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 
-from rocketjax.config.schema import StageConfig
 from rocketjax.data.lists import TrainingList
-from rocketjax.inference.reranker import Reranker
-from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import laid_out
+from rocketjax.models.encoder import Params
 from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.lists import lists_of_round, round_length
+from rocketjax.retrieval.model import Model
+from rocketjax.text.tokenizer import Tokenizer
 from rocketjax.training.loader import Collator, list_batches, lists_of_step
-from rocketjax.training.trainer import Feed, Feeds
+from rocketjax.training.loop import Feed
 
 
-def feeds_of(
-    run: Run,
-    lists: Sequence[TrainingList],
-    stage: StageConfig,
-    slots: int,
-    retriever: Retriever,
-    reranker: Reranker,
-) -> Feeds:
-    """Feeds of lists that stay the same for a whole stage."""
-    collate = collator_of(run, slots, retriever, reranker)
-    return lambda step, _: feed_of(run, lists, collate, stage.batch, run.config.seed, 0, step)
+@dataclass(frozen=True)
+class OneRound:
+    """The batches of a stage whose lists stay the same."""
+
+    run: Run
+    lists: Sequence[TrainingList]
+    collator: Collator
+    batch: int  # lists in a batch
+    length: int = 0
+
+    def from_step(self, step: int, params: Params) -> Feed:
+        """The batches from `step` on; the lists do not depend on `params`."""
+        order = _Order(self.lists, self.batch, self.run.config.seed)
+        return _feed(self.run, order, self.collator, step)
 
 
-def feed_of(
-    run: Run,
-    lists: Sequence[TrainingList],
-    collate: Collator,
-    batch: int,
-    seed: int,
-    first: int,
-    step: int,
-) -> Feed:
-    """Batches from `step` on, of a round that began at `first`."""
+@dataclass(frozen=True)
+class Rounds:
+    """The joint stage's batches: with `lists.refresh`, every round mines its lists again."""
 
-    def queries_of(number: int) -> list[str]:
-        return [item.query for item in lists_of_step(lists, batch, seed, number - first)]
+    run: Run
+    start: Model  # at the joint stage's first step
+    collator: Collator
 
-    batches = list_batches(lists, collate.fitted(lists, batch), batch, seed, start=step - first)
-    return Feed(batches, queries_of, _hash(run, lists, collate.queries))
+    @property
+    def length(self) -> int:
+        """Steps in a round; 0: one round is the whole stage."""
+        return self.run.config.lists.refresh
+
+    def from_step(self, step: int, params: Params) -> Feed:
+        """The batches from `step` to the end of its round, mined with `params` if it is fresh."""
+        config = self.run.config
+        number = step // round_length(config)
+        first = number * round_length(config)
+        model = self.start.with_params(params)
+        lists = lists_of_round(self.run, number, model, fresh=step == first)
+        order = _Order(lists, config.joint.batch, config.seed + number, first)
+        return _feed(self.run, order, self.collator, step)
 
 
-def collator_of(run: Run, slots: int, retriever: Retriever, reranker: Reranker) -> Collator:
+def make_collator(run: Run, slots: int, retriever: Tokenizer, reranker: Tokenizer) -> Collator:
     """Lays out lists of up to `slots` passages for both models."""
-    retriever.tokenizer.remember()
-    reranker.tokenizer.remember(retriever.tokenizer)  # both read the same passages
+    retriever.remember()
+    reranker.remember(retriever)  # both read the same passages
     return Collator(
         run.queries,
         run.collection.by_id,
-        retriever.tokenizer,
-        reranker.tokenizer,
+        retriever,
+        reranker,
         slots,
-        laid_out(run.config.compute) and jax.device_count(),
+        jax.device_count() if laid_out(run.config.compute) else 0,
         run.config.compute.chunk,
     )
 
 
+@dataclass(frozen=True)
+class _Order:
+    """The order in which a round goes through its lists."""
+
+    lists: Sequence[TrainingList]
+    batch: int
+    seed: int
+    first: int = 0  # the round's first step
+
+
+def _feed(run: Run, order: _Order, collator: Collator, step: int) -> Feed:
+    """The batches of a round from `step` on."""
+    lists, batch, seed = order.lists, order.batch, order.seed
+
+    def queries_of(number: int) -> list[str]:
+        return [item.query for item in lists_of_step(lists, batch, seed, number - order.first)]
+
+    fitted = collator.fitted(lists, batch)
+    batches = list_batches(lists, fitted, batch, seed, start=step - order.first)
+    return Feed(batches, queries_of, _hash(run, lists, collator.queries))
+
+
 def _hash(run: Run, lists: Sequence[TrainingList], queries: Mapping[str, str]) -> str:
-    """Of all that batches are made of, but the tokenizers."""
+    """Of everything that batches are made of, except the tokenizers."""
     digest = hashlib.blake2b(run.collection.fingerprint.encode(), digest_size=16)
     for item in lists:
         digest.update("\t".join((item.query, item.positive, *item.negatives)).encode())

@@ -1,30 +1,22 @@
-"""A run at work: what every stage is given, and the models and indexes that earlier ones left."""
+"""A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
-import dataclasses
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from rocketjax.config.schema import Config, DataConfig
 from rocketjax.data.collection import Collection, Split, hold_out, relevant, sample_queries
 from rocketjax.data.load import load_collection
-from rocketjax.inference.folder import load_reranker, load_retriever
-from rocketjax.inference.reranker import Reranker
-from rocketjax.inference.retriever import Retriever
-from rocketjax.inference.start import pretrained_reranker, pretrained_retriever
-from rocketjax.retrieval.encode import encode_corpus
-from rocketjax.retrieval.index import Index
-from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, Watch
 
-SAMPLE = 200  # training queries on which an index's recall is measured
+WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """What every stage is given."""
 
@@ -56,85 +48,6 @@ class Run:
         return self.unlabelled | dict(self.train.queries)
 
 
-def start_retriever(run: Run) -> Retriever:
-    """As the run begins."""
-    config = run.config
-    start = pretrained_retriever(config.retriever, config.text, config.compute)
-    _check_same("retriever.weights", start)
-    return start
-
-
-def start_reranker(run: Run) -> Reranker:
-    """As the run begins, its head fresh unless the weights bring one."""
-    config = run.config
-    start = pretrained_reranker(config.reranker, config.text, config.compute, config.seed)
-    _check_same("reranker.weights", start)
-    return start
-
-
-def _check_same(option: str, model: Retriever | Reranker) -> None:
-    """Each host has read its own copy; of other weights, replicas would stay apart for good."""
-    if jax.process_count() > 1:
-        processes.check_same(f"the weights of {option}", model.fingerprint)
-
-
-def warmed_retriever(run: Run) -> tuple[Retriever, str]:
-    """The retriever that mines, with the dropout it trains with, and its name."""
-    start = start_retriever(run)
-    if run.config.retriever_warmup.steps == 0:
-        return start, run.config.retriever.weights
-    folder = run.folder / "warmup" / "retriever"
-    warm = load_retriever(folder, run.config.compute)
-    return dataclasses.replace(start, params=warm.params), str(folder)
-
-
-def warmed_reranker(run: Run) -> Reranker:
-    """The re-ranker that denoises, with the dropout it trains with."""
-    start = start_reranker(run)
-    if run.config.reranker_warmup.steps == 0:
-        return start
-    folder = run.folder / "warmup" / "reranker"
-    warm = load_reranker(folder, run.config.compute)
-    return dataclasses.replace(start, params=warm.params)
-
-
-def warm_index_folder(run: Run) -> Path:
-    """Where the index is that is mined with: the start's, where nothing was warmed up.
-
-    It is there, too, where the start was judged and is left out of the report since (--from).
-    """
-    start = run.folder / "start" / "index"
-    judged = run.config.evaluate.start or processes.from_main(start.is_dir)
-    warmed = run.config.retriever_warmup.steps > 0
-    return start if judged and not warmed else run.folder / "warmup" / "index"
-
-
-def index_into(run: Run, retriever: Retriever, name: str, folder: Path) -> Index:
-    """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
-    vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
-    assert vectors is not None  # all processes have done their part
-    if processes.from_main((folder / "scann").is_dir):
-        return open_in(run, retriever, folder)
-    sample = sorted(run.train.queries)[:SAMPLE]
-    queries = retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
-    return build_index(vectors, run.config.index, queries, min(100, len(vectors)), run.say)
-
-
-def open_in(run: Run, retriever: Retriever, folder: Path) -> Index:
-    """The index in `folder`; refused unless this retriever made it, of this collection."""
-    return open_index(
-        folder,
-        run.config.index,
-        retriever.fingerprint,
-        "the retriever of this run",
-        run.collection.fingerprint,
-        run.collection.name,
-    )
-
-
-WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
-
-
 def open_run(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     """Loads the collection and its splits; what every stage is given."""
     collection = processes.main_first(
@@ -144,13 +57,13 @@ def open_run(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
     train, judged = splits_of(collection, config.data, say)
     held_out = sample_queries(judged, config.data.max_eval_queries)
     if config.lists.source == "given":
-        len(train.negatives)  # read late otherwise: bad rows are told before hours of work
+        len(train.negatives)  # otherwise read late: bad rows are reported before hours of work
     trains = any(getattr(config, name).steps for name in WITH_STEPS)
     for split, name, wanted in ((train, "train", trains), (held_out, "eval", True)):
         if wanted and not any(relevant(judged) for judged in split.qrels.values()):
             raise InputError(
                 f"{collection.name}: no query of data.{name}_split has a relevant passage (a grade "
-                "above 0); choose another split, or see to its judgements"
+                "above 0); choose another split, or correct its judgements"
             )
     say(
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
@@ -160,7 +73,7 @@ def open_run(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
 
 
 def splits_of(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:
-    """What to train on and what to judge on, which is no part of it."""
+    """What to train on, and what to judge on, which is no part of it."""
     train = collection.split(config.train_split)
     if not config.hold_out:
         if config.eval_split == config.train_split:

@@ -1,8 +1,8 @@
-"""Which queries the stages ask, in which lists: mined by the models as they are, or given.
+"""Which queries a stage trains on, and their lists: mined by the models as they are, or given.
 
 The re-ranker's warm-up takes the first queries of the run's order, the joint stage those that
-follow (or those behind `lists.after`), and every refresh (a round) those after them: no more are
-mined for than are seen.
+follow (or those behind `lists.after`), and every refresh round those after them: queries are mined
+for only if they are trained on.
 """
 
 import dataclasses
@@ -11,21 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rocketjax.config.schema import Config
-from rocketjax.data.collection import relevant
+from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import TrainingList, read_lists, write_lists
 from rocketjax.mining.augment import given_lists, lists_per_positive
 from rocketjax.mining.mine import mine
 from rocketjax.mining.report import describe
-from rocketjax.pipeline.context import (
-    Run,
-    index_into,
-    open_in,
-    warm_index_folder,
-    warmed_reranker,
-    warmed_retriever,
-)
-from rocketjax.retrieval.index import Index
-from rocketjax.retrieval.model import Model
+from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.models import encode_into, open_warmed, warmed_reranker, warmed_retriever
+from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 
@@ -37,10 +30,8 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
         return given
     lists, _ = mine(
         model,
-        open_in(run, model.retriever, warm_index_folder(run)),
-        {query: run.train.queries[query] for query in queries if query in run.train.qrels},
-        run.train.qrels,
-        run.collection.by_id,
+        open_warmed(run, model.retriever),
+        Split({q: run.train.queries[q] for q in queries if q in run.train.qrels}, run.train.qrels),
         dataclasses.replace(run.config.lists, denoised=0.0),
         run.config.seed,
         run.folder / "warmup" / "lists",
@@ -54,16 +45,16 @@ def make_first_lists(run: Run) -> None:
     folder = run.folder / "lists"
     if given := _given(run, _joint_queries(run, 0)):
         processes.from_main(lambda: _write_given(folder, given))
-        run.say(f"{len(given):,} lists of the negatives that the rows came with")
+        run.say(f"{len(given):,} lists with the negatives that the rows came with")
         return
-    model = Model(warmed_retriever(run)[0], warmed_reranker(run))
-    _mine_round(run, 0, model, open_in(run, model.retriever, warm_index_folder(run)), folder)
+    model = Model(warmed_retriever(run), warmed_reranker(run))
+    _mine_round(run, 0, model, open_warmed(run, model.retriever), folder)
 
 
 def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[TrainingList]:
     """The lists of a round of joint training; from the second on, mined by `model` as it is now.
 
-    `fresh`: the round has not begun, so that `model` is the one to mine with.
+    `fresh`: the round has not begun, so `model` is the one to mine with.
     """
     if number == 0:
         return read_lists(run.folder / "lists" / "lists.jsonl")
@@ -72,14 +63,19 @@ def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tra
         if not fresh:
             raise InputError(
                 f"{folder / 'lists'}: the lists that this round was training on are gone; bring "
-                "them back, or train the stage anew: --from joint"
+                "them back, or train the stage again: --from joint"
             )
         run.say(f"refresh {number}: encode and mine with both models as they are")
-        index = index_into(run, model.retriever, f"refresh {number}", folder / "index")
-        _mine_round(run, number, model, index, folder / "lists")
+        corpus = encode_into(run, model.retriever, f"refresh {number}", folder / "index")
+        _mine_round(run, number, model, corpus, folder / "lists")
     # Large, and never needed again; where NFS keeps what is mapped, it stays.
     processes.from_main(lambda: shutil.rmtree(folder / "index", ignore_errors=True))
     return read_lists(folder / "lists" / "lists.jsonl")
+
+
+def round_length(config: Config) -> int:
+    """Joint steps from one mining to the next."""
+    return config.lists.refresh or config.joint.steps
 
 
 def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
@@ -95,20 +91,18 @@ def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
     write_lists(folder / "lists.jsonl", lists)
 
 
-def _mine_round(run: Run, number: int, model: Model, index: Index, folder: Path) -> None:
-    _, mined = mine(
+def _mine_round(run: Run, number: int, model: Model, corpus: Corpus, folder: Path) -> None:
+    queries = {query: run.queries[query] for query in _joint_queries(run, number)}
+    _, report = mine(
         model,
-        index,
-        {query: run.queries[query] for query in _joint_queries(run, number)},
-        run.train.qrels,
-        run.collection.by_id,
+        corpus,
+        Split(queries, run.train.qrels),
         run.config.lists,
         run.config.seed + number,
         folder,
         run.watch,
     )
-    passages = run.collection.by_id
-    run.say(describe(mined, run.queries.__getitem__, lambda pid: passages[pid].whole))
+    run.say(describe(report, run.queries.__getitem__, lambda pid: corpus.passages[pid].whole))
 
 
 def _warm_queries(run: Run) -> list[str]:
@@ -117,38 +111,33 @@ def _warm_queries(run: Run) -> list[str]:
 
 
 def _joint_queries(run: Run, number: int) -> list[str]:
-    """The queries that follow in the order, and only as many as the round sees."""
+    """The queries that follow in the order, only as many as the round trains on."""
     config = run.config
     given = config.lists.source == "given"
     per_positive = 1 if given else sum(lists_per_positive(config.lists))
     passed = _take(run, 0, config.lists.after) if config.lists.after else _warm_queries(run)
-    start, taken = len(passed), []
+    start, queries = len(passed), []
     for earlier in range(number + 1):
         length = min(round_length(config), config.joint.steps - earlier * round_length(config))
-        taken = _take(run, start, length * config.joint.batch / per_positive)
-        start += len(taken)
-    return taken
+        queries = _take(run, start, length * config.joint.batch / per_positive)
+        start += len(queries)
+    return queries
 
 
 def _take(run: Run, start: int, wanted: float) -> list[str]:
-    """Queries from `start` in the order, and round again, until so many positives have lists.
+    """Queries from `start` in the order, wrapping around, until `wanted` positives have lists.
 
-    Where lists are given, those of queries that came with negatives.
+    Where lists are given, only queries that came with negatives count.
     """
     order = run.order
     if run.config.lists.source == "given":
         order = [query for query in order if run.train.negatives.get(query)]
-    taken: list[str] = []
+    queries: list[str] = []
     for i in range(len(order)):
         if wanted <= 0:
             break
         query = order[(start + i) % len(order)]
-        taken.append(query)
+        queries.append(query)
         positives = len(relevant(run.train.qrels.get(query, {})))
         wanted -= min(positives, run.config.lists.positives or positives)
-    return taken
-
-
-def round_length(config: Config) -> int:
-    """Joint steps from one mining to the next."""
-    return config.lists.refresh or config.joint.steps
+    return queries

@@ -1,4 +1,4 @@
-"""Encodes a corpus of any size into shards of vectors; goes on where it was stopped."""
+"""Encodes a corpus of any size into shards of vectors; resumes where it was stopped."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from rocketjax.inference.retriever import Retriever
 from rocketjax.retrieval.vectors import (
     MANIFEST,
     Manifest,
+    Origin,
     Vectors,
     has_shard,
     read_manifest,
@@ -31,16 +32,18 @@ from rocketjax.text.batch import Text
 from rocketjax.text.tokenizer import Tokenizer
 
 
+def origin_of(retriever: Retriever, name: str, collection: Collection) -> Origin:
+    """Of the vectors of `collection` by `retriever`, which is called `name`."""
+    return Origin(name, retriever.fingerprint, collection.name, collection.fingerprint)
+
+
 def make_manifest(
     retriever: Retriever, name: str, collection: Collection, config: IndexConfig
 ) -> Manifest:
-    """What encoding `collection` with `retriever` (called `name`) is going to yield."""
+    """What encoding `collection` with `retriever` (called `name`) will produce."""
     count = len(collection.passages)
     return Manifest(
-        model=name,
-        model_hash=retriever.fingerprint,
-        collection=collection.name,
-        collection_hash=collection.fingerprint,
+        **origin_of(retriever, name, collection)._asdict(),
         passages=count,
         width=retriever.module.config.hidden_size,
         dtype=config.dtype,
@@ -97,8 +100,8 @@ def encode_corpus(
 
 
 def _claim(folder: Path, manifest: Manifest) -> None:
-    """Says in the folder what it is going to hold; refuses one that holds something else."""
-    empty = is_empty(folder)  # asked first: another worker may claim it at this very moment
+    """Records in the folder what it will hold; refuses one that holds something else."""
+    empty = is_empty(folder)  # checked first: another worker may claim it at this very moment
     if (folder / MANIFEST).is_file():
         other = read_manifest(folder)
         for what in ("model", "collection", "passages", "width", "dtype", "shard"):

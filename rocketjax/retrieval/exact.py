@@ -18,19 +18,11 @@ from rocketjax.runtime.devices import AXIS
 # Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
 QUERIES = 256
-
-
 ROWS = 8_192
-
-
 SHARE_OF_MEMORY = 0.6  # of a device, for the corpus; the models are there too
-
-
 # Of many threads' searches: the corpus is placed once, and no device is asked for one search's
 # part of a collective while another waits for a different one.
 _one_at_a_time = threading.Lock()
-
-
 RECALL_ON_TPU = 0.999  # of approx_max_k within a block; elsewhere selection is exact
 
 
@@ -65,7 +57,7 @@ class ExactIndex:
         self._resident: jax.Array | None = None
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Index.search`; ties go to the passage that stands first in the corpus.
+        """See `Index.search`; ties go to the passage that comes first in the corpus.
 
         On TPUs each block is searched approximately (`select`), at a recall of RECALL_ON_TPU.
         """
@@ -90,7 +82,7 @@ class ExactIndex:
             piece = self._place(start)
             best = [
                 _search_piece(
-                    self._mesh, self._block, top_k, part, piece, start, len(self.vectors), *found
+                    self._mesh, self._block, part, piece, (start, len(self.vectors)), found
                 )
                 for part, found in zip(parts, best, strict=True)
             ]
@@ -123,7 +115,7 @@ class ExactIndex:
 
 
 def _few(top_k: int, count: int) -> int:
-    """At least `top_k`, at most `count`; 8, 12, 16, 24 and so on, as each is compiled anew."""
+    """At least `top_k`, at most `count`; 8, 12, 16, 24 and so on: each is a program to compile."""
     power = 8
     while power < top_k:
         power *= 2
@@ -136,23 +128,24 @@ def _memory() -> int | None:
     return int(SHARE_OF_MEMORY * stats["bytes_limit"]) if stats else None
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _search_piece(
     mesh: Mesh,
     block: int,
-    k: int,
     queries: jax.Array,
     piece: jax.Array,
-    start: int,
-    count: int,
-    best_rows: jax.Array,
-    best_scores: jax.Array,
+    place: tuple[int, int],
+    best: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Merges the best of a piece [P, D], whose first row is `start`, into the best so far [Q, k].
+    """Merges the best of a piece [P, D] into the best (rows, scores) so far, each [Q, k].
+
+    `place`: the corpus row of the piece's first vector, and how many rows the corpus has.
 
     Every device goes through its part block by block. In every merge what has lower rows stands
     first, and of equal scores the first is taken: so ties go to the lower row.
     """
+
+    (start, count), k = place, best[0].shape[1]
 
     def per_device(
         queries: jax.Array, part: jax.Array, rows: jax.Array, scores: jax.Array
@@ -186,7 +179,7 @@ def _search_piece(
         out_specs=P(),
         check_vma=False,
     )
-    return spread(queries, piece, best_rows, best_scores)
+    return spread(queries, piece, *best)
 
 
 def _scores(queries: jax.Array, vectors: jax.Array) -> jax.Array:

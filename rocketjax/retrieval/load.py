@@ -1,4 +1,4 @@
-"""Opens what a run left behind: the pair of models, and its index and collection to search."""
+"""Opens a finished run: the pair of models, and its index and collection to search."""
 
 import threading
 from collections.abc import Callable
@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from rocketjax.config.options import load as load_config
-from rocketjax.config.schema import (
-    ComputeConfig,
-    IndexConfig,
-)
+from rocketjax.config.schema import ComputeConfig, IndexConfig
 from rocketjax.data.collection import Collection
 from rocketjax.data.lines import Policy
 from rocketjax.data.load import load_collection
 from rocketjax.inference.folder import SETTINGS, load_reranker, load_retriever
 from rocketjax.inference.retriever import Retriever
+from rocketjax.retrieval.encode import origin_of
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.open import open_index
 from rocketjax.runtime.errors import InputError
@@ -52,7 +50,7 @@ def load(
 
 
 def once(make: Callable[[], Made]) -> Callable[[], Made]:
-    """Makes it when first asked, for all threads that ask: a corpus is large."""
+    """Makes it at the first call, once for all threads: a corpus is large."""
     lock, made = threading.Lock(), []
 
     def get() -> Made:
@@ -79,7 +77,7 @@ def open_corpus(
         collection: see `collection_for`.
         index: instead of the run's own. What the run asks of its own index says nothing of this
             one: ScaNN searches it where it was built there and is installed.
-        say: is told how that one is searched.
+        say: prints how that one is searched.
 
     Raises:
         InputError: an index of another model or collection; both are named.
@@ -89,10 +87,7 @@ def open_corpus(
     opened = open_index(
         Path(index) if index else folder / "index",
         load_config(path).index if own else IndexConfig(),
-        retriever.fingerprint,
-        str(folder),
-        collection.fingerprint,
-        collection.name,
+        origin_of(retriever, str(folder), collection),
         say if index else unsaid,
     )
     return Corpus(opened, collection.by_id)

@@ -1,5 +1,6 @@
 """A jointly trained pair at work: search a corpus, re-rank what was found."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Ranked, Reranker
 from rocketjax.inference.retriever import Retriever
+from rocketjax.models.encoder import Params
 from rocketjax.retrieval.index import Index
 from rocketjax.runtime.errors import InputError
 
@@ -48,6 +50,14 @@ class Model:
             raise InputError("this pair of models has no index to search; load a run's folder")
         return self.open_corpus()
 
+    def with_params(self, params: Params) -> "Model":
+        """The same pair with other parameters: {"retriever": .., "reranker": ..}."""
+        return dataclasses.replace(
+            self,
+            retriever=dataclasses.replace(self.retriever, params=params["retriever"]),
+            reranker=dataclasses.replace(self.reranker, params=params["reranker"]),
+        )
+
     def search(self, query: str, top_k: int = 10, depth: int = 50) -> list[Hit]:
         """The `top_k` best passages: the retriever finds `depth`, the re-ranker orders them.
 
@@ -56,7 +66,7 @@ class Model:
         Raises:
             InputError: an empty query, top_k below 1, depth below 0, or what `corpus` raises.
         """
-        return find(self.retriever, self.reranker, self.corpus, query, top_k, depth)
+        return search(self.retriever, self.reranker, self.corpus, query, top_k, depth)
 
     def encode_query(self, queries: Sequence[str]) -> np.ndarray:
         """Queries -> vectors [N, D]."""
@@ -93,7 +103,7 @@ class Model:
         return self.reranker.rank(query, passages, titles)[:top_k]
 
 
-def find(
+def search(
     retriever: Retriever,
     reranker: Reranker | None,
     corpus: Corpus,
@@ -101,7 +111,7 @@ def find(
     top_k: int,
     depth: int,
 ) -> list[Hit]:
-    """What `Model.search` does; without a re-ranker the retriever's order stands."""
+    """As `Model.search`; without a re-ranker the retriever's order stands."""
     if top_k < 1 or depth < 0:
         raise InputError(f"top_k is {top_k} and depth {depth}; give at least 1 and 0")
     wanted = min(max(top_k, depth), len(corpus.index.vectors))

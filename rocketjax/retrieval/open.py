@@ -9,7 +9,7 @@ from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.scann import build_scann, missing, open_scann
-from rocketjax.retrieval.vectors import Vectors
+from rocketjax.retrieval.vectors import Origin, Vectors
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, unsaid
 
@@ -25,7 +25,7 @@ def build_index(
         queries: [S, D], on which an approximate index's recall@top_k is measured.
 
     Raises:
-        InputError: ScaNN is asked for and not installed, or several processes run.
+        InputError: ScaNN is required and not installed, or several processes run.
     """
     _check_kind(config)
     if config.kind == "scann" or (config.kind == "auto" and _alone() and not missing()):
@@ -35,39 +35,31 @@ def build_index(
     return ExactIndex(vectors)
 
 
-def open_index(
-    folder: Path,
-    config: IndexConfig,
-    model_hash: str,
-    model: str,
-    collection_hash: str,
-    collection: str,
-    say: Say = unsaid,
-) -> Index:
+def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = unsaid) -> Index:
     """Opens the vectors of a folder, and the ScaNN index beside them if it is to be used.
 
     Nothing is built: where "auto" finds no ScaNN index, search is exact.
 
     Args:
-        model_hash, model: the retriever that queries will be encoded with, and its name.
-        collection_hash, collection: the collection whose passages the ids stand for.
-        say: is told which of both searches.
+        expected: the retriever that queries will be encoded with, and the collection whose
+            passages the ids stand for.
+        say: prints which kind of search is used.
 
     Raises:
         InputError: vectors of another model or collection (both are named), damaged files, or
-            ScaNN asked for where several processes run.
+            ScaNN required where several processes run.
     """
     _check_kind(config)
     vectors = Vectors(folder)
-    held = vectors.manifest
-    for what, old_hash, old, new_hash, new in (
-        ("model", held.model_hash, held.model, model_hash, model),
-        ("collection", held.collection_hash, held.collection, collection_hash, collection),
-    ):
+    for what in ("model", "collection"):
+        (old, old_hash), (new, new_hash) = (
+            (getattr(origin, what), getattr(origin, f"{what}_hash"))
+            for origin in (vectors.manifest, expected)
+        )
         if old_hash != new_hash:
             raise InputError(
                 f"{folder}: made of {what} {old} (hash {old_hash}), but this is {what} {new} (hash "
-                f"{new_hash}); encode the corpus anew, with python -m rocketjax.encode"
+                f"{new_hash}); encode the corpus again, with python -m rocketjax.encode"
             )
     built = (folder / "scann").is_dir()
     if config.kind == "scann" or (config.kind == "auto" and built and _alone() and not missing()):
@@ -80,7 +72,7 @@ def open_index(
 def _why_exact(config: IndexConfig, built: bool) -> str:
     """Why not ScaNN, which on a CPU is much the faster one."""
     if config.kind == "exact":
-        return "as asked for"
+        return "--index.kind exact"
     if not built:
         return "no ScaNN index was built there"
     return missing() if _alone() else "several processes search together"

@@ -1,4 +1,4 @@
-"""Retrieve, then re-rank: what both models make of queries, as ranked passage ids."""
+"""Retrieve, then re-rank: queries in, ranked passage ids with scores out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, tee
@@ -11,52 +11,48 @@ from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.retrieval.index import Index
-from rocketjax.retrieval.model import Model
+from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.runtime.progress import Advance, Watch
 
 Ranking: TypeAlias = list[tuple[str, float]]  # (passage id, score), best first
-
-
-Scored: TypeAlias = dict[str, Ranking]  # by query id
-
-
+Rankings: TypeAlias = dict[str, Ranking]  # by query id
 QUERIES_AT_ONCE = 4_096  # searched at once: bounds the memory of vectors and results
-
-
 AT_ONCE = 65_536  # pairs tokenised and scored at once: some 8 kB each
 
 
-class Judged(NamedTuple):
-    """The runs of both models on the same queries."""
+class Runs(NamedTuple):
+    """The rankings of both models for the same queries."""
 
-    retriever: Scored
-    reranker: Scored
+    retriever: Rankings
+    reranker: Rankings
 
 
 def retrieve(
     retriever: Retriever, index: Index, queries: Mapping[str, str], top_k: int, watch: Watch
-) -> Scored:
+) -> Rankings:
     """The `top_k` best passages of every query (all there are, in a smaller corpus)."""
     with watch("retrieve", len(queries), "queries") as advance:
-        return dict(retrieve_each(retriever, index, queries, top_k, advance))
+        return dict(retrieve_in_parts(retriever, index, queries, top_k, advance))
 
 
-def retrieve_each(
+def retrieve_in_parts(
     retriever: Retriever, index: Index, queries: Mapping[str, str], top_k: int, advance: Advance
 ) -> Iterator[tuple[str, Ranking]]:
-    """The same query by query, `QUERIES_AT_ONCE` of them in memory: a file may hold a million."""
+    """As `retrieve`, query by query, `QUERIES_AT_ONCE` in memory: a file may hold a million."""
     names = list(queries)
     for start in range(0, len(names), QUERIES_AT_ONCE):
         some = names[start : start + QUERIES_AT_ONCE]
         vectors = retriever.encode_query([queries[q] for q in some], steady=True)
-        found = look_up(index, some, vectors, top_k)
+        found = search_vectors(index, some, vectors, top_k)
         advance(len(some))
         yield from found.items()
         del found  # before the next are searched for
 
 
-def look_up(index: Index, queries: Sequence[str], vectors: np.ndarray, top_k: int) -> Scored:
-    """The same of query ids whose vectors [Q, D] are at hand."""
+def search_vectors(
+    index: Index, queries: Sequence[str], vectors: np.ndarray, top_k: int
+) -> Rankings:
+    """The `top_k` best passages by query id, for queries whose vectors [Q, D] are at hand."""
     ids, scores = index.search(vectors, min(top_k, len(index.vectors)))
     return {
         query: [(pid, score) for pid, score in zip(*ranked, strict=True) if pid]
@@ -73,17 +69,17 @@ def score_pairs(
 ) -> list[float]:
     """The re-ranker's score of each (query id, passage id), in sorted batches across queries."""
     with watch("re-rank", len(pairs), "pairs") as advance:
-        return list(_score_each(reranker, pairs, queries, passages, advance))
+        return list(_score_in_parts(reranker, pairs, queries, passages, advance))
 
 
-def _score_each(
+def _score_in_parts(
     reranker: Reranker,
     pairs: Iterable[tuple[str, str]],
     queries: Mapping[str, str],
     passages: Mapping[str, Passage],
     advance: Advance,
 ) -> Iterator[float]:
-    """The same one by one, `AT_ONCE` of them asked for at once."""
+    """As `score_pairs`, one by one; `AT_ONCE` pairs are scored together."""
     waiting = iter(pairs)
     while some := list(islice(waiting, AT_ONCE)):
         texts = [passages[pid] for _, pid in some]
@@ -99,23 +95,22 @@ def _score_each(
 
 def rerank(
     reranker: Reranker,
-    found: Scored,
+    found: Rankings,
     queries: Mapping[str, str],
     passages: Mapping[str, Passage],
     depth: int,
     watch: Watch,
-) -> Scored:
-    """Orders each query's first `depth` passages by the re-ranker; the rest stays behind them.
+) -> Rankings:
+    """Orders each query's first `depth` passages by the re-ranker; the rest follow them.
 
-    What is left behind keeps its order, with scores that go on downwards from the last re-ranked
-    one's.
+    The rest keep their order, with scores that fall from that of the last re-ranked passage.
     """
     pairs = sum(min(depth, len(ranked)) for ranked in found.values())
     with watch("re-rank", pairs, "pairs") as advance:
-        return dict(rerank_each(reranker, found.items(), queries, passages, depth, advance))
+        return dict(rerank_in_parts(reranker, found.items(), queries, passages, depth, advance))
 
 
-def rerank_each(
+def rerank_in_parts(
     reranker: Reranker,
     found: Iterable[tuple[str, Ranking]],
     queries: Mapping[str, str],
@@ -123,14 +118,14 @@ def rerank_each(
     depth: int,
     advance: Advance,
 ) -> Iterator[tuple[str, Ranking]]:
-    """The same query by query.
+    """As `rerank`, query by query.
 
-    Of `found`, no more is in memory than `AT_ONCE` pairs are from: they are scored together
-    wherever it comes in parts, so that scores do not hang on the parts, to the last bit.
+    No more of `found` is in memory than `AT_ONCE` pairs come from. Pairs are scored together
+    however `found` arrives, so scores do not depend on its parts, to the last bit.
     """
     ahead, found = tee(found)  # the pairs to score next are some queries ahead
     pairs = ((query, pid) for query, ranked in ahead for pid, _ in ranked[:depth])
-    scores = _score_each(reranker, pairs, queries, passages, advance)
+    scores = _score_in_parts(reranker, pairs, queries, passages, advance)
     for query, ranked in found:
         head = [(pid, next(scores)) for pid, _ in ranked[:depth]]
         head.sort(key=lambda item: -item[1])
@@ -139,15 +134,11 @@ def rerank_each(
         yield query, head + tail
 
 
-def rank_both(
-    model: Model,
-    index: Index,
-    queries: Mapping[str, str],
-    passages: Mapping[str, Passage],
-    depths: Depths,
-    watch: Watch,
-) -> Judged:
-    """Both models on the same queries."""
-    found = retrieve(model.retriever, index, queries, depths.top_k, watch)
+def retrieve_and_rerank(
+    model: Model, corpus: Corpus, queries: Mapping[str, str], depths: Depths, watch: Watch
+) -> Runs:
+    """Both models' rankings of the same queries."""
+    found = retrieve(model.retriever, corpus.index, queries, depths.top_k, watch)
     depth = depths.rerank_depth
-    return Judged(found, rerank(model.reranker, found, queries, passages, depth, watch))
+    ordered = rerank(model.reranker, found, queries, corpus.passages, depth, watch)
+    return Runs(found, ordered)

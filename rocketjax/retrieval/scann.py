@@ -22,7 +22,7 @@ from rocketjax.retrieval.index import check_search, recall
 from rocketjax.retrieval.vectors import Manifest, Vectors
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import (
-    MOST,
+    MAX_SETTINGS_BYTES,
     checked_file,
     map_npy,
     new_folder,
@@ -33,23 +33,11 @@ from rocketjax.runtime.files import (
 from rocketjax.runtime.progress import Say
 
 SETTINGS = "index.json"
-
-
 ASSETS = "scann_assets.pbtxt"
-
-
-BRUTE_FORCE = 20_000  # up to so many passages ScaNN's authors compare with all of them,
-
-
-NO_TREE = 100_000  # up to so many with all their quantised forms
-
-
+BRUTE_FORCE = 20_000  # up to this many passages ScaNN's authors compare with all of them,
+NO_TREE = 100_000  # up to this many with all their quantised forms
 PIECE = 2**30  # bytes of the corpus on a device at once, while the width is tuned
-
-
 SCATTERED = 4  # times as long as in a row does it take to read from all over the memory
-
-
 _Count: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 
 
@@ -116,7 +104,7 @@ class ScannIndex:
         return row[None].astype(np.int64), score[None]
 
     def use_threads(self, threads: int) -> None:
-        """Searches with so many threads from now on; at first, with one a core."""
+        """Searches with this many threads from now on; at first, with one a core."""
         self._threads = threads
         if threads > 1:
             self.searcher.set_num_threads(threads - 1)  # the caller's own is one more
@@ -136,7 +124,7 @@ def _loaded() -> Any:
     """The library; or why it is not there.
 
     It takes TensorFlow where that is installed, which it needs for nothing that is used here, and
-    breaks on any other than the one it was built beside.
+    breaks on any other than the one it was built for.
     """
     if importlib.util.find_spec("scann") is None:
         return "ScaNN is not installed (its wheels are for Linux on x86)"
@@ -147,7 +135,7 @@ def _loaded() -> Any:
         import scann
     except Exception as error:  # TensorFlow's own, where that was imported before
         first = str(error).partition("\n")[0]
-        return f"ScaNN cannot be loaded beside this TensorFlow ({first})"
+        return f"ScaNN cannot be loaded with this TensorFlow ({first})"
     finally:
         if hidden:
             del sys.modules["tensorflow"]
@@ -183,7 +171,7 @@ def build_scann(
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2)
         builder = builder.reorder(top_k, quantize=_reorder_type(vectors))
     searcher = builder.build()
-    del builder  # and our float32 corpus; ScaNN had a copy of its own beside it
+    del builder  # and our float32 corpus; ScaNN had a copy of its own
     built = time.monotonic() - started
     settings = Settings(
         leaves=leaves,
@@ -209,30 +197,30 @@ def build_scann(
 
 
 def open_scann(vectors: Vectors) -> ScannIndex:
-    """Loads what `build_scann` saved beside the vectors.
+    """Loads what `build_scann` saved next to the vectors.
 
     Raises:
         InputError: no index there, one of other vectors, or files that do not belong to one.
     """
     folder = vectors.folder / "scann"
     path = folder / SETTINGS
-    settings = valid(Settings, read_json(path), path, f"delete {folder} and build it anew")
+    settings = valid(Settings, read_json(path), path, f"delete {folder} and build it again")
     if settings.vectors != vectors.manifest:
         old, new = settings.vectors, vectors.manifest
         raise InputError(
             f"{folder}: an index of {old.collection} by {old.model} (hashes {old.collection_hash}, "
             f"{old.model_hash}), but the vectors are of {new.collection} by {new.model} (hashes "
-            f"{new.collection_hash}, {new.model_hash}); delete it and build it anew"
+            f"{new.collection_hash}, {new.model_hash}); delete it and build it again"
         )
     _refuse_strangers(folder, len(vectors))
     if settings.digest != _digest(folder):
-        raise InputError(f"{folder}: damaged: not as it was built; delete it and build it anew")
+        raise InputError(f"{folder}: damaged: not as it was built; delete it and build it again")
     try:
         return ScannIndex(vectors, _ops().load_searcher(str(folder)), settings)
     except InputError:  # ScaNN is not installed
         raise
     except Exception as error:  # whatever its C++ makes of a damaged file
-        raise InputError(f"{folder}: damaged: {error}; delete it and build it anew") from error
+        raise InputError(f"{folder}: damaged: {error}; delete it and build it again") from error
 
 
 def _tuned(index: ScannIndex, config: IndexConfig, queries: np.ndarray) -> ScannIndex:
@@ -313,17 +301,17 @@ def _refuse_strangers(folder: Path, count: int) -> None:
         if not known or path.is_symlink() or not path.is_file():
             raise InputError(f"{path}: does not belong to an index of ours; it is not opened")
     assets = folder / ASSETS
-    text = checked_file(assets, MOST).read_bytes().decode("utf-8", "replace")
+    text = checked_file(assets, MAX_SETTINGS_BYTES).read_bytes().decode("utf-8", "replace")
     # All of the text must be such blocks: protobuf knows more ways to spell a name.
     if not re.fullmatch(rf"(\s*{_ASSET}\s*)+", text):
-        raise InputError(f"{assets}: damaged; delete {folder} and build it anew")
+        raise InputError(f"{assets}: damaged; delete {folder} and build it again")
     for _, name in re.findall(_ASSET, text):
         if not (folder / name).is_file():
             raise InputError(f"{assets}: asset_path {name!r} is no file of {folder}")
         if name.endswith(".npy") and (shape := map_npy(folder / name).shape)[:1] != (count,):
             raise InputError(
                 f"{folder / name}: holds {shape}, but the corpus {count} passages; delete "
-                f"{folder} and build it anew"
+                f"{folder} and build it again"
             )
 
 

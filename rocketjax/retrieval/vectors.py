@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +25,6 @@ from rocketjax.runtime.files import map_npy, read_json, valid, write_json, write
 
 MANIFEST = "manifest.json"
 
-
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -33,9 +32,18 @@ DTYPES = {
 }
 
 
+class Origin(NamedTuple):
+    """Which model made vectors, and of which collection: hashes tell, names are for people."""
+
+    model: str
+    model_hash: str
+    collection: str
+    collection_hash: str
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Manifest:
-    """Whose vectors these are; vectors of two equal manifests are interchangeable."""
+    """What a folder of vectors holds; vectors of two equal manifests are interchangeable."""
 
     model: str  # where the model was, for people to read
     model_hash: str  # what it computes with: parameters, tokenizer, lengths, pooling
@@ -64,11 +72,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: no vectors here ({MANIFEST} is missing); make them with "
             "python -m rocketjax.encode"
         )
-    return valid(Manifest, read_json(path), path, "encode the corpus anew")
+    return valid(Manifest, read_json(path), path, "encode the corpus again")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Makes the folder, and says in it what it is going to hold."""
+    """Makes the folder, and records in it what it will hold."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, dataclasses.asdict(manifest))  # pyright: ignore
 
@@ -129,7 +137,7 @@ class Vectors:
         return np.concatenate(pieces).view(self.dtype) if pieces else self._empty()
 
     def in_float32(self) -> np.ndarray:
-        """All vectors [N, D], copied shard by shard: nothing of that size stands beside them."""
+        """All vectors [N, D], copied shard by shard: no second copy of that size is made."""
         whole = np.empty((len(self), self.width), np.float32)
         for number, shard in enumerate(self._shards):
             rows = self.manifest.rows(number)
@@ -165,7 +173,7 @@ class Vectors:
         count = self.manifest.shards - sum(number < self.manifest.shards for number in numbers)
         raise InputError(
             f"{self.folder}: {count} of {self.manifest.shards} shards are missing (the first is "
-            f"{first}); run the same encode again, it goes on"
+            f"{first}); run the same encode again, it resumes"
         )
 
     def _open(self, shard: int) -> tuple[np.ndarray, np.ndarray]:

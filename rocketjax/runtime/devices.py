@@ -1,4 +1,4 @@
-"""Where arrays live and how a per-device function runs on all devices at once."""
+"""Where arrays live, and how a function written for one device runs on all of them."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -11,26 +11,24 @@ from jax.sharding import PartitionSpec as P
 
 from rocketjax.runtime.errors import InputError
 
-AXIS = "devices"  # the one named axis of every collective
-
-
+AXIS = "devices"  # the one axis name of all collectives
 Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
-
-
 Backend: TypeAlias = Literal["pmap", "shard_map"]
-
-
 Tree = TypeVar("Tree")
-
-
 State = TypeVar("State")
-
-
 PerDevice: TypeAlias = Callable[[State, Any], tuple[State, Any]]
 
 
 def check_divisible(batch: int, devices: int, what: str) -> None:
-    """Refuses a batch that cannot be dealt out evenly."""
+    """Refuses a batch that devices cannot share evenly.
+
+    Args:
+        batch: its size.
+        what: the option that sets it, for the message.
+
+    Raises:
+        InputError: with the nearest sizes that will do.
+    """
     if batch % devices:
         nearest = max(devices, batch - batch % devices)
         raise InputError(
@@ -40,7 +38,7 @@ def check_divisible(batch: int, devices: int, what: str) -> None:
 
 
 def all_devices() -> list[Device]:
-    """Every process' devices, those of one side by side, so that its rows of a batch are too."""
+    """The devices of all processes, by process, so that each one's rows of a batch are adjacent."""
     return sorted(jax.devices(), key=lambda device: device.process_index)
 
 
@@ -49,23 +47,23 @@ def data_parallel(
     devices: list[Device] | None = None,
     backend: Backend = "pmap",
 ) -> Callable[[State, Any], tuple[State, Any]]:
-    """Runs a per-device `step(state, batch) -> (state, metrics)` on all devices, jitted.
+    """Compiles a per-device `step(state, batch) -> (state, metrics)` to run on all devices.
 
     Args:
-        step: sees the whole state and its device's rows of the batch; talks to the other devices
-            through collectives over `AXIS` and must return the same on each of them.
-        devices: default all, of all processes.
-        backend: two ways to the same result; pmap is what jax keeps for such functions, shard_map
-            where it is going.
+        step: gets the whole state and its device's rows of the batch; it communicates through
+            collectives over `AXIS`, and must return the same on every device.
+        devices: default those of all processes.
+        backend: pmap or shard_map, which give the same result; jax keeps the first for existing
+            code and recommends the second.
 
     Returns:
         A function of the state, which has no device axis and is donated (do not use it again),
-        and of the global batch [B, ...], whose rows are dealt out in order. Where several
-        processes run, each gives the same batch and its own copy of the state, on its own devices.
+        and of the global batch [B, ...], whose rows are split over the devices in order. Each
+        process passes the same batch, and its own copy of the state on its own devices.
     """
     devices = devices or all_devices()
     if backend == "pmap":
-        # State in and out without a device axis: every device computes the same new state.
+        # None: the state has no device axis, as every device computes the same one.
         mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -75,9 +73,9 @@ def data_parallel(
             devices=devices,
         )
         local = sum(device.process_index == jax.process_index() for device in devices)
-        return lambda state, batch: mapped(state, _deal(own_rows(batch, devices), local))
+        return lambda state, batch: mapped(state, _split(own_rows(batch, devices), local))
     mesh = Mesh(np.array(devices), (AXIS,))
-    # check_vma=False: with it on, jax would add the gradients up by itself, and our psum again.
+    # check_vma=False: else jax would sum the gradients by itself, and our psum once more.
     sharded = jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
         donate_argnums=0,
@@ -95,46 +93,47 @@ def data_parallel(
 
 
 def own_rows(batch: Tree, devices: list[Device]) -> Tree:
-    """This process' share [b, ...] of a global batch [B, ...] that is dealt out over `devices`."""
+    """This process' rows [b, ...] of a global batch [B, ...] that is split over `devices`."""
     own = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
 
     def rows(x: Any) -> Any:
-        each = len(x) // len(devices)
-        return x[own[0] * each : (own[-1] + 1) * each]
+        per_device = len(x) // len(devices)
+        return x[own[0] * per_device : (own[-1] + 1) * per_device]
 
     return jax.tree.map(rows, batch)
 
 
-def _deal(batch: Tree, devices: int) -> Tree:
+def _split(batch: Tree, devices: int) -> Tree:
     """[B, ...] -> [devices, B / devices, ...]."""
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
 def replicate(tree: Tree, devices: list[Device] | None = None) -> Tree:
-    """A copy of every array on every device of this process: no transfer is left to the step."""
+    """Copies every array to all devices of this process, so that no step has to."""
     return jax.device_put(tree, NamedSharding(local_mesh(devices), P()))
 
 
 def shard_rows(tree: Tree) -> Tree:
-    """Spreads the rows [N, ...] of every array over this process' devices, which divide N."""
+    """Spreads the rows [N, ...] of every array over this process' devices; they must divide N."""
     return jax.device_put(tree, NamedSharding(local_mesh(), P(AXIS)))
 
 
 def local_mesh(devices: list[Device] | None = None) -> Mesh:
-    """This process' devices, or some of them."""
+    """A mesh of this process' devices, default all of them, along `AXIS`."""
     return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
 def on_each_device(part: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
     """Runs `part(params, *arrays)` on the devices of a mesh, each with its rows of the arrays.
 
-    Made for within a jit; what comes out are the rows of all.
+    For use inside a jit. `part` returns rows [n, ...]; the result has those of all devices, in
+    order.
     """
 
-    def everywhere(params: Any, *arrays: Any) -> jax.Array:
+    def run_on_all(params: Any, *arrays: Any) -> jax.Array:
         specs = (P(), *(P(AXIS) for _ in arrays))
-        # check_vma=False: nothing is said to be equal on all devices but the parameters.
+        # check_vma=False: jax need not prove which results are equal on all devices.
         run = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
         return run(params, *arrays)
 
-    return everywhere
+    return run_on_all

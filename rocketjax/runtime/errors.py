@@ -1,21 +1,27 @@
-"""The one error of bad input: commands print its message and leave with status 2, no traceback."""
+"""Bad input: the error that every command reports in one line, with exit status 2, no traceback."""
 
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 class InputError(ValueError):
-    """Something given to rocketjax is wrong; the message names the thing and the remedy."""
+    """Something given to rocketjax is wrong; the message names it and the remedy."""
 
 
 @contextmanager
 def writing(path: Path, remedy: str = "") -> Iterator[None]:
-    """What the system refuses is the user's to mend: no permission, a full disk, a file above.
+    """Turns a system's refusal to write `path` into bad input, which the user can fix.
+
+    No permission, a full disk, a file where a folder should be.
 
     Raises:
-        InputError: for any OSError of the block; it names `path`, and `remedy` if there is one.
+        InputError: for any OSError of the block; names `path`, and `remedy` if there is one.
     """
     try:
         yield
@@ -25,15 +31,8 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
 
 
 def shown(value: object) -> str:
-    """A value of any size and depth in a few words, for a message: a small file can hold a huge
-    one, in YAML by aliases."""
+    """A value of any size and depth, shortened for a message.
+
+    A small file can hold a huge value: in YAML, by aliases.
+    """
     return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-
-
-_SHORT.maxlevel = 2
-
-
-_SHORT.maxstring = _SHORT.maxother = 80

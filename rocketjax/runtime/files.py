@@ -1,6 +1,7 @@
-"""Files: written aside and renamed, so that they appear whole or not at all; read with mistrust.
+"""Reading files that may come from anyone, and writing them whole or not at all.
 
-What is read may come from a stranger: a link may lead anywhere, a header may promise anything.
+What is read is not trusted: a link may lead anywhere, a header may promise anything. What is
+written is written beside its place first, and then renamed.
 """
 
 import json
@@ -19,53 +20,59 @@ import pydantic
 from rocketjax.runtime.errors import InputError, writing
 
 T = TypeVar("T")
+MAX_SETTINGS_BYTES = 8 * 2**20  # parsed JSON can take tens of times its size in memory
 
 
-MOST = 8 * 2**20  # bytes of a settings file; Python makes some tens of them of one of JSON
-
-
-def checked_file(path: Path, most: int | None = None, root: Path | None = None) -> Path:
-    """`path`, if it is a file that may be opened.
+def checked_file(path: Path, max_bytes: int | None = None, root: Path | None = None) -> Path:
+    """`path`, once it is known to be a file that is safe to open.
 
     Args:
-        most: bytes it may have.
-        root: the folder it belongs to; default the one it is in. A link must not lead out of it,
-            but for what huggingface_hub links in its cache.
+        max_bytes: its size limit; default none.
+        root: the folder it belongs to; default its parent. A link must not lead out of it, except
+            for the links that huggingface_hub makes in its own cache.
 
     Raises:
-        InputError: it is none: missing, a device or a pipe, a link out of `root`, or too large.
+        InputError: it is missing, a device or a pipe, a link out of `root`, or too large.
     """
     try:
         status = path.stat()
-        target, home = path.resolve(), (root or path.parent).resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        target, folder = path.resolve(), (root or path.parent).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links, before Python 3.13
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise InputError(f"{path}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file")
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if not target.is_relative_to(home) and target.parent != blobs:
+    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else folder
+    if not target.is_relative_to(folder) and target.parent != blobs:
         raise InputError(
-            f"{path}: a link to {target}, outside of its folder, is not followed; if it is yours, "
+            f"{path}: a link to {target}, outside its folder, is not followed; if it is yours, "
             "put a copy in its place"
         )
-    if most is not None and status.st_size > most:
-        raise InputError(f"{path}: has {status.st_size:,} bytes; at most {most:,} are read")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise InputError(f"{path}: has {status.st_size:,} bytes; at most {max_bytes:,} are read")
     return path
 
 
 def read_json(path: Path, root: Path | None = None) -> Any:
-    """What a settings file of JSON says. Raises InputError, as `checked_file` does."""
+    """Parses a JSON settings file.
+
+    Raises:
+        InputError: not a file that is safe to open (see `checked_file`), or not JSON.
+    """
     try:
-        return json.loads(checked_file(path, MOST, root).read_text(encoding="utf-8"))
-    except InputError:  # which is a ValueError, too
+        return json.loads(checked_file(path, MAX_SETTINGS_BYTES, root).read_text(encoding="utf-8"))
+    except InputError:  # a ValueError, too
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise InputError(f"{path}: not readable as JSON: {error}") from error
 
 
 def read_object(path: Path, root: Path | None = None) -> dict[str, Any]:
-    """The same where it must be a JSON object. Raises InputError, as `read_json` does."""
+    """Parses a JSON settings file that must hold an object.
+
+    Raises:
+        InputError: as `read_json` does, or the file holds something else.
+    """
     values = read_json(path, root)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
@@ -73,58 +80,59 @@ def read_object(path: Path, root: Path | None = None) -> dict[str, Any]:
 
 
 def valid(kind: type[T], values: Any, path: Path, remedy: str) -> T:
-    """What was read of a file's JSON, as what it should be.
+    """`values`, parsed from the file at `path`, as an instance of `kind`.
 
     Args:
         kind: a type that pydantic can check.
-        remedy: what to do with a damaged file.
+        remedy: what to do if the file is damaged; ends the message.
 
     Raises:
-        InputError: it is no such thing; one line says where in the file.
+        InputError: they do not fit `kind`; one line says where in the file.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "all of it"
+        where = ".".join(map(str, first["loc"])) or "the whole file"
         raise InputError(f"{path}: damaged: {where}: {first['msg']}; {remedy}") from error
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """Maps a numpy file: its header is held against its length, and nothing else is read.
+    """Maps a .npy file into memory; only its header is read, and compared with the file's size.
 
     Raises:
-        InputError: no such file, a damaged one, or one that promises more than it holds.
+        InputError: no such file, a damaged one, or one whose header promises more than it holds.
     """
     checked_file(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # whatever numpy, Python's parser and the system say of a header
+    except Exception as error:  # a header can make numpy, Python's parser and the system fail
         raise InputError(f"{path}: damaged: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one stroke."""
+    """Writes a text file, whole or not at all. Raises InputError, as `new_file` does."""
     with new_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes what JSON can hold, in one stroke."""
+    """Writes a JSON file, whole or not at all. Raises InputError, as `new_file` does."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    """Writes an array as numpy's own file, in one stroke."""
+    """Writes a .npy file, whole or not at all. Raises InputError, as `new_file` does."""
     with new_file(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill, which takes the place of `path` once the block ends well.
+    """A file to fill, which replaces `path` when the block ends without an error.
 
-    What the system refuses in the block is told as the file's: little else belongs there.
+    Raises:
+        InputError: for any OSError of the block, as one about `path`: do nothing else in there.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -132,18 +140,18 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             with aside.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # a rename may reach the disk before what it renames
+                os.fsync(file.fileno())  # or the rename might reach the disk before the data
             aside.replace(path)
     finally:
-        with suppress(OSError):  # where it could not be made
+        with suppress(OSError):  # its folder may be missing, too
             aside.unlink(missing_ok=True)
 
 
-def make_home(path: Path) -> None:
-    """Makes the folder that a file is to be written to, before there is anything to lose.
+def ensure_parent(path: Path) -> None:
+    """Makes the folder of a file to be written; call it before the work that must not be lost.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,10 +159,10 @@ def make_home(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path` once the block ends well.
+    """A folder to fill, which replaces `path` when the block ends without an error.
 
     Raises:
-        InputError: it, or what the block puts into it, cannot be written.
+        InputError: the folder, or what the block puts into it, cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     before = path.with_name(f".{path.name}.before.{os.getpid()}")
@@ -163,44 +171,46 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             yield aside
-            for made in [*aside.rglob("*"), aside]:
-                _settle(made)  # a rename may reach the disk before what it renames
+            for entry in [*aside.rglob("*"), aside]:
+                _sync(entry)  # or the rename might reach the disk before the data
             if path.is_dir():
                 path.rename(before)  # deleted in place, it would be half a folder for a while
             aside.rename(path)
-            _settle(path.parent)
+            _sync(path.parent)
             shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _settle(path: Path) -> None:
-    """On the disk, and not in the system's memory alone. Not every file system can say so of a
-    folder; that a file could not be written is an error."""
+def _sync(path: Path) -> None:
+    """Waits until a file or a folder is on the disk.
+
+    Not every file system can sync a folder, which is no error; that of a file must not fail.
+    """
     if path.is_symlink():
         return
     with suppress(OSError) if path.is_dir() else nullcontext():
-        number = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder is missing or holds nothing but hidden files: locks, and what was aside."""
+    """Whether a folder is missing, or holds only hidden files: locks and half-written files."""
     return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left aside, however deep; for when none is at work."""
+    """Removes the half-written files of killed writers, however deep; no writer may be running."""
     for path in list(folder.rglob(".*")):
         if re.fullmatch(r"\..+\.\d+", path.name):
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder; what is not there is fine."""
+    """Removes a file or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -208,11 +218,11 @@ def remove(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """What may be deleted at any time: ~/.cache/rocketjax, or where the environment says.
+    """The folder of what can be made again, and so be deleted at any time.
 
-    That is ROCKETJAX_CACHE, or the folder rocketjax in XDG_CACHE_HOME.
+    ROCKETJAX_CACHE, else rocketjax in XDG_CACHE_HOME, else ~/.cache/rocketjax.
     """
-    own = os.environ.get("ROCKETJAX_CACHE")
-    if own:
-        return Path(own).expanduser()
+    configured = os.environ.get("ROCKETJAX_CACHE")
+    if configured:
+        return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rocketjax"

@@ -1,33 +1,34 @@
-"""When freed memory goes back to the system: for commands not before a stage's end."""
+"""When freed memory goes back to the system: in commands, not before a stage ends."""
 
 import ctypes
 import sys
 from collections.abc import Callable
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc's malloc to give nothing back to the system; elsewhere, nothing happens.
+    """Makes malloc keep what is freed for later use; does nothing without glibc.
 
-    A train step on a CPU takes and frees gigabytes of scratch memory. By default each step gets it
-    from the system anew, page by page, a million page faults: 8.7 s a step instead of 7.6 s (two
-    cores of an EPYC, MiniLM, 8 lists of 8).
+    A train step on a CPU allocates and frees gigabytes of scratch memory. By default each step gets
+    them from the system again, page by page, with a million page faults: 8.7 s a step instead of
+    7.6 s (two cores of an EPYC, MiniLM, 8 lists of 8).
     """
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return
-    mallopt(_M_MMAP_MAX, 0)  # no block of its own, however large
-    mallopt(_M_TRIM_THRESHOLD, -1)
-    mallopt(_M_ARENA_MAX, 1)  # threads' own arenas are too small for such blocks
+    mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap, too, where they can be reused
+    mallopt(_M_TRIM_THRESHOLD, -1)  # never shrink the heap
+    mallopt(_M_ARENA_MAX, 1)  # a thread's own arena is too small for such blocks
 
 
 def release_freed_memory() -> None:
-    """Gives back to the system what is free now; elsewhere than in glibc, nothing happens.
+    """Gives what is free now back to the system; does nothing without glibc.
 
-    What one stage's programs took is of no use to the next one's: a process held 16 GB after two
-    runs, and 8 GB in the first one's second training stage. How much this saves is not measured.
+    The memory of one stage's programs is of no use to those of the next: a process held 16 GB after
+    two runs, and 8 GB in the second training stage of the first. How much this saves has not been
+    measured.
     """
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:

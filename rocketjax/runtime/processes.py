@@ -1,11 +1,11 @@
 """Several processes as one run: what process 0 does alone, and where all wait for each other.
 
 All processes run the same program on the same inputs and call these functions in the same order;
-each has devices of its own (see parallel.py). The run's folder lies on a file system that all of
-them share. Where one process runs, nothing here costs anything.
+each has its own devices (see devices.py). The run's folder is on a file system that all of them
+share. With one process, nothing here costs anything.
 
-Waiting and telling go through jax's coordination service, not through the devices: a process may
-wait for another as long as it takes, which a collective on devices does not allow.
+Values are exchanged through jax's coordination service, not through the devices: a process may wait
+for another as long as it takes, which a collective on devices does not allow.
 """
 
 import itertools
@@ -17,42 +17,40 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-from jax._src.distributed import global_state  # the service's client has no public name
+from jax._src.distributed import global_state  # its client has no public name
 from jax.experimental import multihost_utils
 
 from rocketjax.runtime.errors import InputError, writing
+from rocketjax.runtime.signals import ShouldStop
 
 T = TypeVar("T")
-
-
-LOOK = 2_000  # milliseconds that a process waits before it hears a Ctrl-C
-
-
-_calls = itertools.count()  # the same in every process, as their calls are
-
-
+POLL = 2_000  # milliseconds; a Ctrl-C is heard between two polls only
+_calls = itertools.count()  # equal in all processes, since their calls are
 _steps = itertools.count()  # jax wants one count for the whole run
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which writes what all share."""
+    """Whether this is process 0, which writes what all processes share."""
     return jax.process_index() == 0
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """Process 0 works, and the others wait; each gets what came of it, which JSON must hold."""
+    """Runs `work` in process 0 while the others wait; returns its result in all of them.
+
+    The result must survive JSON.
+    """
     if jax.process_count() == 1:
         return work()
-    key = f"rocketjax/told/{next(_calls)}"
+    key = f"rocketjax/from_main/{next(_calls)}"
     if is_main():
         result = work()
         _client().key_value_set(key, json.dumps(result))
         return result
-    return json.loads(_waited_for(key))
+    return json.loads(_wait_for(key))
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """Every process works, but process 0 before the others: what it caches, they find."""
+    """Runs `work` in process 0, then in the others, which find what process 0 has cached."""
     if jax.process_count() == 1:
         return work()
     result = work() if is_main() else None
@@ -61,70 +59,74 @@ def main_first(work: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    """No process goes on before all are here."""
-    everyones(None)
+    """Waits until all processes have got here."""
+    allgather(None)
 
 
-def everyones(value: Any) -> list[Any]:
-    """What each process gave, in their order; JSON must hold it."""
+def allgather(value: Any) -> list[Any]:
+    """Every process' `value`, by process number. Values must survive JSON."""
     if jax.process_count() == 1:
         return [value]
-    key = f"rocketjax/everyones/{next(_calls)}"
+    key = f"rocketjax/allgather/{next(_calls)}"
     _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
-    return [json.loads(_waited_for(f"{key}/{i}")) for i in range(jax.process_count())]
+    return [json.loads(_wait_for(f"{key}/{i}")) for i in range(jax.process_count())]
 
 
 def check_same(what: str, value: str) -> None:
-    """Refuses processes that were given different things: they would train apart.
+    """Refuses to run if processes were given different things, which would train them apart.
+
+    Args:
+        what: the name of `value` in the message.
 
     Raises:
-        InputError: in every process, with the name of the first host that differs.
+        InputError: in every process; names the first host that differs from process 0.
     """
-    found = everyones([socket.gethostname(), value])
-    for process, (host, theirs) in enumerate(found):
-        if theirs != found[0][1]:
+    (main_host, expected), *others = allgather([socket.gethostname(), value])
+    for process, (host, other) in enumerate(others, 1):
+        if other != expected:
             raise InputError(
-                f"{what}: process {process} ({host}) has {_different(theirs, found[0][1])}, but "
-                f"process 0 ({found[0][0]}) {_different(found[0][1], theirs)}; give all the same"
+                f"{what}: process {process} ({host}) has {_first_difference(other, expected)}, but "
+                f"process 0 ({main_host}) {_first_difference(expected, other)}; give all the same"
             )
 
 
 def check_shared(folder: Path) -> None:
-    """Refuses a folder that is not one and the same for all processes; makes it where it is not.
+    """Refuses a folder that is not the same one for all processes; makes it if it is missing.
 
     Raises:
-        InputError: in every process, with the name of the first host that does not see it.
+        InputError: in every process; names the first host that does not see what process 0 writes.
     """
     if jax.process_count() == 1:
         return
     mark = folder / f".shared.{from_main(lambda: _leave_mark(folder))}"
-    seen = everyones([socket.gethostname(), mark.is_file()])
+    sightings = allgather([socket.gethostname(), mark.is_file()])
     if is_main():
         mark.unlink(missing_ok=True)
-    for process, (host, sees) in enumerate(seen):
-        if not sees:
+    for process, (host, sees_mark) in enumerate(sightings):
+        if not sees_mark:
             raise InputError(
                 f"{folder.absolute()}: process {process} ({host}) does not see what process 0 "
-                f"({seen[0][0]}) writes here; take a folder on a file system that all hosts share, "
-                "at one path (see docs/hosts.md)"
+                f"({sightings[0][0]}) writes here; take a folder on a file system that all hosts "
+                "share, at one path (see docs/hosts.md)"
             )
 
 
-def together(asked: Callable[[], bool]) -> Callable[[], bool]:
-    """A question asked once a step, such that all processes hear yes at one and the same step.
+def stop_together(should_stop: ShouldStop) -> ShouldStop:
+    """A question to ask once per step, which all processes answer with yes at the same step.
 
-    Where several run, jax notices a SIGTERM to any of them, and finds the step; else `asked` it is.
+    With several processes jax notices a SIGTERM to any of them and agrees on the step, whatever
+    `should_stop` says; with one, it is `should_stop`.
     """
     if jax.process_count() == 1:
-        return asked
+        return should_stop
     return lambda: multihost_utils.reached_preemption_sync_point(next(_steps))
 
 
-def _waited_for(key: str) -> str:
-    """What some process says there, once it does; a process that dies meanwhile ends this one."""
+def _wait_for(key: str) -> str:
+    """The value of a key, once some process has set it; its death would end this process."""
     while True:
         try:
-            return _client().blocking_key_value_get(key, LOOK)
+            return _client().blocking_key_value_get(key, POLL)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -138,14 +140,14 @@ def _leave_mark(folder: Path) -> str:
     return token
 
 
-def _different(text: str, other: str) -> str:
-    """The first line that differs; short texts whole."""
+def _first_difference(text: str, other: str) -> str:
+    """The first line of `text` that differs from that of `other`."""
     pairs = itertools.zip_longest(text.splitlines(), other.splitlines(), fillvalue="nothing")
-    return next((mine.strip() for mine, theirs in pairs if mine != theirs), text)
+    return next((line.strip() for line, counterpart in pairs if line != counterpart), text)
 
 
 def _client() -> Any:
-    if global_state.client is None:  # a slice of TPU hosts knows its processes by itself
+    if global_state.client is None:  # the hosts of a TPU slice know each other anyway
         raise InputError(
             f"{jax.process_count()} processes share these devices, but were not joined; add "
             "--hosts.coordinator auto on every host; a command without that option runs on one "

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is to end is told so, and has some seconds to save its work."""
+"""SIGTERM and Ctrl-C: work that is told to stop gets the time to save what it has."""
 
 import os
 import signal
@@ -8,53 +8,49 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeAlias
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
-
-
-SAVING = b"\nsaving after the step at hand; Ctrl-C again stops at once\n"
-
-
-Asked: TypeAlias = Callable[[], bool]
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
+SAVING = b"\nsaving after the current step; Ctrl-C again stops at once\n"
+ShouldStop: TypeAlias = Callable[[], bool]
 
 
 class Preempted(BaseException):
-    """A SIGTERM came. Like KeyboardInterrupt no Exception: nothing but a command catches it."""
-
-
-def by_hand() -> bool:
-    """Whether what was asked to end last was asked by Ctrl-C."""
-    return _Signals.by_hand
-
-
-def never() -> bool:
-    """Of loops that nobody asks to stop."""
-    return False
+    """A SIGTERM came. Like KeyboardInterrupt no Exception, so that only a command catches it."""
 
 
 class _Signals:
-    """What the handler knows; signals are the process', and so is this."""
+    """What the handlers have seen. Signals belong to the process, and so does this."""
 
-    asked = False
+    received = False
     deferred = False
     by_hand = False
 
 
+def by_hand() -> bool:
+    """Whether the last request to stop was a Ctrl-C."""
+    return _Signals.by_hand
+
+
+def never() -> bool:
+    """A `ShouldStop` for loops that run to their end."""
+    return False
+
+
 @contextmanager
 def heeded() -> Iterator[None]:
-    """While it lasts, a SIGTERM raises `Preempted` in the main thread; a second one does nothing.
+    """In its block, a SIGTERM raises `Preempted` in the main thread; a second one does nothing.
 
-    Ctrl-C stays a KeyboardInterrupt, but for the first in a `deferred` block: that is a SIGTERM.
-    Outside the main thread, which alone may set handlers, signals keep their meaning, as does a
-    Ctrl-C that is not for this process (a shell's `command &`).
+    Ctrl-C still raises KeyboardInterrupt, except for the first one in a `deferred` block, which
+    counts as a SIGTERM. Nothing changes outside the main thread, which alone may set handlers, nor
+    for a Ctrl-C that this process ignores (as a shell's `command &` does).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _Signals.by_hand = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def terminate(number: int, frame: FrameType | None) -> None:
         del number, frame
-        first, _Signals.asked = not _Signals.asked, True
+        first, _Signals.received = not _Signals.received, True
         if first and not _Signals.deferred:
             raise Preempted
 
@@ -63,32 +59,32 @@ def heeded() -> Iterator[None]:
         if _Signals.by_hand or not _Signals.deferred:
             raise KeyboardInterrupt
         _Signals.by_hand = True
-        os.write(2, SAVING)  # print may be what was interrupted
-        signal.raise_signal(signal.SIGTERM)  # which jax's own handler hears, where hosts are joined
+        os.write(2, SAVING)  # not print, which may be what was interrupted
+        signal.raise_signal(signal.SIGTERM)  # so that jax's handler, too, hears it on several hosts
 
-    before = signal.signal(signal.SIGTERM, handle)
-    interrupted = signal.getsignal(signal.SIGINT)
-    if interrupted is signal.default_int_handler:
+    on_terminate = signal.signal(signal.SIGTERM, terminate)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, interrupted)
-        _Signals.asked = False  # what comes next was not asked to end
+        signal.signal(signal.SIGTERM, on_terminate)
+        signal.signal(signal.SIGINT, on_interrupt)
+        _Signals.received = False  # what runs next was not told to stop
 
 
 @contextmanager
-def deferred() -> Iterator[Asked]:
-    """While it lasts, a SIGTERM or Ctrl-C interrupts nothing: the block asks, and leaves in order.
+def deferred() -> Iterator[ShouldStop]:
+    """In its block, SIGTERM and the first Ctrl-C interrupt nothing: the block asks whether to stop.
 
     Raises:
         Preempted: at the end of a block that did not ask after the signal came.
     """
     _Signals.deferred = True
     try:
-        yield lambda: _Signals.asked
+        yield lambda: _Signals.received
     finally:
         _Signals.deferred = False
-    if _Signals.asked:
+    if _Signals.received:
         raise Preempted

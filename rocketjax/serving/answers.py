@@ -1,4 +1,4 @@
-"""What a pair of models answers: rankings of both, and how long each stage took."""
+"""Answers of both models to requests: rankings and scores, and how long each stage took."""
 
 import time
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.retrieval.model import Corpus, check_known
-from rocketjax.retrieval.ranking import look_up, rerank
+from rocketjax.retrieval.ranking import rerank, search_vectors
 from rocketjax.runtime.progress import unwatched
 
 
-class Ranks(NamedTuple):
-    """A passage in the rankings of both models; ranks begin at 1."""
+class RankedPassage(NamedTuple):
+    """A passage with its scores and ranks by both models; ranks start at 1."""
 
     passage: Passage
     retriever_score: float
@@ -24,8 +24,8 @@ class Ranks(NamedTuple):
     reranker_rank: int
 
 
-class Pairs(NamedTuple):
-    """A query and the passages to score with it."""
+class ScoreItem(NamedTuple):
+    """A query and the passages to score for it, with a title, perhaps empty, for each."""
 
     query: str
     passages: list[str]
@@ -33,14 +33,14 @@ class Pairs(NamedTuple):
 
 
 @dataclass
-class Stages:
-    """Milliseconds that each stage of a batch took."""
+class StageTimes:
+    """The milliseconds that each stage of a batch of requests took."""
 
     ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Of its block."""
+        """Times its block as the stage `name`."""
         start = time.perf_counter()
         yield
         self.ms[name] = 1e3 * (time.perf_counter() - start)
@@ -48,66 +48,73 @@ class Stages:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers lists of requests at once, in batches of few shapes."""
+    """Both models and a corpus, to answer batches of requests with.
+
+    Each method returns the answers in the order of the requests, each with the milliseconds that
+    every stage took for the whole batch.
+    """
 
     retriever: Retriever
     reranker: Reranker
     corpus: Corpus
-    depth: int  # passages the retriever finds and the re-ranker orders
+    depth: int  # passages per query that the retriever finds and the re-ranker orders
 
     def warm_up(self) -> None:
-        """Compiles all that requests will run, and reads the index."""
+        """Compiles every program that requests can need, and loads the index."""
         self.retriever.compile_queries()
         self.reranker.compile_pairs()
         self.search([["warm"]])
 
-    def search(self, requests: list[list[str]]) -> list[tuple[list[list[Ranks]], dict[str, float]]]:
-        """Of each request's queries: the passages found, as re-ranked, and the stages' times.
+    def search(
+        self, requests: list[list[str]]
+    ) -> list[tuple[list[list[RankedPassage]], dict[str, float]]]:
+        """Finds `depth` passages for each query of each request, in the re-ranker's order.
 
         Raises:
-            InputError: a query is empty, or the index names passages that the collection has not.
+            InputError: a query is empty, or the index has passages that the collection lacks.
         """
-        # Ids of queries, as ranking knows them: (request, place).
+        # Rankings are by query id; here these are the request's number and the query's.
         queries = {
-            f"{number} {place}": query
-            for number, some in enumerate(requests)
-            for place, query in enumerate(some)
+            f"{i} {j}": query
+            for i, request in enumerate(requests)
+            for j, query in enumerate(request)
         }
-        stages = Stages()
+        stages = StageTimes()
         with stages.time("encode"):
             vectors = self.retriever.encode_query(list(queries.values()), steady=True)
         with stages.time("search"):
-            found = look_up(self.corpus.index, list(queries), vectors, self.depth)
-            check_known(self.corpus, (pid for ranked in found.values() for pid, _ in ranked))
+            retrieved = search_vectors(self.corpus.index, list(queries), vectors, self.depth)
+            check_known(self.corpus, (pid for ranking in retrieved.values() for pid, _ in ranking))
         with stages.time("rerank"):
             passages = self.corpus.passages
-            ordered = rerank(self.reranker, found, queries, passages, self.depth, unwatched)
-        both = iter([self._both(found[name], ordered[name]) for name in queries])
-        return [([next(both) for _ in some], stages.ms) for some in requests]
+            reranked = rerank(self.reranker, retrieved, queries, passages, self.depth, unwatched)
+        results = iter([self._join(retrieved[name], reranked[name]) for name in queries])
+        return [([next(results) for _ in request], stages.ms) for request in requests]
 
-    def score(self, requests: list[Pairs]) -> list[tuple[list[float], dict[str, float]]]:
-        """The re-ranker's scores of each request's passages, and the stages' times.
+    def score(self, requests: list[ScoreItem]) -> list[tuple[list[float], dict[str, float]]]:
+        """Scores the passages of each request with the re-ranker.
 
         Raises:
             InputError: a text is empty.
         """
-        stages = Stages()
+        stages = StageTimes()
         with stages.time("rerank"):
             scores = iter(
                 self.reranker.score(
-                    [pairs.query for pairs in requests for _ in pairs.passages],
-                    [text for pairs in requests for text in pairs.passages],
-                    [title for pairs in requests for title in pairs.titles],
+                    [item.query for item in requests for _ in item.passages],
+                    [text for item in requests for text in item.passages],
+                    [title for item in requests for title in item.titles],
                     steady=True,
                 ).tolist()
             )
-        return [([next(scores) for _ in pairs.passages], stages.ms) for pairs in requests]
+        return [([next(scores) for _ in item.passages], stages.ms) for item in requests]
 
-    def _both(
-        self, found: list[tuple[str, float]], ordered: list[tuple[str, float]]
-    ) -> list[Ranks]:
-        before = {pid: (score, rank) for rank, (pid, score) in enumerate(found, 1)}
+    def _join(
+        self, retrieved: list[tuple[str, float]], reranked: list[tuple[str, float]]
+    ) -> list[RankedPassage]:
+        """Joins both rankings of a query, in the re-ranker's order."""
+        by_retriever = {pid: (score, rank) for rank, (pid, score) in enumerate(retrieved, 1)}
         return [
-            Ranks(self.corpus.passages[pid], *before[pid], score, rank)
-            for rank, (pid, score) in enumerate(ordered, 1)
+            RankedPassage(self.corpus.passages[pid], *by_retriever[pid], score, rank)
+            for rank, (pid, score) in enumerate(reranked, 1)
         ]

@@ -1,4 +1,4 @@
-"""The page and the JSON API: /, /search, /score and /health."""
+"""The web app: the search page at /, and the JSON API at /search, /score and /health."""
 
 import asyncio
 import base64
@@ -18,39 +18,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rocketjax.serving.answers import Answers, Pairs, Ranks
+from rocketjax.serving.answers import Answers, RankedPassage, ScoreItem
 from rocketjax.serving.batcher import Batcher, Done, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
-
-
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-
-
-SENDING = 4  # times as many bodies may be read at once as requests may wait
-
-
+SENDING = 4  # bodies that may be read at once, as a multiple of the requests that may wait
 PATHS = "/, /search, /score and /health"
 
 
 def make_app(
     answers: Answers, batcher: Batcher, limits: Limits, model: str, hosts: Collection[str] = ()
 ) -> ASGIApp:
-    """What a server serves.
+    """Makes the app.
 
     Args:
-        answers: warmed up.
-        batcher: runs them.
-        limits: beyond which a request is refused.
-        model: what /health calls the model.
-        hosts: names that a request may call this server; () for any.
+        answers: the models, warmed up.
+        batcher: runs their methods.
+        limits: a request beyond them is refused.
+        model: the model's name in /health.
+        hosts: the names, without a port, that the Host header may have; empty for any.
     """
     service = _Service(answers, batcher, limits, model)
     routes = [
@@ -62,7 +52,7 @@ def make_app(
     handlers: dict[Any, Any] = {
         Refused: _refused,
         HTTPException: _no_route,
-        ClientDisconnect: _gone,
+        ClientDisconnect: _client_left,
         Exception: _failed,
     }
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), frozenset(hosts))
@@ -95,39 +85,42 @@ class _Service:
     async def search(self, request: Request) -> Response:
         begin = time.perf_counter()
         body = request.query_params if request.method != "POST" else await self._body(request)
-        asked = read_search(body, self.limits, self.answers.depth)
-        size = len(asked.queries) * self.answers.depth
-        done = await self._run(request, begin, self.answers.search, asked.queries, size)
-        found, stages = done.result
+        queries, top_k = read_search(body, self.limits, self.answers.depth)
+        size = len(queries) * self.answers.depth
+        done = await self._run(request, begin, self.answers.search, queries, size)
+        rankings, stages = done.result
         results = [
-            {"query": query, "passages": _in_json(ranks, asked.top_k)}
-            for query, ranks in zip(asked.queries, found, strict=True)
+            {"query": query, "passages": _in_json(ranking, top_k)}
+            for query, ranking in zip(queries, rankings, strict=True)
         ]
         return self._answer({"results": results}, done, stages, begin)
 
     async def score(self, request: Request) -> Response:
         begin = time.perf_counter()
-        asked = read_score(await self._body(request), self.limits)
-        texts, titles = ([getattr(p, name) for p in asked.passages] for name in ("text", "title"))
-        pairs = Pairs(asked.query, texts, titles)
-        done = await self._run(request, begin, self.answers.score, pairs, len(texts))
+        body = read_score(await self._body(request), self.limits)
+        texts, titles = [p.text for p in body.passages], [p.title for p in body.passages]
+        item = ScoreItem(body.query, texts, titles)
+        done = await self._run(request, begin, self.answers.score, item, len(texts))
         scores, stages = done.result
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])  # ties as given
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])  # ties in the given order
         return self._answer({"scores": scores, "order": order}, done, stages, begin)
 
     async def _body(self, request: Request) -> bytes:
-        """Of a POST. Its type must be JSON's, which no other site's page may send unasked."""
+        """Reads the body of a POST.
+
+        Its type has to be JSON: other sites' pages cannot send that without a preflight request.
+        """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, f"Content-Type: expected application/json, got {kind or 'none'}")
         if self.reading.locked():
-            many = SENDING * self.limits.waiting
-            raise Refused(503, f"{many} requests are being sent already; try again", 1)
+            count = SENDING * self.limits.waiting
+            raise Refused(503, f"{count} requests are already being sent; try again", 1)
         most, data = self.limits.body, bytearray()
         try:
             async with self.reading, asyncio.timeout(self.limits.timeout):
                 async for chunk in request.stream():
-                    data += chunk[: most + 1 - len(data)]  # what is beyond is read and dropped
+                    data += chunk[: most + 1 - len(data)]  # the excess is read and dropped
         except TimeoutError as error:
             raise Refused(408, f"the body took more than {self.limits.timeout:g} s") from error
         if len(data) > most:
@@ -142,21 +135,24 @@ class _Service:
         item: Item,
         size: int,
     ) -> Done[Result]:
-        """Gives up once the request's time is over, or its client has gone away."""
+        """Has the batcher run `work`, until the request times out or its client disconnects."""
         limits = self.limits
         try:
             answer = asyncio.wrap_future(self.batcher.submit(work, item, size))
         except Full as error:
-            raise Refused(503, f"{limits.waiting} requests wait already; try again", 1) from error
-        gone = asyncio.create_task(_disconnected(request))
+            raise Refused(
+                503, f"{limits.waiting} requests are already waiting; try again", 1
+            ) from error
+        disconnect = asyncio.create_task(_disconnected(request))
+        tasks = (answer, disconnect)
         left = begin + limits.timeout - time.perf_counter()
         try:
-            await asyncio.wait((answer, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            gone.cancel()
-            answer.cancel()  # one that is there stays
+            disconnect.cancel()
+            answer.cancel()  # has no effect on a finished one
         if answer.cancelled():
-            if gone.done():
+            if disconnect.done():
                 raise ClientDisconnect
             retry = math.ceil(limits.timeout)
             raise Refused(503, f"no answer within {limits.timeout:g} s; try again", retry)
@@ -173,30 +169,30 @@ class _Service:
         return JSONResponse({**values, "latency_ms": latency, "together": done.together})
 
 
-def _in_json(found: list[Ranks], top_k: int) -> list[dict[str, Any]]:
-    """The passages that either model has among its first `top_k`, in the re-ranker's order."""
+def _in_json(ranking: list[RankedPassage], top_k: int) -> list[dict[str, Any]]:
+    """The passages in the first `top_k` of either model, in the re-ranker's order."""
     return [
         {
-            **ranks.passage._asdict(),
-            "retriever_score": ranks.retriever_score,
-            "retriever_rank": ranks.retriever_rank,
-            "reranker_score": ranks.reranker_score,
-            "reranker_rank": ranks.reranker_rank,
-            "move": ranks.retriever_rank - ranks.reranker_rank,
+            **ranked.passage._asdict(),
+            "retriever_score": ranked.retriever_score,
+            "retriever_rank": ranked.retriever_rank,
+            "reranker_score": ranked.reranker_score,
+            "reranker_rank": ranked.reranker_rank,
+            "move": ranked.retriever_rank - ranked.reranker_rank,
         }
-        for ranks in found
-        if min(ranks.retriever_rank, ranks.reranker_rank) <= top_k
+        for ranked in ranking
+        if min(ranked.retriever_rank, ranked.reranker_rank) <= top_k
     ]
 
 
 class _Guard:
-    """Refuses requests by a foreign name or from a foreign page, and sends every answer's headers.
+    """Refuses requests with a foreign Host or from a foreign page, and adds the security headers.
 
-    A foreign name on the loopback is a page elsewhere whose name was made to lead here (DNS
-    rebinding). A foreign page may make a browser ask, which would put the models to work though no
-    header lets it read the answer; browsers say so (Fetch Metadata), on the loopback and over TLS
-    alone. Origin would not help elsewhere: who needs no answer can GET without it. Links may lead
-    here.
+    A foreign Host on the loopback means that another site's name was made to resolve to this
+    machine (DNS rebinding). A foreign page can have a browser send requests, which would put the
+    models to work although the page cannot read the response. Browsers mark these requests (Fetch
+    Metadata), but only on the loopback and over TLS. Elsewhere the Origin header would not help,
+    since a GET need not have one. Links from other sites are allowed.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -222,14 +218,14 @@ class _Guard:
             headers.get("sec-fetch-site") == "cross-site"
             and headers.get("sec-fetch-dest") != "document"
         ):
-            app = _error(403, "Sec-Fetch-Site: asked by another site's page")
+            app = _error(403, "Sec-Fetch-Site: requested by another site's page")
         await app(scope, receive, send_with_headers)
 
 
 def _digests(tag: str) -> str:
-    """The page's own scripts or styles, as its policy names them: nothing else is run."""
-    inside = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
-    digests = (hashlib.sha256(text.encode()).digest() for text in inside)
+    """The hashes of the page's own scripts or styles, the only ones its policy allows."""
+    texts = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
@@ -258,22 +254,22 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         return _error(405, f"{request.url.path}: expected {headers['Allow']}", headers)
-    return _error(error.status_code, f"{request.url.path[:100]}: not here; there are {PATHS}")
+    return _error(error.status_code, f"{request.url.path[:100]}: not found; there are {PATHS}")
 
 
 async def _disconnected(request: Request) -> None:
-    """Ends when the client, whose request has been read, goes away."""
+    """Returns when the client, whose request has been read, disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
-    """Nobody is there to read it."""
+async def _client_left(request: Request, error: ClientDisconnect) -> Response:
+    """A response that nobody will read."""
     del request, error
-    return _error(400, "the client has gone away")
+    return _error(400, "the client has disconnected")
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again, and the server logs it."""
+    """A response to an error, which Starlette raises again for the server to log."""
     del request
     return _error(500, f"{type(error).__name__}: {error}; see the server's log")

@@ -1,4 +1,4 @@
-"""Requests that come at about the same time, run together by one thread."""
+"""Runs requests that arrive at about the same time together, in one thread."""
 
 import threading
 import time
@@ -9,21 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
 
 class Full(Exception):
-    """As many jobs wait as may."""
+    """The maximum number of jobs are already waiting."""
 
 
 class Done(NamedTuple, Generic[Result]):
-    """What became of a job."""
+    """A finished job."""
 
     result: Result
-    waited: float  # seconds until its batch began
-    together: int  # jobs of that batch
+    waited: float  # seconds until its batch started
+    together: int  # jobs in its batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +34,19 @@ class _Job(Generic[Item, Result]):
 
 
 class Batcher:
-    """Gathers jobs for a moment and runs those of one kind together, the oldest first.
+    """Collects jobs for a moment and runs those with the same `work` together, the oldest first.
 
-    One thread runs all of them, so that two batches never share the devices. As a context manager
-    it ends that thread, after the batch at hand; jobs that still wait are cancelled.
+    A single thread runs all batches, so that two of them never share the devices. Leaving the
+    context manager ends the thread after its current batch and cancels the jobs that still wait.
     """
 
     def __init__(self, most: int, waiting: int, gather: float) -> None:
         """Starts the thread.
 
         Args:
-            most: of the sizes of a batch's jobs, in sum; a larger job runs alone.
-            waiting: jobs that may wait.
-            gather: seconds that a job waits for company.
+            most: the maximum total size of a batch; a larger job runs alone.
+            waiting: the maximum number of waiting jobs.
+            gather: seconds that a job waits for others to join its batch.
         """
         self.batches = 0
         self._most, self._waiting, self._gather = most, waiting, gather
@@ -70,17 +68,25 @@ class Batcher:
         self._thread.join()
 
     def __len__(self) -> int:
-        """Jobs that wait."""
+        """The number of waiting jobs."""
         with self._changed:
             return len(self._kept())
 
     def submit(
         self, work: Callable[[list[Item]], list[Result]], item: Item, size: int
     ) -> "Future[Done[Result]]":
-        """Has `work` called with this item, among others'; cancelled, it is left out.
+        """Queues a job: `work` is called with the items of a batch and returns their results.
+
+        Args:
+            work: must return one result per item, in order.
+            item: what to pass to it.
+            size: what the job adds to the size of its batch.
+
+        Returns:
+            A future of the result. A job whose future is cancelled while it waits is not run.
 
         Raises:
-            Full: as many wait as may.
+            Full: the maximum number of jobs are already waiting, or the batcher is closed.
         """
         job = _Job(work, item, size)
         with self._changed:
@@ -91,7 +97,7 @@ class Batcher:
         return job.future
 
     def _kept(self) -> deque[_Job[Any, Any]]:
-        """The jobs that wait, without those given up, which take no place."""
+        """Drops cancelled jobs from the queue and returns it. The lock must be held."""
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
         return self._jobs
 
@@ -102,16 +108,16 @@ class Batcher:
                 self._answer(batch, started)
 
     def _next(self) -> list[_Job[Any, Any]]:
-        """Waits for a batch; it is empty where all were given up meanwhile, or at the end."""
+        """Waits for a batch; returns an empty one at the end, or if all jobs were cancelled."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             oldest = self._jobs[0].since if self._jobs else 0.0
-        time.sleep(max(0.0, oldest + self._gather - time.perf_counter()))  # others come meanwhile
+        time.sleep(max(0.0, oldest + self._gather - time.perf_counter()))  # for others to join
         with self._changed:
             return self._take() if self._kept() else []
 
     def _take(self) -> list[_Job[Any, Any]]:
-        """The oldest job and those of its kind; none overtakes an older one of its kind."""
+        """Takes the oldest job and those with the same work that fit, in order."""
         batch = [self._jobs.popleft()]
         room, others = self._most - batch[0].size, []
         for job in self._jobs:
@@ -128,11 +134,11 @@ class Batcher:
         self.batches += 1
         try:
             results = batch[0].work([job.item for job in batch])
-        except BaseException as error:  # a tokenizer's panic is no Exception; the thread lives on
+        except BaseException as error:  # also a tokenizer's panic; the thread must live on
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return
-            for job in batch:  # one that fails takes no other with it
+            for job in batch:  # one failing job must not fail the others
                 self._answer([job], started)
             return
         for job, result in zip(batch, results, strict=True):

@@ -1,4 +1,4 @@
-"""What is asked of the server: read, and refused where it is not what it should be."""
+"""Parses and validates the requests of the JSON API."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,31 +13,32 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may take; beyond it an error says which limit."""
+    """Limits on requests; the error of a request that exceeds one names it."""
 
     body: Size = 2**20
-    """Bytes of a request."""
+    """Maximum size of a request in bytes."""
     queries: Size = 32
-    """Queries of a request."""
+    """Maximum queries per request."""
     pairs: Size = 1_600
-    """Pairs that a search re-ranks, its queries times --depth; one query is always answered."""
+    """Maximum query-passage pairs that a search re-ranks, its queries times --depth. A single query
+    is always answered."""
     passages: Size = 200
-    """Passages of a request to score."""
+    """Maximum passages per request to score."""
     characters: Size = 20_000
-    """Of a query, a title or a passage."""
+    """Maximum characters of a query, a title or a passage."""
     waiting: Size = 64
-    """Requests that wait while others run; one more is told to come later (503), and so is one
-    that comes while four times as many are still being sent."""
+    """Maximum requests that wait while others run. Further ones get 503, as do those that arrive
+    while four times as many are still being sent."""
     timeout: Positive = 60.0
-    """Seconds until a request is given up (503; 408 while its body is read)."""
+    """Seconds after which a request is abandoned (503, or 408 while its body is being read)."""
     together: Size = 400
-    """Pairs of a query and a passage that are run together; a larger request runs alone."""
+    """Maximum query-passage pairs that run in one batch; a larger request runs alone."""
     gather: Amount = 5.0
-    """Milliseconds that a request waits for others to run together with."""
+    """Milliseconds that a request waits for others to join its batch."""
 
 
 class Refused(Exception):
-    """A request that is not answered: an HTTP status and one line that says why."""
+    """A request is refused, with an HTTP status and one line that says why."""
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -45,15 +46,13 @@ class Refused(Exception):
 
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
-
-
-# Of a body whose half a million items are all wrong, one error is enough.
+# One error is enough, even if half a million items are wrong.
 _FIRST = pydantic.Field(fail_fast=True)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class SearchBody:
-    """POST /search: a query or several."""
+    """The body of POST /search: a query or several."""
 
     query: Annotated[
         list[str],
@@ -63,9 +62,9 @@ class SearchBody:
     top_k: int | None = None
 
 
-@dataclass(frozen=True)  # a plain one: made of a text, it is not validated again
+@dataclass(frozen=True)  # not pydantic's, which would validate one made of a string again
 class PassageBody:
-    """A passage to score; a plain text is one without a title."""
+    """A passage to score; a plain string stands for one without a title."""
 
     __pydantic_config__ = _STRICT
     text: str
@@ -74,7 +73,7 @@ class PassageBody:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
 class ScoreBody:
-    """POST /score: a query, and passages to score with it."""
+    """The body of POST /score: a query, and passages to score for it."""
 
     query: str
     passages: Annotated[
@@ -92,43 +91,45 @@ _SEARCH, _SCORE = pydantic.TypeAdapter(SearchBody), pydantic.TypeAdapter(ScoreBo
 
 
 class Search(NamedTuple):
-    """A search to run."""
+    """A valid search request."""
 
     queries: list[str]
     top_k: int
 
 
 def read_search(body: bytes | Mapping[str, str], limits: Limits, depth: int) -> Search:
-    """A search, of a JSON body or of an address' parameters q and top_k.
+    """Reads a search from a JSON body, or from the URL's parameters q and top_k.
 
     Raises:
-        Refused: 400 no JSON; 422 a field is missing, unknown, of another type or beyond its limit.
+        Refused: 400 for invalid JSON, 422 for a field that is missing, unknown, of the wrong type
+            or beyond its limit.
     """
-    asked = _read(_SEARCH, body if isinstance(body, bytes) else _named(body))
-    most = min(limits.queries, max(1, limits.pairs // depth))  # one request runs to its end
-    _check_count("query", asked.query, most, "queries")
-    for place, query in enumerate(asked.query):
-        _check_text("query" if len(asked.query) == 1 else f"query.{place}", query, limits)
-    top_k = min(10, depth) if asked.top_k is None else asked.top_k
+    search = _read(_SEARCH, body if isinstance(body, bytes) else _long_names(body))
+    # Limited by pairs too, since a request cannot be interrupted while it runs.
+    most = min(limits.queries, max(1, limits.pairs // depth))
+    _check_count("query", search.query, most, "queries")
+    for i, query in enumerate(search.query):
+        _check_text("query" if len(search.query) == 1 else f"query.{i}", query, limits)
+    top_k = min(10, depth) if search.top_k is None else search.top_k
     if not 1 <= top_k <= depth:
         raise Refused(422, f"top_k: expected 1 to {depth} (--depth), got {top_k}")
-    return Search(asked.query, top_k)
+    return Search(search.query, top_k)
 
 
 def read_score(body: bytes, limits: Limits) -> ScoreBody:
-    """Pairs to score, of a JSON body. Raises what `read_search` raises."""
-    asked = _read(_SCORE, body)
-    _check_text("query", asked.query, limits)
-    _check_count("passages", asked.passages, limits.passages, "passages")
-    for place, passage in enumerate(asked.passages):
-        titled = bool(passage.title.strip())  # a title alone is a passage
-        _check_text(f"passages.{place}.text", passage.text, limits, empty=titled)
-        _check_text(f"passages.{place}.title", passage.title, limits, empty=True)
-    return asked
+    """Reads a query and passages to score from a JSON body. Raises Refused, as `read_search`."""
+    score = _read(_SCORE, body)
+    _check_text("query", score.query, limits)
+    _check_count("passages", score.passages, limits.passages, "passages")
+    for i, passage in enumerate(score.passages):
+        has_title = bool(passage.title.strip())  # a title alone is a passage
+        _check_text(f"passages.{i}.text", passage.text, limits, allow_empty=has_title)
+        _check_text(f"passages.{i}.title", passage.title, limits, allow_empty=True)
+    return score
 
 
-def _named(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """An address calls the query q."""
+def _long_names(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """A URL's parameters under the names of the JSON fields: q is short for query."""
     return {"query" if name == "q" else name: value for name, value in parameters.items()}
 
 
@@ -150,10 +151,10 @@ def _check_count(field: str, items: Sequence[object], most: int, what: str) -> N
         raise Refused(422, f"{field}: expected 1 to {most} {what}, got {len(items)}")
 
 
-def _check_text(field: str, text: str, limits: Limits, empty: bool = False) -> None:
+def _check_text(field: str, text: str, limits: Limits, allow_empty: bool = False) -> None:
     if len(text) > limits.characters:
         raise Refused(
             422, f"{field}: expected at most {limits.characters} characters, got {len(text)}"
         )
-    if not empty and not text.strip():
-        raise Refused(422, f"{field}: is empty; give it a text")
+    if not allow_empty and not text.strip():
+        raise Refused(422, f"{field}: expected non-empty text")

@@ -1,30 +1,34 @@
-"""The batches that flow through rocketjax, and the one legend of shapes.
+"""Batches of tokenised texts, padded on the right, and the one legend of shapes.
 
     B  queries (= lists) in a batch      L  slots of a list, slot 0 holds the positive
-    S  tokens of a text                  D  width of an embedding
+    S  padded length of a text, tokens   D  width of an embedding
     N  texts, where lists don't matter   V  vocabulary
-    T  tokens laid end to end
+    T  unpadded tokens of many texts (text/unpadded.py)
 
-Texts are padded on the right to S; `length` says how much of it is text. What a model does with
-each token by itself, nine tenths of its work, it need not do with padding: `spots` says where the
-tokens are, so that they can be laid end to end (text/padding.py). A list shorter than L
-ends in slots whose `valid` is False; a row whose slot 0 is not valid is no list at all, it only
-fills the batch. Every loss and metric leaves both out exactly.
+A list with fewer than L passages has trailing slots whose `valid` is False. A row whose slot 0 is
+not valid is no list at all and only fills up the batch. Losses and metrics exclude both exactly.
 """
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
-Array: TypeAlias = jax.Array | np.ndarray
+from rocketjax.text.unpadded import Array, Spots
+
+
+class Text(NamedTuple):
+    """One tokenised text with its special tokens, not yet padded."""
+
+    ids: np.ndarray  # [S] int32
+    types: np.ndarray  # [S] int32, the segment: 0 or 1
 
 
 class Tokens(NamedTuple):
     """Padded token ids, for texts of any leading shape.
 
-    Texts that only fill a batch up hold one token, so that no attention row and no mean is empty;
-    or none where tokens are laid end to end, and then come last.
+    Texts that only fill up a batch hold one token, so that no attention row and no mean is empty.
+    Where padding is skipped they may hold none, and then come last.
     """
 
     ids: Array  # [..., S] int32
@@ -32,38 +36,37 @@ class Tokens(NamedTuple):
     length: Array  # [...] int32, 0 <= length <= S
 
 
-class Spots(NamedTuple):
-    """Where the tokens of a batch's texts are; None: padding is computed with, like text.
-
-    Each [K, T] int32: K parts of equally many texts, each the part of a device or of one of its
-    chunks. An entry is a token's place in its part's texts [N, S], row by row; those left over are
-    N * S or more, and no multiple of S: no text begins there.
-    """
-
-    query: Array | None = None
-    passage: Array | None = None
-    pair: Array | None = None
-
-
 class ListBatch(NamedTuple):
     """B queries, each with a list of L passages that both models score."""
 
-    query: Tokens  # [B, S]: each query stands once, however long its list
+    query: Tokens  # [B, S]: each query once, however long its list
     passage: Tokens  # [B, L, S]: what the retriever's passage tower reads
     pair: Tokens  # [B, L, S]: what the re-ranker reads
     valid: Array  # [B, L] bool
-    passage_id: Array  # [B, L] int32, equal for equal texts: tells in-batch negatives apart
-    query_id: Array  # [B] int32, equal for equal queries, likewise
+    passage_id: Array  # [B, L] int32, equal for equal texts: finds duplicate in-batch negatives
+    query_id: Array  # [B] int32, equal for equal queries, for the same purpose
     spots: Spots = Spots()
 
 
+def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:
+    """Pads texts to [rows, length]; rows beyond the texts hold a single `pad_id`."""
+    ids = np.full((rows, length), pad_id, np.int32)
+    types = np.zeros((rows, length), np.int32)
+    lengths = np.ones(rows, np.int32)
+    for row, text in enumerate(texts):
+        size = len(text.ids)
+        ids[row, :size], types[row, :size], lengths[row] = text.ids, text.types, size
+    return Tokens(ids, types, lengths)
+
+
+def bucket(longest: int, limit: int) -> int:
+    """The padded length S of texts of at most `longest` tokens: a multiple of 32, or `limit`.
+
+    Each length is compiled once, so there are few of them.
+    """
+    return min(-(-longest // 32) * 32, limit)
+
+
 def chunk_count(texts: int, chunk: int) -> int:
-    """Into how many chunks of `chunk` a device cuts its texts; 0: none."""
+    """The number of chunks of `chunk` texts that a device processes in turn; chunk 0 means one."""
     return -(-texts // chunk) if 0 < chunk < texts else 1
-
-
-class Text(NamedTuple):
-    """A text as a model reads it, special tokens in place, not yet padded."""
-
-    ids: np.ndarray  # [S] int32
-    types: np.ndarray  # [S] int32

@@ -1,4 +1,4 @@
-"""Texts to token ids: the only importer of transformers' tokenizers."""
+"""Texts to token ids. The only module that imports transformers' tokenizers."""
 
 import os
 import re
@@ -11,18 +11,18 @@ import numpy as np
 
 from rocketjax.config.schema import TextConfig
 from rocketjax.runtime.errors import InputError, shown
-from rocketjax.runtime.files import MOST, checked_file, read_object
+from rocketjax.runtime.files import MAX_SETTINGS_BYTES, checked_file, read_object
 from rocketjax.text.batch import Text
 
-REMEMBERED = 2**24  # characters of texts whose tokens are kept, and as many again until they go
+REMEMBERED = 2**24  # characters of texts in each of the two generations of a _Memory
 
 
 class _Memory:
-    """What became of the last texts, so that one that comes again is not tokenised again.
+    """A cache of recent texts' token ids.
 
-    Passages do in training, as negatives of many queries. Texts stay until `REMEMBERED` characters
-    of others have come, and once more as long if they were asked for since. Threads may share it:
-    the worst that comes of it is a text forgotten early.
+    In training the same passages come back as negatives of many queries. Texts live in two
+    generations: a full new one replaces the old one, and a text found in the old one moves to the
+    new. Threads may share a cache: the worst a race can do is to drop a text early.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,17 @@ class _Memory:
         self._size = 0
 
     def get(self, text: str) -> np.ndarray | None:
-        """Its token ids, or None."""
+        """The text's token ids, or None if they are not cached."""
         ids = self._new.get(text)
-        if ids is None and (ids := self._old.get(text)) is not None:
+        if ids is not None:
+            return ids
+        ids = self._old.get(text)
+        if ids is not None:
             self.put(text, ids)
         return ids
 
     def put(self, text: str, ids: np.ndarray) -> None:
-        """Keeps them."""
+        """Caches the text's token ids."""
         if self._size > REMEMBERED:
             self._old, self._new, self._size = self._new, {}, 0
         self._new[text] = ids
@@ -46,33 +49,36 @@ class _Memory:
 
 
 class Template(NamedTuple):
-    """Which special tokens a tokenizer puts around one text or two, read off the tokenizer."""
+    """The special tokens that a tokenizer puts around one text or a pair."""
 
-    pieces: tuple[list[int], ...]  # before the first text, after it, (after the second)
-    types: tuple[int, ...]  # the segment of the first text, (of the second)
-    piece_types: tuple[list[int], ...]
+    pieces: tuple[list[int], ...]  # ids before the first text, after it, and after the second
+    types: tuple[int, ...]  # the segment of the first text, and of the second
+    piece_types: tuple[list[int], ...]  # the segments of `pieces`
 
 
 class Tokenizer:
-    """Queries, passages and pairs, each cut to its length. Safe to share between threads."""
+    """Tokenises queries, passages and pairs, each truncated to its own length.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, folder: Path, config: TextConfig) -> None:
-        """Loads the tokenizer of a model folder; never runs code that comes with it.
+        """Loads the tokenizer of a model folder, without running any code that comes with it.
 
         Raises:
-            InputError: no usable tokenizer in the folder.
+            InputError: the folder has no usable tokenizer.
         """
-        # Without torch, transformers says at its import that models won't work: ours do.
+        # Without torch, transformers warns on import that models will not work; ours do.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import AutoTokenizer  # slow to import, and not all need it
+        from transformers import AutoTokenizer  # slow to import
 
         _check_files(folder)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
-            # Used directly: transformers' wrapper keeps truncation in it between calls, which
-            # threads would trip over.
+            # Used directly: transformers' wrapper sets truncation on it for each call, which is
+            # not thread-safe.
             self._backend = self._tokenizer.backend_tokenizer
             self._backend.no_truncation()
             self._backend.no_padding()
@@ -82,12 +88,12 @@ class Tokenizer:
             self._single = self._template("a")
             self._double = self._template("a", "a")
             self._raw(_PROBES)
-        except BaseException as error:  # whatever transformers and tokenizers meet in their files
+        except BaseException as error:  # a damaged file can make these libraries raise anything
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise  # Rust's panics are no Exception
+                raise  # an interrupt; but a panic in Rust is a BaseException, too
             raise InputError(
                 f"{folder}: no usable tokenizer ({str(error)[:300]}); the folder needs "
-                "tokenizer.json, or what transformers makes one of (vocab.txt and "
+                "tokenizer.json, or the files transformers can build it from (vocab.txt and "
                 "tokenizer_config.json)"
             ) from error
         self._check_templates(folder)
@@ -106,19 +112,20 @@ class Tokenizer:
 
     @property
     def description(self) -> str:
-        """What decides what becomes of a text: vocabulary, lengths, and its rules at work.
+        """Everything that determines a text's token ids, as a string for fingerprints.
 
-        The rules by what they do, not as tokenizers writes them down, which changes by version.
+        The rules are described by their output on a few probes, since the way the tokenizers
+        library serialises them changes between versions.
         """
         vocabulary = sorted(self._tokenizer.get_vocab().items())
         probes = [ids.tolist() for ids in self._raw(_PROBES)]
         return f"{vocabulary} {probes} {self._single} {self._double} {self.config}"
 
     def remember(self, other: "Tokenizer | None" = None) -> None:
-        """From now on the last texts' tokens are kept, some 60 MB of them.
+        """Caches the token ids of recent texts from now on, in about 60 MB.
 
         Args:
-            other: shares what it keeps, where both have the same rules.
+            other: a tokenizer to share the cache with, if both have the same rules.
         """
         self._memory = self._memory or _Memory()
         if other and other._memory and self._backend.to_str() == other._backend.to_str():
@@ -132,7 +139,8 @@ class Tokenizer:
         """CLS query SEP, at most `query_length` tokens.
 
         Raises:
-            InputError: one text alone, or one that is empty or no text; its place is named.
+            InputError: `texts` is a single string, or an item, which is named by its index, is
+                empty or not a string.
         """
         texts = as_texts(texts, "queries")
         longest, prompt = self.config.query_length, self.config.query_prompt or ""
@@ -141,7 +149,10 @@ class Tokenizer:
     def passage(self, titles: Sequence[str] | None, texts: Sequence[str]) -> list[Text]:
         """A passage for the retriever, at most `passage_length` tokens; see TextConfig.title.
 
-        Titles may be empty. Raises InputError where title and text both are, and as `query` does.
+        Titles may be empty.
+
+        Raises:
+            InputError: as for `query`; an item is empty if its title and text both are.
         """
         titles, texts = _titled(titles, texts)
         longest, prompt = self.config.passage_length, self.config.passage_prompt or ""
@@ -149,12 +160,11 @@ class Tokenizer:
         if self.config.title == "joined":
             return [self._one(ids, longest) for ids in self._ids(whole, "passages", prompt)]
         _refuse_empty(whole, "passages")
-        headed = [
-            bool(title.strip()) for title in titles
-        ]  # the prompt goes before what comes first
-        both = list(zip(headed, titles, texts, strict=True))
-        heads = self._raw([prompt + title if has else "" for has, title, _ in both])
-        bodies = self._raw([text if has else prompt + text for has, _, text in both])
+        # The prompt precedes the title, or the text where there is no title.
+        has_title = [bool(title.strip()) for title in titles]
+        rows = list(zip(has_title, titles, texts, strict=True))
+        heads = self._raw([prompt + title if has else "" for has, title, _ in rows])
+        bodies = self._raw([text if has else prompt + text for has, _, text in rows])
         return [
             self._two(head, body, longest)
             if len(head) and len(body)
@@ -165,11 +175,13 @@ class Tokenizer:
     def pair(
         self, queries: Sequence[str], titles: Sequence[str] | None, texts: Sequence[str]
     ) -> list[Text]:
-        """CLS query SEP title text SEP, at most `pair_length` tokens; the passage is cut.
+        """CLS query SEP title text SEP, at most `pair_length` tokens.
 
-        The query is cut to the room that it has in `query`: where no prompt takes a part of it,
-        both models read the same words. Raises what `passage` raises, and where there are not as
-        many queries as passages.
+        The passage is truncated to fit. The query is truncated as in `query`, so that both models
+        read the same words of it unless a prompt takes up part of the length.
+
+        Raises:
+            InputError: as for `passage`, or the numbers of queries and passages differ.
         """
         queries, (titles, texts) = as_texts(queries, "queries"), _titled(titles, texts)
         if len(queries) != len(texts):
@@ -177,8 +189,8 @@ class Tokenizer:
                 f"score pairs queries[i] with passages[i], but got {len(queries)} queries and "
                 f"{len(texts)} passages"
             )
-        room = self.config.query_length - _special_count(self._single)
-        first = [ids[:room] for ids in self._ids(queries, "queries")]
+        longest = self.config.query_length - _special_count(self._single)
+        first = [ids[:longest] for ids in self._ids(queries, "queries")]
         whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
         second = self._ids(whole, "passages")
         return [
@@ -190,19 +202,19 @@ class Tokenizer:
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text's token ids, without special ones, int32; equal texts are tokenised once."""
+        """Each text's int32 token ids, without special tokens. Equal texts are tokenised once."""
         memory = self._memory
         try:
-            found = {text: memory.get(text) if memory else None for text in texts}
-            fresh = [text for text, ids in found.items() if ids is None]
+            ids_of = {text: memory.get(text) if memory else None for text in texts}
+            fresh = [text for text, ids in ids_of.items() if ids is None]
             encodings = self._backend.encode_batch_fast(fresh, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"a text is not Unicode, or no text at all: {error}") from error
+            raise InputError(f"a text is not a string, or not valid Unicode: {error}") from error
         for text, encoding in zip(fresh, encodings, strict=True):
-            found[text] = ids = np.array(encoding.ids, np.int32)
+            ids_of[text] = ids = np.array(encoding.ids, np.int32)
             if memory:
                 memory.put(text, ids)
-        return [found[text] for text in texts]  # pyright: ignore[reportReturnType]
+        return [ids_of[text] for text in texts]  # pyright: ignore[reportReturnType]
 
     def _one(self, ids: np.ndarray, longest: int) -> Text:
         before, after = self._single.pieces
@@ -211,7 +223,7 @@ class Tokenizer:
 
     def _two(self, a: np.ndarray, b: np.ndarray, longest: int) -> Text:
         before, between, after = self._double.pieces
-        # The first text keeps room for one token of the second.
+        # Truncate the first text so that at least one token of the second fits.
         a = a[: longest - _special_count(self._double) - 1]
         b = b[: longest - _special_count(self._double) - len(a)]
         types_before, types_between, types_after = self._double.piece_types
@@ -223,17 +235,17 @@ class Tokenizer:
 
     def _check_templates(self, folder: Path) -> None:
         if (len(self._single.pieces), len(self._double.pieces)) != (2, 3):
-            raise InputError(f"{folder}: no usable tokenizer: it makes no token of the letter a")
+            raise InputError(f"{folder}: no usable tokenizer: the letter a gives no token")
         lengths = (self.config.query_length, self.config.passage_length, self.config.pair_length)
         special = _special_count(self._double)
         if special + 2 > min(lengths):
             raise InputError(
-                f"{folder}: its tokenizer puts {special} special tokens around two texts, which "
-                f"leaves no room for them within text lengths of {min(lengths)}"
+                f"{folder}: the tokenizer adds {special} special tokens to a pair of texts, which "
+                f"leaves no room for the texts within a length of {min(lengths)}"
             )
 
     def _template(self, *texts: str) -> Template:
-        """Encodes one-letter texts and looks which tokens are not theirs."""
+        """Encodes one-letter texts and records which tokens do not belong to them."""
         encoding = self._backend.encode(*texts)
         pieces: list[list[int]] = [[]]
         piece_types: list[list[int]] = [[]]
@@ -251,21 +263,18 @@ class Tokenizer:
         return Template(tuple(pieces), tuple(types), tuple(piece_types))
 
 
-# What transformers may open for a tokenizer: settings by their names, vocabularies by any.
+# Files that transformers may open for a tokenizer: settings by name, vocabularies by suffix.
 _SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
 _READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
-
-
-_MOST_OF_TOKENIZER = 32 * 2**20  # bytes of a file of it; 17 million hold 250,000 tokens
+_MOST_OF_TOKENIZER = 32 * 2**20  # bytes a file; 250,000 tokens take 17 million
 
 
 def _check_files(folder: Path) -> None:
-    """Refuses, before transformers opens any of it, what leads out of the folder or is absurd."""
+    """Rejects files that lie outside the folder or are far too large, before they are opened."""
     for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
         if path.suffix in _READ and not path.is_dir():
-            checked_file(path, MOST if path.name in _SETTINGS else _MOST_OF_TOKENIZER, folder)
+            limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
+            checked_file(path, limit, folder)
     path = folder / "tokenizer_config.json"
     settings = read_object(path) if path.is_file() else {}
     names = settings.get("fast_tokenizer_files") or []
@@ -286,25 +295,27 @@ _PROBES = (
 
 
 def as_texts(texts: Sequence[str], what: str) -> list[str]:
-    """A list of them. Raises InputError for one text alone, and names what is no text.
+    """The texts as a list, none of them converted from another type.
 
-    A text is a sequence of letters, and None or a number has a form as text: neither is meant.
+    Raises:
+        InputError: `texts` is a single string, or an item, which is named by its index, is not a
+            string.
     """
     if isinstance(texts, str | bytes):
-        raise InputError(f"{what}: a single text, where a list of texts is wanted; give [text]")
+        raise InputError(f"{what}: a single text where a list is expected; pass [text]")
     texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"{what}[{index}] is {shown(text)}, which is no text")
+            raise InputError(f"{what}[{index}] is {shown(text)}, not a string")
     return texts
 
 
 def _titled(titles: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Titles, empty ones where there are none, and texts: as many of both."""
+    """Titles, empty where there are none, and texts, equally many of both."""
     texts = as_texts(texts, "passages")
     titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
     if len(titles) != len(texts):
-        raise InputError(f"got {len(titles)} titles for {len(texts)} passages; give '' for none")
+        raise InputError(f"got {len(titles)} titles for {len(texts)} passages; pass '' for none")
     return titles, texts
 
 
@@ -323,4 +334,4 @@ def _special_count(template: Template) -> int:
 def _refuse_empty(texts: Sequence[str], what: str) -> None:
     for index, text in enumerate(texts):
         if not text or not text.strip():
-            raise InputError(f"{what}[{index}] is empty; give it a text or leave it out")
+            raise InputError(f"{what}[{index}] is empty; give it some text or leave it out")

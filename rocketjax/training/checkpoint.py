@@ -27,8 +27,6 @@ from rocketjax.runtime.progress import Say
 from rocketjax.training.step import TrainState
 
 SUMS = "sums.json"
-
-
 Facts = Mapping[str, Any]
 
 
@@ -40,7 +38,7 @@ def _copy(state: TrainState) -> TrainState:
 class Checkpoints:
     """The checkpoints of one stage, by step; use it as a context.
 
-    Saving goes on behind the training's back; leaving the context waits for it. The last `keep`
+    Saving runs in the background; leaving the context waits for it. The last `keep`
     stay, and of those with a loss the one with the lowest. Where several processes run, process 0
     saves and each restores; all of them hold the same state.
     """
@@ -83,7 +81,7 @@ class Checkpoints:
         return min(judged, key=lambda step: (self._facts[step]["loss"], -step), default=None)
 
     def facts(self, step: int) -> Facts:
-        """What was saved beside the state."""
+        """What was saved with the state."""
         return self._facts[step]
 
     def restore(self, step: int, like: TrainState) -> TrainState:

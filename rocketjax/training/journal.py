@@ -20,10 +20,10 @@ SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
 
 
 class TrainLog:
-    """Appends a stage's steps; a stage that goes on at `start` takes back what it wrote beyond.
+    """Appends a stage's steps; a stage that resumes at `start` takes back what it wrote beyond.
 
-    `loss` is the running mean of the stage's loss, None before its first step; it hangs on the
-    lines alone, so that a stop does not change it.
+    `loss` is the running mean of the stage's loss, None before its first step; it depends on
+    the lines alone, so a stop does not change it.
     Where several processes run, process 0 writes, and it alone follows the loss.
     """
 
@@ -147,11 +147,11 @@ class Journal:
         self._tell(values["step"], _metrics(values) | _speed(timing), timing["time"])
 
     def is_judged(self, step: int) -> bool:
-        """Whether the models as they are after so many updates were judged."""
+        """Whether the models were judged after `step` updates."""
         return from_main(lambda: step in self._looked)
 
     def judged(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes what the models are worth after so many updates."""
+        """Notes how good the models are after `step` updates, by measure."""
         self._judged.write({"step": step} | dict(values))
         self._looked.add(step)
         self._tell(step, _held_out(values), time.time())
@@ -196,8 +196,12 @@ def tokens_read(batch: ListBatch, models: Collection[str]) -> int:
     def of(texts: Tokens, taken: np.ndarray) -> int:
         return int(np.sum(np.asarray(texts.length), where=taken))
 
-    retriever = of(batch.query, valid[:, 0]) + of(batch.passage, valid)
-    return ("retriever" in models) * retriever + ("reranker" in models) * of(batch.pair, valid)
+    tokens = 0
+    if "retriever" in models:
+        tokens += of(batch.query, valid[:, 0]) + of(batch.passage, valid)
+    if "reranker" in models:
+        tokens += of(batch.pair, valid)
+    return tokens
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

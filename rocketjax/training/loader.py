@@ -1,4 +1,4 @@
-"""Training lists to padded batches: seeded, shuffled anew each epoch, addressable by step."""
+"""Training lists to padded batches: seeded, reshuffled each epoch, addressable by step."""
 
 import dataclasses
 import hashlib
@@ -12,9 +12,9 @@ import numpy as np
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import ListBatch, Spots, Text, Tokens, chunk_count
-from rocketjax.text.padding import bucket, lay_end_to_end, pad, rounded
+from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, chunk_count, pad
 from rocketjax.text.tokenizer import Tokenizer
+from rocketjax.text.unpadded import Spots, lay_end_to_end, rounded
 
 Known = TypeVar("Known")
 
@@ -28,7 +28,7 @@ def list_batches(
 ) -> Iterator[ListBatch]:
     """Endless batches of `batch` lists; every list is seen once before any is seen again.
 
-    Step s's batch hangs on seed and s alone: `start` goes on where a run was stopped. A
+    Step s's batch depends on seed and s alone: `start` resumes where a run was stopped. A
     thread tokenises two batches ahead of the train step.
     """
     batches = _ordered(lists, seed)[start * batch :].batch(batch, batch_fn=list)
@@ -47,7 +47,7 @@ EPOCHS = 2**31  # as good as endless; with grain's own endlessness, batches of o
 
 
 def _ordered(lists: Sequence[TrainingList], seed: int) -> "grain.MapDataset[TrainingList]":
-    """Epoch after epoch, each shuffled anew."""
+    """Epoch after epoch, each reshuffled."""
     return grain.MapDataset.source(lists).seed(seed).shuffle().repeat(EPOCHS)
 
 
@@ -55,7 +55,7 @@ class Shape(NamedTuple):
     """What a kind of texts is laid out in where it fits, so that one compiled program serves."""
 
     width: int = 0  # S, tokens of the longest text
-    room: int = 0  # T, tokens of the fullest part (see batch.Spots)
+    room: int = 0  # T, tokens of the fullest part (see unpadded.Spots)
 
 
 class Shapes(NamedTuple):
@@ -67,8 +67,6 @@ class Shapes(NamedTuple):
 
 
 UNKNOWN = Shapes()
-
-
 SAMPLE = 4  # batches by which shapes are chosen
 
 
@@ -116,8 +114,8 @@ class Collator:
         def slotted(some: Tokens) -> Tokens:
             return Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
 
-        asked = np.array([_number(item.query) for item in lists], np.int32)
-        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, asked, spots)
+        query_ids = np.array([_number(item.query) for item in lists], np.int32)
+        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, query_ids, spots)
 
     def _texts(
         self, lists: Sequence[TrainingList]

@@ -95,7 +95,7 @@ def distillation(
     slots, "sum" nothing (equation 4 as printed).
 
     Raises:
-        InputError: an option that there is not, or a preset of other values than `config` holds.
+        InputError: no such option, or a preset whose values `config` does not hold.
     """
     _check(config)
     if config.stop_gradient == "reranker":
@@ -202,8 +202,8 @@ def joint_weights(config: LossConfig) -> dict[str, float]:
 
 
 def _check(config: LossConfig) -> None:
-    """Refuses options that there are not, and a preset that is but a name: its values would be
-    the default's until it is resolved."""
+    """Refuses unknown options, and a preset that is only a name: until it is resolved, the values
+    are the default's."""
     validated(LossConfig, dataclasses.asdict(config), lambda name: f"loss.{name}")
     if config.preset in ("paper", "released") and config != resolve_loss(config):
         raise InputError(

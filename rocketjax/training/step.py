@@ -1,4 +1,8 @@
-"""What a train step carries from one step to the next."""
+"""The train step, as every device runs it: objective, gradient, update.
+
+A step is a pure function of the state and a batch. It runs inside an axis of devices, each with
+its own rows of the batch.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,6 +24,7 @@ from rocketjax.training.losses import (
     divergence,
     in_batch_cross_entropy,
     joint_terms,
+    joint_weights,
     reranker_loss,
 )
 
@@ -54,7 +59,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
 def row_keys(state: TrainState, first: jax.Array, rows: int) -> jax.Array:
     """A random key for each of the rows first .. first + rows - 1 of this step's global batch [B].
 
-    Keys hang on seed, step and row alone: neither the number of devices nor a resume changes them.
+    Keys depend on seed, step and row alone, not on the number of devices or on a resume.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
@@ -62,17 +67,21 @@ def row_keys(state: TrainState, first: jax.Array, rows: int) -> jax.Array:
 
 # Of (params, batch, keys [B]); no keys: no dropout.
 TermsOf: TypeAlias = Callable[[Params, ListBatch, jax.Array | None], dict[str, Term]]
-
-
 Metrics: TypeAlias = dict[str, jax.Array]
+
+
+class Objective(NamedTuple):
+    """What a stage minimises."""
+
+    terms_of: TermsOf  # the loss terms, as sums over this device's rows
+    weights: Mapping[str, float]  # of the terms in the loss; others are only reported
 
 
 def train_step(
     state: TrainState,
     batch: ListBatch,
     *,
-    terms_of: TermsOf,
-    weights: Mapping[str, float],
+    objective: Objective,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step; runs inside an `AXIS` of devices, each with its rows of the batch.
@@ -80,16 +89,12 @@ def train_step(
     Where a metric or the gradient is not finite, parameters and optimizer stay as they are, and
     the step counts as skipped: the batch is used up, the learning rate's schedule waits.
 
-    Args:
-        terms_of: the stage's loss terms, as sums over this device's rows.
-        weights: of the terms in the loss; terms without a weight are only reported.
-
     Returns:
         The next state and, for the whole batch, the loss, every term and the gradient's norm.
     """
     rows = batch.valid.shape[0]
     keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
-    grads, metrics = loss_gradient(state.params, batch, keys, terms_of=terms_of, weights=weights)
+    grads, metrics = loss_gradient(state.params, batch, keys, objective)
     metrics |= {"gradient_norm": optax.tree.norm(grads)}
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -105,12 +110,7 @@ def train_step(
 
 
 def loss_gradient(
-    params: Params,
-    batch: ListBatch,
-    keys: jax.Array | None,
-    *,
-    terms_of: TermsOf,
-    weights: Mapping[str, float],
+    params: Params, batch: ListBatch, keys: jax.Array | None, objective: Objective
 ) -> tuple[Params, Metrics]:
     """The gradient of the global batch's loss, the same on every device, and its metrics.
 
@@ -123,24 +123,25 @@ def loss_gradient(
     def share_of_loss(params: Params) -> tuple[jax.Array, Metrics]:
         shares = {
             name: term.total if term.count is None else term.total / _at_least_one(term.count)
-            for name, term in terms_of(params, batch, keys).items()
+            for name, term in objective.terms_of(params, batch, keys).items()
         }
-        loss = sum((weights[name] * shares[name] for name in weights), jnp.float32(0))
+        weighted = (weight * shares[name] for name, weight in objective.weights.items())
+        loss = sum(weighted, jnp.float32(0))
         return loss, shares | {"loss": loss}
 
     grads, shares = jax.grad(share_of_loss, has_aux=True)(params)
     return jax.lax.psum((grads, shares), AXIS)
 
 
-def joint_terms_of(
+def joint_objective(
     retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig, chunk: int = 0
-) -> TermsOf:
+) -> Objective:
     """Joint training: both models score the same lists, each text encoded once.
 
     `chunk`: see `in_chunks`.
     """
 
-    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+    def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
         de = list_scores(query, passage)
         ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
@@ -153,30 +154,30 @@ def joint_terms_of(
             "reranker_accuracy": accuracy(ce, batch.valid),
         }
 
-    return terms
+    return Objective(terms_of, joint_weights(loss))
 
 
-def reranker_terms_of(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) -> TermsOf:
+def reranker_objective(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) -> Objective:
     """The re-ranker's warm-up: on lists, alone."""
 
-    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+    def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
         return {
             "reranker": reranker_loss(ce, batch.valid, loss),
             "reranker_accuracy": accuracy(ce, batch.valid),
         }
 
-    return terms
+    return Objective(terms_of, {"reranker": 1.0})
 
 
-def retriever_terms_of(retriever: BiEncoder, temperature: float, chunk: int = 0) -> TermsOf:
+def retriever_objective(retriever: BiEncoder, temperature: float, chunk: int = 0) -> Objective:
     """The retriever's warm-up: the passages of all devices are negatives."""
 
-    def terms(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
+    def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
         return {"retriever": in_batch_term(query, passage, batch, temperature)}
 
-    return terms
+    return Objective(terms_of, {"retriever": 1.0})
 
 
 def in_batch_term(

@@ -1,4 +1,4 @@
-"""Who else is told of every step: TensorBoard and Weights & Biases. log.jsonl is what they copy."""
+"""Metric trackers: TensorBoard and Weights & Biases. Both copy log.jsonl."""
 
 import time
 import uuid
@@ -12,25 +12,23 @@ from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import read_json, remove, write_json
 
 FLUSHED = 10  # seconds after which TensorBoard sees a step
-
-
 WITHOUT = "make room, or leave it out (--log.no-tensorboard)"
 
 
 class Tracker(Protocol):
-    """Is told of a stage's steps, in their order."""
+    """Receives a stage's steps, in order."""
 
     def write(self, step: int, values: Mapping[str, float], when: float) -> None:
         """Some values at a step; `when` that was, in seconds since 1970."""
         ...
 
     def close(self) -> None:
-        """All steps are told."""
+        """Called after the last step."""
         ...
 
 
 class TensorBoard:
-    """The event files of one stage, made anew: who opens them tells all steps that there are.
+    """The event files of one stage, written afresh: the journal repeats the steps so far.
 
     Event files can only grow. Were they kept over a stop, steps that are taken back and trained
     again would stand in them twice.
@@ -70,8 +68,8 @@ class TensorBoard:
 class Wandb:
     """One run of Weights & Biases for each stage, in a group of the run's name.
 
-    It goes on where the stage does. Steps that are trained again have the same values, and W&B
-    drops them by their number. wandb.json holds the runs' ids; a stage that starts anew takes a
+    It resumes where the stage does. Steps that are trained again have the same values, and W&B
+    drops them by their number. wandb.json holds the runs' ids; a stage that starts over takes a
     new one.
     """
 
@@ -111,7 +109,7 @@ class Wandb:
 
 
 def check_wandb(config: Config) -> None:
-    """Raises InputError where W&B is asked for and cannot be had: before anything is trained."""
+    """Raises InputError if W&B is wanted and not available, before anything is trained."""
     if config.log.wandb:
         _library()
 

@@ -1,11 +1,12 @@
-"""Trains one stage: from parameters and batches to parameters, with checkpoints to go on from."""
+"""Trains one stage: from parameters and batches to parameters, with checkpoints to resume from."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 
@@ -15,55 +16,72 @@ from rocketjax.models.encoder import Params
 from rocketjax.runtime import processes, signals
 from rocketjax.runtime.devices import data_parallel, replicate
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.progress import Say, Watch
-from rocketjax.runtime.signals import Preempted
-from rocketjax.text.batch import ListBatch
-from rocketjax.training.checkpoint import Checkpoints, Facts
-from rocketjax.training.journal import Journal, TrainLog
-from rocketjax.training.loop import QueriesOf, fit
+from rocketjax.runtime.progress import Advance, Say, Watch
+from rocketjax.runtime.signals import Preempted, ShouldStop
+from rocketjax.training.checkpoint import Checkpoints
+from rocketjax.training.journal import Journal
+from rocketjax.training.loop import Feed, Step, fit
 from rocketjax.training.optimizer import make_optimizer
-from rocketjax.training.step import TermsOf, TrainState, init_state, train_step
+from rocketjax.training.step import Objective, TrainState, init_state, train_step
 
-
-class Feed(NamedTuple):
-    """One round of training, from a step on."""
-
-    batches: Iterator[ListBatch]
-    queries_of: QueriesOf
-    lists: str  # a hash of the lists and texts that the round's batches are made of
-
-
-# Of a step and the models' parameters at it; the lists may be mined with them.
-Feeds: TypeAlias = Callable[[int, Params], Feed]
-
-
-# Of a step and the models' parameters at it: what the models are worth, by measure.
+# Of the models' parameters at a step: how good the models are, by measure.
 Judge: TypeAlias = Callable[[int, Params], Mapping[str, float]]
 
 
+class Context(Protocol):
+    """What every stage of a run is given."""
+
+    @property
+    def config(self) -> Config:
+        """All options."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        ...
+
+    @property
+    def say(self) -> Say:
+        """Prints a line for people."""
+        ...
+
+    @property
+    def watch(self) -> Watch:
+        """Shows the progress of long work."""
+        ...
+
+
+class Feeds(Protocol):
+    """The batches of a stage, by rounds: a refresh mines lists with the models as they are."""
+
+    @property
+    def length(self) -> int:
+        """Steps in a round; 0: one round is the whole stage."""
+        ...
+
+    def from_step(self, step: int, params: Params) -> Feed:
+        """The batches from `step` to the end of its round; `params`: the models at that step."""
+        ...
+
+
 def train_stage(
+    run: Context,
     name: str,
-    config: Config,
     stage: StageConfig,
     params: Params,
-    terms_of: TermsOf,
-    weights: Mapping[str, float],
+    objective: Objective,
     feeds: Feeds,
-    folder: Path,
-    say: Say,
-    watch: Watch,
-    *,
-    round_length: int = 0,
     judge: Judge | None = None,
 ) -> Params:
-    """Trains `params` for the stage's steps, or for what is left of them.
+    """Trains `params` for the stage's steps, or for those that a stopped run has left.
+
+    Checkpoints are in checkpoints/`name` of the run's folder; every step's metrics go to log.jsonl
+    and the files beside it (journal.py).
 
     Args:
-        feeds: called at every round's first step, and where a stopped run goes on.
-        folder: the run's; the stage's checkpoints are in checkpoints/`name`, every step's metrics
-            go to log.jsonl and its like (journal.py).
-        round_length: steps for which one feed serves; 0: all.
-        judge: asked at the first step, at the last, and every `config.evaluate.every` steps.
+        feeds: asked for batches at the first step of every round, and where a stopped run resumes.
+        judge: called at the first step, at the last, and every `config.evaluate.every` steps.
 
     Raises:
         NonFiniteError: training diverged; the last checkpoint before it stays.
@@ -72,63 +90,35 @@ def train_stage(
     """
     if stage.steps == 0:
         return params
+    config = run.config
     optimizer = make_optimizer(stage.optimizer, stage.steps)
-    step = partial(train_step, terms_of=terms_of, weights=weights, optimizer=optimizer)
+    step = partial(train_step, objective=objective, optimizer=optimizer)
     program = data_parallel(step, backend=config.compute.parallel)
     state = replicate(init_state(params, optimizer, config.seed))
-    facts = {"options": _as_json(training_fields(config)), "devices": jax.device_count()}
-    every, length = config.checkpoint.every, round_length or stage.steps
-    look_every = config.evaluate.every or stage.steps
+    checkpoints = run.folder / "checkpoints" / name
     with (
-        Checkpoints(folder / "checkpoints" / name, config.checkpoint.keep, say) as saved,
-        watch(name, stage.steps, "steps") as advance,
+        Checkpoints(checkpoints, config.checkpoint.keep, run.say) as saved,
+        run.watch(name, stage.steps, "steps") as advance,
     ):
-        state, facts = _go_on(saved, state, name, facts, say)
-        advance(int(state.step))
-        journal = Journal(config, folder, name, int(state.step), params.keys())
-        look = partial(_look, journal, judge) if judge else None
-        with closing(journal):
-            if look and _is_due(int(state.step), look_every, stage.steps):
-                look(int(state.step), state)  # or was stopped before it could
-            while (done := int(state.step)) < stage.steps:
-                end = min((done // length + 1) * length, stage.steps)
-                saved.wait()  # a round's lists are mined with this very state
-                feed = feeds(done, state.params)
-                if done % length and facts["lists"] != feed.lists:
-                    raise _refusal(name, done, "other lists or texts")
-                facts["lists"] = feed.lists
-                journal.rewind_clock()
-                with signals.deferred() as asked, leaving_together(saved):
-                    state = fit(
-                        state,
-                        program,
-                        journal.counted(feed.batches),
-                        feed.queries_of,
-                        range(done, end),
-                        partial(_report, journal, name, say),
-                        save=partial(_save, saved, journal.log, facts, every, end),
-                        save_every=every,
-                        advance=advance,
-                        spare=max(stage.max_bad_steps - int(state.skipped), 0),
-                        stop=processes.together(asked),
-                        look=look,
-                        look_every=look_every,
-                    )
-            if look:
-                look(stage.steps, state)
+        state, facts = _resume(saved, state, name, run)
+        done = int(state.step)
+        advance(done)
+        with closing(Journal(config, run.folder, name, done, params.keys())) as journal:
+            trainer = _Trainer(run, name, stage, saved, journal, facts, advance, judge)
+            state = trainer.train(state, program, feeds)
         saved.wait()
         best = saved.best()
         if config.checkpoint.take == "best" and best is not None:
-            say(f"{name}: ends with its best checkpoint, that of step {best}")
+            run.say(f"{name}: ends with its best checkpoint, that of step {best}")
             state = saved.restore(best, state)
         return state.params
 
 
 @contextmanager
 def leaving_together(saved: Checkpoints) -> Iterator[None]:
-    """All processes stop at one step, and none goes before the state of that step is on disk.
+    """All processes stop at one step, and none exits before the state of that step is on disk.
 
-    Who leaves ends the others, process 0 too, which alone saves.
+    A process that exits ends the others, process 0 too, which alone saves.
     """
     try:
         yield
@@ -138,17 +128,103 @@ def leaving_together(saved: Checkpoints) -> Iterator[None]:
         raise
 
 
-def _go_on(
-    saved: Checkpoints, state: TrainState, name: str, facts: Facts, say: Say
+@dataclass
+class _Trainer:
+    """The hooks of a stage's loop: it journals, saves, judges and stops."""
+
+    run: Context
+    name: str
+    stage: StageConfig
+    saved: Checkpoints
+    journal: Journal
+    facts: dict[str, Any]
+    advance: Advance
+    judge: Judge | None
+    end: int = 0  # of the round at work
+    stop: ShouldStop = signals.never
+
+    def train(self, state: TrainState, program: Step, feeds: Feeds) -> TrainState:
+        """Round after round, up to the stage's last step."""
+        if self._judges(int(state.step)):
+            self._judge(int(state.step), state)  # or was stopped before it could
+        while int(state.step) < self.stage.steps:
+            state = self._train_round(state, program, feeds)
+        self._judge(self.stage.steps, state)
+        return state
+
+    def _train_round(self, state: TrainState, program: Step, feeds: Feeds) -> TrainState:
+        done, length = int(state.step), feeds.length or self.stage.steps
+        self.end = min((done // length + 1) * length, self.stage.steps)
+        self.saved.wait()  # a round's lists are mined with this very state
+        feed = feeds.from_step(done, state.params)
+        if done % length and self.facts["lists"] != feed.lists:
+            raise _refusal(self.name, done, "other lists or texts")
+        self.facts["lists"] = feed.lists
+        self.journal.rewind_clock()
+        feed = feed._replace(batches=self.journal.counted(feed.batches))
+        tolerated = max(self.stage.max_bad_steps - int(state.skipped), 0)
+        with signals.deferred() as asked, leaving_together(self.saved):
+            self.stop = processes.stop_together(asked)
+            return fit(state, program, feed, range(done, self.end), self, tolerated)
+
+    def on_metrics(self, metrics: dict[str, Any]) -> None:
+        """Journals a step, and says what was bad about it."""
+        self.journal.step(metrics)
+        if "bad" in metrics:
+            self.run.say(
+                f"{self.name}: step {metrics['step']} is not applied: {metrics['bad']} (see "
+                "log.jsonl)"
+            )
+        self.advance(1)
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked some process to stop."""
+        return self.stop()
+
+    def wants_state(self, done: int) -> bool:
+        """Whether it is time to save or to judge."""
+        return self._saves(done) or self._judges(done)
+
+    def on_state(self, done: int, state: TrainState, stopping: bool) -> None:
+        """Saves, and judges where there is time for it."""
+        if stopping or self._saves(done):
+            self._save(done, state)
+        if not stopping and self._judges(done):
+            self._judge(done, state)
+
+    def _saves(self, done: int) -> bool:
+        return done % self.run.config.checkpoint.every == 0 or done == self.end
+
+    def _judges(self, done: int) -> bool:
+        every = self.run.config.evaluate.every or self.stage.steps
+        return done % every == 0 or done == self.stage.steps
+
+    def _save(self, done: int, state: TrainState) -> None:
+        # The best is chosen among regular checkpoints only: the choice must not depend on where a
+        # run was stopped.
+        loss = self.journal.log.loss if self._saves(done) else None
+        self.saved.save(done, state, {**self.facts, "loss": loss})
+
+    def _judge(self, done: int, state: TrainState) -> None:
+        """Judges the models as they are, unless they were judged already."""
+        if self.judge is not None and not self.journal.is_judged(done):
+            self.journal.judged(done, self.judge(done, state.params))
+            self.journal.rewind_clock()
+
+
+def _resume(
+    saved: Checkpoints, state: TrainState, name: str, run: Context
 ) -> tuple[TrainState, dict[str, Any]]:
     """The last good checkpoint's state and facts, or those of the start."""
+    options = json.loads(json.dumps(training_fields(run.config)))  # as they come from a file
+    facts: dict[str, Any] = {"options": options, "devices": jax.device_count()}
     step = saved.latest()
     if step is None:
-        say(f"{name}: starts at step 0")
-        return state, {**facts}
-    say(f"{name}: goes on from step {step}")
+        run.say(f"{name}: starts at step 0")
+        return state, facts
+    run.say(f"{name}: resumes at step {step}")
     before = saved.facts(step)
-    wrong = [  # what came to exist since then was as it is by default: the pipeline has compared
+    wrong = [  # an option added since then had its default: the pipeline has compared
         f"{key}: {before['options'][key]} -> {value}"
         for key, value in facts["options"].items()
         if before["options"].get(key, value) != value
@@ -156,51 +232,15 @@ def _go_on(
     if wrong:
         raise _refusal(name, step, f"other options ({'; '.join(wrong)})")
     if before["devices"] != facts["devices"]:
-        say(
+        run.say(
             f"{name}: {before['devices']} devices until now, {facts['devices']} from here: the "
-            "same batches in the same order, results equal but for rounding"
+            "same batches in the same order, results equal except for rounding"
         )
-    return saved.restore(step, state), {**facts, "lists": before["lists"]}
-
-
-def _save(
-    saved: Checkpoints,
-    log: TrainLog,
-    facts: Facts,
-    every: int,
-    end: int,
-    done: int,
-    state: TrainState,
-) -> None:
-    # The best is chosen among these only: the choice must not know where a run was stopped.
-    regular = done % every == 0 or done == end
-    saved.save(done, state, {**facts, "loss": log.loss if regular else None})
+    return saved.restore(step, state), facts | {"lists": before["lists"]}
 
 
 def _refusal(name: str, step: int, what: str) -> InputError:
     return InputError(
-        f"the checkpoint of step {step} of {name} was trained with {what}; go on with those, or "
-        f"train the stage anew: --from {name}"
+        f"the checkpoint of step {step} of {name} was trained with {what}; resume with those, or "
+        f"train the stage again: --from {name}"
     )
-
-
-def _is_due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
-
-
-def _look(journal: Journal, judge: Judge, step: int, state: TrainState) -> None:
-    """Judges the models as they are, unless they were."""
-    if not journal.is_judged(step):
-        journal.judged(step, judge(step, state.params))
-        journal.rewind_clock()
-
-
-def _report(journal: Journal, name: str, say: Say, values: dict[str, Any]) -> None:
-    journal.step(values)
-    if "bad" in values:
-        say(f"{name}: step {values['step']} is not applied: {values['bad']} (see log.jsonl)")
-
-
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from a file."""
-    return json.loads(json.dumps(values))

@@ -22,8 +22,30 @@ from rocketjax.retrieval.vectors import Vectors
 BATCHES = (16, 32, 64)
 
 
+def main() -> None:
+    """Answers with the seconds of one run, at its fastest batch size."""
+    mining = Mining(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+
+    def seconds(batch: int) -> float:
+        started = time.perf_counter()
+        mining.run(batch)
+        return time.perf_counter() - started
+
+    fastest: int | None = None
+
+    def run(_: str) -> Answer:
+        nonlocal fastest
+        if fastest is None:
+            batches = GPU_BATCHES if on_gpu() else BATCHES
+            seconds(batches[0])  # to warm up
+            fastest = min(batches, key=seconds)
+        return {"seconds": seconds(fastest), "setting": f"its batch size {fastest}"}
+
+    answer(run)
+
+
 class Mining:
-    """The whole of it, once for each call of `run`."""
+    """All of mining, once for each call of `run`."""
 
     def __init__(self, work: dict[str, Any]) -> None:
         self.work = work
@@ -39,80 +61,67 @@ class Mining:
         rows = vectors.rows(0, len(vectors)).astype(np.float32)
         self.corpus = torch.from_numpy(rows).to(self.encoder.device, self.encoder.dtype)
         self.ids = vectors.names(np.arange(len(vectors))).tolist()
-        self.text = dict(zip(self.ids, work["passages"], strict=True))
+        self.passages = dict(zip(self.ids, work["passages"], strict=True))
 
     def run(self, batch: int) -> None:
         """Queries to written lists."""
-        work = self.work
-        queries, positives = work["queries"], work["positives"]
+        candidates = self._retrieve(batch)
+        likely = self._score(candidates, batch)
+        rng = np.random.default_rng(self.work["seed"])
+        with tempfile.TemporaryFile("w", encoding="utf-8") as file:
+            for query, pids in candidates.items():
+                for row in self._lists(query, pids, likely, rng):
+                    file.write(json.dumps(row) + "\n")
+
+    def _retrieve(self, batch: int) -> dict[str, list[str]]:
+        """Every query's candidates, its positives left out."""
+        queries, positives = self.work["queries"], self.work["positives"]
         vectors = self.encoder.encode(
             list(queries.values()), batch_size=batch, convert_to_tensor=True
         )
-        most = max(map(len, positives.values()))
-        top_k = min(work["depth"] + most, len(self.ids))
+        depth, most = self.work["depth"], max(map(len, positives.values()))
+        top_k = min(depth + most, len(self.ids))
         hits = util.semantic_search(
             vectors, self.corpus, top_k=top_k, score_function=util.dot_score
         )
-        found = {}
-        for query, ranked in zip(queries, hits, strict=True):
-            names = [self.ids[int(hit["corpus_id"])] for hit in ranked]
-            found[query] = [pid for pid in names if pid not in positives[query]][: work["depth"]]
+        candidates = {}
+        for query, ranking in zip(queries, hits, strict=True):
+            pids = [self.ids[int(hit["corpus_id"])] for hit in ranking]
+            candidates[query] = [pid for pid in pids if pid not in positives[query]][:depth]
+        return candidates
+
+    def _score(self, candidates: dict[str, list[str]], batch: int) -> dict[tuple[str, str], float]:
+        """Probabilities of the first candidates and of the positives."""
         pairs = [
             (query, pid)
-            for query in queries
-            for pid in (*positives[query], *found[query][: work["scored"]])
+            for query, pids in candidates.items()
+            for pid in (*self.work["positives"][query], *pids[: self.work["scored"]])
         ]
-        texts = [(queries[query], self.text[pid]) for query, pid in pairs]
+        texts = [(self.work["queries"][query], self.passages[pid]) for query, pid in pairs]
         scores = self.scorer.predict(texts, batch_size=batch)  # through a sigmoid, by default
-        likely = dict(zip(pairs, scores.tolist(), strict=True))
-        rng = np.random.default_rng(work["seed"])
-        with tempfile.TemporaryFile("w", encoding="utf-8") as file:
-            for query in queries:
-                for row in self._lists(query, found[query], likely, rng):
-                    file.write(json.dumps(row) + "\n")
+        return dict(zip(pairs, scores.tolist(), strict=True))
 
     def _lists(
         self,
         query: str,
-        found: list[str],
+        pids: list[str],
         likely: dict[tuple[str, str], float],
         rng: np.random.Generator,
     ) -> list[dict[str, Any]]:
+        """An undenoised and a denoised list for each positive of a query."""
         work = self.work
         size, rows = work["length"] - 1, []
-        clean = [pid for pid in found[: work["scored"]] if likely[query, pid] < work["low"]]
+        clean = [pid for pid in pids[: work["scored"]] if likely[query, pid] < work["low"]]
         for positive in work["positives"][query]:
-            pools = {"undenoised": found[: work["top_n"]], "denoised": clean}
+            pools = {"undenoised": pids[: work["top_n"]], "denoised": clean}
             for kind, pool in pools.items():
-                drawn = rng.choice(pool, min(size, len(pool)), replace=False).tolist()
+                negatives = rng.choice(pool, min(size, len(pool)), replace=False).tolist()
                 if kind == "denoised":
-                    drawn += found[work["scored"] :][: size - len(drawn)]
+                    negatives += pids[work["scored"] :][: size - len(negatives)]
                 rows.append(
-                    {"query": query, "positive": positive, "negatives": drawn, "kind": kind}
+                    {"query": query, "positive": positive, "negatives": negatives, "kind": kind}
                 )
         return rows
-
-
-def main() -> None:
-    """Answers with the seconds of one run, at the batch size that is best for it."""
-    mining = Mining(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-
-    def seconds(batch: int) -> float:
-        started = time.perf_counter()
-        mining.run(batch)
-        return time.perf_counter() - started
-
-    best: int | None = None
-
-    def run(_: str) -> Answer:
-        nonlocal best
-        if best is None:
-            batches = GPU_BATCHES if on_gpu() else BATCHES
-            seconds(batches[0])  # to warm up
-            best = min(batches, key=seconds)
-        return {"seconds": seconds(best), "setting": f"its batch size {best}"}
-
-    answer(run)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ def main() -> None:
     """Answers with the seconds of a search of all queries at once, until its input ends."""
     folder = Path(sys.argv[1])
     work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
-    held = Vectors(Path(work["vectors"]))
+    stored = Vectors(Path(work["vectors"]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vectors = torch.from_numpy(held.rows(0, len(held)).astype(np.float32)).to(device)
+    vectors = torch.from_numpy(stored.rows(0, len(stored)).astype(np.float32)).to(device)
     queries = torch.from_numpy(np.load(folder / "queries.npy")).to(device)
 
     def search(_: str) -> Answer:

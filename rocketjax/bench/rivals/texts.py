@@ -1,7 +1,7 @@
-"""The other side, in a process of its own: sentence-transformers, and a plain PyTorch train step.
+"""The other side of encode, rerank and train: sentence-transformers, and a plain PyTorch step.
 
-Started by `pair.py` with a file of work; reads the name of a task a line, answers with a JSON line
-of the seconds that one run took. The first run of a task tries batch sizes and keeps the best.
+Started by bench/work.py with a file of work. For the name of a task it answers with the seconds of
+one run; the first run of a task tries batch sizes and keeps the fastest.
 """
 
 import sys
@@ -16,20 +16,36 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, s
 from transformers import AutoModel, AutoTokenizer
 
 from rocketjax.bench.measure import Answer, answer
-from rocketjax.bench.work import Work
+from rocketjax.bench.work import LOSS, Work
+from rocketjax.config.loss import resolve_loss
 
 BATCHES = (8, 16, 32, 64, 128)
-
-
 GPU_BATCHES = (64, 256, 1024)
 
 
+def main() -> None:
+    """Answers until its input ends."""
+    rivals = Rivals(Work.read(Path(sys.argv[1])))
+    makers = {"encode": rivals.encode, "rerank": rivals.rerank, "train": rivals.train}
+    tasks: dict[str, Callable[[int], Any]] = {}
+    batches: dict[str, int] = {}
+
+    def run(name: str) -> Answer:
+        if name not in tasks:
+            tasks[name] = makers[name]()
+            batches[name] = fastest_batch(name, tasks[name])
+        batch = batches[name]
+        setting = f"its batch size {batch}" if batch else ""
+        return {"seconds": _seconds(tasks[name], batch), "setting": setting}
+
+    answer(run)
+
+
 class Rivals:
-    """Tasks by the names that `Ours` has."""
+    """Every task as a function of the batch size, by the name that it has in `Ours`."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.batch: dict[str, int] = {}
 
     def encode(self) -> Callable[[int], Any]:
         """SentenceTransformer.encode."""
@@ -52,21 +68,19 @@ class Rivals:
         return lambda batch: model.predict(self.work.pairs, batch_size=batch)
 
     def train(self) -> Callable[[int], Any]:
-        """The same step, written plainly: shared tower, re-ranker, AdamW, padded to the longest."""
-        pass
-
+        """A joint step, whose batch is all lists."""
         step = make_step(self.work)
         return lambda _: step()
 
-    def best(self, name: str, run: Callable[[int], Any]) -> int:
-        """Its best batch size, by one run each after one to warm up."""
-        if name == "train":
-            run(0)
-            return 0
-        batches = GPU_BATCHES if on_gpu() else BATCHES
-        run(batches[0])
-        taken = {batch: _seconds(run, batch) for batch in batches}
-        return min(taken, key=taken.__getitem__)
+
+def fastest_batch(name: str, run: Callable[[int], Any]) -> int:
+    """By one run with each batch size, after one to warm up; 0 for training, which has none."""
+    if name == "train":
+        run(0)
+        return 0
+    batches = GPU_BATCHES if on_gpu() else BATCHES
+    run(batches[0])
+    return min(batches, key=lambda batch: _seconds(run, batch))
 
 
 def on_gpu() -> bool:
@@ -77,7 +91,7 @@ def on_gpu() -> bool:
 
 
 def precision() -> dict[str, Any]:
-    """bfloat16 on a GPU, as rocketjax has it there."""
+    """bfloat16 on a GPU, as in rocketjax."""
     return {"dtype": "bfloat16"} if on_gpu() else {}
 
 
@@ -87,88 +101,87 @@ def _seconds(run: Callable[[int], Any], batch: int) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    """Answers until its input ends."""
-    rivals = Rivals(Work.read(Path(sys.argv[1])))
-    tasks: dict[str, Callable[[int], Any]] = {}
+def make_step(work: Work) -> Callable[[], float]:
+    """One optimizer step over all lists; returns the loss.
 
-    def run(name: str) -> Answer:
-        if name not in tasks:
-            tasks[name] = getattr(rivals, name)()
-            rivals.batch[name] = rivals.best(name, tasks[name])
-        batch = rivals.batch[name]
-        setting = f"its batch size {batch}" if batch else ""
-        return {"seconds": _seconds(tasks[name], batch), "setting": setting}
+    A shared tower with mean pooling, cosines over a temperature, a re-ranker; listwise
+    cross-entropies, KL from the re-ranker's stopped distribution; AdamW. Texts are padded to the
+    longest of the batch; SDPA; compiled on a GPU.
+    """
+    return JointStep(work).run
 
-    answer(run)
+
+class JointStep:
+    """The joint step as one would write it in PyTorch."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cuda = self.device.type == "cuda"
+        self.tokenizer = AutoTokenizer.from_pretrained(work.weights)
+        retriever, reranker = self._encoder(), self._encoder()
+        self.head = nn.Linear(reranker.config.hidden_size, 1).to(self.device)
+        modules = nn.ModuleList([retriever, reranker, self.head]).train()
+        for module in modules.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # as ours, by default
+        self.parameters = list(modules.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=5e-5, weight_decay=0.01)
+        self.retriever = torch.compile(retriever) if cuda else retriever
+        self.reranker = torch.compile(reranker) if cuda else reranker
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=cuda)
+
+    def run(self) -> float:
+        """One step; returns the loss."""
+        queries = [query for query, _ in self.work.lists]
+        passages = [text for _, texts in self.work.lists for text in texts]
+        lists, slots = len(queries), len(self.work.lists[0][1])
+        with self.precision:
+            query = self._vectors(queries, self.work.query_length)
+            passage = self._vectors(passages, self.work.passage_length).view(lists, slots, -1)
+            repeated = [query for query in queries for _ in range(slots)]
+            ce = self._scores(repeated, passages).view(lists, slots).float()
+        de = torch.einsum("bd,bld->bl", query.float(), passage.float())
+        loss = self._loss(de / LOSS.retriever_temperature, ce)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+    def _encoder(self) -> Any:
+        model = AutoModel.from_pretrained(
+            self.work.weights, attn_implementation="sdpa", use_safetensors=True
+        )
+        return model.to(self.device)
+
+    def _vectors(self, texts: list[str], length: int) -> torch.Tensor:
+        batch = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
+        ).to(self.device)
+        hidden = self.retriever(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+
+    def _scores(self, queries: list[str], passages: list[str]) -> torch.Tensor:
+        batch = self.tokenizer(
+            queries,
+            passages,
+            padding=True,
+            truncation="only_second",
+            max_length=self.work.pair_length,
+            return_tensors="pt",
+        ).to(self.device)
+        return self.head(self.reranker(**batch).last_hidden_state[:, 0])
+
+    def _loss(self, de: torch.Tensor, ce: torch.Tensor) -> torch.Tensor:
+        """Of both models' scores [B, L]."""
+        first = torch.zeros(len(de), dtype=torch.long, device=self.device)
+        teacher = softmax(ce.detach(), -1)
+        distill = kl_div(log_softmax(de, -1), teacher, reduction="batchmean")
+        weight = resolve_loss(LOSS).distill_weight
+        return cross_entropy(de, first) + cross_entropy(ce, first) + weight * distill
 
 
 if __name__ == "__main__":
     main()
-
-
-TEMPERATURE, DISTILL = 0.05, 0.3  # as ours.LOSS has it
-
-
-def make_step(work: Work) -> Callable[[], float]:
-    """One optimizer step over all lists; returns the loss.
-
-    Mean pooling, cosines over a temperature, listwise cross-entropies, KL from the re-ranker's
-    stopped distribution; texts padded to the longest of the batch; SDPA; compiled on a GPU.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(work.weights)
-    retriever, encoder = (
-        AutoModel.from_pretrained(
-            work.weights, attn_implementation="sdpa", use_safetensors=True
-        ).to(device)
-        for _ in range(2)
-    )
-    head = nn.Linear(encoder.config.hidden_size, 1).to(device)
-    modules = nn.ModuleList([retriever, encoder, head]).train()
-    for module in modules.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # as ours, by default
-    if device.type == "cuda":
-        retriever, encoder = torch.compile(retriever), torch.compile(encoder)
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=5e-5, weight_decay=0.01)
-    queries = [query for query, _ in work.lists]
-    passages = [text for _, texts in work.lists for text in texts]
-    slots = len(work.lists[0][1])
-    repeated = [query for query in queries for _ in range(slots)]
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-    def vectors(texts: list[str], length: int) -> torch.Tensor:
-        batch = tokenizer(
-            texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
-        )
-        batch = batch.to(device)
-        hidden = retriever(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-
-    def step() -> float:
-        with precision:
-            query = vectors(queries, work.query_length)
-            passage = vectors(passages, work.passage_length).view(len(queries), slots, -1)
-            pairs = tokenizer(
-                repeated,
-                passages,
-                padding=True,
-                truncation="only_second",
-                max_length=work.pair_length,
-                return_tensors="pt",
-            ).to(device)
-            ce = head(encoder(**pairs).last_hidden_state[:, 0]).view(len(queries), slots).float()
-        de = torch.einsum("bd,bld->bl", query.float(), passage.float()) / TEMPERATURE
-        first = torch.zeros(len(queries), dtype=torch.long, device=device)
-        teacher = softmax(ce.detach(), -1)
-        distill = kl_div(log_softmax(de, -1), teacher, reduction="batchmean")
-        loss = cross_entropy(de, first) + cross_entropy(ce, first) + DISTILL * distill
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step

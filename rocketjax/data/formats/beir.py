@@ -2,9 +2,10 @@
 
 corpus.jsonl       {_id, title, text}
 queries.jsonl      {_id, text}
-qrels/SPLIT.tsv    query-id, corpus-id, score, divided by tabs, under a line that says so
-answers.jsonl      {_id, answers: [..]}: strings that answer a query; there need be none
-Each may be packed, as corpus.jsonl.gz.
+qrels/SPLIT.tsv    query-id TAB corpus-id TAB score, below a header line
+answers.jsonl      {_id, answers: [..]}: strings that answer a query; optional
+
+Each file may be compressed, as corpus.jsonl.gz.
 """
 
 import re
@@ -23,8 +24,8 @@ from rocketjax.data.lines import (
     checked_text,
     distinct,
     json_row,
-    packed_or_not,
     parsed,
+    plain_or_gz,
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.store import store
@@ -32,37 +33,38 @@ from rocketjax.runtime.errors import InputError, shown
 
 
 def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
-    """The corpus, and a split for each file of judgements, of the queries it judges.
+    """Reads the corpus, and a split for each qrels file, of the queries in it.
 
-    Queries that no qrels file judges make the split "unlabelled", unless qrels/unlabelled.tsv
-    makes one by that name: then they are in none.
+    Queries in no qrels file form the split "unlabelled", or, if there is a qrels/unlabelled.tsv,
+    belong to no split.
 
     Raises:
-        InputError: a file is missing, or, with the policy "fail", a line is not what it should be,
-            an id stands twice or holds white space, a text is empty, or a judgement points nowhere
-            or contradicts another; file, line and field are named.
+        InputError: a file is missing, or, with the policy "fail", a line does not parse, an id is a
+            duplicate or contains whitespace, a text is empty, or a qrels line has an unknown query
+            or passage or contradicts another; file, line and field are named.
     """
     bad = BadRows(policy)
-    corpus, asked = packed_or_not(folder / "corpus.jsonl"), packed_or_not(folder / "queries.jsonl")
-    for path in (corpus, asked):
+    corpus = plain_or_gz(folder / "corpus.jsonl")
+    queries_file = plain_or_gz(folder / "queries.jsonl")
+    for path in (corpus, queries_file):
         if not path.is_file():
             raise InputError(f"{path}: missing; a BEIR folder has corpus.jsonl and queries.jsonl")
     passages, notes = store(str(corpus), [corpus], lambda bad: read_corpus(corpus, bad), policy)
-    queries = read_queries(asked, bad)
-    answers = _read_answers(packed_or_not(folder / "answers.jsonl"), queries, bad)
+    queries = read_queries(queries_file, bad)
+    answers = _read_answers(plain_or_gz(folder / "answers.jsonl"), queries, bad)
     qrels = {
-        name: read_qrels(path, parsed(path, _Judgements(), bad), queries, passages.by_id, bad)
+        name: read_qrels(path, parsed(path, _QrelsParser(), bad), queries, passages.by_id, bad)
         for name, path in by_split(folder / "qrels", r"(.+)\.tsv")
     }
     if not qrels:
-        raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/train.tsv there")
-    splits = {name: Split(queries, judged, answers).only(judged) for name, judged in qrels.items()}
+        raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/SPLIT.tsv")
+    splits = {name: Split(queries, part, answers).only(part) for name, part in qrels.items()}
     splits = with_unlabelled(splits, queries, answers)
     return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
 
 
 def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
-    """Places and passages of a corpus.jsonl; Tevatron's has docid for _id."""
+    """Yields places and passages of a corpus.jsonl. Tevatron's has docid instead of _id."""
 
     def parse(line: str) -> Passage:
         row = json_row(line)
@@ -73,7 +75,7 @@ def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
 
 
 def read_queries(path: Path, bad: BadRows) -> dict[str, str]:
-    """Queries by id, of a queries.jsonl. Raises InputError, also where there is none."""
+    """Reads queries by id from a queries.jsonl. Raises InputError if there are none, too."""
 
     def parse(line: str) -> tuple[str, str]:
         row = json_row(line)
@@ -81,7 +83,7 @@ def read_queries(path: Path, bad: BadRows) -> dict[str, str]:
 
     queries = distinct(parsed(path, parse, bad), bad)
     if not queries:
-        raise InputError(f"{path}: holds no query")
+        raise InputError(f"{path}: contains no queries")
     return queries
 
 
@@ -94,26 +96,26 @@ def _read_answers(
         if query not in queries:
             raise BadRow(f"_id: {query!r} is not in queries.jsonl")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise BadRow(f"answers: expected a list of texts, got {shown(texts)}")
+            raise BadRow(f"answers: expected a list of strings, got {shown(texts)}")
         return query, tuple(texts)
 
     return distinct(parsed(path, parse, bad), bad) if path.is_file() else {}
 
 
-class _Judgements:
-    """Parses the lines of a file of judgements, of which the first names the columns."""
+class _QrelsParser:
+    """Parses the lines of a qrels file, the first of which has to be a header."""
 
     def __init__(self) -> None:
-        self.header = True
+        self.is_first = True
 
     def __call__(self, line: str) -> Judgement | None:
         columns = line.split("\t")
-        judges = len(columns) == 3 and re.fullmatch(r"-?[0-9]{1,9}", columns[2], re.ASCII)
-        header, self.header = self.header, False
-        if header and not judges:
+        is_judgement = len(columns) == 3 and re.fullmatch(r"-?[0-9]{1,9}", columns[2], re.ASCII)
+        is_first, self.is_first = self.is_first, False
+        if is_first and not is_judgement:
             return None
-        if header:
-            raise BadRow("expected the line query-id, corpus-id, score first")
-        if not judges:
+        if is_first:
+            raise BadRow("expected the header query-id, corpus-id, score on the first line")
+        if not is_judgement:
             raise BadRow(f"expected query-id, corpus-id, score, got {line[:80]!r}")
         return Judgement(columns[0], columns[1], int(columns[2]))

@@ -1,7 +1,7 @@
-"""Collections that other libraries fetch: Hugging Face's datasets, and ir_datasets.
+"""Collections of Hugging Face's datasets library and of ir_datasets.
 
-Neither is needed by anything else: `pip install 'rocketjax[hub]'` brings the first,
-`'rocketjax[irds]'` the second. What they download lies in their own caches.
+Both libraries are optional: `pip install 'rocketjax[hub]'` installs the first, `'rocketjax[irds]'`
+the second. They keep what they download in caches of their own.
 """
 
 import math
@@ -25,23 +25,24 @@ from rocketjax.data.lines import (
     distinct,
 )
 from rocketjax.data.passages import Passage
-from rocketjax.data.store import store
+from rocketjax.data.store import notes_on_duplicates, store
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.runtime.progress import Say, unsaid
 
 
 def read_datasets(name: str, policy: Policy = "fail") -> Collection:
-    """A dataset of the Hugging Face hub, or a local folder of its files.
+    """Reads a dataset of the Hugging Face hub, or a local folder of its files.
 
     Args:
-        name: ORG/NAME, a folder, or either with ":CONFIG" behind it. One with the configurations
-            "corpus" and "queries" is read as BEIR's on the hub are (judgements in "default" or
-            "qrels", or in the dataset ORG/NAME-qrels); any other as training rows, in the columns
-            that data/rows.py knows, its splits as they are.
+        name: ORG/NAME or a folder, optionally followed by ":CONFIG". A dataset with the
+            configurations "corpus" and "queries" is read in BEIR's layout, with its qrels in the
+            configuration "qrels" or "default" or in the dataset ORG/NAME-qrels. Any other is read
+            as training rows, with the columns of formats/rows.py and the dataset's own splits.
         policy: see `load_collection`.
 
     Raises:
-        InputError: the library is not installed, the dataset cannot be had, or a row is bad.
+        InputError: the library is not installed, the dataset cannot be loaded or, with the policy
+            "fail", a row is bad.
     """
     library = _import("datasets", "hub")
     path, _, config = name.partition(":")
@@ -53,29 +54,28 @@ def read_datasets(name: str, policy: Policy = "fail") -> Collection:
     with _loading(f"hf:{path}"):
         configs = library.get_dataset_config_names(path)
     if {"corpus", "queries"} <= set(configs):
-        judged = next((name for name in ("qrels", "default") if name in configs), None)
+        qrels_config = next((name for name in ("qrels", "default") if name in configs), None)
         corpus, queries = (next(iter(load(part).values())) for part in ("corpus", "queries"))
-        qrels = load(judged) if judged else load(None, f"{path}-qrels")
-        return _judged_dataset(name, corpus, queries, qrels, policy)
-    return _dataset_rows(name, load(config or None), policy)
+        qrels = load(qrels_config) if qrels_config else load(None, f"{path}-qrels")
+        return _from_beir_layout(name, corpus, queries, qrels, policy)
+    return _from_rows(name, load(config or None), policy)
 
 
-def _dataset_rows(name: str, parts: Mapping[str, Any], policy: Policy) -> Collection:
+def _from_rows(name: str, parts: Mapping[str, Any], policy: Policy) -> Collection:
     def read(split: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
         return _parsed(f"hf:{name}/{split}", parts[split], row_of, bad)
 
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
         return passages_of([Path(split) for split in parts], bad, lambda p, b: read(str(p), b))
 
-    prints = [part._fingerprint for part in parts.values()]
-    stored, notes = store(f"hf:{name}", ["hf", name, *prints], passages, policy, merge=True)
+    fingerprints = [part._fingerprint for part in parts.values()]
+    stored, notes = store(f"hf:{name}", ["hf", name, *fingerprints], passages, policy, merge=True)
     bad = BadRows(policy)
     splits = {split: make_split(read(split, bad), stored.by_id, bad) for split in parts}
-    notes = [note for note in notes if "stands twice" in note]  # others are met again above
-    return collection_of(f"hf:{name}", stored, splits, [*notes, *bad.notes()])
+    return collection_of(f"hf:{name}", stored, splits, [*notes_on_duplicates(notes), *bad.notes()])
 
 
-def _judged_dataset(
+def _from_beir_layout(
     name: str, corpus: Any, queries: Any, qrels: Mapping[str, Any], policy: Policy
 ) -> Collection:
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
@@ -87,10 +87,10 @@ def _judged_dataset(
     splits = {}
     for split, rows in qrels.items():
         place = f"hf:{name}/{split}"
-        judged = read_qrels(
+        split_qrels = read_qrels(
             Path(place), _parsed(place, rows, _judgement, bad), texts, stored.by_id, bad
         )
-        splits[split] = Split(texts, judged).only(judged)
+        splits[split] = Split(texts, split_qrels).only(split_qrels)
     return Collection(name, stored, with_unlabelled(splits, texts), [*notes, *bad.notes()])
 
 
@@ -101,11 +101,11 @@ def _parsed(
         try:
             yield f"{place}:{number}", parse(fields)
         except BadRow as fault:
-            bad.found(f"{place}:{number}", str(fault))
+            bad.reject(f"{place}:{number}", str(fault))
 
 
 def _loaded(place: str, rows: Any) -> Iterator[Any]:
-    """The rows; what their libraries fetch, they may fetch only now."""
+    """Yields the rows, which their library may only download now."""
     with _loading(place):
         yield from rows
 
@@ -132,50 +132,51 @@ def _judgement(fields: Mapping[str, Any]) -> Judgement:
 
 
 def read_ir_datasets(name: str, policy: Policy = "fail", say: Say = unsaid) -> Collection:
-    """A dataset of ir_datasets: its documents, and a split for each of its judged parts.
+    """Reads a dataset of ir_datasets: its documents, and a split for each part that has qrels.
 
     Args:
-        name: an id. Of "msmarco-passage" the splits are "train", "dev/small" and so on, each
-            fetched when it is asked for; of "beir/scifact/test" there is the one split "test".
-            Beside "train" there is "unlabelled", with its queries that nobody judged.
+        name: an id. "msmarco-passage" has the splits "train", "dev/small" and so on, each
+            downloaded when it is first used; "beir/scifact/test" has the one split "test". If
+            there is a split "train", the split "unlabelled" has its queries without qrels.
         policy, say: see `load_collection`.
 
     Raises:
-        InputError: the library is not installed, knows no such dataset, cannot fetch it, or a row
-            is bad.
+        InputError: the library is not installed, does not have or cannot download the dataset or,
+            with the policy "fail", a row is bad.
     """
     library = _import("ir_datasets", "irds")
-    known = set(library.registry)
-    if name not in known:
-        raise InputError(f"irds:{name}: ir_datasets {library.__version__} knows no such dataset")
+    names = set(library.registry)
+    if name not in names:
+        raise InputError(f"irds:{name}: ir_datasets {library.__version__} has no such dataset")
     with _loading(f"irds:{name}"):
         dataset = library.load(name)
     if not dataset.has_docs():
-        raise InputError(f"irds:{name}: has no documents")
+        raise InputError(f"irds:{name}: the dataset has no documents")
 
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
         with _loading(f"irds:{name}"):
             documents = dataset.docs_iter()
         return _parsed(f"irds:{name}", documents, _document, bad)
 
-    # Parts of one dataset share its documents; a namespace of theirs stands for several corpora.
+    # Keyed by the parent, as all parts of a dataset share its documents.
     source = ["irds", library.__version__, library.docs_parent_id(name)]
     stored, notes = store(f"irds:{name}", source, passages, policy)
-    parts = {
-        other.removeprefix(f"{name}/"): other for other in known if other.startswith(name + "/")
-    }
     if dataset.has_qrels():
         parts = {name.rpartition("/")[2]: name}
-    judged = {
+    else:
+        parts = {
+            other.removeprefix(f"{name}/"): other for other in names if other.startswith(f"{name}/")
+        }
+    with_qrels = {
         split: part
         for split, part in sorted(parts.items())
         if library.load(part).has_qrels() and library.load(part).has_queries()
     }
-    return Collection(name, stored, _Splits(library, judged, stored.by_id, policy, say), notes)
+    return Collection(name, stored, _Splits(library, with_qrels, stored.by_id, policy, say), notes)
 
 
 class _Splits(Mapping[str, Split]):
-    """Splits that are fetched when they are asked for."""
+    """Splits that are downloaded when they are first used."""
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class _Splits(Mapping[str, Split]):
         say: Say,
     ) -> None:
         self.library, self.passages, self.say = library, passages, say
-        # Which part of the dataset, and which of the two splits that it makes.
+        # For each split the part of the dataset, and which result of `_fetch` it is.
         self.names = {split: (part, 0) for split, part in names.items()}
         if "train" in names:
             self.names = {"unlabelled": (names["train"], 1)} | self.names
@@ -204,14 +205,14 @@ class _Splits(Mapping[str, Split]):
         return len(self.names)
 
     def _fetch(self, name: str) -> tuple[Split, Split]:
-        """The judged queries, and the others."""
+        """Reads a part of the dataset: its queries with qrels, and the others."""
         dataset, bad = self.library.load(name), BadRows(self.policy)
         place = f"irds:{name}"
         with _loading(place):
-            asked = list(dataset.queries_iter())
-        found = distinct(_parsed(f"{place}/queries", asked, _asked, bad), bad)
-        queries = {query: text for query, (text, _) in found.items()}
-        answers = {query: texts for query, (_, texts) in found.items() if texts}
+            rows = list(dataset.queries_iter())
+        parsed = distinct(_parsed(f"{place}/queries", rows, _query_with_answers, bad), bad)
+        queries = {query: text for query, (text, _) in parsed.items()}
+        answers = {query: texts for query, (_, texts) in parsed.items() if texts}
         with _loading(place):
             rows = list(dataset.qrels_iter())
         judgements = [
@@ -221,15 +222,12 @@ class _Splits(Mapping[str, Split]):
         qrels = read_qrels(Path(place), judgements, queries, self.passages, bad)
         for note in bad.notes():
             self.say(note)
-        splits = with_unlabelled(
-            {"judged": Split(queries, qrels, answers).only(qrels)},
-            queries,
-            answers,
-        )
-        return splits["judged"], splits.get("unlabelled", Split({}, {}))
+        labelled = Split(queries, qrels, answers).only(qrels)
+        splits = with_unlabelled({"labelled": labelled}, queries, answers)
+        return labelled, splits.get("unlabelled", Split({}, {}))
 
 
-def _asked(query: Any) -> tuple[str, tuple[str, tuple[str, ...]]]:
+def _query_with_answers(query: Any) -> tuple[str, tuple[str, tuple[str, ...]]]:
     text = getattr(query, "text", None) or query.default_text()
     name, answers = checked_id(query.query_id, "query_id"), tuple(getattr(query, "answers", ()))
     return name, (checked_text(text, "text"), answers)
@@ -244,15 +242,15 @@ def _document(document: Any) -> Passage:
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
-    """Raises InputError for any error of the block: it is a library's, a download's or a parser's.
+    """Turns any error in its block, be it a library's or a download's, into InputError.
 
-    Some of these are OSErrors, which would be told as a disk's.
+    Left alone, an OSError of a download would be reported as one of the disk.
     """
     try:
         yield
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise InputError(f"{what}: cannot be loaded: {said}") from error
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InputError(f"{what}: cannot be loaded: {reason}") from error
 
 
 def _import(library: str, extra: str) -> ModuleType:
@@ -262,5 +260,5 @@ def _import(library: str, extra: str) -> ModuleType:
         return import_module(library)
     except ImportError as error:
         raise InputError(
-            f"{library} is not installed; pip install 'rocketjax[{extra}]' brings it"
+            f"{library} is not installed; pip install 'rocketjax[{extra}]' installs it"
         ) from error

@@ -1,27 +1,27 @@
-"""The demo collection: which object does this summary sentence describe?
+"""The demo collection: find the Python object that a summary sentence describes.
 
-The documents are the docstrings of packages that are installed wherever rocketjax runs: numpy,
-scipy, jax, flax, optax and a part of Python's standard library. Nothing is downloaded. A docstring
-opens with one sentence that its author wrote to say what the object is for. That sentence is the
-query; the passage is what remains: qualified name, signature and body.
+The corpus is the docstrings of packages that are installed wherever rocketjax runs: numpy, scipy,
+jax, flax, optax and a part of Python's standard library. Nothing is downloaded. A docstring opens
+with a sentence in which its author says what the object is for. That sentence is the query; the
+passage is what remains: qualified name, signature and body (formats/docstrings.py).
 
 Why this is a fair retrieval task:
 
-* The query is cut out of its passage, repeats included, so no match is a copy. "See Also" and
-  "Methods" sections go too, since they quote the summaries of other objects.
+* The query is removed from its passage, every occurrence of it, so no match is a copy. So are the
+  sections "See Also" and "Methods", which quote the summaries of other objects.
 * Every passage is a candidate for every query, and nobody tuned the sentences to the passages: some
   queries share the object's name, many share few words with the right body.
 * An object is one passage, however many names it is exported under, and equal texts are one
   passage. A sentence that several objects share is one query with several relevant passages.
-* Splits divide families of names: `numpy.mean`, `jax.numpy.mean` and `numpy.ma.mean` fall together,
-  and so do families that share a sentence, so that a held-out query was never trained on.
+* Splits keep families of names together: `numpy.mean`, `jax.numpy.mean` and `numpy.ma.mean` are in
+  one split, as are families that share a sentence, so that a held-out query was never trained on.
 
-Its labels have holes, as real ones do: `numpy.nanmean` also answers "Compute the arithmetic mean
-along the specified axis", and only `numpy.mean` is marked. Such passages are there on purpose;
+Its qrels have gaps, as real ones do: `numpy.nanmean` also answers "Compute the arithmetic mean
+along the specified axis", but only `numpy.mean` is labelled. Such passages are there on purpose:
 they are the false negatives that denoising has to find.
 
-The collection depends on the versions of Python and of the five packages, and on the operating
-system as far as modules such as `os` do; on nothing else.
+The collection depends on the versions of Python and of the five packages, on the operating system
+as far as modules such as `os` do, and on nothing else.
 """
 
 import hashlib
@@ -79,9 +79,8 @@ optax optax.assignment optax.contrib optax.losses optax.perturbations optax.proj
 optax.schedules optax.second_order optax.transforms optax.tree_utils
 """
 
-
-# Modules that explain themselves, in every Python from 3.11 on. None acts on import; none is
-# deprecated or an optional part of a build.
+# Documented modules of every Python from 3.11 on. None has side effects on import; none is
+# deprecated or optional in a build.
 _STANDARD_LIBRARY = """
 builtins abc argparse array ast asyncio base64 bdb binascii bisect calendar cmath cmd code codecs
 codeop collections collections.abc colorsys compileall concurrent.futures configparser contextlib
@@ -105,8 +104,7 @@ xml.etree.ElementTree xml.sax xml.sax.handler xml.sax.saxutils xml.sax.xmlreader
 xmlrpc.server zipapp zipfile zipimport zlib zoneinfo
 """
 
-
-# Test runners and notebooks put their own functions in these places.
+# Test runners and notebooks replace these.
 _REPLACED_AT_RUN_TIME = {
     "breakpointhook",
     "displayhook",
@@ -119,33 +117,33 @@ _REPLACED_AT_RUN_TIME = {
     "unraisablehook",
 }
 
-
 _TRAIN_SHARE, _DEV_SHARE = 0.70, 0.15
 
 
 class _Object(NamedTuple):
-    """Something with a docstring, under one of its names."""
+    """An object with a docstring, under one of its names."""
 
     name: str
     value: object
-    rank: tuple[bool, int, bool, int, str]
-    """Orders the names of one object; the least is the one to show."""
+    rank: tuple[bool, int, bool, int, str]  # of an object's names, the one of the lowest is used
 
 
 def load_demo() -> Collection:
-    """Reads the docstrings of the installed packages, in some seconds. Raises InputError where
-    Python runs with -OO, which drops docstrings.
+    """Makes the demo collection from the installed packages, which takes a few seconds.
+
+    Raises:
+        InputError: Python runs with -OO, which drops docstrings.
     """
     if sys.flags.optimize > 1:
         raise InputError("python -OO: the demo collection is made of docstrings; run without -OO")
     docs = _docs()
-    shared: dict[str, list[Docstring]] = defaultdict(list)
+    by_query: dict[str, list[Docstring]] = defaultdict(list)
     for doc in docs:
-        shared[doc.query.casefold()].append(doc)
-    families = _linked_families(shared.values())
+        by_query[doc.query.casefold()].append(doc)
+    families = _linked_families(by_query.values())
     queries: dict[str, dict[str, str]] = {"train": {}, "dev": {}, "test": {}}
     qrels: dict[str, dict[str, dict[str, int]]] = {"train": {}, "dev": {}, "test": {}}
-    for relevant in shared.values():
+    for relevant in by_query.values():
         first = relevant[0]
         split = _split_of(families[_family(first.name)])
         queries[split][f"q:{first.name}"] = first.query
@@ -156,16 +154,16 @@ def load_demo() -> Collection:
 
 
 def _docs() -> list[Docstring]:
-    """One per object, and one per text, by name."""
+    """Docstrings sorted by name, without duplicate objects and duplicate texts."""
     best: dict[int, _Object] = {}  # by id(), which is safe: the values keep the objects alive
-    for found in _objects():
-        known = best.setdefault(id(found.value), found)
-        if found.rank < known.rank:
-            best[id(found.value)] = found
-    by_rank = sorted(best.values(), key=lambda found: found.rank)
-    docs = [doc for found in by_rank if (doc := read_docstring(found.name, found.value))]
+    for item in _objects():
+        known = best.setdefault(id(item.value), item)
+        if item.rank < known.rank:
+            best[id(item.value)] = item
+    by_rank = sorted(best.values(), key=lambda item: item.rank)
+    docs = [doc for item in by_rank if (doc := read_docstring(item.name, item.value))]
     firsts: dict[tuple[str, str], Docstring] = {}
-    for doc in docs:  # the first to claim a text keeps it, so the most public name does
+    for doc in docs:  # of equal texts, the one with the most public name is kept
         firsts.setdefault((doc.query, doc.body), doc)
     texts: dict[tuple[str, str], Docstring] = {}
     for doc in firsts.values():
@@ -174,6 +172,7 @@ def _docs() -> list[Docstring]:
 
 
 def _objects() -> Iterator[_Object]:
+    """Yields the public objects of all modules and the methods of their classes."""
     for module_name in (_PACKAGES + _STANDARD_LIBRARY).split():
         module = _import(module_name)
         if module is None:
@@ -183,20 +182,20 @@ def _objects() -> Iterator[_Object]:
             if not _at_home(home, module_name) or _is_imported(module, home):
                 continue
             if callable(value):
-                yield _object(module_name, name, value, home != module_name, False)
+                yield _object(module_name, name, value, home != module_name)
             if inspect.isclass(value):
                 for attribute, method, inherited in _methods(value, module_name):
                     qualified = f"{name}.{attribute}"
                     yield _object(module_name, qualified, method, home != module_name, inherited)
 
 
-def _object(module: str, name: str, value: object, moved: bool, inherited: bool) -> _Object:
+def _object(module: str, name: str, value: object, moved: bool, inherited: bool = False) -> _Object:
     full = name if module == "builtins" else f"{module}.{name}"
     return _Object(full, value, (inherited, full.count("."), moved, len(full), full))
 
 
 def _import(name: str) -> ModuleType | None:
-    """None where the installed version has no such module: the collection is then smaller."""
+    """Imports a module; None if the installed version of its package does not have it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -208,9 +207,10 @@ def _import(name: str) -> ModuleType | None:
 
 
 def _public_attributes(module: ModuleType) -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
+    """Names and values, without modules and deprecated attributes."""
+    attributes: list[tuple[str, object]] = []
     with warnings.catch_warnings():
-        # A deprecated attribute warns when it is read; as an error the warning marks it.
+        # Reading a deprecated attribute warns, which is made an error to recognise it.
         warnings.simplefilter("error", DeprecationWarning)
         warnings.simplefilter("error", FutureWarning)
         for name in sorted(set(getattr(module, "__all__", dir(module)))):
@@ -221,12 +221,12 @@ def _public_attributes(module: ModuleType) -> list[tuple[str, object]]:
             except (AttributeError, DeprecationWarning, FutureWarning):
                 continue
             if not inspect.ismodule(value):
-                found.append((name, _original(value, name, module.__name__)))
-    return found
+                attributes.append((name, _original(value, name, module.__name__)))
+    return attributes
 
 
 def _original(value: object, name: str, module: str) -> object:
-    """The module's own class, where a notebook put a subclass in its place (pdb.Pdb)."""
+    """The module's own class, if a notebook has replaced it by a subclass (pdb.Pdb)."""
     bases = value.__mro__ if inspect.isclass(value) else ()
     own = (base for base in bases if (base.__module__, base.__name__) == (module, name))
     return next(own, value)
@@ -234,7 +234,7 @@ def _original(value: object, name: str, module: str) -> object:
 
 def _at_home(home: object, module: str) -> bool:
     """Whether an object of module `home` belongs to the package of `module`."""
-    if not isinstance(home, str):  # ufuncs and some C functions do not say
+    if not isinstance(home, str):  # ufuncs and some C functions have none
         return True
     package, origin = module.partition(".")[0], home.partition(".")[0]
     if package in sys.stdlib_module_names:
@@ -243,14 +243,14 @@ def _at_home(home: object, module: str) -> bool:
 
 
 def _is_imported(module: ModuleType, home: object) -> bool:
-    """Whether a top module of the standard library, one without __all__, only uses the object."""
+    """Whether a standard library module without __all__ only imports the object."""
     if not isinstance(home, str) or hasattr(module, "__all__"):
         return False
     return home.lstrip("_") != module.__name__ and module.__name__ in sys.stdlib_module_names
 
 
 def _methods(cls: type, module: str) -> Iterator[tuple[str, object, bool]]:
-    """Name, function, and whether it is inherited. Many public classes have private bases."""
+    """Yields name, function and whether it is inherited. Many public classes have private bases."""
     seen: set[str] = set()
     for base in cls.__mro__:
         if not _at_home(base.__module__, module):
@@ -261,23 +261,24 @@ def _methods(cls: type, module: str) -> Iterator[tuple[str, object, bool]]:
             seen.add(name)
             if isinstance(value, (staticmethod, classmethod)):
                 value = value.__func__
-            # Some libraries add methods of their own to classes such as logging.Logger.
+            # Some libraries add their own methods to classes such as logging.Logger.
             if inspect.isroutine(value) and _at_home(getattr(value, "__module__", None), module):
                 yield name, value, base is not cls
 
 
 def _family(name: str) -> str:
+    """The last part of a qualified name, in lower case."""
     return name.rpartition(".")[2].lower()
 
 
 def _linked_families(groups: Iterable[list[Docstring]]) -> dict[str, str]:
-    """Each family's representative: families that share a sentence have the same one."""
-    found = DisjointSet()
+    """Maps each family to a representative, the same for families that share a sentence."""
+    families = DisjointSet()
     for group in groups:
         for doc in group:
-            found.add(_family(doc.name))
-            found.merge(_family(group[0].name), _family(doc.name))
-    return {family: min(found.subset(family)) for family in found}
+            families.add(_family(doc.name))
+            families.merge(_family(group[0].name), _family(doc.name))
+    return {family: min(families.subset(family)) for family in families}
 
 
 def _split_of(family: str) -> str:

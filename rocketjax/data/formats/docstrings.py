@@ -1,4 +1,8 @@
-"""A docstring taken apart: its summary sentence, its signature and what remains."""
+"""Docstrings as retrieval data: the summary sentence is a query, signature and body its passage.
+
+formats/demo.py makes the demo collection of them. Any change here that changes a text changes the
+demo's fingerprint, and with it every index of it.
+"""
 
 import inspect
 import re
@@ -8,21 +12,15 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 _SHORTEST_QUERY, _LONGEST_QUERY, _SHORTEST_BODY = 4, 30, 8  # words
-
-
-# Sections that quote other objects' summaries, or hold citations.
+# Sections that quote the summaries of other objects, or are citations.
 _DROPPED_SECTIONS = {"see also", "references", "methods", "attributes"}
-
-
 _NUMPY_UNDERLINE = re.compile(r"\s*([-=~^*])\1{2,}\s*")
-
 
 _SECTION = re.compile(
     r"(args?|arguments|parameters|returns?|yields?|raises|examples?|example usage|usage|notes?"
     r"|see also|references?|attributes|methods|other parameters|warnings?|keyword arguments)::?",
     re.IGNORECASE,
 )
-
 
 _NOT_A_SUMMARY = re.compile(
     r"(convenience )?alias |initialize self|see |same as |like |equivalent to|refer to|todo"
@@ -31,14 +29,11 @@ _NOT_A_SUMMARY = re.compile(
     re.IGNORECASE,
 )
 
-
 _DEPRECATED = re.compile(
     r"^\.\. deprecated::|\b(method|function|class|attribute) is deprecated", re.MULTILINE
 )
 
-
 _WORD = re.compile(r"(?<![\w./:\\{])[A-Za-z]{2,}(?![\w(]|[./:]\w)")  # no code, no URLs
-
 
 _BOILERPLATE = re.compile(
     r"(LAX-backend|JAX) implementation of [\w.]+( (log)?(pmf|pdf|cdf|sf|isf|ppf)\b)?[.,]?"
@@ -49,9 +44,7 @@ _BOILERPLATE = re.compile(
     r"|[=+-]{4,}"
 )
 
-
 _CALL = re.compile(r"^(?:[\w, ]+ ?= ?)?(?:[\w.]+\.)?(\w+) ?\(")
-
 
 _SENTENCE_END = re.compile(
     r"(?<!\be\.g)(?<!\bi\.e)(?<!\ba\.k\.a)(?<!\bvs)(?<!\bcf)(?<!\bal)(?<!\betc)(?<!\b[A-Z])"
@@ -69,22 +62,23 @@ class Docstring(NamedTuple):
 
 
 def read_docstring(name: str, value: object) -> Docstring | None:
-    """The parts of a docstring, or None where it makes no query and passage."""
+    """Splits the docstring of `value`; None if it does not yield a usable query and passage."""
     text = getattr(value, "__doc__", None)
     if not isinstance(text, str) or (
         not inspect.isclass(value) and text == getattr(type(value), "__doc__", None)
     ):
         return None
-    written, text = _leading_signature(inspect.cleandoc(text), name.rpartition(".")[2])
+    short_name = name.rpartition(".")[2]
+    written_signature, text = _leading_signature(inspect.cleandoc(text), short_name)
     summary, rest = _summary(text)
     if not _is_query(summary) or _DEPRECATED.search(text):
         return None
     body = _prose(rest)
     while summary.casefold() in body.casefold():
-        body = fold(re.sub(re.escape(summary), " ", body, flags=re.IGNORECASE))
+        body = _fold(re.sub(re.escape(summary), " ", body, flags=re.IGNORECASE))
     if len(_WORD.findall(body)) < _SHORTEST_BODY:
         return None
-    signature = _signature(name.rpartition(".")[2], value) or written
+    signature = _signature(short_name, value) or written_signature
     return Docstring(name, summary, signature, body)
 
 
@@ -96,18 +90,19 @@ def _leading_signature(text: str, name: str) -> tuple[str, str]:
         signatures.append(lines.pop(0))
         while signatures[-1].count("(") > signatures[-1].count(")") and lines:
             signatures[-1] += " " + lines.pop(0).strip()
-    return fold(" ".join(signatures)), "\n".join(lines)
+    return _fold(" ".join(signatures)), "\n".join(lines)
 
 
 def _summary(text: str) -> tuple[str, str]:
-    """The first sentence, plain, and all that follows it."""
+    """The first sentence as plain text, and everything after it, with its markup."""
     paragraph, _, rest = text.partition("\n\n")
     lines = paragraph.split("\n")
     for number, line in enumerate(lines[1:], 1):
-        if _NUMPY_UNDERLINE.fullmatch(line) or _SECTION.fullmatch(line.strip()):
-            number -= bool(_NUMPY_UNDERLINE.fullmatch(line))
-            rest = "\n".join(lines[number:]) + "\n\n" + rest
-            lines = lines[:number]
+        is_underline = _NUMPY_UNDERLINE.fullmatch(line)
+        if is_underline or _SECTION.fullmatch(line.strip()):
+            header = number - 1 if is_underline else number
+            rest = "\n".join(lines[header:]) + "\n\n" + rest
+            lines = lines[:header]
             break
     paragraph = _plain("\n".join(lines))
     end = _SENTENCE_END.search(paragraph)
@@ -133,7 +128,7 @@ def _prose(text: str) -> str:
 
 
 def _kept_lines(text: str) -> Iterator[str]:
-    """The lines without section headers, doctests, version notes and dropped sections."""
+    """Yields the lines outside section headers, doctests and dropped sections."""
     lines = text.split("\n")
     dropped = doctest = False
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -149,7 +144,7 @@ def _kept_lines(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Without reST markup, addresses and line breaks."""
+    """The text without reST markup, memory addresses, boilerplate and line breaks."""
     text = re.sub(r"(?m)^\s*\.\. (version\w+|_\S+:|index|plot|\[\w+\]).*$", "", text)
     text = re.sub(r"\.\. [\w-]+::", " ", text)
     text = re.sub(r":[a-zA-Z:-]+:`~?([^`<]*?)(\s*<[^`]*>)?`", r"\1", text)  # :role:`text <target>`
@@ -159,35 +154,35 @@ def _plain(text: str) -> str:
     text = re.sub(r"`+|(?<![\w)])\*\*(?=[\w][^*\n]*\*\*(?!\w))|(?<=\w)\*\*(?!\w)", "", text)
     text = re.sub(r"(?<![\w*])\*(\w+)\*(?![\w*])", r"\1", text)
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-    return fold(_BOILERPLATE.sub(" ", fold(text)))
+    return _fold(_BOILERPLATE.sub(" ", _fold(text)))
 
 
-def fold(text: str) -> str:
-    """On one line, with single blanks."""
+def _fold(text: str) -> str:
+    """The text on one line, with single spaces."""
     return " ".join(text.split())
 
 
 def _signature(name: str, value: object) -> str:
-    """Names and plain defaults. Annotations are long, and print differently in each Python."""
+    """A call's parameters and plain defaults, without annotations, which vary between Pythons."""
     if not callable(value):
         return ""
     try:
-        found = inspect.signature(value)
-    except (TypeError, ValueError):  # a C function that does not say
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # a C function without one
         return ""
-    parameters = [_plain_parameter(parameter) for parameter in found.parameters.values()]
-    return name + str(found.replace(parameters=parameters, return_annotation=found.empty))
+    parameters = [_plain_parameter(parameter) for parameter in signature.parameters.values()]
+    return name + str(signature.replace(parameters=parameters, return_annotation=signature.empty))
 
 
 def _plain_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     default = parameter.default
     if default is not parameter.empty:
-        default = _Verbatim(_shown(default))
+        default = _Verbatim(_default_text(default))
     return parameter.replace(annotation=parameter.empty, default=default)
 
 
-def _shown(value: object) -> str:
-    """A default value without addresses, paths or sizes of this machine."""
+def _default_text(value: object) -> str:
+    """A default value as text that does not depend on the machine."""
     if isinstance(value, str) and PurePath(value).is_absolute():
         return "..."
     if type(value) is int and value == sys.maxsize:
@@ -198,6 +193,6 @@ def _shown(value: object) -> str:
 
 
 class _Verbatim(str):
-    """Text that prints without quotes."""
+    """A string whose repr has no quotes."""
 
     __repr__ = str.__str__

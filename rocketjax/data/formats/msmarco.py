@@ -1,14 +1,15 @@
-"""Folders of tab-separated files: those of MS MARCO, DPR and RocketQA.
+"""Folders of tab-separated files, as of MS MARCO, DPR and RocketQA.
 
 collection.tsv         id TAB text (a further tab belongs to the text)
-psgs_w100.tsv          id TAB text TAB title, quoted as CSV, under the header "id text title"
+psgs_w100.tsv          id TAB text TAB title, quoted as CSV, below the header "id text title"
 para.txt               id TAB text, with titles in para.title.txt: id TAB title ("-": none)
-queries.SPLIT.tsv      id TAB text; of RocketQA SPLIT.query.txt
-qrels.SPLIT.tsv        query 0 passage grade, or query passage, divided by tabs or blanks
-qidpidtriples.SPLIT.tsv   query, positive and hard negative by id, of queries that qrels.SPLIT.tsv
-                       judges; more may stand before .tsv (qidpidtriples.train.full.2.tsv)
-Each may be packed, as collection.tsv.gz. The triples, MS MARCO's own are 400 million, are read when
-a split's negatives are first asked for: mined lists, search and evaluation never do.
+queries.SPLIT.tsv      id TAB text; RocketQA's is SPLIT.query.txt
+qrels.SPLIT.tsv        query 0 passage grade, or query passage, separated by tabs or spaces
+qidpidtriples.SPLIT.tsv   ids of a query in qrels.SPLIT.tsv, a positive and a hard negative; the
+                       name may continue (qidpidtriples.train.full.2.tsv)
+
+Each file may be compressed, as collection.tsv.gz. Triples (MS MARCO has 400 million) are only read
+when a split's negatives are first used, which mined lists, search and evaluation never do.
 """
 
 import csv
@@ -29,8 +30,8 @@ from rocketjax.data.lines import (
     columns,
     grade,
     named_text,
-    packed_or_not,
     parsed,
+    plain_or_gz,
 )
 from rocketjax.data.passages import Passage, StoredPassages
 from rocketjax.data.store import Stored, store
@@ -41,31 +42,31 @@ CORPORA = ("collection.tsv", "psgs_w100.tsv", "para.txt")
 
 
 def corpus_file(folder: Path) -> Path | None:
-    """The corpus of such a folder; None: it is none."""
-    paths = [packed_or_not(folder / name) for name in CORPORA]
+    """The corpus file of such a folder; None if it has none."""
+    paths = [plain_or_gz(folder / name) for name in CORPORA]
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_msmarco(folder: Path, policy: Policy = "fail", say: Say = unsaid) -> Collection:
-    """The corpus, and a split for each qrels file, of the queries it judges.
+    """Reads the corpus, and a split for each qrels file, of the queries in it.
 
-    Training queries that no qrels file judges (in MS MARCO, 300,000) make the split "unlabelled".
+    Training queries in no qrels file (300,000 of MS MARCO's) form the split "unlabelled".
 
     Args:
         policy: see `load_collection`.
-        say: is told when triples are read, and how many of their rows were left out.
+        say: gets a line when triples are read, and one for each file of them with bad rows.
 
     Raises:
-        InputError: a file is missing, or, with the policy "fail", a line is not what it should be,
-            an id stands twice or holds white space, a text is empty, or a judgement points nowhere
-            or contradicts another; file, line and field are named. Of triples, whoever first looks
-            into a split's negatives gets it.
+        InputError: a file is missing, or, with the policy "fail", a line does not parse, an id is a
+            duplicate or contains whitespace, a text is empty, or a qrels line has an unknown query
+            or passage or contradicts another; file, line and field are named. Errors in triples are
+            raised when a split's negatives are first used.
     """
     path, bad = corpus_file(folder), BadRows(policy)
     if path is None:
-        raise InputError(f"{folder}: holds none of {', '.join(CORPORA)}")
+        raise InputError(f"{folder}: contains none of {', '.join(CORPORA)}")
     passages, notes = read_tsv_corpus(path, policy)
-    queries, trained = _read_queries(folder, bad)
+    queries, training_ids = _read_queries(folder, bad)
     splits: dict[str, Split] = {}
     for name, file in by_split(folder, r"qrels\.(.+)\.tsv"):
         qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
@@ -75,36 +76,36 @@ def read_msmarco(folder: Path, policy: Policy = "fail", say: Say = unsaid) -> Co
         splits[name] = Split({query: queries[query] for query in qrels}, qrels, {}, negatives)
     if not splits:
         raise InputError(f"{folder}: no judgements; qrels.train.tsv is missing")
-    splits = with_unlabelled(splits, {query: queries[query] for query in trained})
+    splits = with_unlabelled(splits, {query: queries[query] for query in training_ids})
     return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
 
 
 def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
-    """A corpus_file's passages, and what was left out."""
-    titles = packed_or_not(path.parent / "para.title.txt")
+    """Reads the passages of a `corpus_file`."""
+    titles = plain_or_gz(path.parent / "para.title.txt")
     if path.name.startswith("para.txt") and titles.is_file():
-        named, told = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
+        titled = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
         passages, notes = store(
-            str(path), [path, titles], lambda bad: _with_titles(path, named, bad), policy
+            str(path), [path, titles], lambda bad: _with_titles(path, titled.passages, bad), policy
         )
-        return Stored(passages, [*told, *notes])
-    parse = _titled if path.name.startswith("psgs") else _plain
+        return Stored(passages, [*titled.notes, *notes])
+    parse = _dpr_passage if path.name.startswith("psgs") else _untitled
     return store(str(path), [path], lambda bad: parsed(path, parse, bad), policy)
 
 
-def _with_titles(path: Path, named: StoredPassages, bad: BadRows) -> Iterator[tuple[str, Passage]]:
-    """Titles may stand in another order than passages, and be fewer."""
-    for place, passage in parsed(path, _plain, bad):
-        title = named.by_id.get(passage.id)
+def _with_titles(path: Path, titles: StoredPassages, bad: BadRows) -> Iterator[tuple[str, Passage]]:
+    """Joins passages with their titles, which may be fewer and in another order."""
+    for place, passage in parsed(path, _untitled, bad):
+        title = titles.by_id.get(passage.id)
         yield place, passage if title is None else passage._replace(title=without_dash(title.text))
 
 
 def without_dash(title: str) -> str:
-    """RocketQA writes "-" where a passage has no title."""
+    """A title, or "" for the "-" that RocketQA writes if there is none."""
     return "" if title.strip() == "-" else title
 
 
-def _plain(line: str) -> Passage:
+def _untitled(line: str) -> Passage:
     name, tab, text = line.partition("\t")
     if not tab:
         raise BadRow(f"expected id TAB text, got {line[:80]!r}")
@@ -112,17 +113,18 @@ def _plain(line: str) -> Passage:
 
 
 def _title(line: str) -> Passage:
+    """A title, stored as the text of a passage."""
     name, tab, text = line.partition("\t")
     if not tab:
         raise BadRow(f"expected id TAB title, got {line[:80]!r}")
     return checked_passage(name, "", text.strip() or "-", "id")
 
 
-def _titled(line: str) -> Passage | None:
+def _dpr_passage(line: str) -> Passage | None:
     try:
         row = next(csv.reader([line], delimiter="\t", strict=True), [])
     except csv.Error as error:
-        raise BadRow(f"not CSV divided by tabs: {error}") from error
+        raise BadRow(f"not CSV separated by tabs: {error}") from error
     if row == ["id", "text", "title"]:
         return None
     if len(row) != 3:
@@ -130,34 +132,34 @@ def _titled(line: str) -> Passage | None:
     return checked_passage(row[0], row[2], row[1], "id")
 
 
-def _read_queries(folder: Path, bad: BadRows) -> tuple[dict[str, str], set[str]]:
-    """Queries of all splits by id, and the ids of the split "train"."""
+def _read_queries(folder: Path, bad: BadRows) -> tuple[dict[str, str], list[str]]:
+    """Reads the queries of all splits by id, and the ids of the split "train" in their order."""
     queries: dict[str, str] = {}
-    trained: set[str] = set()
+    training_ids: list[str] = []
     files = [*by_split(folder, r"queries\.(.+)\.tsv"), *by_split(folder, r"(.+)\.query\.txt")]
     for name, file in files:
-        seen: set[str] = set()
+        seen: dict[str, None] = {}  # an ordered set
         for place, (query, text) in parsed(file, named_text, bad):
             if query in seen:
-                bad.found(place, f"id: {query!r} stands twice; ids must be unique")
-            elif queries.setdefault(query, text) != text:  # one split may be a part of another
-                bad.found(place, f"id: {query!r} is another query in another file")
+                bad.reject(place, f"id: duplicate {query!r}; ids must be unique")
+            elif queries.setdefault(query, text) != text:  # splits may overlap
+                bad.reject(place, f"id: {query!r} has another text in another file")
             else:
-                seen.add(query)
+                seen[query] = None
         if name == "train":
-            trained = seen
+            training_ids = list(seen)
     if not queries:
         raise InputError(f"{folder}: no queries; queries.train.tsv is missing or empty")
-    return queries, trained
+    return queries, training_ids
 
 
 def _judgement(line: str) -> Judgement:
-    found = re.findall(r"\S+", line, re.ASCII)
-    if len(found) == 2:
-        return Judgement(found[0], found[1], 1)
-    if len(found) != 4:
+    values = re.findall(r"\S+", line, re.ASCII)
+    if len(values) == 2:
+        return Judgement(values[0], values[1], 1)
+    if len(values) != 4:
         raise BadRow(f"expected query 0 passage grade, got {line[:80]!r}")
-    return Judgement(found[0], found[2], grade(found[3]))
+    return Judgement(values[0], values[2], grade(values[3]))
 
 
 def _read_negatives(
@@ -167,13 +169,13 @@ def _read_negatives(
     policy: Policy,
     say: Say,
 ) -> dict[str, list[str]]:
-    """The hard negatives of each judged query of all files together, each once."""
+    """Reads the hard negatives of each query in `qrels` from all files, without duplicates."""
     bad = BadRows(policy)
     negatives: dict[str, list[str]] = {}
     for file in files:
-        say(f"{file}: the hard negatives are read")
-        for query, found in _read_triples(file, qrels, passages, bad).items():
-            negatives[query] = list(dict.fromkeys([*negatives.get(query, ()), *found]))
+        say(f"{file}: reading hard negatives")
+        for query, more in _read_triples(file, qrels, passages, bad).items():
+            negatives[query] = list(dict.fromkeys([*negatives.get(query, ()), *more]))
     for note in bad.notes():
         say(note)
     return negatives
@@ -185,7 +187,7 @@ def _read_triples(
     passages: Mapping[str, Passage],
     bad: BadRows,
 ) -> dict[str, list[str]]:
-    """The hard negatives of each judged query, each once, in the file's order."""
+    """Reads the hard negatives of each query in the file's order, without duplicates."""
 
     def parse(line: str) -> tuple[str, str]:
         query, _, negative = columns(line, "query TAB positive TAB negative")
@@ -193,12 +195,12 @@ def _read_triples(
             raise BadRow(f"negative: {negative!r} is not in the corpus")
         return checked_id(query, "query"), negative
 
-    negatives: dict[str, dict[str, None]] = {}
+    negatives: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
     for place, (query, pid) in parsed(path, parse, bad):
         if query not in qrels:
-            bad.found(place, f"query: {query!r} is not in the qrels file of this split")
+            bad.reject(place, f"query: {query!r} is not in the qrels file of this split")
         elif qrels[query].get(pid, 0) > 0:
-            bad.found(place, f"negative: {pid!r} is a positive of {query!r} by its qrels")
+            bad.reject(place, f"negative: {pid!r} is a positive of {query!r} by its qrels")
         else:
             negatives.setdefault(query, {})[pid] = None
-    return {query: list(found) for query, found in negatives.items()}
+    return {query: list(pids) for query, pids in negatives.items()}

@@ -1,4 +1,4 @@
-"""Relevance judgements, of whichever format: checked against queries and corpus."""
+"""Relevance judgements of all formats, checked against the queries and the corpus."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from rocketjax.runtime.errors import InputError
 
 
 class Judgement(NamedTuple):
-    """A passage is relevant to a query (grade > 0), or judged not to be."""
+    """A passage's graded relevance to a query; above 0 is relevant."""
 
     query: str
     passage: str
@@ -25,25 +25,26 @@ def read_qrels(
     passages: Mapping[str, Passage],
     bad: BadRows,
 ) -> dict[str, dict[str, int]]:
-    """Grades by query and passage, from the places and judgements of a file.
+    """Collects the judgements of a file, given with their places, into qrels.
 
-    A judgement may stand twice if it says the same.
+    Duplicates are allowed if their grades are equal.
 
     Raises:
-        InputError: a query or passage that is not there, two grades for one pair, no judgement.
+        InputError: no judgements at all or, unless `bad` lets it pass, an unknown query or passage,
+            or two grades for one pair.
     """
     qrels: dict[str, dict[str, int]] = {}
     for place, (query, pid, grade) in judgements:
         if query not in queries:
-            bad.found(place, f"query: {query!r} is not among the collection's queries")
+            bad.reject(place, f"query: {query!r} is not among the collection's queries")
         elif pid not in passages:
-            bad.found(place, f"passage: {pid!r} is not in the corpus")
+            bad.reject(place, f"passage: {pid!r} is not in the corpus")
         elif (before := qrels.get(query, {}).get(pid, grade)) != grade:
-            bad.found(place, f"grade: {grade}, but {query!r} with {pid!r} had {before}")
+            bad.reject(place, f"grade: {grade}, but {query!r} with {pid!r} had {before}")
         else:
             qrels.setdefault(query, {})[pid] = grade
     if not qrels:
-        raise InputError(f"{path}: no judgements; {'; '.join(bad.notes()) or 'it holds none'}")
+        raise InputError(f"{path}: no judgements; {'; '.join(bad.notes()) or 'the file is empty'}")
     return qrels
 
 
@@ -52,8 +53,13 @@ def with_unlabelled(
     queries: Mapping[str, str],
     answers: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Split]:
-    """The splits, and "unlabelled" with the queries that none of them judges, if there are any."""
-    judged = {query for split in splits.values() for query in split.qrels}
-    rest = {query: text for query, text in queries.items() if query not in judged}
-    known = {query: texts for query, texts in (answers or {}).items() if query in rest}
-    return ({"unlabelled": Split(rest, {}, known)} if rest else {}) | dict(splits)
+    """Adds the split "unlabelled" of the queries without qrels in any split, if there are any.
+
+    A split that is already called "unlabelled" takes precedence.
+    """
+    labelled = {query for split in splits.values() for query in split.qrels}
+    rest = {query: text for query, text in queries.items() if query not in labelled}
+    if not rest:
+        return dict(splits)
+    rest_answers = {query: texts for query, texts in (answers or {}).items() if query in rest}
+    return {"unlabelled": Split(rest, {}, rest_answers), **splits}

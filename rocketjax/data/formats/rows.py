@@ -1,4 +1,4 @@
-"""Training rows: files whose rows hold a query, its positive passages and its hard negatives.
+"""Training rows: files of queries, each with its positive passages and hard negatives.
 
 DPR                     {question, answers, positive_ctxs, hard_negative_ctxs, negative_ctxs}
 Tevatron 1              {query_id, query, positive_passages, negative_passages}
@@ -7,14 +7,14 @@ Tevatron 2              {query_id, query_text, positive_document_ids, negative_d
 FlagEmbedding           {query, pos: [..], neg: [..]}
 sentence-transformers   {query, positive, negative, negative_1, ..} (query: or anchor, question),
                         {query, docs: [..], labels: [..]} or {query, passage, label}
-RocketQA's dual         query, title, passage, title of a negative, negative, 0, divided by tabs
-RocketQA's cross, joint query, title, passage, label, divided by tabs: one passage a line
-pairs                   query, passage, divided by a tab
+RocketQA's dual         query, title, passage, title of a negative, negative, 0, separated by tabs
+RocketQA's cross, joint query, title, passage, label, separated by tabs: one passage per line
+pairs                   query, passage, separated by a tab
 
-Rows of one query are taken together: a list of L lines of a joint file is one query's. Passages
-without an id are named by a hash of title and text, queries by one of their text, so that equal
-texts are one; all passages of all files are the corpus. A passage that is a positive in one row and
-a negative in another is a positive.
+Rows of one query are merged; the L lines of a list in a joint file are one query. Passages and
+queries without an id get a hash of their text as one, so that equal texts are one passage or query.
+The passages of all files form the corpus. A passage that is a positive of a query in one row and a
+negative in another counts as a positive.
 """
 
 import hashlib
@@ -44,19 +44,13 @@ from rocketjax.data.passages import Passage, StoredPassages
 from rocketjax.runtime.errors import InputError, shown
 
 _SUFFIX = re.compile(r"\.(jsonl|json|tsv)(\.gz)?$")
-
-
 _OTHERS = ("corpus.", "collection.", "psgs_w100.", "para.", "queries.", "qrels.", ".")
-
-
 _HEADERS = {"query", "question", "anchor", "passage", "positive", "text", "answer"}
-
-
 _SPLITS = ("train", "dev", "test", "valid", "validation", "eval")
 
 
 class Row(NamedTuple):
-    """A query with passages, or with the ids of passages that lie elsewhere."""
+    """A query with its passages, or with the ids of passages in a corpus."""
 
     id: str
     query: str
@@ -66,10 +60,10 @@ class Row(NamedTuple):
 
 
 def row_files(path: Path) -> dict[str, Path]:
-    """The files of training rows at `path`, a file or a folder, by split; empty: there are none.
+    """Finds the files of training rows at `path`, a file or a folder, by split.
 
     Raises:
-        InputError: two files are of one split.
+        InputError: two files have the same split.
     """
     files: dict[str, Path] = {}
     paths = [path] if path.is_file() else sorted(path.iterdir())
@@ -84,14 +78,19 @@ def row_files(path: Path) -> dict[str, Path]:
 
 
 def _split_name(path: Path) -> str:
-    """biencoder-nq-train.json and dual.train.tsv are "train"; other names stand for themselves."""
+    """ "train" of biencoder-nq-train.json and dual.train.tsv; else the name without its suffix."""
     stem = _SUFFIX.sub("", path.name)
-    known = [word for word in re.split(r"[-_.]", stem) if word in _SPLITS]
-    return known[-1] if known else stem
+    words = [word for word in re.split(r"[-_.]", stem) if word in _SPLITS]
+    return words[-1] if words else stem
 
 
 def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
-    """Places and rows of a file. Raises InputError, as every reader does."""
+    """Yields the places and rows of a file.
+
+    Raises:
+        InputError: another suffix, a damaged file or, unless `bad` lets it pass, a bad row; file
+            and line are named.
+    """
     kind = _SUFFIX.search(path.name)
     if kind is None:
         raise InputError(f"{path}: training rows are read from .jsonl, .json or .tsv")
@@ -103,7 +102,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
 
 
 def row_of(fields: Mapping[str, Any]) -> Row:
-    """The row of a JSON object, or of a Hugging Face dataset. Raises BadRow."""
+    """Makes a row of a JSON object or of a row of a Hugging Face dataset. Raises BadRow."""
     for mark, read in _FORMATS.items():
         if mark in fields:
             return read(fields)
@@ -116,7 +115,7 @@ def row_of(fields: Mapping[str, Any]) -> Row:
 def passages_of(
     files: Sequence[Path], bad: BadRows, read: Callable[[Path, BadRows], Iterator[tuple[str, Row]]]
 ) -> Iterator[tuple[str, Passage]]:
-    """Every passage of every row, as often as it stands there."""
+    """Yields the places and passages of all rows, with duplicates."""
     for path in files:
         for place, row in read(path, bad):
             for passage in (*row.positives, *row.negatives):
@@ -127,30 +126,35 @@ def passages_of(
 def make_split(
     rows: Iterator[tuple[str, Row]], passages: Mapping[str, Passage], bad: BadRows
 ) -> Split:
-    """Rows of one query taken together; passages by their ids."""
+    """Merges the rows of each query into a split.
+
+    Raises:
+        InputError: unless `bad` lets it pass, a passage that is not in `passages`, or two queries
+            with one id.
+    """
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     answers: dict[str, Sequence[str]] = {}
-    negatives: dict[str, dict[str, None]] = {}
+    negatives: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
     for place, row in rows:
         ids = [p.id if isinstance(p, Passage) else p for p in (*row.positives, *row.negatives)]
         if missing := [pid for pid in ids if pid not in passages]:
-            bad.found(place, f"passage: {missing[0]!r} is not in the corpus")
+            bad.reject(place, f"passage: {missing[0]!r} is not in the corpus")
         elif queries.setdefault(row.id, row.query) != row.query:
-            bad.found(place, f"query id: {row.id!r} stands for another query before")
+            bad.reject(place, f"query id: {row.id!r} had another query text before")
         else:
-            positive = ids[: len(row.positives)]
-            qrels.setdefault(row.id, {}).update(dict.fromkeys(positive, 1))
-            negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[len(positive) :]))
+            count = len(row.positives)
+            qrels.setdefault(row.id, {}).update(dict.fromkeys(ids[:count], 1))
+            negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[count:]))
             if row.answers:
                 answers[row.id] = list(dict.fromkeys([*answers.get(row.id, ()), *row.answers]))
     return Split(
         queries,
-        {query: judged for query, judged in qrels.items() if judged},
+        {query: grades for query, grades in qrels.items() if grades},
         answers,
         {
-            query: [pid for pid in found if pid not in qrels[query]]
-            for query, found in negatives.items()
+            query: [pid for pid in pids if pid not in qrels[query]]
+            for query, pids in negatives.items()
         },
     )
 
@@ -158,14 +162,14 @@ def make_split(
 def collection_of(
     place: str, passages: StoredPassages, splits: Mapping[str, Split], notes: Sequence[str]
 ) -> Collection:
-    """A collection of splits that hold something. Raises InputError where none is judged."""
+    """Makes a collection. Raises InputError if no query of any split has a positive passage."""
     if not any(split.qrels for split in splits.values()):
         raise InputError("; ".join([f"{place}: no query has a positive passage", *notes]))
     return Collection(place.rpartition("/")[2], passages, splits, notes)
 
 
 def _is_array(path: Path) -> bool:
-    """DPR's files are one JSON array, whatever their name; others hold a row a line."""
+    """Whether a file is one JSON array, as DPR's are; others have one row per line."""
     try:
         with opened(path) as file:
             return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
@@ -174,7 +178,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _array_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
-    """Items of an array, one at a time: NQ's is 7 GB long."""
+    """Streams the items of an array: that of NQ has 7 GB."""
     place = f"{path}:item 1"
     try:
         with opened(path) as file:
@@ -188,19 +192,19 @@ def _array_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
                         raise BadRow(f"expected an object, got {shown(fields)}")
                     yield place, row_of(fields)
                 except BadRow as fault:
-                    bad.found(place, str(fault))
+                    bad.reject(place, str(fault))
     except (ijson.JSONError, UnicodeDecodeError, *UNREADABLE) as error:
-        raise InputError(f"{place}: cannot be read on after it: {error}") from error
+        raise InputError(f"{place}: cannot be read any further: {error}") from error
 
 
 class _Bounded:
-    """A file of which no more than LONGEST bytes are read until someone allows more."""
+    """A file that fails after LONGEST bytes, unless `left` is reset before."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.left = file, LONGEST
 
     def read(self, size: int) -> bytes:
-        """As ijson asks for it."""
+        """Reads at most `size` bytes. Raises OSError if none are left to read."""
         if self.left <= 0:
             raise OSError(f"the next item is longer than {LONGEST:,} bytes")
         data = self.file.read(size)
@@ -212,7 +216,7 @@ def _tsv_row(line: str) -> Row:
     if line.count("\t") == 1:
         query, text = columns(line, "query TAB passage")
         if {query.strip().lower(), text.strip().lower()} <= _HEADERS:
-            raise BadRow("the columns' names, and no row; take this line out")
+            raise BadRow("a header, not a row; delete this line")
         return _row(query, [_passage("", text)], [])
     if line.count("\t") == 5:
         names = "query TAB title TAB passage TAB title TAB negative TAB label"
@@ -247,7 +251,7 @@ def _tevatron(fields: Mapping[str, Any]) -> Row:
 def _tevatron_ids(fields: Mapping[str, Any]) -> Row:
     names = ("positive_document_ids", "negative_document_ids")
     positives, negatives = (
-        [checked_id(_spelled(pid), name) for pid in _list(fields, name)] for name in names
+        [checked_id(_id_text(pid), name) for pid in _list(fields, name)] for name in names
     )
     text = fields.get("query_text") or fields.get("query")
     return _row(text, positives, negatives, fields.get("query_id"))
@@ -285,12 +289,12 @@ def _labelled_pair(fields: Mapping[str, Any]) -> Row:
 
 
 def _labelled(text: Any, label: Any, name: str) -> tuple[Passage, bool]:
-    if label not in (0, 1):  # False and True, 0.0 and 1.0 are equal to these
+    if label not in (0, 1):  # also False and True, 0.0 and 1.0
         raise BadRow(f"label: expected 0 or 1, got {shown(label)}")
     return _passage("", checked_text(text, name)), label == 1
 
 
-# By the field that tells a format from those after it.
+# By a field that distinguishes each format from those after it.
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
     "positive_ctxs": _dpr,
     "positive_document_ids": _tevatron_ids,
@@ -314,23 +318,23 @@ def _row(
     answers: Sequence[str] = (),
 ) -> Row:
     text = checked_text(query, "query").strip()
-    given = "q" + _digest(text) if name is None else checked_id(_spelled(name), "query_id")
-    return Row(given, text, positives, negatives, answers)
+    query_id = "q" + _digest(text) if name is None else checked_id(_id_text(name), "query_id")
+    return Row(query_id, text, positives, negatives, answers)
 
 
 def _context(item: Any, field: str) -> Passage:
-    """{title, text} with, where there is one, docid, passage_id or psg_id."""
+    """A passage of {title, text} and optionally docid, passage_id or psg_id."""
     if not isinstance(item, dict):
-        raise BadRow(f"{field}: expected objects of title and text, got {shown(item)}")
+        raise BadRow(f"{field}: expected objects with title and text, got {shown(item)}")
     names = [name for name in ("docid", "passage_id", "psg_id") if item.get(name) is not None]
     title, text = (text_or_none(item.get(name), name) for name in ("title", "text"))
     if not names:
         return _passage(title, text)
-    return checked_passage(_spelled(item[names[0]]), _title(title), text, names[0])
+    return checked_passage(_id_text(item[names[0]]), _title(title), text, names[0])
 
 
 def _passage(title: str, text: str) -> Passage:
-    """A passage without an id; "-" stands for no title."""
+    """A passage that has no id. A title of "-" means none."""
     title = _title(title)
     text = text_or_none(text, "passage").strip()
     name = "p" + _digest(f"{title}\n{text}")
@@ -345,8 +349,8 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
-def _spelled(name: Any) -> Any:
-    """Ids may be numbers."""
+def _id_text(name: Any) -> Any:
+    """An id as text, if it is a number."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 

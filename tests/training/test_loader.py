@@ -1,0 +1,231 @@
+"""Batches of lists: each list once an epoch, the same on a resume, and the right texts in them."""
+
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rocketjax.config.schema import TextConfig
+from rocketjax.data.lists import TrainingList
+from rocketjax.data.passages import Passage
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.tokenizer import Tokenizer
+from rocketjax.training.loader import Collator, list_batches
+
+LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
+WORDS = [
+    "[PAD]",
+    "[CLS]",
+    "[SEP]",
+    "a",
+    *(f"{kind}{i}" for kind in "qpt" for i in range(12)),
+    "[UNK]",
+]
+
+
+def names(batch):
+    return [item.query for item in batch]
+
+
+def first(count, batch=4, seed=1, start=0, lists=LISTS):
+    return list(islice(list_batches(lists, names, batch, seed, start), count))
+
+
+def test_every_list_comes_once_an_epoch_in_ever_other_order():
+    epochs = np.array(first(15)).reshape(5, 12)
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(item.query for item in LISTS)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert list(epochs[0]) != [item.query for item in LISTS]
+
+
+def test_epochs_need_not_end_with_a_batch():
+    seen = list(chain(*first(12, batch=5)))  # 60 = 5 epochs
+    assert all(len(batch) == 5 for batch in first(12, batch=5))
+    for epoch in range(5):
+        assert len(set(seen[12 * epoch : 12 * epoch + 12])) == 12
+
+
+def test_a_batch_may_be_a_single_list():
+    seen = [name for batch in first(12, batch=1) for name in batch]
+    assert sorted(seen) == sorted(names(LISTS))
+
+
+def test_a_batch_may_be_larger_than_the_lists():
+    (batch,) = first(1, batch=5, lists=LISTS[:2])
+    assert len(batch) == 5 and set(batch[:2]) == set(batch[2:4]) == {"q0", "q1"}
+
+
+def test_batches_hang_on_the_seed():
+    assert first(9) == first(9)
+    assert first(9) != first(9, seed=2)
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_a_start_skips_exactly_what_was_seen(start):
+    assert first(6, batch=5, start=start) == first(6 + start, batch=5)[start:]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A word is a token."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
+    ).save_pretrained(str(folder))
+    return Tokenizer(folder, TextConfig(query_length=12, passage_length=40, pair_length=64))
+
+
+def read(tokens, *index):
+    """The words of one text; what stands after it must be padding."""
+    size = tokens.length[index]
+    assert not tokens.ids[index][size:].any() and not tokens.types[index][size:].any()
+    return " ".join(WORDS[i] for i in tokens.ids[index][:size])
+
+
+def collator(tokenizer, slots):
+    queries = {f"q{i}": f"a q{i}" for i in range(12)}
+    passages = {f"p{i}": Passage(f"p{i}", f"t{i}" * (i % 2), f"p{i} a") for i in range(12)}
+    return Collator(queries, passages, tokenizer, tokenizer, slots)
+
+
+def test_a_batch_holds_the_right_texts(tokenizer):
+    lists = [
+        TrainingList("q3", "p0", ("p5", "p2")),
+        TrainingList("q1", "p7", ()),
+        TrainingList("q0", "p4", ("p6", "p8", "p9", "p10")),  # one more than there is room for
+    ]
+    batch = collator(tokenizer, slots=4)(lists)
+    assert batch.query.ids.shape == (3, 12)  # its limit; each query once
+    assert batch.passage.ids.shape == batch.pair.ids.shape == (3, 4, 32)
+    assert batch.query.length.shape == (3,)
+    assert batch.passage.length.shape == batch.pair.length.shape == (3, 4)
+    assert batch.valid.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4]
+    for row, item in enumerate(lists):
+        query = item.query
+        assert read(batch.query, row) == f"[CLS] a {query} [SEP]"
+        for slot, pid in enumerate([item.positive, *item.negatives][:4]):
+            i = int(pid[1:])
+            text = f"t{i} p{i} a" if i % 2 else f"p{i} a"
+            assert read(batch.passage, row, slot) == f"[CLS] {text} [SEP]"
+            assert read(batch.pair, row, slot) == f"[CLS] a {query} [SEP] {text} [SEP]"
+            types = batch.pair.types[row, slot][: batch.pair.length[row, slot]]
+            assert types.tolist() == [0] * 4 + [1] * (len(text.split()) + 1)
+
+
+def test_what_stands_twice_has_one_number(tokenizer):
+    """The in-batch loss tells by them what is no negative; by texts, whatever their ids."""
+    lists = [
+        TrainingList("q3", "p0", ("p5", "p2")),
+        TrainingList("q1", "p7", ("p0",)),
+        TrainingList("q3", "p2", ()),
+    ]
+    batch = collator(tokenizer, slots=3)(lists)
+
+    def equal(some):
+        return np.equal.outer(np.array(some), np.array(some)).tolist()
+
+    members = [pid for item in lists for pid in (item.positive, *item.negatives)]
+    assert equal(batch.passage_id[batch.valid]) == equal(members)
+    assert equal(batch.query_id) == equal(names(lists))
+
+
+def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
+    """Under another id, it would be told apart from itself."""
+    some = collator(tokenizer, slots=3)
+    some.passages["copy"] = some.passages["p3"]._replace(id="copy")
+    batch = some([TrainingList("q3", "p3", ("copy", "p5")), TrainingList("q1", "copy", ("p4",))])
+    assert batch.valid.tolist() == [[True, True, False]] * 2
+    assert read(batch.passage, 0, 1) == "[CLS] t5 p5 a [SEP]"
+    assert batch.passage_id[0, 0] == batch.passage_id[1, 0]
+
+
+def test_empty_slots_hold_a_text_all_the_same(tokenizer):
+    batch = collator(tokenizer, slots=3)([TrainingList("q3", "p0", ())])
+    assert batch.valid.tolist() == [[True, False, False]]
+    for tokens in (batch.passage, batch.pair):
+        assert (tokens.length >= 1).all()
+        assert (tokens.ids[..., 0] == WORDS.index("[CLS]")).all()
+
+
+def test_batches_of_texts_come_out_of_the_loader(tokenizer):
+    batches = list_batches(LISTS, collator(tokenizer, slots=2), 4, seed=1)
+    rows = [read(batch.query, row) for batch in islice(batches, 3) for row in range(4)]
+    assert rows == [f"[CLS] a {query} [SEP]" for query in chain(*first(3))]
+
+
+@pytest.mark.parametrize(
+    ("item", "what"),
+    [
+        (TrainingList("q1", "p1", ("p99",)), "passage 'p99'"),
+        (TrainingList("q1", "p98", ()), "passage 'p98'"),
+        (TrainingList("q97", "p1", ()), "query 'q97'"),
+    ],
+)
+def test_what_the_collection_has_not_is_named(tokenizer, item, what):
+    some = collator(tokenizer, slots=2)
+    with pytest.raises(InputError, match=f"{what}, which the collection has not; mine again"):
+        some([LISTS[0], item])
+    with pytest.raises(InputError, match=what):  # out of the loader's thread, too
+        next(list_batches([item], some, 1, seed=1))
+
+
+@pytest.fixture
+def small_rooms(monkeypatch):
+    """Texts as few as these are given all the room they could take, otherwise."""
+    monkeypatch.setattr("rocketjax.text.unpadded.ROOM", 8)
+
+
+def laid(tokenizer, **options):
+    """A collator of lists of two whose texts have from one to nine words."""
+    queries = {f"q{i}": " ".join(["a"] * (1 + i % 9)) for i in range(12)}
+    passages = {f"p{i}": Passage(f"p{i}", "", " ".join(["a"] * (1 + 5 * i % 9))) for i in range(12)}
+    lists = [TrainingList(f"q{i}", f"p{i}", (f"p{(i + 1) % 12}",) * (i % 2)) for i in range(12)]
+    return Collator(queries, passages, tokenizer, tokenizer, 2, **options), lists
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 0), (2, 0), (2, 3), (4, 1)])
+def test_spots_are_where_the_tokens_are(small_rooms, tokenizer, devices, chunk):
+    """Of each device's each chunk, cut as the train step cuts them, and in one shape."""
+    collate, lists = laid(tokenizer, devices=devices, chunk=chunk)
+    collate = collate.fitted(lists, 4)
+    shapes = set()
+    for start in range(0, 12, 4):
+        batch = collate(lists[start : start + 4])
+        for tokens, spots in zip(
+            (batch.query, batch.passage, batch.pair), batch.spots, strict=True
+        ):
+            ids = tokens.ids.reshape(devices, -1, tokens.ids.shape[-1])
+            length = tokens.length.reshape(devices, -1)
+            size = chunk if 0 < chunk < length.shape[1] else length.shape[1]
+            parts = -(-length.shape[1] // size)
+            assert spots.shape[0] == devices * parts
+            for number, part in enumerate(spots):
+                device, first = number // parts, number % parts * size
+                rows = np.minimum(np.arange(first, first + size), length.shape[1] - 1)
+                grid = ids[device, rows].reshape(-1)
+                own = [ids[device, row, : length[device, row]] for row in rows]
+                inside = part[part < grid.size]
+                assert grid[inside].tolist() == np.concatenate(own).tolist()
+        shapes.add(
+            tuple((x.ids.shape, s.shape) for x, s in zip(batch[:3], batch.spots, strict=True))
+        )
+        assert (batch.passage.length[~batch.valid] == 1).all()  # an empty slot costs one token
+    assert len(shapes) == 1
+    assert collate.fitted(lists, 4).shapes == collate.shapes  # by the lists alone
+
+
+def test_a_batch_that_does_not_fit_gets_room(small_rooms, tokenizer):
+    collate, lists = laid(tokenizer, devices=2)
+    fitted = collate.fitted(lists[:1], 4)  # one word a text
+    long = [item for item in lists if len(collate.queries[item.query]) > 9][:4]
+    batch = fitted(long)
+    assert batch.spots.query.shape[1] > fitted.shapes.query.room
+    assert (batch.spots.query < 2 * batch.query.ids.shape[1]).sum() == batch.query.length.sum()
+    assert laid(tokenizer)[0].fitted(lists, 4)(lists[:4]).spots.query is None  # padding stays

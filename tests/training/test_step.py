@@ -1,0 +1,588 @@
+"""The train step: the same gradients on any number of devices, the right ones, and learning."""
+
+import dataclasses
+import itertools
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import jaxprs_in_params
+from tiny import list_batch, models, tokens
+
+from rocketjax.config.loss import PRESETS, LossConfig
+from rocketjax.config.schema import (
+    Config,
+    OptimizerConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    StageConfig,
+    TextConfig,
+)
+from rocketjax.inference.folder import save_reranker, save_retriever
+from rocketjax.models.bi_encoder import mean
+from rocketjax.models.encoder import Compute, dropout, fold_in
+from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.models import (
+    start_reranker,
+    start_retriever,
+    warmed_reranker,
+    warmed_retriever,
+)
+from rocketjax.runtime.devices import AXIS, check_divisible, data_parallel
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
+from rocketjax.text.batch import ListBatch, Spots
+from rocketjax.text.unpadded import Layout, lay_end_to_end
+from rocketjax.training.loader import _parts
+from rocketjax.training.losses import joint_terms
+from rocketjax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from rocketjax.training.step import (
+    Objective,
+    encode_lists,
+    init_state,
+    joint_objective,
+    loss_gradient,
+    reranker_objective,
+    reranker_scores,
+    retriever_objective,
+    retriever_scores,
+    row_keys,
+    train_step,
+)
+
+# An optimizer that moves nothing and holds on to the last gradient.
+KEEPS = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, _, params: (jax.tree.map(jnp.zeros_like, params), grads),
+)
+
+
+class Words:
+    """A model of one dense layer, with the dropout and the layout of the real ones.
+
+    A train step of it compiles in a tenth of their time, and holds all that is the step's own.
+    """
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def apply(self, variables, text, keys=None, spots=None, method=None):
+        params = variables["params"]
+        tower = params if method is None else params[method.removeprefix("encode_")]
+        layout = Layout(text.length, text.ids.shape[1], spots)
+        if keys is not None:
+            keys = fold_in(keys[layout.text()], layout.position())
+        x = dropout(tower["word_embedding"][layout.flat(text.ids)], keys, self.rate)
+        x = mean(layout.grid(jnp.tanh(x @ tower["kernel"])), jnp.asarray(text.length))
+        return x if method else x @ tower["out"]
+
+
+def words(rate=0.0):
+    """A retriever, a re-ranker and their parameters."""
+    rng = np.random.default_rng(1)
+
+    def tower(**more):
+        shapes = {"word_embedding": (50, 8), "kernel": (8, 8), **more}
+        return {name: rng.normal(size=size).astype(np.float32) for name, size in shapes.items()}
+
+    params = {
+        "retriever": {"query": tower(), "passage": tower()},
+        "reranker": tower(out=(8,)),
+    }
+    return Words(rate), Words(rate), params
+
+
+@cache
+def program_of(terms_of, weights, devices, backend):
+    step = partial(train_step, objective=Objective(terms_of, dict(weights)), optimizer=KEEPS)
+    return data_parallel(step, jax.devices()[:devices], backend)
+
+
+def gradient(params, batch, objective, devices, backend="pmap"):
+    """The very gradient the train step gives to optax, and its metrics, on some devices.
+
+    Gradients and not updated parameters: Adam would hide one that is N times too large.
+    """
+    weights = tuple(objective.weights.items())
+    program = program_of(objective.terms_of, weights, devices, backend)
+    state, metrics = program(init_state(params, KEEPS, seed=3), batch)
+    assert state.skipped == 0  # or it would be that of no step
+    values = {name: float(value) for name, value in metrics.items()}
+    return jax.tree.map(np.asarray, state.opt_state), values
+
+
+def assert_trees_close(a, b, tolerance=1e-4):
+    """Leaf by leaf, relative to the leaf's largest entry (or a share of the whole's, where the
+    true gradient is 0: a softmax does not feel the head's bias)."""
+    leaves_a, leaves_b = jax.tree.leaves_with_path(a), jax.tree.leaves(b)
+    assert len(leaves_a) == len(leaves_b)
+    whole = max(np.abs(y).max() for y in leaves_b)
+    for (path, x), y in zip(leaves_a, leaves_b, strict=True):
+        scale = max(np.abs(y).max(), 1e-3 * whole)
+        difference = np.abs(x - y).max() / scale
+        assert difference < tolerance, f"{jax.tree_util.keystr(path)}: off by {difference:.1e}"
+
+
+def assert_same(got, want):
+    """Of gradients and metrics."""
+    assert_trees_close(got[0], want[0])
+    assert got[1] == pytest.approx(want[1], rel=1e-4, abs=1e-6)
+
+
+def laid(batch, devices, chunk):
+    """The batch with its tokens laid end to end, as the loader does it."""
+    kinds = []
+    for texts in (batch.query, batch.passage, batch.pair):
+        lengths = _parts(texts.length, devices, chunk)
+        kinds.append(lay_end_to_end(lengths, texts.ids.shape[-1]))
+    found = batch._replace(spots=Spots(*kinds))
+    assert found.spots.pair.size < batch.pair.ids.size
+    return found
+
+
+@pytest.fixture
+def small_rooms(monkeypatch):
+    """Texts as few as these are given all the room they could take, otherwise."""
+    monkeypatch.setattr("rocketjax.text.unpadded.ROOM", 8)
+
+
+def test_two_devices_give_the_gradients_of_one(small_rooms):
+    """Over every parameter, with uneven lists, a row that is none, and with dropout on.
+
+    Of the real models, and without padding on two; pmap, chunks and padding on both, below.
+    """
+    retriever, reranker, params = models(dropout=0.1)
+    batch, config = list_batch(rows=8), PRESETS["default"]
+    objective = joint_objective(retriever, reranker, config)
+    one = gradient(params, batch, objective, 1)
+    two = gradient(params, laid(batch, 2, 0), objective, 2, "shard_map")
+    assert_same(two, one)
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "backend"),
+    [
+        ("default", 0.1, "pmap"),
+        ("default", 0.0, "shard_map"),
+        ("paper", 0.0, "pmap"),
+        ("released", 0.1, "shard_map"),
+    ],
+)
+def test_two_devices_give_the_gradients_of_one_in_every_preset(preset, rate, backend):
+    retriever, reranker, params = words(rate)
+    objective = joint_objective(retriever, reranker, PRESETS[preset])
+    batch = list_batch(rows=8)
+    one = gradient(params, batch, objective, 1)
+    assert_same(gradient(params, batch, objective, 2, backend), one)
+
+
+def test_the_gradient_is_that_of_the_plain_loss():
+    """Against jax.grad of a straightforward, unmapped function of the same batch."""
+    retriever, reranker, params = models(shared=True)
+    batch = list_batch(rows=4)
+    config = PRESETS["default"]
+
+    def plain(params):
+        b, slots = batch.valid.shape
+        flat = jax.tree.map(
+            lambda x: x.reshape(b * slots, *x.shape[2:]), (batch.passage, batch.pair)
+        )
+        query = retriever.apply({"params": params["retriever"]}, batch.query, method="encode_query")
+        passage = retriever.apply(
+            {"params": params["retriever"]}, flat[0], method="encode_passage"
+        ).reshape(b, slots, -1)
+        ce = reranker.apply({"params": params["reranker"]}, flat[1]).reshape(b, slots)
+        de = jnp.sum(query[:, None] * passage, -1)
+        terms = joint_terms(de, ce, batch.valid, config)
+        weights = {"retriever": 1.0, "reranker": 1.0, "distill": config.distill_weight}
+        return sum(weights[name] * term.total / term.count for name, term in terms.items())
+
+    want = jax.jit(jax.grad(plain))(params)
+    got, _ = gradient(params, batch, joint_objective(retriever, reranker, config), 2)
+    assert_trees_close(got, jax.tree.map(np.asarray, want))
+    with pytest.raises(AssertionError, match="off by"):  # and the comparison can tell
+        assert_trees_close(jax.tree.map(lambda x: x * 1.01, got), want)
+
+
+def test_stopped_teacher_gets_no_gradient_from_distillation():
+    retriever, reranker, params = words()
+    config = LossConfig(preset="custom", retriever_weight=0.0, reranker_weight=0.0)
+    objective = joint_objective(retriever, reranker, config)
+    got, _ = gradient(params, list_batch(), objective, 2)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(got["reranker"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(got["retriever"]["query"]))
+
+
+def test_in_batch_negatives_cross_the_devices():
+    """The gathered loss on 2 devices has the gradients of one device that sees the whole batch."""
+    retriever, _, params = words(0.1)
+    params = {"retriever": params["retriever"]}
+    objective = retriever_objective(retriever, temperature=0.5)
+    batch = list_batch(rows=8, slots=3)
+    one, metrics_one = gradient(params, batch, objective, 1)
+    two, metrics_two = gradient(params, batch, objective, 2)
+    assert_trees_close(two, one)
+    assert metrics_two == pytest.approx(metrics_one, rel=1e-4)
+
+
+def test_joint_training_with_the_negatives_of_all_lists():
+    """The same on one device and on two, whole and in chunks; and more to tell apart."""
+    retriever, reranker, params = words(0.1)
+    config = LossConfig(retriever_negatives="batch", retriever_temperature=0.5)
+    batch = list_batch(rows=8)
+    objective = joint_objective(retriever, reranker, config)
+    one = gradient(params, batch, objective, 1)
+    metrics = one[1]
+    chunked = joint_objective(retriever, reranker, config, chunk=3)
+    assert_same(gradient(params, batch, objective, 2, "pmap"), one)
+    assert_same(gradient(params, batch, chunked, 2, "shard_map"), one)
+
+    own = dataclasses.replace(config, retriever_negatives="list")
+    listed = joint_objective(retriever, reranker, own)
+    _, metrics_listed = gradient(params, batch, listed, 1)
+    assert metrics["retriever"] > metrics_listed["retriever"]
+    for same in ("reranker", "distill", "kl"):
+        assert metrics[same] == pytest.approx(metrics_listed[same], rel=1e-5)
+    warm = gradient(
+        {"retriever": params["retriever"]},
+        batch,
+        retriever_objective(retriever, 0.5),
+        1,
+    )[1]
+    assert metrics["retriever"] == pytest.approx(warm["retriever"], rel=1e-5)
+
+
+def test_a_shared_positive_is_no_negative_on_any_device():
+    retriever, _, params = words()
+    params = {"retriever": params["retriever"]}
+    objective = retriever_objective(retriever, temperature=20.0)  # so that every passage counts
+    batch = list_batch(rows=8, slots=2, uneven=False)
+
+    def loss(batch):
+        """On two devices, whose gradients are those of one."""
+        one, _ = gradient(params, batch, objective, 1)
+        two, metrics = gradient(params, batch, objective, 2)
+        assert_trees_close(two, one)
+        return metrics["loss"]
+
+    ids = batch.passage_id.copy()
+    ids[6, 0] = ids[1, 0]  # on either device
+    assert loss(batch._replace(passage_id=ids)) < loss(batch)  # two softmaxes have one term less
+
+    # Another positive of a query that stands twice is no negative of it either.
+    asked = batch.query_id.copy()
+    asked[6] = asked[1]
+    twice = batch._replace(query_id=asked)
+    assert loss(twice) < loss(batch)
+
+    # Nor is a copy of that, in another query's list.
+    ids = batch.passage_id.copy()
+    ids[3, 1] = ids[6, 0]
+    assert loss(twice._replace(passage_id=ids)) < loss(twice)
+
+
+def products(jaxpr):
+    """All matrix products of a program, those of its parts too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for part in jaxprs_in_params(equation.params):
+            yield from products(part)
+
+
+@pytest.mark.parametrize("attention", ["plain", "xla"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_of_float32_are_float32_on_every_device(dtype, attention):
+    """Accelerators compute them from bfloat16 or TF32 unless each is asked not to."""
+    compute = Compute(dtype=dtype, attention=attention, dropout=0.1)
+    retriever, reranker, params = models(compute=compute)
+    loss, batch = LossConfig(retriever_negatives="batch"), list_batch()
+    objective = joint_objective(retriever, reranker, loss)
+
+    def total(params):
+        keys = jax.random.split(jax.random.key(0), len(batch.valid))
+        return sum(term.total for term in objective.terms_of(params, batch, keys).values())
+
+    spread = jax.vmap(jax.grad(total), axis_name=AXIS, axis_size=1, in_axes=None)
+    found = list(products(jax.make_jaxpr(spread)(params).jaxpr))
+    exact = [one for one in found if {x.aval.dtype for x in one.invars} == {jnp.dtype("float32")}]
+    assert len(found) > 40 and (len(exact) == len(found)) == (dtype == jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    relevance = [one for one in exact if one.params["precision"] is None]
+    assert len(relevance) == 1  # of ones and zeros, which every type holds
+    for one in exact:
+        assert one in relevance or set(one.params["precision"]) == {highest}
+
+
+@pytest.mark.parametrize(("rate", "chunk", "devices"), [(0.1, 3, 1), (0.0, 16, 1), (0.1, 1, 2)])
+def test_chunks_give_the_gradients_of_the_whole(rate, chunk, devices):
+    """Gradient caching: the same dropout in both passes, uneven lists, N that chunks don't divide.
+
+    One device has 8 queries and 40 passages and pairs.
+    """
+    params, batch, objective, want = of_words(rate)
+    assert_same(gradient(params, batch, objective(chunk), devices), want)
+
+
+@cache
+def of_words(rate):
+    """Small models, a batch, and the gradient of one device that sees it all, with padding."""
+    retriever, reranker, params = words(rate)
+    batch, config = list_batch(rows=8), PRESETS["default"]
+    objective = partial(joint_objective, retriever, reranker, config)
+    return params, batch, objective, gradient(params, batch, objective(), 1)
+
+
+class Drawn:
+    """A model whose vectors or scores are drawn by each text's key alone."""
+
+    def __init__(self, *width):
+        self.width = width
+
+    def apply(self, variables, text, keys, spots, method=None):
+        if keys is None:
+            return jnp.zeros((*text.length.shape, *self.width))
+        return variables["params"] * jax.vmap(lambda key: jax.random.uniform(key, self.width))(keys)
+
+
+@pytest.mark.parametrize("stage", ["retriever", "reranker", "joint"])
+def test_dropout_hangs_on_seed_and_step_and_not_on_devices(stage):
+    """Of the train step itself, in every stage; nothing is trained, so dropout alone moves it."""
+    config, batch, still = LossConfig(), list_batch(rows=8), optax.set_to_zero()
+    objective = {
+        "retriever": retriever_objective(Drawn(4), 0.5),
+        "reranker": reranker_objective(Drawn(), config),
+        "joint": joint_objective(Drawn(4), Drawn(), config),
+    }[stage]
+    params = {"retriever": jnp.ones(()), "reranker": jnp.ones(())}
+
+    def losses(devices):
+        step = partial(train_step, objective=objective, optimizer=still)
+        program, found = data_parallel(step, jax.devices()[:devices]), []
+        for seed, number in ((3, 0), (3, 1), (4, 0)):
+            state = init_state(params, still, seed).replace(step=jnp.int32(number))
+            metrics = program(state, batch)[1]
+            found.append([float(metrics[name]) for name in objective.weights])
+        return np.array(found)
+
+    one = losses(1)
+    np.testing.assert_allclose(losses(2), one, rtol=1e-5)
+    assert np.diff(np.sort(one, axis=0), axis=0).min() > 1e-3  # no two draws give one loss
+
+
+def test_no_two_texts_share_a_dropout_key():
+    """Over seeds, steps, rows, the kinds of texts and the slots of a list."""
+
+    def drawn(rows, slots):
+        batch, params = list_batch(rows=4, slots=slots), jnp.ones(())
+        query, passage = encode_lists(Drawn(), params, batch, rows)
+        return query, passage.reshape(4, slots), reranker_scores(Drawn(), params, batch, rows)
+
+    found = []
+    for seed, step in itertools.product((3, 4), (0, 1)):
+        state = init_state({}, optax.identity(), seed).replace(step=jnp.int32(step))
+        rows = row_keys(state, jnp.int32(0), 4)
+        assert jnp.array_equal(row_keys(state, jnp.int32(2), 2), rows[2:])
+        texts = drawn(rows, slots=5)
+        found += texts
+        for short, long in zip(drawn(rows, slots=3)[1:], texts[1:], strict=True):
+            assert jnp.array_equal(short, long[:, :3])  # a slot's key, however long the list
+    numbers = np.concatenate([some.ravel() for some in found])
+    assert len(np.unique(numbers)) == len(numbers) == 4 * 4 * (1 + 5 + 5)
+
+
+def test_models_train_with_the_dropout_of_their_config(weights, tmp_path):
+    """A warmed model too, though its folder knows of none."""
+    stage = StageConfig(1)
+    config = Config(
+        text=TextConfig(query_length=12, passage_length=32, pair_length=48),
+        retriever=RetrieverConfig(str(weights), dropout=0.1),
+        reranker=RerankerConfig(str(weights), dropout=0.2),
+        retriever_warmup=stage,
+        reranker_warmup=stage,
+    )
+    run = Run(config, tmp_path, None, None, None, print, unwatched)
+    retriever, reranker = start_retriever(run), start_reranker(run)
+    (tmp_path / "warmup").mkdir()
+    save_retriever(tmp_path / "warmup" / "retriever", retriever)
+    save_reranker(tmp_path / "warmup" / "reranker", reranker)
+    retrievers = retriever, warmed_retriever(run)
+    assert [model.module.compute.dropout for model in retrievers] == [0.1, 0.1]
+    rerankers = reranker, warmed_reranker(run)
+    assert [model.module.compute.dropout for model in rerankers] == [0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("rate", "chunk", "devices", "backend"), [(0.1, 0, 2, "pmap"), (0.0, 16, 1, "shard_map")]
+)
+def test_skipping_padding_gives_the_gradients_of_keeping_it(
+    small_rooms, rate, chunk, devices, backend
+):
+    """Over every parameter, on any number of devices, whole or in chunks, with the same dropout."""
+    params, batch, objective, want = of_words(rate)
+    batch = laid(batch, devices, chunk)
+    assert_same(gradient(params, batch, objective(chunk), devices, backend), want)
+
+
+def test_chunks_work_for_the_warm_ups():
+    retriever, reranker, params = words(0.1)
+    batch = list_batch(rows=8, slots=3)
+    for name, objective in (
+        ("retriever", partial(retriever_objective, retriever, 0.5)),
+        ("reranker", partial(reranker_objective, reranker, LossConfig())),
+    ):
+        own = {name: params[name]}
+        want, _ = gradient(own, batch, objective(), 1)
+        got, _ = gradient(own, batch, objective(2), 2)
+        assert_trees_close(got, want)
+
+
+def test_memory_follows_the_chunk_not_the_batch():
+    """Bytes that the compiled gradient needs besides its inputs and outputs."""
+    _, reranker, params = models()
+    params = {"reranker": params["reranker"]}
+
+    def bytes_of(rows, chunk):
+        objective = reranker_objective(reranker, LossConfig(), chunk)
+        step = partial(loss_gradient, objective=objective, weights={"reranker": 1.0})
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (AXIS,))
+        mapped = jax.shard_map(
+            lambda params, batch: step(params, batch, None),
+            mesh=mesh,
+            in_specs=jax.sharding.PartitionSpec(),
+            out_specs=jax.sharding.PartitionSpec(),
+            check_vma=False,
+        )
+        batch = list_batch(rows=rows, slots=8)
+        compiled = jax.jit(mapped).lower(params, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(32, 0) > 3 * bytes_of(8, 0)
+    assert bytes_of(32, 8) < 1.5 * bytes_of(8, 8)
+    assert bytes_of(32, 8) < 0.2 * bytes_of(32, 0)
+
+
+def test_other_lists_do_not_reach_a_lists_scores_but_its_dropout_does():
+    retriever, reranker, params = models(dropout=0.5)
+    batch, others = (list_batch(seed, rows=4, uneven=False) for seed in (0, 1))
+    keys, other_keys = (jax.random.split(jax.random.key(seed), 4) for seed in (0, 1))
+    mixed, mixed_keys = jax.tree.map(
+        lambda own, other: jnp.asarray(other).at[2].set(own[2]), (batch, keys), (others, other_keys)
+    )
+
+    @jax.jit
+    def both(batch, keys):
+        return (
+            retriever_scores(retriever, params["retriever"], batch, keys),
+            reranker_scores(reranker, params["reranker"], batch, keys),
+        )
+
+    for got, among_others, drawn_anew in zip(
+        both(batch, keys), both(mixed, mixed_keys), both(batch, other_keys), strict=True
+    ):
+        np.testing.assert_allclose(among_others[2], got[2], rtol=1e-5)
+        assert np.abs(drawn_anew - got).min() > 1e-4
+
+
+def topical_batch(seed, rows=8, slots=4, topics=5):
+    """A query and its positive draw their words from one topic, the negatives from others."""
+    rng = np.random.default_rng(seed)
+    topic = np.array([rng.permutation(topics)[:slots] for _ in range(rows)])
+    words = 50 // topics
+
+    def texts(topic):
+        text = tokens(rng, *topic.shape, length=8)
+        ids = topic[..., None] * words + rng.integers(0, words, text.ids.shape)
+        return text._replace(ids=ids.astype(np.int32))
+
+    query, passage = texts(np.repeat(topic[:, :1], slots, axis=1)), texts(topic)
+    pair = passage._replace(length=np.full(topic.shape, 8, np.int32))
+    return ListBatch(
+        texts(topic[:, 0]),
+        texts(topic),
+        pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
+        np.ones((rows, slots), bool),
+        np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
+        np.arange(rows, dtype=np.int32),
+    )
+
+
+def test_training_raises_held_out_accuracy_of_both_models():
+    """Fresh batches throughout, judged on batches never trained on."""
+    retriever, reranker, params = models(dropout=0.1)
+    params = jax.tree.map(lambda x: x / 2, params)  # as a fresh model has them
+    config = LossConfig()
+    optimizer = make_optimizer(OptimizerConfig(retriever_lr=1e-2, reranker_lr=1e-2), 200)
+    objective = joint_objective(retriever, reranker, config)
+    step = partial(train_step, objective=objective, optimizer=optimizer)
+    program = data_parallel(step, jax.devices()[:1])
+    judge = jax.jit(lambda params, batch: objective.terms_of(params, batch, None))
+    held_out = topical_batch(10**6, rows=128)
+
+    def accuracy(params):
+        terms = jax.device_get(judge(params, held_out))
+        return [float(terms[f"{name}_accuracy"].total) / 128 for name in ("retriever", "reranker")]
+
+    before = accuracy(params)
+    state = init_state(params, optimizer, seed=0)
+    for step in range(200):
+        state, _ = program(state, topical_batch(step, rows=32))
+    after = accuracy(jax.device_get(state.params))
+    assert all(value < 0.6 for value in before)
+    assert all(value > 0.9 for value in after), (before, after)
+    assert int(state.step) == 200
+
+
+def test_each_model_follows_its_own_learning_rate():
+    retriever, reranker, params = words()
+    optimizer = make_optimizer(OptimizerConfig(retriever_lr=1e-3, reranker_lr=0.0, warmup=0.0), 10)
+    config = LossConfig()
+    step = partial(
+        train_step,
+        objective=joint_objective(retriever, reranker, config),
+        optimizer=optimizer,
+    )
+    state, _ = data_parallel(step)(init_state(params, optimizer, seed=0), list_batch())
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b), params, state.params)
+    assert all(jax.tree.leaves(same["reranker"]))
+    assert not any(jax.tree.leaves(same["retriever"]["query"]))
+
+
+def test_warm_up_trains_the_reranker_alone():
+    _, reranker, params = words()
+    params = {"reranker": params["reranker"]}
+    optimizer = make_optimizer(OptimizerConfig(warmup=0.0), 5)
+    step = partial(
+        train_step,
+        objective=reranker_objective(reranker, LossConfig()),
+        optimizer=optimizer,
+    )
+    state, metrics = data_parallel(step)(init_state(params, optimizer, 0), list_batch())
+    assert set(state.params) == {"reranker"}
+    assert float(metrics["loss"]) == pytest.approx(float(metrics["reranker"]))
+
+
+def test_weight_decay_spares_biases_and_norms_of_stacked_layers():
+    _, _, params = models()
+    mask = decay_mask(params)
+    layers = mask["reranker"]["encoder"]["layers"]
+    assert layers["qkv"] == {"kernel": True, "bias": False}
+    assert layers["mlp_norm"] == {"scale": False, "bias": False}
+    assert mask["retriever"]["query"]["word_embedding"] is True
+
+
+def test_schedules():
+    config = OptimizerConfig(warmup=0.2, schedule="linear")
+    rate = make_schedule(config, 1.0, 10)
+    assert [round(float(rate(i)), 3) for i in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.5, 0.0]
+    constant = make_schedule(OptimizerConfig(warmup=0.0, schedule="constant"), 2.0, 10)
+    assert [float(constant(i)) for i in (0, 9, 99)] == [2.0, 2.0, 2.0]
+
+
+def test_a_batch_the_devices_cannot_share_is_refused():
+    with pytest.raises(InputError, match=r"joint.batch is 12, which 8 devices .* take 8 or 16"):
+        check_divisible(12, 8, "joint.batch")
+    check_divisible(16, 8, "joint.batch")
