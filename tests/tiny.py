@@ -104,3 +104,16 @@ def vectors_folder(folder, array, ids=None, shard=7, dtype="float32", **named):
         rows = manifest.rows(number)
         write_shard(folder, number, ids[rows.start : rows.stop], array[rows.start : rows.stop])
     return Vectors(folder)
+
+
+def vectors(kind, queries=13, passages=1001):
+    """Random: distinct scores. Tied: small integers, so that most scores stand many times."""
+    rng = np.random.default_rng(0)
+    if kind == "random":
+        draw = rng.standard_normal
+        return draw((queries, 16)).astype(np.float32), draw((passages, 16)).astype(np.float32)
+    draw = rng.integers
+    return (
+        draw(-1, 2, (queries, 3)).astype(np.float32),
+        draw(-1, 2, (passages, 3)).astype(np.float32),
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from on_disk import TOPICS, make_topics, make_weights
-from test_pipeline import config
+from small_run import config
 
 from rocketjax import ablate
 from rocketjax.ablation import rivals

@@ -17,9 +17,7 @@ from tiny import list_batch, models, vectors_folder
 
 from rocketjax.bench import __main__ as bench
 from rocketjax.bench import collectives, compiles, plan, search
-from rocketjax.bench import facts as feed
-from rocketjax.bench import facts as memory
-from rocketjax.bench import facts as tokens
+from rocketjax.bench import facts as bench_facts
 from rocketjax.bench import measure as pair
 from rocketjax.bench.measure import worker_process
 from rocketjax.bench.search import cut
@@ -170,11 +168,11 @@ def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
 
 
 def test_facts_follow_from_what_was_run(work, monkeypatch):
-    monkeypatch.setattr(feed, "STEPS", 1)
-    monkeypatch.setattr(feed, "AHEAD", 1)
+    monkeypatch.setattr(bench_facts, "TIMED_STEPS", 1)
+    monkeypatch.setattr(bench_facts, "AHEAD", 1)
     monkeypatch.setattr(tokens, "SIDE", 64)
     ours = Ours(work, ComputeConfig(batch=2))
-    facts = [*feed.feed_facts(ours, 1), *tokens.token_facts(ours, 1)]
+    facts = [*bench_facts.feed_facts(ours, 1), *bench_facts.token_facts(ours, 1)]
     value = {fact.name: fact.value for fact in facts}
     assert value["8 tokens beside 12"] == pytest.approx(
         value["encoding texts of 8 tokens"] / value["encoding texts of 12 tokens"]
@@ -185,7 +183,7 @@ def test_facts_follow_from_what_was_run(work, monkeypatch):
 @pytest.mark.slow  # compiles a train step for each length
 def test_memory_is_that_of_a_chunk(work):
     ours = Ours(work, ComputeConfig(batch=2))
-    value = {fact.name: fact.value for fact in memory.memory_facts(ours, 2, 1, (2, 4))}
+    value = {fact.name: fact.value for fact in bench_facts.memory_facts(ours, 2, 1, (2, 4))}
     grown = value["memory, lists of 4"] / value["memory, lists of 2"]
     assert value["memory, lists of 4 beside 2"] == pytest.approx(grown)
     assert grown < 1.5  # twice the passages, the same chunk

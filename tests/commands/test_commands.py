@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS
-from test_config import docstrings, leaves
-from test_config import words as letters
+from option_texts import docstrings, leaves
+from option_texts import words as letters
 
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
 from rocketjax.bench.__main__ import Bench

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from record import make_record
 from safetensors.numpy import save
-from test_page import make_record
 from tiny import vectors_folder
 
 from rocketjax.config import options

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from on_disk import untrained_pair
-from test_exact import vectors, vectors_folder
+from tiny import vectors, vectors_folder
 
 import rocketjax
 from rocketjax.config.loss import LossConfig, resolve_loss

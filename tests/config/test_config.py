@@ -1,14 +1,13 @@
 """Config files and command lines: what they accept, and what they say to what they refuse."""
 
-import ast
 import dataclasses
-import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from option_texts import docstrings, leaves, words
 
 from rocketjax.config import loss
 from rocketjax.config import schema as module
@@ -39,32 +38,6 @@ def file(tmp_path):
         return path
 
     return write
-
-
-def words(text):
-    """Letters and digits only: help is wrapped and framed."""
-    return re.sub(r"[^a-z0-9]+", "", re.sub(r"\x1b\[[0-9;]*m", "", text).lower())
-
-
-def leaves(cls, prefix=""):
-    """(class that declares it, field, option) of every option."""
-    for item in dataclasses.fields(cls):
-        if item.default_factory is dataclasses.MISSING:
-            owner = next(c for c in cls.__mro__ if item.name in inspect.get_annotations(c))
-            yield owner, item.name, prefix + item.name
-        else:
-            yield from leaves(type(item.default_factory()), f"{prefix}{item.name}.")
-
-
-def docstrings(source):
-    """(class, field) -> the string that stands below the field in a module's source."""
-    found = {}
-    for node in ast.parse(Path(source.__file__).read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            for item, after in zip(node.body, node.body[1:], strict=False):
-                if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr):
-                    found[node.name, item.target.id] = ast.literal_eval(after.value)
-    return found
 
 
 def test_a_file_holds_what_differs(file):

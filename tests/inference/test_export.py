@@ -22,6 +22,7 @@ from rocketjax.inference import folder as model_folder
 from rocketjax.inference import start as start_module
 from rocketjax.inference.export import export
 from rocketjax.models.pretrained import resolve_weights
+from rocketjax.report.card import reranker_card, retriever_card
 from rocketjax.retrieval import load
 from rocketjax.retrieval.model import Model
 from rocketjax.runtime.errors import InputError
@@ -30,6 +31,16 @@ QUERIES = ["who wrote the score of the film?", "mean of an array"]
 PASSAGES = ["The film's score was written by John Williams.", "numpy.mean: average of an array."]
 TEXT = TextConfig(query_length=32, passage_length=64, pair_length=96)
 REPORT = Report("run", 3, [Row("retriever", "MRR@10", 0.5, 0.6, 0.01)])
+
+
+def export_pair(folder, model):
+    """As the command does it, with the cards of a report that someone else wrote."""
+    about = (Config(), REPORT, "")
+    cards = {
+        "retriever": retriever_card(model.retriever, *about),
+        "reranker": reranker_card(model.reranker, *about),
+    }
+    export(folder, model.retriever, model.reranker, cards)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def test_sentence_transformers_gives_the_same(minilm, towers, pooling, normalize
         "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
     )
     model = pair(minilm, towers, pooling, normalize)
-    export(tmp_path / "out", model, Config(), REPORT, "")
+    export_pair(tmp_path / "out", model)
     folder = tmp_path / "out" / "retriever"
     places = [folder, folder] if towers == "shared" else [folder / "query", folder / "passage"]
     query, passage = (library.SentenceTransformer(str(p), device="cpu") for p in places)
@@ -91,7 +102,7 @@ def test_a_pair_is_cut_at_its_length(minilm, tmp_path):
         "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
     )
     model = pair(minilm)
-    export(tmp_path / "out", model, Config(), REPORT, "")
+    export_pair(tmp_path / "out", model)
     long = [" ".join(PASSAGES * 30)] * 2
     theirs = library.CrossEncoder(str(tmp_path / "out" / "reranker"), device="cpu")
     scores = theirs.predict(list(zip(QUERIES, long, strict=True)))
@@ -104,7 +115,7 @@ def test_a_pair_is_cut_at_its_length(minilm, tmp_path):
 def test_out_and_in_again_is_exact(weights, towers, tmp_path):
     small = TextConfig(query_length=10, passage_length=12, pair_length=20, title="segment")
     model = pair_of_small(weights, towers, small)
-    export(tmp_path / "out", model, Config(), REPORT, "")
+    export_pair(tmp_path / "out", model)
     again = load.load_pair(tmp_path / "out")
     for ours, theirs in ((model.retriever, again.retriever), (model.reranker, again.reranker)):
         jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
@@ -201,7 +212,7 @@ def test_prompts_leave_with_the_model(weights, tmp_path):
     prompts = {"query_prompt": "cat ", "passage_prompt": "dog sun "}
     text = TextConfig(query_length=12, passage_length=12, pair_length=20, **prompts)
     model = pair_of_small(weights, "shared", text)
-    export(tmp_path / "out", model, Config(), REPORT, "")
+    export_pair(tmp_path / "out", model)
     theirs = library.SentenceTransformer(str(tmp_path / "out" / "retriever"), device="cpu")
     texts = ["sea wave", "purr"]
     np.testing.assert_allclose(model.encode_query(texts), theirs.encode_query(texts), atol=1e-4)

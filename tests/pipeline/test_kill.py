@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from on_disk import make_weights
 from safetensors.numpy import load_file
-from test_pipeline import config
+from small_run import config
 
 from rocketjax.config.options import dump
 from rocketjax.config.schema import (

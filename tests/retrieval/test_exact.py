@@ -6,24 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import vectors_folder
+from tiny import vectors, vectors_folder
 
 from rocketjax.retrieval import exact
 from rocketjax.retrieval.exact import ExactIndex, select, two_stage
 from rocketjax.runtime.errors import InputError
-
-
-def vectors(kind, queries=13, passages=1001):
-    """Random: distinct scores. Tied: small integers, so that most scores stand many times."""
-    rng = np.random.default_rng(0)
-    if kind == "random":
-        draw = rng.standard_normal
-        return draw((queries, 16)).astype(np.float32), draw((passages, 16)).astype(np.float32)
-    draw = rng.integers
-    return (
-        draw(-1, 2, (queries, 3)).astype(np.float32),
-        draw(-1, 2, (passages, 3)).astype(np.float32),
-    )
 
 
 def sorted_by_numpy(queries, passages, top_k):

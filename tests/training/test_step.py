@@ -447,7 +447,7 @@ def test_memory_follows_the_chunk_not_the_batch():
 
     def bytes_of(rows, chunk):
         objective = reranker_objective(reranker, LossConfig(), chunk)
-        step = partial(loss_gradient, objective=objective, weights={"reranker": 1.0})
+        step = partial(loss_gradient, objective=objective)
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (AXIS,))
         mapped = jax.shard_map(
             lambda params, batch: step(params, batch, None),
