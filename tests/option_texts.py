@@ -31,3 +31,9 @@ def docstrings(source):
                 if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr):
                     found[node.name, item.target.id] = ast.literal_eval(after.value)
     return found
+
+
+def help_of_type(cls, field):
+    """What the type of a field says of it, for options that several commands share."""
+    annotation = inspect.get_annotations(cls)[field]
+    return next((m.help for m in getattr(annotation, "__metadata__", ()) if hasattr(m, "help")), "")

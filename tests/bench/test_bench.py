@@ -169,8 +169,8 @@ def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
 
 def test_facts_follow_from_what_was_run(work, monkeypatch):
     monkeypatch.setattr(bench_facts, "TIMED_STEPS", 1)
-    monkeypatch.setattr(bench_facts, "AHEAD", 1)
-    monkeypatch.setattr(tokens, "SIDE", 64)
+    monkeypatch.setattr(bench_facts, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(bench_facts, "MATRIX", 64)
     ours = Ours(work, ComputeConfig(batch=2))
     facts = [*bench_facts.feed_facts(ours, 1), *bench_facts.token_facts(ours, 1)]
     value = {fact.name: fact.value for fact in facts}

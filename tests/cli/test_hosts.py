@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -238,7 +237,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, tw
         for process in processes:
             process.kill()
             process.communicate()
-    assert survivor.returncode == -signal.SIGABRT
+    assert survivor.returncode == 134  # as a shell says of an abort
     last = err.strip().splitlines()[-1]
     assert re.match(r"error: process 1 of 2 \(\S+\) died, or cannot be reached; the same", last)
     assert log(folder)[-1]["stage"] == "joint" and len(log(folder)) < 8

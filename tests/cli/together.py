@@ -41,7 +41,8 @@ def whole(folder, config, weights, other, collection):
 
     def command():
         with cli.joined(HostsConfig(timeout=300)), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cli, "joined", lambda _: nullcontext())  # a process joins only once
+            for module in (cli, train):  # a process joins only once
+                patch.setattr(module, "joined", lambda _: nullcontext())
             run = ["--run-dir", str(folder / "run")]
             assert train.main(["--config", config, *run]) == 0
             lists = ["--lists.length", "4", "--lists.top-n", "20", "--lists.low", "0.6"]

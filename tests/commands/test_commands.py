@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS
-from option_texts import docstrings, leaves
+from option_texts import docstrings, help_of_type, leaves
 from option_texts import words as letters
 
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
@@ -102,7 +102,7 @@ def test_a_start_that_is_not_judged_leaves_no_picture_out(run, weights, collecti
         wanted = np.sort(scores)[::-1][:10]
         np.testing.assert_allclose([score for _, score in found], wanted, rtol=1e-5)
     page = (run / "report.html").read_text()
-    for title in ("Held-out MRR@10 on the way", "Scores of the retriever"):
+    for title in ("Held-out MRR@10 during training", "Scores of the retriever"):
         assert title in page
     assert "Not drawn: what denoising removed (the re-ranker scored no candidate)." in page
 
@@ -115,7 +115,7 @@ def test_a_run_whose_vectors_are_gone_goes_on_without_looks(run, tmp_path, capsy
     assert train.main(again) == 2
     err = words(capsys.readouterr().err)
     assert f"{folder / 'warmup' / 'index'}: gone" in err
-    assert "leave them out: --evaluate.every 0" in err
+    assert "turn that evaluation off: --evaluate.every 0" in err
     assert train.main([*again, "--evaluate.every", "0"]) == 0
     for name in ("retriever", "reranker"):
         first, second = (path / name / "model.safetensors" for path in (run, folder))
@@ -138,6 +138,7 @@ def test_help_says_what_every_option_means_and_gives_an_example(options, capsys,
     assert letters(f"python -m {command.__name__.removesuffix('.__main__')}") in said
     for cls, field, option in leaves(options):
         text = docstrings(sys.modules[cls.__module__]).get((cls.__name__, field))
+        text = text or help_of_type(cls, field)
         assert text, f"{option} has no docstring"
         assert letters(text) in said, option
         named = re.search(rf"--{option.replace('_', '-')}\b", shown)

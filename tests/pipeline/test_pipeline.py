@@ -1,10 +1,10 @@
 """The whole run on a tiny collection with tiny random weights: artefacts, loading, bad input."""
 
 import dataclasses
-import importlib
 import json
 import math
 import os
+import pkgutil
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,9 +227,9 @@ class Killed(Exception):
 
 def dies_at(monkeypatch, where, calls):
     """The function of that name works `calls` times, and raises from then on; gives its undoing."""
-    module, name = where.rsplit(".", 1)
-    module = importlib.import_module(module)
-    real, count = getattr(module, name), [0]
+    path, name = where.rsplit(".", 1)
+    owner = pkgutil.resolve_name(path)
+    real, count = getattr(owner, name), [0]
 
     def dies(*args, **options):
         count[0] += 1
@@ -237,15 +237,15 @@ def dies_at(monkeypatch, where, calls):
             raise Killed
         return real(*args, **options)
 
-    monkeypatch.setattr(module, name, dies)
-    return lambda: monkeypatch.setattr(module, name, real)
+    monkeypatch.setattr(owner, name, dies)
+    return lambda: monkeypatch.setattr(owner, name, real)
 
 
 DEATHS = (
     ("rocketjax.retrieval.encode.write_shard", 1),  # the warmed retriever's index
-    ("rocketjax.training.journal.tokens_read", 2),  # in the re-ranker's warm-up
+    ("rocketjax.training.journal.Journal.step", 2),  # in the re-ranker's warm-up
     ("rocketjax.mining.mine.write_candidates", 1),  # of the joint stage's lists
-    ("rocketjax.training.journal.tokens_read", 4),  # in joint training, past a checkpoint
+    ("rocketjax.training.journal.Journal.step", 4),  # in joint training, past a checkpoint
     ("rocketjax.inference.folder.save_reranker", 0),
     ("rocketjax.evaluation.results.write", 0),
 )

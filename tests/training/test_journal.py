@@ -111,7 +111,7 @@ def judging(monkeypatch):
     def judged(*args):
         return real(*args, judge=judge)
 
-    monkeypatch.setattr("test_training.train_stage", judged)
+    monkeypatch.setattr("test_trainer.train_stage", judged)
     return asked
 
 
