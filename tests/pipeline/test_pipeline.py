@@ -246,7 +246,7 @@ DEATHS = (
     ("rocketjax.training.journal.Journal.step", 2),  # in the re-ranker's warm-up
     ("rocketjax.mining.mine.write_candidates", 1),  # of the joint stage's lists
     ("rocketjax.training.journal.Journal.step", 4),  # in joint training, past a checkpoint
-    ("rocketjax.inference.folder.save_reranker", 0),
+    ("rocketjax.pipeline.stages.save_reranker", 0),
     ("rocketjax.evaluation.results.write", 0),
 )
 
