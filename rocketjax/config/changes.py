@@ -18,8 +18,11 @@ def changes(old: Config, new: Config) -> dict[str, Stage]:
     A loss preset counts as the options that it stands for.
     """
     old, new = (dataclasses.replace(one, loss=resolve_loss(one.loss)) for one in (old, new))
-    stages = {name: EFFECTS[name].stage for name in changed(old, new)}
-    return {name: stage for name, stage in stages.items() if stage is not None}
+    found: dict[str, Stage] = {}
+    for name in changed(old, new):
+        if (stage := EFFECTS[name].stage) is not None:
+            found[name] = stage
+    return found
 
 
 def differences(
