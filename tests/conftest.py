@@ -41,6 +41,26 @@ settings.register_profile(
 settings.load_profile("rocketjax")
 
 
+# Files that take longest, the longest first: a worker that began one last would end alone.
+LONGEST = (
+    "test_pipeline.py",
+    "test_step.py",
+    "test_hosts.py",
+    "test_ablation.py",
+    "test_kill.py",
+    "test_notebooks.py",
+    "test_commands.py",
+    "test_serving.py",
+    "test_bench.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; the others in their order."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def keep_programs(tmp_path_factory):
     """A program that an earlier test compiled is read from a file, not compiled again.
