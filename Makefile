@@ -13,7 +13,7 @@ setup:  ## the package with everything the tests and checks use, and the hooks o
 test:  ## the suite, as CI runs it
 	$(PYTHON) -m pytest $(TESTS)
 
-fast:  ## the suite without what compiles training steps or starts processes: a minute or two
+fast:  ## the suite without what compiles train steps or starts processes
 	$(PYTHON) -m pytest --ignore tests/pipeline --ignore tests/training --ignore tests/ablation \
 	  --ignore tests/bench --ignore tests/cli --ignore tests/inference $(TESTS)
 
