@@ -22,8 +22,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if JAXLIB < (0, 11) else "")
     # On a busy machine, devices wait for each other longer than XLA's 40 s.
-    + " --xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    + (" --xla_cpu_collective_call_warn_stuck_timeout_seconds=120" if JAXLIB >= (0, 10) else "")
+    + (" --xla_cpu_collective_call_terminate_timeout_seconds=600" if JAXLIB >= (0, 10) else "")
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests prove correctness, not speed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -40,7 +40,7 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
     return ListBatch(query, passage, pair, valid, passage_id, np.arange(rows, dtype=np.int32))
 
 
-def models(dropout=0.0, shared=False, compute=None):
+def models(dropout=0.0, shared=False, compute=None, scale=2.0):
     """A bi-encoder and a cross-encoder with random parameters large enough to matter."""
     compute = compute or Compute(dropout=dropout)
     retriever = BiEncoder(ENCODER, compute, shared=shared, pooling="mean")
@@ -53,7 +53,7 @@ def models(dropout=0.0, shared=False, compute=None):
             "reranker": reranker.init(jax.random.key(2), text)["params"],
         }
 
-    return retriever, reranker, drawn(init, scale=2.0)
+    return retriever, reranker, drawn(init, scale)
 
 
 def drawn(init, scale=1.0):

@@ -34,7 +34,6 @@ from rocketjax.inference.start import (
 from rocketjax.models import convert, encoder, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.encoder import Params
-from rocketjax.runtime.devices import replicate
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, read_json, read_object, valid, write_json
 
@@ -121,7 +120,7 @@ def load_retriever(folder: Path, compute: ComputeConfig, dropout: float = 0.0) -
         normalize=settings.normalize,
     )
     tokenizer = fitting_tokenizer(folder, settings.text, config)
-    params = replicate(by_tower(query, passage, shared))
+    params = jax.device_put(by_tower(query, passage, shared))  # not committed to a device
     return Retriever(module, params, tokenizer, make_batching(compute))
 
 

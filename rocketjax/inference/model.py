@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,6 +23,7 @@ from rocketjax.inference.batching import (
 )
 from rocketjax.models.encoder import Params, unstacked
 from rocketjax.runtime.devices import local_mesh, on_each_device, replicate, shard_rows
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.batch import Text, Tokens
 from rocketjax.text.tokenizer import Tokenizer
@@ -41,7 +43,7 @@ class TextModel:
 
     Attributes:
         module: how results are computed.
-        params: the module's "params".
+        params: the module's "params", not committed to any device: they work on every mesh.
         tokenizer: how texts are read, and their lengths.
         batching: how many texts a device takes at once, and in which shapes.
     """
@@ -82,7 +84,15 @@ class TextModel:
 
         Returns:
             float32 [len(texts), *method.shape], in the order of `texts`.
+
+        Raises:
+            InputError: called while jax traces a function.
         """
+        if isinstance(jnp.zeros(()), jax.core.Tracer):
+            raise InputError(
+                "a model takes texts and cannot run inside jax.jit: call it outside, or compute "
+                "model.module.apply({'params': params}, tokens, method=...) inside"
+            )
         results = np.empty((len(texts), *method.shape), np.float32)
         mesh = local_mesh()
         units = plan([len(text.ids) for text in texts], method.limit, self.batching, steady)

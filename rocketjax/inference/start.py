@@ -20,7 +20,6 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.sentence_transformers import Pooled, read_conventions, read_pooling
-from rocketjax.runtime.devices import replicate
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.text.batch import Tokens
 from rocketjax.text.tokenizer import Tokenizer
@@ -50,7 +49,7 @@ def pretrained_retriever(
         pooling=pooling if config.pooling == "auto" else config.pooling,
         normalize=normalize if config.normalize is None else config.normalize,
     )
-    params = replicate(by_tower(params, params, shared=module.shared))
+    params = jax.device_put(by_tower(params, params, shared=module.shared))
     return Retriever(module, params, tokenizer, make_batching(compute))
 
 
@@ -85,7 +84,7 @@ def pretrained_reranker(
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
-    params = replicate({"encoder": params, **head})
+    params = jax.device_put({"encoder": params, **head})
     return Reranker(module, params, tokenizer, make_batching(compute))
 
 

@@ -477,7 +477,7 @@ def refused(error, folder):
 @pytest.mark.parametrize("name", READERS)
 def test_mutants_are_read_or_refused_by_one_error(name, weights, tmp_path, capfd):
     """The first tenth of the mutants; test_all_mutants_are_read_or_refused takes them all."""
-    outcomes = try_mutants(name, READERS[name].examples // 10, weights, tmp_path)
+    outcomes = try_mutants(name, max(20, READERS[name].examples // 10), weights, tmp_path)
     capfd.readouterr()  # what Rust and C++ say of themselves
     print(f"{name}: {outcomes}")
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from on_disk import untrained_pair
 from tiny import vectors, vectors_folder
 
@@ -19,6 +20,7 @@ from rocketjax.inference.start import make_compute
 from rocketjax.retrieval.exact import ExactIndex, _few, _search_piece
 from rocketjax.retrieval.model import Corpus
 from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import pad
 from rocketjax.training import losses
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
@@ -54,6 +56,33 @@ def test_what_is_no_list_of_texts_is_refused(pair, call, message):
     model = dataclasses.replace(pair, open_corpus=lambda: Corpus(None, {}))
     with pytest.raises(InputError, match=message):
         call(model)
+
+
+def test_inside_a_jit_texts_are_refused_and_the_model_goes_on(pair):
+    """Parameters placed during a trace would be tracers, and every later call would fail."""
+    fresh = dataclasses.replace(
+        pair,
+        retriever=dataclasses.replace(pair.retriever),
+        reranker=dataclasses.replace(pair.reranker),
+    )
+
+    @jax.jit
+    def reward(x):
+        return x * fresh.score(["cat"], ["dog"])[0]
+
+    with pytest.raises(InputError, match=r"cannot run inside jax\.jit: call it outside"):
+        reward(1.0)
+    np.testing.assert_array_equal(fresh.score(["cat"], ["dog"]), pair.score(["cat"], ["dog"]))
+    assert fresh.encode_query(["cat"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("devices", [[1], [0, 1]])
+def test_parameters_work_beside_arrays_of_any_device_or_mesh(pair, devices):
+    tokens = pad(pair.reranker.tokenizer.pair(["cat"] * 2, None, ["dog", "sun"]), 2, 18, 0)
+    mesh = Mesh(np.array(jax.devices())[devices], ("own",))
+    placed = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("own")))
+    scores = jax.jit(pair.reranker.module.apply)({"params": pair.reranker.params}, placed)
+    np.testing.assert_allclose(scores, pair.score(["cat"] * 2, ["dog", "sun"]), atol=1e-5)
 
 
 def test_any_iterable_of_texts_will_do(pair):

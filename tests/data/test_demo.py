@@ -5,6 +5,8 @@ import hashlib
 import inspect
 import os
 import pkgutil
+import queue
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -148,6 +150,36 @@ def test_optimised_python_has_no_docstrings(monkeypatch):
     monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))  # as -OO sets it
     with pytest.raises(InputError, match="run without -OO"):
         load_demo()
+
+
+class _Hostile:
+    """An object of an installed package that raises when it is asked for one thing."""
+
+    __module__ = "queue"
+
+    def __init__(self, asked: str, error: Exception) -> None:
+        self.asked, self.error = asked, error
+        self.__doc__ = "Count all that is odd.\n\nThis body is as long as that of a passage has to be."
+
+    def __getattribute__(self, name: str) -> object:
+        if name == object.__getattribute__(self, "asked"):
+            raise object.__getattribute__(self, "error")
+        return object.__getattribute__(self, name)
+
+    def __call__(self) -> None:
+        pass
+
+
+def test_an_object_that_raises_is_left_out_and_counted(demo, monkeypatch):
+    odd = {"__doc__": OSError(), "__module__": KeyError(), "__signature__": ZeroDivisionError()}
+    for number, (asked, error) in enumerate(odd.items()):
+        monkeypatch.setattr(queue, f"odd{number}", _Hostile(asked, error), raising=False)
+    monkeypatch.setattr(queue, "__all__", [*queue.__all__, "odd0", "odd1", "odd2"])
+    again = load_demo()
+    assert list(again.passages) == list(demo.passages)
+    known = re.findall(r"demo: (\d+) objects that cannot be read", " ".join(demo.notes)) or ["0"]
+    assert f"demo: {3 + int(known[0])} objects that cannot be read" in again.notes[0]
+    assert "queue.odd0" in again.notes[0]
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_skipping_padding_changes_neither_outputs_nor_gradients(kind, dropout):
 
     Vectors are means over all tokens, scores hang on the first alone.
     """
-    retriever, reranker, params = models(dropout=dropout, shared=True)
+    retriever, reranker, params = models(dropout=dropout, shared=True, scale=1.0)
     text = tokens(np.random.default_rng(0), 7)
     spots = lay_end_to_end(text.length[None], 12, 56)[0]
     assert len(spots) < text.ids.size

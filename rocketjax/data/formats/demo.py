@@ -21,7 +21,8 @@ along the specified axis", but only `numpy.mean` is labelled. Such passages are 
 they are the false negatives that denoising has to find.
 
 The collection depends on the versions of Python and of the five packages, on the operating system
-as far as modules such as `os` do, and on nothing else.
+as far as modules such as `os` do, and on nothing else. No object is trusted: one that raises when it
+is looked at is left out, counted and named.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import NamedTuple
 
@@ -136,7 +138,7 @@ def load_demo() -> Collection:
     """
     if sys.flags.optimize > 1:
         raise InputError("python -OO: the demo collection is made of docstrings; run without -OO")
-    docs = _docs()
+    docs, unreadable = _docs()
     by_query: dict[str, list[Docstring]] = defaultdict(list)
     for doc in docs:
         by_query[doc.query.casefold()].append(doc)
@@ -150,43 +152,80 @@ def load_demo() -> Collection:
         qrels[split][f"q:{first.name}"] = {doc.name: 1 for doc in relevant}
     passages = [Passage(doc.name, doc.name, f"{doc.signature} {doc.body}".strip()) for doc in docs]
     splits = {split: Split(queries[split], qrels[split]) for split in queries}
-    return Collection("demo", InMemory(passages), splits)
+    notes = []
+    if unreadable:
+        first = ", ".join(sorted(unreadable)[:3])
+        notes = [f"demo: {len(unreadable)} objects that cannot be read are left out ({first})"]
+    return Collection("demo", InMemory(passages), splits, notes)
 
 
-def _docs() -> list[Docstring]:
-    """Docstrings sorted by name, without duplicate objects and duplicate texts."""
+def _docs() -> tuple[list[Docstring], set[str]]:
+    """Docstrings sorted by name, without duplicate objects and texts; names of what raised."""
+    unreadable: set[str] = set()
     best: dict[int, _Object] = {}  # by id(), which is safe: the values keep the objects alive
-    for item in _objects():
+    for item in _objects(unreadable):
         known = best.setdefault(id(item.value), item)
         if item.rank < known.rank:
             best[id(item.value)] = item
-    by_rank = sorted(best.values(), key=lambda item: item.rank)
-    docs = [doc for item in by_rank if (doc := read_docstring(item.name, item.value))]
+    docs: list[Docstring] = []
+    for item in sorted(best.values(), key=lambda item: item.rank):
+        with _guarded(unreadable, item.name):
+            if doc := read_docstring(item.name, item.value):
+                docs.append(doc)
     firsts: dict[tuple[str, str], Docstring] = {}
     for doc in docs:  # of equal texts, the one with the most public name is kept
         firsts.setdefault((doc.query, doc.body), doc)
     texts: dict[tuple[str, str], Docstring] = {}
     for doc in firsts.values():
         texts.setdefault((doc.signature, doc.body), doc)
-    return sorted(texts.values())
+    return sorted(texts.values()), unreadable
 
 
-def _objects() -> Iterator[_Object]:
-    """Yields the public objects of all modules and the methods of their classes."""
+@contextmanager
+def _guarded(unreadable: set[str], name: str) -> Iterator[None]:
+    """Adds the name of an object that raises anything, however odd, and goes on without it.
+
+    On Python 3.13, inspect.signature(select.epoll.register) raises AttributeError, for one.
+    """
+    try:
+        yield
+    except Exception:
+        unreadable.add(name)
+
+
+def _objects(unreadable: set[str]) -> list[_Object]:
+    """The public objects of all modules and the methods of their classes."""
+    objects: list[_Object] = []
     for module_name in (_PACKAGES + _STANDARD_LIBRARY).split():
         module = _import(module_name)
         if module is None:
             continue
-        for name, value in _public_attributes(module):
-            home = getattr(value, "__module__", None)
-            if not _at_home(home, module_name) or _is_imported(module, home):
+        for name in sorted(set(getattr(module, "__all__", dir(module)))):
+            if name.startswith("_") or name in _REPLACED_AT_RUN_TIME:
                 continue
-            if callable(value):
-                yield _object(module_name, name, value, home != module_name)
-            if inspect.isclass(value):
-                for attribute, method, inherited in _methods(value, module_name):
-                    qualified = f"{name}.{attribute}"
-                    yield _object(module_name, qualified, method, home != module_name, inherited)
+            with _guarded(unreadable, f"{module_name}.{name}"):
+                objects += _public_object(module, module_name, name, unreadable)
+    return objects
+
+
+def _public_object(
+    module: ModuleType, place: str, name: str, unreadable: set[str]
+) -> list[_Object]:
+    """The object of that name with its methods; empty if it is a module, deprecated or foreign.
+
+    `place` is the name under which the module was imported: os.path calls itself posixpath.
+    """
+    value = _attribute(module, name)
+    home = getattr(value, "__module__", None)
+    if inspect.ismodule(value) or not _at_home(home, place) or _is_imported(module, home):
+        return []
+    objects: list[_Object] = []
+    if callable(value):
+        objects.append(_object(place, name, value, home != place))
+    if inspect.isclass(value):
+        for attribute, method, inherited in _methods(value, place, unreadable):
+            objects.append(_object(place, f"{name}.{attribute}", method, home != place, inherited))
+    return objects
 
 
 def _object(module: str, name: str, value: object, moved: bool, inherited: bool = False) -> _Object:
@@ -206,23 +245,16 @@ def _import(name: str) -> ModuleType | None:
             return None
 
 
-def _public_attributes(module: ModuleType) -> list[tuple[str, object]]:
-    """Names and values, without modules and deprecated attributes."""
-    attributes: list[tuple[str, object]] = []
+def _attribute(module: ModuleType, name: str) -> object:
+    """A module's attribute, its own where a notebook has replaced it; None if deprecated or gone."""
     with warnings.catch_warnings():
         # Reading a deprecated attribute warns, which is made an error to recognise it.
         warnings.simplefilter("error", DeprecationWarning)
         warnings.simplefilter("error", FutureWarning)
-        for name in sorted(set(getattr(module, "__all__", dir(module)))):
-            if name.startswith("_") or name in _REPLACED_AT_RUN_TIME:
-                continue
-            try:
-                value = getattr(module, name)
-            except (AttributeError, DeprecationWarning, FutureWarning):
-                continue
-            if not inspect.ismodule(value):
-                attributes.append((name, _original(value, name, module.__name__)))
-    return attributes
+        try:
+            return _original(getattr(module, name), name, module.__name__)
+        except (AttributeError, DeprecationWarning, FutureWarning):
+            return None
 
 
 def _original(value: object, name: str, module: str) -> object:
@@ -249,8 +281,11 @@ def _is_imported(module: ModuleType, home: object) -> bool:
     return home.lstrip("_") != module.__name__ and module.__name__ in sys.stdlib_module_names
 
 
-def _methods(cls: type, module: str) -> Iterator[tuple[str, object, bool]]:
-    """Yields name, function and whether it is inherited. Many public classes have private bases."""
+def _methods(
+    cls: type, module: str, unreadable: set[str]
+) -> list[tuple[str, object, bool]]:
+    """Name, function and whether it is inherited. Many public classes have private bases."""
+    methods: list[tuple[str, object, bool]] = []
     seen: set[str] = set()
     for base in cls.__mro__:
         if not _at_home(base.__module__, module):
@@ -259,11 +294,14 @@ def _methods(cls: type, module: str) -> Iterator[tuple[str, object, bool]]:
             if name.startswith("_") or name in seen:
                 continue
             seen.add(name)
-            if isinstance(value, (staticmethod, classmethod)):
-                value = value.__func__
-            # Some libraries add their own methods to classes such as logging.Logger.
-            if inspect.isroutine(value) and _at_home(getattr(value, "__module__", None), module):
-                yield name, value, base is not cls
+            with _guarded(unreadable, f"{module}.{cls.__name__}.{name}"):
+                if isinstance(value, (staticmethod, classmethod)):
+                    value = value.__func__
+                # Some libraries add their own methods to classes such as logging.Logger.
+                home = getattr(value, "__module__", None)
+                if inspect.isroutine(value) and _at_home(home, module):
+                    methods.append((name, value, base is not cls))
+    return methods
 
 
 def _family(name: str) -> str:

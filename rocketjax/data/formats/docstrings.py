@@ -39,7 +39,8 @@ _BOILERPLATE = re.compile(
     r"(LAX-backend|JAX) implementation of [\w.]+( (log)?(pmf|pdf|cdf|sf|isf|ppf)\b)?[.,]?"
     r"|As an instance of the rv_\w+ class, .*? for this particular distribution\."
     r"|(Please )?[Rr]efer to \S+ for (the )?full documentation\.?"
-    r"|Array API Standard Support .*? dev-arrayapi for more information\."
+    r"|(Array API Standard Support|\w+ has experimental support for Python Array API)"
+    r" .*? dev-arrayapi for more information\."
     r"|Alias on this platform \([^)]*\): \S+"
     r"|[=+-]{4,}"
 )
