@@ -38,7 +38,15 @@ SMALLER = (
     "--compute.batch elsewhere, or shorter texts; the same command resumes"
 )
 
-console = Console()
+
+def _console(stderr: bool = False) -> Console:
+    # Older versions of rich take even an empty FORCE_COLOR for a terminal.
+    stream = sys.stderr if stderr else sys.stdout
+    plain = os.environ.get("FORCE_COLOR") == "" and not stream.isatty()
+    return Console(stderr=stderr, force_terminal=False if plain else None)
+
+
+console = _console()
 
 
 class Main(Protocol):
@@ -142,8 +150,8 @@ def say(line: str) -> None:
 @contextmanager
 def watch(name: str, total: int, unit: str) -> Iterator[Advance]:
     """Shows a bar with rate and time left while its block runs; lines where none can be drawn."""
-    if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
-        with in_lines(say, name, total, unit) as advance:  # a bar would come once, at the end
+    if not (console.is_jupyter or _can_redraw()):
+        with in_lines(say, name, total, unit) as advance:
             yield advance
         return
     columns = (
@@ -157,6 +165,16 @@ def watch(name: str, total: int, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+def _can_redraw() -> bool:
+    """Whether a bar can be drawn over itself: on a terminal, not in a file or a notebook's cell.
+
+    Programs that a notebook starts (`!python -m ...`) may have a terminal, but what they write is
+    only ever appended to the cell; and FORCE_COLOR, which kernels set, makes no terminal.
+    """
+    in_notebook = "JPY_PARENT_PID" in os.environ
+    return sys.stdout.isatty() and not console.is_dumb_terminal and not in_notebook
 
 
 class _Rate(ProgressColumn):
@@ -177,5 +195,5 @@ def _left_unread() -> bool:
 
 
 def _failed(status: int, message: str) -> int:
-    Console(stderr=True).print(message, style="bold red", markup=False, soft_wrap=True)
+    _console(stderr=True).print(message, style="bold red", markup=False, soft_wrap=True)
     return hosts.leave(status, message)

@@ -10,6 +10,7 @@ matter only where the thread cannot help: when process 0 dies, its service dies 
 aborts the others at once.
 """
 
+import inspect
 import itertools
 import os
 import re
@@ -191,6 +192,9 @@ def _initialize(config: HostsConfig) -> None:
         f"{config.wait} s (--hosts.wait); start the same command on every host, each of which must "
         "reach process 0"
     )
+    # jax 0.7 does not know it, and waits five minutes for the others at the end.
+    known = "shutdown_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters
+    shutdown = {"shutdown_timeout_seconds": config.timeout} if known else {}
     give_up = threading.Timer(config.wait, _exit, (LOST, alone))
     give_up.daemon = True
     give_up.start()
@@ -204,7 +208,7 @@ def _initialize(config: HostsConfig) -> None:
             initialization_timeout=config.wait + 10,
             # Half of it after a death at the earliest: the watch comes first.
             heartbeat_timeout_seconds=2 * config.timeout + 10,
-            shutdown_timeout_seconds=config.timeout,
+            **shutdown,
         )
     except ValueError as error:
         raise InputError(

@@ -15,19 +15,40 @@ from rocketjax.config.schema import Config, Depths, ListConfig
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
+RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
 
 
 def load(path: Path, default: Config | None = None) -> Config:
     """Reads a config file; what it leaves out stays as in `default` (None: as in Config()).
 
+    Args:
+        path: of a file, or a recipe's name.
+        default: what the file is laid over.
+
     Raises:
-        InputError: what `read_values` raises, or a value that does not fit its field; file, line
-            and field are named.
+        InputError: what `find_recipe` or `read_values` raises, or a value that does not
+            fit its field; file, line and field are named.
     """
+    path = find_recipe(path)
     values, lines = read_values(path)
     values = _merged(dataclasses.asdict(default or Config()), values)
     return checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+
+
+def find_recipe(path: Path) -> Path:
+    """The config file itself, or the recipe of that name which comes with the package ("msmarco").
+
+    Raises:
+        InputError: there is neither; the recipes are named.
+    """
+    shipped = RECIPES / f"{path}.yaml"
+    if path.exists() or path.suffix:
+        return path
+    if not shipped.is_file():
+        known = sorted(str(p.relative_to(RECIPES).with_suffix("")) for p in RECIPES.rglob("*.yaml"))
+        raise InputError(f"{path}: no such config file, and no recipe: {', '.join(known)}")
+    return shipped
 
 
 def read_values(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -77,8 +98,8 @@ def parse(args: Sequence[str], program: str, description: str) -> Config:
         args=rest,
         default=default,
         prog=program,
-        description=f"{what} --config FILE reads options from a file first, a second "
-        f"--config from another over it.{gap}{example}",
+        description=f"{what} --config FILE reads options first, from a file or a recipe by name "
+        f"(msmarco); a second --config reads another over it.{gap}{example}",
     )
     return checked(dataclasses.asdict(config), option)
 

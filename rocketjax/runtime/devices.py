@@ -110,7 +110,14 @@ def _split(batch: Tree, devices: int) -> Tree:
 
 def replicate(tree: Tree, devices: list[Device] | None = None) -> Tree:
     """Copies every array to all devices of this process, so that no step has to."""
-    return jax.device_put(tree, NamedSharding(local_mesh(devices), P()))
+
+    def own_copy(x: Any) -> Any:
+        # What jax 0.7's pmap returned has a sharding of its own, which several processes cannot put
+        # elsewhere; each device holds the whole of it.
+        several = jax.process_count() > 1 and isinstance(x, jax.Array)
+        return x.addressable_data(0) if several and not isinstance(x.sharding, NamedSharding) else x
+
+    return jax.device_put(jax.tree.map(own_copy, tree), NamedSharding(local_mesh(devices), P()))
 
 
 def shard_rows(tree: Tree) -> Tree:

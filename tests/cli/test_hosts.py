@@ -114,7 +114,7 @@ def well(results):
 def options(weights, collection, tmp_path_factory):
     """A file of options, for runs whose folders are given apart."""
     # eps: else Adam makes whole steps of gradients that are nothing but rounding.
-    optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3, eps=1e-4)
+    optimizer = OptimizerConfig(retriever_lr=2e-3, reranker_lr=2e-3, eps=1e-4)
     config = Config(
         data=DataConfig(str(collection), max_eval_queries=15),
         text=TEXT,
@@ -337,7 +337,8 @@ def test_a_death_is_named_whoever_dies(tmp_path, victim):
     status = processes[1 - victim].returncode
     ended(processes)
     if victim == 0:  # jax's coordination service dies with it: jax aborts, in its own words
-        assert status == -6 and "another task died" in err and "leader task" in err
+        assert status == (-6 if jax.__version_info__ >= (0, 10) else 1)
+        assert "another task died" in err and "leader task" in err
         return
     last = err.strip().splitlines()[-1]
     assert status == 134

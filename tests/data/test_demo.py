@@ -159,7 +159,7 @@ class _Hostile:
 
     def __init__(self, asked: str, error: Exception) -> None:
         self.asked, self.error = asked, error
-        self.__doc__ = "Count all that is odd.\n\nThis body is as long as that of a passage has to be."
+        self.__doc__ = "Count all that is odd.\n\nThis body is as long as a passage has to be."
 
     def __getattribute__(self, name: str) -> object:
         if name == object.__getattribute__(self, "asked"):

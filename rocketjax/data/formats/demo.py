@@ -21,8 +21,9 @@ along the specified axis", but only `numpy.mean` is labelled. Such passages are 
 they are the false negatives that denoising has to find.
 
 The collection depends on the versions of Python and of the five packages, on the operating system
-as far as modules such as `os` do, and on nothing else. No object is trusted: one that raises when it
-is looked at is left out, counted and named.
+as far as modules such as `os` do, and on nothing else. For equal versions of the five, what they
+bring is the same on every Python, but for a few signatures that not every Python can read. No
+object is trusted: one that raises when it is looked at is left out, counted and named.
 """
 
 import hashlib
@@ -246,7 +247,7 @@ def _import(name: str) -> ModuleType | None:
 
 
 def _attribute(module: ModuleType, name: str) -> object:
-    """A module's attribute, its own where a notebook has replaced it; None if deprecated or gone."""
+    """A module's own attribute, whatever a notebook put there; None if deprecated or gone."""
     with warnings.catch_warnings():
         # Reading a deprecated attribute warns, which is made an error to recognise it.
         warnings.simplefilter("error", DeprecationWarning)
@@ -281,9 +282,7 @@ def _is_imported(module: ModuleType, home: object) -> bool:
     return home.lstrip("_") != module.__name__ and module.__name__ in sys.stdlib_module_names
 
 
-def _methods(
-    cls: type, module: str, unreadable: set[str]
-) -> list[tuple[str, object, bool]]:
+def _methods(cls: type, module: str, unreadable: set[str]) -> list[tuple[str, object, bool]]:
     """Name, function and whether it is inherited. Many public classes have private bases."""
     methods: list[tuple[str, object, bool]] = []
     seen: set[str] = set()
