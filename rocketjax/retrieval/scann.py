@@ -127,7 +127,7 @@ def _loaded() -> Any:
     breaks on any other than the one it was built for.
     """
     if importlib.util.find_spec("scann") is None:
-        return "ScaNN is not installed (its wheels are for Linux on x86)"
+        return "ScaNN is not installed (its wheels are for Linux on x86 and Python up to 3.13)"
     hidden = "tensorflow" not in sys.modules
     if hidden:
         sys.modules["tensorflow"] = None  # pyright: ignore[reportArgumentType]
