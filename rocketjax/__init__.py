@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocketjax.config.schema import ComputeConfig as ComputeConfig
     from rocketjax.config.schema import Config as Config
+    from rocketjax.functional.functions import Functions as Functions
     from rocketjax.inference.folder import open_reranker as open_reranker
     from rocketjax.inference.folder import open_retriever as open_retriever
     from rocketjax.inference.reranker import Ranked as Ranked
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ComputeConfig": "config.schema",
     "Config": "config.schema",
+    "Functions": "functional.functions",
     "Hit": "retrieval.model",
     "InputError": "runtime.errors",
     "Model": "retrieval.model",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "ComputeConfig",
     "Config",
+    "Functions",
     "Hit",
     "InputError",
     "Model",

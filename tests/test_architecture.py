@@ -19,7 +19,7 @@ FLOORS = [
     {"ablation", "bench"},
     {"pipeline"},
     {"report"},
-    {"mining", "evaluation", "serving"},
+    {"mining", "evaluation", "serving", "functional"},
     {"retrieval"},
     {"training", "inference"},
     {"models"},

@@ -120,17 +120,21 @@ def loss_gradient(
     to it that replicas part ways or count twice.
     """
 
-    def share_of_loss(params: Params) -> tuple[jax.Array, Metrics]:
-        shares = {
-            name: term.total if term.count is None else term.total / _at_least_one(term.count)
-            for name, term in objective.terms_of(params, batch, keys).items()
-        }
-        weighted = (weight * shares[name] for name, weight in objective.weights.items())
-        loss = sum(weighted, jnp.float32(0))
-        return loss, shares | {"loss": loss}
-
-    grads, shares = jax.grad(share_of_loss, has_aux=True)(params)
+    grads, shares = jax.grad(share_of_loss, has_aux=True)(params, batch, keys, objective)
     return jax.lax.psum((grads, shares), AXIS)
+
+
+def share_of_loss(
+    params: Params, batch: ListBatch, keys: jax.Array | None, objective: Objective
+) -> tuple[jax.Array, Metrics]:
+    """This device's share of the global batch's loss [], and of every term; shares add up to it."""
+    shares = {
+        name: term.total if term.count is None else term.total / _at_least_one(term.count)
+        for name, term in objective.terms_of(params, batch, keys).items()
+    }
+    weighted = (weight * shares[name] for name, weight in objective.weights.items())
+    loss = sum(weighted, jnp.float32(0))
+    return loss, shares | {"loss": loss}
 
 
 def joint_objective(

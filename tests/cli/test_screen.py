@@ -71,9 +71,10 @@ def test_a_file_gets_lines(color, before):
     assert "\x1b" not in out and "\r" not in out and "retriever" in out
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_bar_unless_it_cannot_draw_one():
     out = printed({}, terminal=True)
     assert "━" in out and "3/3" in out and "\x1b[" in out
+    assert "encode: 3 of 3 texts" in printed({"TERM": "dumb"}, terminal=True)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -171,7 +171,7 @@ def test_the_example_of_train_can_be_copied(capsys, monkeypatch):
         train.main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("Example: "))
-    assert lines[place - 2].endswith("a second --config from another over it.")
+    assert lines[place - 2].endswith("a second --config reads another over it.")
     assert lines[place - 1] == lines[place + 1] == ""
     _, args = lines[place].split("python -m rocketjax.train")
     config = parse(shlex.split(args), "rocketjax.train", train.DESCRIPTION)

@@ -144,9 +144,10 @@ def test_cells_parse_on_old_ipythons_too(path):
 
 @pytest.mark.parametrize(("plugin", "package"), [(None, "rocketjax"), (1, "rocketjax[cuda12]")])
 def test_the_install_cell_keeps_jax_and_its_gpu_build_together(plugin, package, monkeypatch):
-    shell = pytest.importorskip(
-        "IPython.core.interactiveshell", reason="the extra `notebooks` brings IPython"
-    ).InteractiveShell()
+    reason = "the extra `notebooks` brings IPython"
+    ipython = pytest.importorskip("IPython.core.interactiveshell", reason=reason)
+    options = ipython.Config({"HistoryManager": {"enabled": False}})
+    shell = ipython.InteractiveShell(config=options)
     cell = next(source(c) for c in read(NOTEBOOKS[0])["cells"] if c["id"] == "install")
     ran = []
     shell.register_magic_function(ran.append, magic_name="pip")

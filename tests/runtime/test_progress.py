@@ -75,14 +75,3 @@ def test_work_that_is_stopped_says_how_far_it_came(clock):
         clock.wait(5)
         raise ValueError
     assert said == ["mine: 3 of 12 queries, took 0:00:05"]
-
-
-def test_a_terminal_has_a_bar(clock, capsys, monkeypatch):
-    for term, barred in (("xterm", True), ("dumb", False)):  # a dumb one cannot draw it anew
-        monkeypatch.setattr(
-            cli, "console", cli.Console(force_terminal=True, _environ={"TERM": term})
-        )
-        with cli.watch("mine", 3, "queries") as advance:
-            clock.wait(40)
-            advance(1)
-        assert ("━" in capsys.readouterr().out) is barred

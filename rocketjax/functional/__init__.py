@@ -1,0 +1,1 @@
+"""Both models as pure functions of arrays, for programs of one's own."""

@@ -1,0 +1,254 @@
+"""Both models as pure functions of arrays: for one's own jit, grad, vmap, scan and shard_map.
+
+The train step and the encoders of rocketjax compute by these same functions. docs/functions.md has
+examples.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rocketjax.config.loss import LossConfig, resolve_loss
+from rocketjax.data.lists import TrainingList
+from rocketjax.data.passages import Passage
+from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.encoder import Params
+from rocketjax.retrieval.model import Model
+from rocketjax.runtime.devices import AXIS
+from rocketjax.runtime.errors import InputError
+from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, pad
+from rocketjax.text.tokenizer import as_texts
+from rocketjax.training.loader import Collator
+from rocketjax.training.losses import Term
+from rocketjax.training.step import (
+    Objective,
+    encode_lists,
+    joint_objective,
+    list_scores,
+    reranker_scores,
+    share_of_loss,
+)
+
+Keys: TypeAlias = (
+    jax.Array | None
+)  # [N] or [B] random keys for dropout, one for each text; None: no dropout
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """A pair of models as pure functions of parameters and arrays.
+
+    >>> functions = rocketjax.Functions(rocketjax.load("runs/demo"))
+    >>> tokens = functions.tokenize_queries(["mean of an array"])
+    >>> functions.encode_queries(functions.params, tokens)  # [1, D]
+
+    Every method that takes `params` is pure and jitted, and may be called inside a transformation.
+    Those that take texts run on the host, outside.
+
+    Attributes:
+        model: the modules, the tokenizers and the parameters to start from.
+        loss: how `joint_loss` weighs its terms.
+        chunk: texts that a device takes at once in `score_lists` and `joint_loss`; 0: all.
+    """
+
+    model: Model
+    loss: LossConfig = LossConfig()  # noqa: RUF009  (frozen)
+    chunk: int = 0
+
+    @property
+    def params(self) -> Params:
+        """The parameters of both models: {"retriever": .., "reranker": ..}."""
+        return {
+            "retriever": self.model.retriever.params,
+            "reranker": self.model.reranker.params,
+        }
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters of both models, as `params`, of the same shapes."""
+        text = Tokens(*jnp.ones((2, 1, 1), jnp.int32), jnp.ones(1, jnp.int32))
+        first, second = jax.random.split(key)
+        return {
+            "retriever": self.model.retriever.module.init(first, text, text)["params"],
+            "reranker": self.model.reranker.module.init(second, text)["params"],
+        }
+
+    @property
+    def _pair(self) -> "_Pair":
+        modules = self.model.retriever.module, self.model.reranker.module
+        return _Pair(*modules, resolve_loss(self.loss), self.chunk)
+
+    # ---- of arrays
+
+    def encode_queries(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
+        """Queries [N, S] -> float32 vectors [N, D]: E_Q of equation 1.
+
+        Args:
+            params: of both models.
+            tokens: [N, S], as `tokenize_queries` makes them.
+            keys: [N] for dropout.
+        """
+        module = self.model.retriever.module
+        return _apply(module, "encode_query", params["retriever"], tokens, keys)
+
+    def encode_passages(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
+        """Passages [N, S] -> float32 vectors [N, D]: E_P of equation 1."""
+        module = self.model.retriever.module
+        return _apply(module, "encode_passage", params["retriever"], tokens, keys)
+
+    def score_pairs(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
+        """Pairs [N, S] -> the re-ranker's raw scores [N], float32."""
+        return _apply(self.model.reranker.module, "__call__", params["reranker"], tokens, keys)
+
+    def score_lists(
+        self, params: Params, batch: ListBatch, keys: Keys = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Lists [B, L] -> both models' scores: s_de [B, L] and s_ce [B, L], float32.
+
+        Args:
+            params: of both models.
+            batch: as `tokenize_lists` makes it; scores where it is not `valid` mean nothing.
+            keys: [B] for dropout.
+        """
+        return _scores(self._pair, params, batch, keys)
+
+    def joint_terms(self, params: Params, batch: ListBatch, keys: Keys = None) -> dict[str, Term]:
+        """The joint loss's parts as sums and counts, which add up over devices.
+
+        On a mesh, sum the totals and the counts over its axis, then divide.
+
+        Args:
+            params: of both models.
+            batch: B lists.
+            keys: [B] for dropout.
+
+        Returns:
+            "retriever", "reranker" and "distill" (equations 5 and 4), and what is only reported.
+        """
+        return _alone(_terms, self._pair, params, batch, keys)
+
+    def joint_loss(
+        self, params: Params, batch: ListBatch, keys: Keys = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The joint loss [] of B lists, and its parts by name; take its gradient by `params`.
+
+        The re-ranker gets no gradient through the distillation (unless `loss` says otherwise).
+        """
+        return _alone(share_of_loss, self._pair, params, batch, keys)
+
+    # ---- of texts, on the host
+
+    def tokenize_queries(self, queries: Sequence[str]) -> Tokens:
+        """N queries -> tokens [N, S], S a multiple of 32 or the model's `query_length`.
+
+        Raises:
+            InputError: a query is empty or not a text; its index is named.
+        """
+        tokenizer = self.model.retriever.tokenizer
+        return _padded(tokenizer.query(queries), tokenizer.config.query_length, tokenizer.pad_id)
+
+    def tokenize_passages(
+        self, passages: Sequence[str], titles: Sequence[str] | None = None
+    ) -> Tokens:
+        """N passages -> tokens [N, S]; errors as `tokenize_queries`."""
+        tokenizer = self.model.retriever.tokenizer
+        return _padded(
+            tokenizer.passage(titles, passages),
+            tokenizer.config.passage_length,
+            tokenizer.pad_id,
+        )
+
+    def tokenize_pairs(
+        self,
+        queries: Sequence[str],
+        passages: Sequence[str],
+        titles: Sequence[str] | None = None,
+    ) -> Tokens:
+        """N pairs (queries[i], passages[i]) -> tokens [N, S]; errors as `tokenize_queries`."""
+        tokenizer = self.model.reranker.tokenizer
+        texts = tokenizer.pair(queries, titles, passages)
+        return _padded(texts, tokenizer.config.pair_length, tokenizer.pad_id)
+
+    def tokenize_lists(
+        self, queries: Sequence[str], passages: Sequence[Sequence[str]]
+    ) -> ListBatch:
+        """B queries, each with a list of passages, its positive first -> a batch [B, L].
+
+        L is the longest list's length; shorter ones get empty slots.
+
+        Raises:
+            InputError: not as many lists as queries, or an empty list; else as `tokenize_queries`.
+        """
+        queries = as_texts(queries, "queries")
+        if len(queries) != len(passages) or not all(map(len, passages)):
+            raise InputError(
+                f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
+                "query a list with its positive first"
+            )
+        texts = {
+            f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
+            for row, some in enumerate(passages)
+            for slot, text in enumerate(as_texts(some, f"passages[{row}]"))
+        }
+        lists = [
+            TrainingList(
+                str(row), f"{row}/0", tuple(f"{row}/{slot}" for slot in range(1, len(some)))
+            )
+            for row, some in enumerate(passages)
+        ]
+        collator = Collator(
+            {str(row): query for row, query in enumerate(queries)},
+            texts,
+            self.model.retriever.tokenizer,
+            self.model.reranker.tokenizer,
+            slots=max(map(len, passages)),
+        )
+        return collator(lists)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _apply(module: nn.Module, method: str, params: Params, tokens: Tokens, keys: Keys) -> jax.Array:
+    return module.apply({"params": params}, tokens, keys, method=method)  # pyright: ignore
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores(
+    pair: "_Pair", params: Params, batch: ListBatch, keys: Keys
+) -> tuple[jax.Array, jax.Array]:
+    query, passage = encode_lists(pair.retriever, params["retriever"], batch, keys, pair.chunk)
+    ce = reranker_scores(pair.reranker, params["reranker"], batch, keys, pair.chunk)
+    return list_scores(query, passage), ce
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _alone(
+    function: Callable[..., Any], pair: "_Pair", params: Params, batch: ListBatch, keys: Keys
+) -> Any:
+    """A function of the train step, which runs inside an axis of devices, as of one device."""
+    objective = joint_objective(pair.retriever, pair.reranker, pair.loss, pair.chunk)
+    batch, keys = jax.tree.map(lambda x: jnp.asarray(x)[None], (batch, keys))
+    of_one = jax.vmap(lambda b, k: function(params, b, k, objective), axis_name=AXIS)
+    return jax.tree.map(lambda x: x[0], of_one(batch, keys))
+
+
+def _terms(params: Params, batch: ListBatch, keys: Keys, objective: Objective) -> dict[str, Term]:
+    return objective.terms_of(params, batch, keys)
+
+
+class _Pair(NamedTuple):
+    """What a jitted function depends on beside its arrays."""
+
+    retriever: BiEncoder
+    reranker: CrossEncoder
+    loss: LossConfig
+    chunk: int
+
+
+def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:
+    longest = max((len(text.ids) for text in texts), default=1)
+    return pad(texts, len(texts), bucket(longest, limit), pad_id)

@@ -1,0 +1,114 @@
+"""Both models as pure functions: what the models and the train step compute, in any program."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from on_disk import make_weights, untrained_pair
+from tiny import list_batch, models
+
+import rocketjax
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.schema import TextConfig
+from rocketjax.inference.reranker import Reranker
+from rocketjax.inference.retriever import Retriever
+from rocketjax.retrieval.model import Model
+from rocketjax.runtime.devices import AXIS, local_mesh
+from rocketjax.runtime.errors import InputError
+from rocketjax.training.step import joint_objective, loss_gradient
+
+PAGE = (Path(__file__).parents[2] / "docs" / "functions.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Both models, untrained, which know the page's words."""
+    words = sorted(set(re.findall(r"\w+", PAGE)))
+    folder = make_weights(tmp_path_factory.mktemp("functions"), words=words)
+    return untrained_pair(folder, TextConfig(query_length=12, passage_length=12, pair_length=24))
+
+
+def test_every_example_of_the_page_runs(pair, monkeypatch):
+    monkeypatch.setattr(rocketjax, "load", lambda folder: pair, raising=False)
+    assert len(EXAMPLES) == 5
+    exec("\n".join(EXAMPLES), {})
+
+
+def test_they_compute_what_the_models_do_for_texts(pair):
+    functions, texts = rocketjax.Functions(pair), ["sort a list", "wait", "the largest average"]
+    params = functions.params
+    query = functions.encode_queries(params, functions.tokenize_queries(texts))
+    np.testing.assert_allclose(query, pair.encode_query(texts), atol=2e-5)
+    passage = functions.encode_passages(params, functions.tokenize_passages(texts))
+    np.testing.assert_allclose(passage, pair.encode_passage(texts), atol=2e-5)
+    pairs = functions.tokenize_pairs(texts, texts[::-1])
+    wanted = pair.score(texts, texts[::-1])
+    np.testing.assert_allclose(functions.score_pairs(params, pairs), wanted, atol=2e-5)
+    lists = functions.tokenize_lists(texts[:2], [texts, texts[:1]])
+    de, ce = functions.score_lists(params, lists)
+    assert lists.valid.tolist() == [[True] * 3, [True, False, False]]
+    vectors = pair.encode_query(texts[:1]), pair.encode_passage(texts)
+    np.testing.assert_allclose(de[0], vectors[1] @ vectors[0][0], rtol=1e-5)
+    np.testing.assert_allclose(ce[0], pair.score(texts[:1] * 3, texts), atol=2e-5)
+    with pytest.raises(InputError, match="2 queries and 1 lists"):
+        functions.tokenize_lists(texts[:2], [texts])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(),
+        LossConfig(preset="paper"),
+        LossConfig(preset="custom", retriever_negatives="batch", retriever_temperature=0.5),
+    ],
+    ids=["default", "paper", "in batch"],
+)
+def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
+    retriever, reranker, params = models()
+    functions = rocketjax.Functions(
+        Model(
+            Retriever(retriever, params["retriever"], None),
+            Reranker(reranker, params["reranker"], None),
+        ),
+        loss,
+    )
+    batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
+    objective = joint_objective(retriever, reranker, functions._pair.loss)
+    specs = (P(), P(AXIS), P(AXIS))
+    step = jax.shard_map(
+        partial(loss_gradient, objective=objective),
+        mesh=local_mesh(),
+        in_specs=specs,
+        out_specs=P(),
+        check_vma=False,
+    )
+    wanted, metrics = jax.jit(step)(params, batch, keys)
+    (value, parts), grads = jax.value_and_grad(functions.joint_loss, has_aux=True)(
+        functions.params, batch, keys
+    )
+    np.testing.assert_allclose(value, metrics["loss"], rtol=1e-5)
+    assert parts.keys() == metrics.keys()
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
+
+
+def test_they_work_inside_vmap_and_scan(pair):
+    functions = rocketjax.Functions(pair)
+    both = [functions.params, functions.init(jax.random.key(3))]
+    tokens = functions.tokenize_pairs(["wait", "sort a list"], ["time", "sorted in order"])
+    wanted = np.stack([functions.score_pairs(params, tokens) for params in both])
+    assert not np.allclose(*wanted)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
+    mapped = jax.vmap(functions.score_pairs, in_axes=(0, None))(stacked, tokens)
+    np.testing.assert_allclose(mapped, wanted, atol=1e-5)
+    _, scanned = jax.lax.scan(
+        lambda _, params: (None, functions.score_pairs(params, tokens)), None, stacked
+    )
+    np.testing.assert_allclose(scanned, wanted, atol=1e-5)
