@@ -81,7 +81,8 @@ def own_imports(path):
 
 
 def test_a_file_at_the_top_is_a_command_and_a_folder_has_a_floor():
-    assert {p.stem for p in PACKAGE.glob("*.py")} == COMMANDS | {"__init__"}
+    own = {"__init__", "__main__"}
+    assert {p.stem for p in PACKAGE.glob("*.py")} == COMMANDS | own
     folders = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
     assert folders == set().union(*FLOORS)
 
