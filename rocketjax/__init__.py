@@ -17,35 +17,47 @@ if TYPE_CHECKING:
     from rocketjax.inference.reranker import Ranked as Ranked
     from rocketjax.inference.reranker import Reranker as Reranker
     from rocketjax.inference.retriever import Retriever as Retriever
+    from rocketjax.pipeline.data import Data as Data
+    from rocketjax.pipeline.data import Pairs as Pairs
+    from rocketjax.pipeline.fit import fit as fit
     from rocketjax.retrieval.load import load as load
     from rocketjax.retrieval.model import Hit as Hit
     from rocketjax.retrieval.model import Model as Model
     from rocketjax.runtime.errors import InputError as InputError
+    from rocketjax.training.callbacks import Callback as Callback
 
 _HOMES = {
+    "Callback": "training.callbacks",
     "ComputeConfig": "config.schema",
     "Config": "config.schema",
+    "Data": "pipeline.data",
     "Functions": "functional.functions",
     "Hit": "retrieval.model",
     "InputError": "runtime.errors",
     "Model": "retrieval.model",
+    "Pairs": "pipeline.data",
     "Ranked": "inference.reranker",
     "Reranker": "inference.reranker",
     "Retriever": "inference.retriever",
+    "fit": "pipeline.fit",
     "load": "retrieval.load",
     "open_reranker": "inference.folder",
     "open_retriever": "inference.folder",
 }
 __all__ = [
+    "Callback",
     "ComputeConfig",
     "Config",
+    "Data",
     "Functions",
     "Hit",
     "InputError",
     "Model",
+    "Pairs",
     "Ranked",
     "Reranker",
     "Retriever",
+    "fit",
     "load",
     "open_reranker",
     "open_retriever",

@@ -1,6 +1,5 @@
 """python -m rocketjax.export: a trained pair as models of sentence-transformers."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,34 +32,14 @@ class Export:
 
 
 def _export(options: Export) -> None:
-    from rocketjax.config.options import load as load_config
-    from rocketjax.evaluation import results
-    from rocketjax.inference.export import export, reranker_differences, retriever_differences
-    from rocketjax.inference.upload import push
-    from rocketjax.report.card import reranker_card, retriever_card
-    from rocketjax.retrieval.load import load
-    from rocketjax.runtime.errors import InputError
+    from rocketjax.pipeline.publish import check_repository, export_run, push_export
 
-    if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
-        raise InputError(f"--push is {options.push!r}; give ORG/NAME")
-    run, output = Path(options.model).expanduser(), Path(options.output).expanduser()
-    model = load(run)
-    for name in ("config.yaml", "report.json"):
-        if not (run / name).is_file():
-            raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
-    about = (load_config(run / "config.yaml"), results.load(run), options.license)
-    cards = {
-        "retriever": retriever_card(model.retriever, *about),
-        "reranker": reranker_card(model.reranker, *about),
-    }
-    export(output, model.retriever, model.reranker, cards)
-    say(f"{output}: retriever and reranker, for sentence-transformers and for rocketjax")
     if options.push:
-        for kind in ("retriever", "reranker"):
-            url = push(output / kind, f"{options.push}-{kind}", private=not options.public)
-            say(f"uploaded to {url}")
-    for line in retriever_differences(model.retriever) + reranker_differences(model.reranker):
-        say(f"in sentence-transformers {line}")
+        check_repository(options.push)
+    output = Path(options.output).expanduser()
+    export_run(Path(options.model).expanduser(), output, options.license, say)
+    if options.push:
+        push_export(output, options.push, options.public, say)
 
 
 main = command(Export, _export)

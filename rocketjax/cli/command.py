@@ -28,7 +28,7 @@ from rocketjax.runtime import signals
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import cache_folder
 from rocketjax.runtime.memory import keep_freed_memory
-from rocketjax.runtime.progress import Advance, in_lines, pace
+from rocketjax.runtime.progress import Advance, Say, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
 RESUMES = "the same command resumes from here (without --overwrite and --from)"
@@ -144,13 +144,20 @@ def keep_programs() -> None:
 
 def say(line: str) -> None:
     """Prints a line for people."""
+    if console.is_jupyter:
+        print(line)
+        return
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def watch(name: str, total: int, unit: str) -> Iterator[Advance]:
     """Shows a bar with rate and time left while its block runs; lines where none can be drawn."""
-    if not (console.is_jupyter or _can_redraw()):
+    if console.is_jupyter:
+        with in_lines(_line_of_cell(), name, total, unit, 1.0) as advance:
+            yield advance
+        return
+    if not _can_redraw():
         with in_lines(say, name, total, unit) as advance:
             yield advance
         return
@@ -165,6 +172,18 @@ def watch(name: str, total: int, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+def _line_of_cell() -> Say:
+    """Shows a line in a notebook's cell, each in place of the one before."""
+    from IPython.display import display
+
+    shown = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def say_again(line: str) -> None:
+        shown.update({"text/plain": line}, raw=True)  # pyright: ignore
+
+    return say_again
 
 
 def _can_redraw() -> bool:

@@ -208,7 +208,7 @@ def _initialize(config: HostsConfig) -> None:
             initialization_timeout=config.wait + 10,
             # Half of it after a death at the earliest: the watch comes first.
             heartbeat_timeout_seconds=2 * config.timeout + 10,
-            **shutdown,
+            **shutdown,  # pyright: ignore[reportArgumentType]
         )
     except ValueError as error:
         raise InputError(

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,12 +140,33 @@ def _check_names(
         _check_names(type(factory()), value, path, f"{prefix}{name}.", lines)
 
 
-def _merged(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def merged(config: Config, options: Mapping[str, Any]) -> Config:
+    """`options` over a config, nested as in a file: {"joint": {"steps": 300}}.
+
+    Raises:
+        InputError: an unknown option (the nearest name is given), or a value that does not fit.
+    """
+    values = dataclasses.asdict(config)
+    _refuse_unknown(values, options, "")
+    return checked(_merged(values, dict(options)), str)
+
+
+def _refuse_unknown(known: Mapping[str, Any], options: Mapping[str, Any], section: str) -> None:
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {section}{near[0]}?" if near else f"there are {', '.join(known)}"
+            raise InputError(f"no option {section}{name}; {hint}")
+        if isinstance(value, Mapping) and isinstance(known[name], Mapping):
+            _refuse_unknown(known[name], value, f"{section}{name}.")
+
+
+def _merged(default: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` over `default`, section by section: `joint.steps` outlives a `joint.batch`."""
     sections = {
         name: _merged(default[name], value)
         for name, value in values.items()
-        if isinstance(value, dict) and isinstance(default[name], dict)
+        if isinstance(value, Mapping) and isinstance(default[name], dict)
     }
     return {**default, **values, **sections}
 

@@ -71,7 +71,8 @@ class Functions:
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters of both models, as `params`, of the same shapes."""
-        text = Tokens(*jnp.ones((2, 1, 1), jnp.int32), jnp.ones(1, jnp.int32))
+        one = jnp.ones((1, 1), jnp.int32)
+        text = Tokens(one, one, one[0])
         first, second = jax.random.split(key)
         return {
             "retriever": self.model.retriever.module.init(first, text, text)["params"],

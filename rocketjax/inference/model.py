@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from rocketjax.inference.batching import (
@@ -88,7 +89,7 @@ class TextModel:
         Raises:
             InputError: called while jax traces a function.
         """
-        if isinstance(jnp.zeros(()), jax.core.Tracer):
+        if isinstance(jnp.zeros(()), Tracer):
             raise InputError(
                 "a model takes texts and cannot run inside jax.jit: call it outside, or compute "
                 "model.module.apply({'params': params}, tokens, method=...) inside"

@@ -1,8 +1,10 @@
 """A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +14,17 @@ from rocketjax.data.load import load_collection
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, Watch
+from rocketjax.training.callbacks import Callback
 
 WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
+
+
+class Watching(NamedTuple):
+    """Who follows a run."""
+
+    say: Say
+    watch: Watch
+    callbacks: Sequence[Callback] = ()
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class Run:
     held_out: Split
     say: Say
     watch: Watch
+    callbacks: Sequence[Callback] = ()
 
     @cached_property
     def order(self) -> list[str]:
@@ -48,8 +60,9 @@ class Run:
         return self.unlabelled | dict(self.train.queries)
 
 
-def open_run(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
+def open_run(config: Config, folder: Path, watching: Watching) -> Run:
     """Loads the collection and its splits; what every stage is given."""
+    say = watching.say
     collection = processes.main_first(
         lambda: load_collection(config.data.collection, config.data.on_bad_rows, say)
     )
@@ -69,7 +82,7 @@ def open_run(config: Config, folder: Path, say: Say, watch: Watch) -> Run:
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"
     )
-    return Run(config, folder, collection, train, held_out, say, watch)
+    return Run(config, folder, collection, train, held_out, *watching)
 
 
 def splits_of(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:

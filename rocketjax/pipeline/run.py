@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rocketjax.config.options import checked, dump
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
-from rocketjax.pipeline.context import WITH_STEPS, open_run
+from rocketjax.pipeline.context import WITH_STEPS, Watching, open_run
 from rocketjax.pipeline.resume import UNFINISHED, lasting, open_folder, write_done
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
@@ -26,14 +26,23 @@ from rocketjax.runtime.lock import held_by_main
 from rocketjax.runtime.memory import release_freed_memory
 from rocketjax.runtime.progress import Say, Watch
 from rocketjax.runtime.signals import Preempted
+from rocketjax.training.callbacks import Callback
 from rocketjax.training.trackers import check_wandb
 
 
-def run(config: Config, say: Say, watch: Watch) -> Report | None:
+def run(
+    config: Config, say: Say, watch: Watch, callbacks: Sequence[Callback] = ()
+) -> Report | None:
     """Trains a retriever and a re-ranker jointly and judges both before and after.
 
     Everything is written into the run folder (see stages.py); stages.json says which stages are
     done. The same command again resumes where the last was stopped.
+
+    Args:
+        config: all options.
+        say: prints a line for people.
+        watch: shows the progress of long work.
+        callbacks: told of stages, steps and judgements, in the first of several processes.
 
     Returns:
         The report, or None where `config.stages` left out the evaluation.
@@ -53,10 +62,12 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
     processes.check_shared(folder)
     # One process of several holds the lock for all.
     with held_by_main(folder, say):
-        return _run(config, folder, say, watch)
+        told = tuple(callbacks) if processes.is_main() else ()
+        return _run(config, folder, Watching(say, watch, told))
 
 
-def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
+def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
+    say = watching.say
     done = processes.from_main(lambda: open_folder(folder, config, say))
     waiting = [stage for stage in STAGES if stage.name not in done]
     chosen = [stage for stage in waiting if not config.stages or stage.name in config.stages]
@@ -67,10 +78,12 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
                 "--loss.preset custom uses them"
             )
         say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
-        context = open_run(config, folder, say, watch)
+        context = open_run(config, folder, watching)
         for stage in chosen:
             _check_earlier(stage, done)
             say(f"{stage.name}")
+            for callback in watching.callbacks:
+                callback.on_stage(stage.name)
             with _timed(folder, stage.name) as seconds:
                 stage.run(context)
                 release_freed_memory()

@@ -14,6 +14,7 @@ from rocketjax.inference.retriever import Retriever
 from rocketjax.models.encoder import Params
 from rocketjax.retrieval.index import Index
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.tables import html_table
 
 
 class Hit(NamedTuple):
@@ -22,6 +23,31 @@ class Hit(NamedTuple):
     passage: Passage
     retriever_score: float
     reranker_score: float | None  # None: below the depth that was re-ranked
+
+
+class Hits(list[Hit]):
+    """Passages, best first; a notebook shows them as a table, with the retriever's own order."""
+
+    def _repr_html_(self) -> str:
+        by_retriever = sorted(self, key=lambda hit: -hit.retriever_score)
+        before = {hit.passage.id: rank for rank, hit in enumerate(by_retriever, 1)}
+        rows = [
+            (
+                rank,
+                before[hit.passage.id],
+                _shown(hit.reranker_score),
+                _shown(hit.retriever_score),
+                hit.passage.title or hit.passage.id,
+                hit.passage.text[:300],
+            )
+            for rank, hit in enumerate(self, 1)
+        ]
+        heads = ("rank", "retriever's", "re-ranker's score", "retriever's score", "passage", "")
+        return html_table(heads, rows)
+
+
+def _shown(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 class Corpus(NamedTuple):
@@ -58,7 +84,7 @@ class Model:
             reranker=dataclasses.replace(self.reranker, params=params["reranker"]),
         )
 
-    def search(self, query: str, top_k: int = 10, depth: int = 50) -> list[Hit]:
+    def search(self, query: str, top_k: int = 10, depth: int = 50) -> Hits:
         """The `top_k` best passages: the retriever finds `depth`, the re-ranker orders them.
 
         With depth 0 the retriever's order stands; what lies beyond `depth` follows in its order.
@@ -110,7 +136,7 @@ def search(
     query: str,
     top_k: int,
     depth: int,
-) -> list[Hit]:
+) -> Hits:
     """As `Model.search`; without a re-ranker the retriever's order stands."""
     if top_k < 1 or depth < 0:
         raise InputError(f"top_k is {top_k} and depth {depth}; give at least 1 and 0")
@@ -125,7 +151,7 @@ def search(
         texts, titles = [p.text for p, _ in head], [p.title for p, _ in head]
         ranked = reranker.rank(query, texts, titles)
         hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
-    return hits[:top_k]
+    return Hits(hits[:top_k])
 
 
 def check_known(corpus: Corpus, found: Iterable[str]) -> None:

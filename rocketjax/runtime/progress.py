@@ -28,9 +28,15 @@ def unwatched(name: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def in_lines(say: Say, name: str, total: int, unit: str) -> Iterator[Advance]:
-    """Says how far its block is, at most every 30 s while work gets done, and once at its end."""
+def in_lines(
+    say: Say, name: str, total: int, unit: str, interval: float = INTERVAL
+) -> Iterator[Advance]:
+    """Says how far its block is while work gets done, and once at its end.
+
+    `interval`: seconds between two lines, at least.
+    """
     lines = _Lines(say, name, total, unit)
+    lines.interval = interval
     try:
         yield lines.advance
     finally:
@@ -50,6 +56,7 @@ class _Lines:
     def __init__(self, say: Say, name: str, total: int, unit: str) -> None:
         self._say, self._name, self._total, self._unit = say, name, total, unit
         self._done = 0
+        self.interval = INTERVAL
         self._start = self._said = monotonic()
         # From where to measure the rate: the time, and the units done by then. Not from the start,
         # when programs are compiled, and training that resumes has most of its steps behind it.
@@ -61,7 +68,7 @@ class _Lines:
         self._done += count
         if count and not self._first:
             self._first = now, self._done
-        if now - self._said < INTERVAL or self._done >= self._total:
+        if now - self._said < self.interval or self._done >= self._total:
             return
         rate = self._since(self._first_line, now)
         self._said, self._first_line = now, self._first_line or (now, self._done)

@@ -1,7 +1,7 @@
 """Trains one stage: from parameters and batches to parameters, with checkpoints to resume from."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from rocketjax.runtime.devices import data_parallel, replicate
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance, Say, Watch
 from rocketjax.runtime.signals import Preempted, ShouldStop
+from rocketjax.training.callbacks import Callback
 from rocketjax.training.checkpoint import Checkpoints
 from rocketjax.training.journal import Journal
 from rocketjax.training.loop import Feed, Step, fit
@@ -49,6 +50,11 @@ class Context(Protocol):
     @property
     def watch(self) -> Watch:
         """Shows the progress of long work."""
+        ...
+
+    @property
+    def callbacks(self) -> Sequence[Callback]:
+        """Told of steps and judgements."""
         ...
 
 
@@ -169,6 +175,8 @@ class _Trainer:
     def on_metrics(self, metrics: dict[str, Any]) -> None:
         """Journals a step, and says what was bad about it."""
         self.journal.step(metrics)
+        for callback in self.run.callbacks:
+            callback.on_step(self.name, metrics)
         if "bad" in metrics:
             self.run.say(
                 f"{self.name}: step {metrics['step']} is not applied: {metrics['bad']} (see "
@@ -209,7 +217,10 @@ class _Trainer:
     def _judge(self, done: int, state: TrainState) -> None:
         """Judges the models as they are, unless they were judged already."""
         if self.judge is not None and not self.journal.is_judged(done):
-            self.journal.judged(done, self.judge(done, state.params))
+            measures = self.judge(done, state.params)
+            self.journal.judged(done, measures)
+            for callback in self.run.callbacks:
+                callback.on_judged(self.name, done, measures)
             self.journal.rewind_clock()
 
 

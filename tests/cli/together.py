@@ -97,7 +97,7 @@ def _refused(folder, collection, *weights):
         given = RetrieverConfig(weights[me])
         data = DataConfig(collection, max_eval_queries=5)
         config = Config(data=data, text=TEXT, retriever=given)
-        work = context.open_run(config, folder / "new", cli.say, unwatched)
+        work = context.open_run(config, folder / "new", context.Watching(cli.say, unwatched))
         start_retriever(work)
 
     faults = {

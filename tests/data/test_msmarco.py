@@ -246,7 +246,7 @@ def test_training_on_mined_lists_does_not_read_triples(broken):
     def queries(source):
         data = DataConfig(str(broken), hold_out=0.5, eval_split="test")
         config = Config(data=data, lists=ListConfig(source=source))
-        run = context.open_run(config, broken, print, unwatched)
+        run = context.open_run(config, broken, context.Watching(print, unwatched))
         names = rounds._warm_queries(run)
         return names, rounds._given(run, names)
 

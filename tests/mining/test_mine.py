@@ -252,7 +252,7 @@ def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_p
     )
     pipeline.run(settings, say, unwatched)
     own = check_unlabelled(folder / "lists")
-    work = context.open_run(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, context.Watching(say, unwatched))
     judged = [item for item in read_lists(folder / "lists" / "lists.jsonl") if not item.pseudo]
     tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
     batch = make_collator(work, 4, *tokenizers)([*own, *judged[:3]])

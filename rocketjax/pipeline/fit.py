@@ -1,0 +1,134 @@
+"""A run in this process, from Python or a notebook's cell: train, watch, search, export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rocketjax.cli.command import console, say, watch
+from rocketjax.config.options import merged
+from rocketjax.config.schema import Config, run_folder
+from rocketjax.evaluation.results import HEADS, SHOWN, Report
+from rocketjax.pipeline.data import Data, Pairs
+from rocketjax.pipeline.publish import export_run, push_export
+from rocketjax.pipeline.run import run
+from rocketjax.report import page
+from rocketjax.report.live import LivePictures
+from rocketjax.retrieval.load import load
+from rocketjax.retrieval.model import Hits, Model
+from rocketjax.runtime import signals
+from rocketjax.runtime.signals import Preempted
+from rocketjax.runtime.tables import html_table
+from rocketjax.training.callbacks import Callback
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run's folder, and what it holds.
+
+    Attributes:
+        folder: of the run.
+        results: both models' measures; None where `stages` left out the evaluation.
+    """
+
+    folder: Path
+    results: Report | None
+
+    @cached_property
+    def model(self) -> Model:
+        """Both models and the index, opened at first use."""
+        return load(self.folder)
+
+    def search(self, query: str, top_k: int = 10, depth: int = 50) -> Hits:
+        """The `top_k` best passages; see `Model.search`."""
+        return self.model.search(query, top_k, depth)
+
+    def report(self) -> "Page":
+        """report.html, which a notebook shows in the cell."""
+        return Page(page.write(self.folder))
+
+    def export(self, output: str | Path, license: str = "") -> Path:
+        """Writes both models as sentence-transformers loads them, with model cards.
+
+        Raises:
+            InputError: the folder exists.
+        """
+        export_run(self.folder, Path(output).expanduser(), license, say)
+        return Path(output)
+
+    def push(self, name: str, public: bool = False, license: str = "") -> None:
+        """Uploads both models to the Hugging Face hub as `name`-retriever and `name`-reranker.
+
+        Raises:
+            InputError: `name` is not ORG/NAME, or the upload failed.
+        """
+        output = self.folder / "export"
+        if not output.exists():
+            export_run(self.folder, output, license, say)
+        push_export(output, name, public, say)
+
+    def _repr_html_(self) -> str:
+        rows = [r.cells() for r in self.results.rows if r.measure in SHOWN] if self.results else []
+        return html_table(HEADS, rows, str(self.folder))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of HTML in a file; notebooks show it."""
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        text = escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{text}" style="width: 100%; height: 600px; border: 0"></iframe>'
+
+
+def fit(
+    data: str | Path | Data | Pairs | None = None,
+    config: Config | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> Trained:
+    """Trains a retriever and a re-ranker jointly, in this process; the same call again resumes.
+
+    In a notebook the curves grow in the cell while it runs, and its stop button saves the state.
+
+    >>> run = rocketjax.fit("demo", joint={"steps": 300}, run_dir="runs/mine")
+    >>> run.search("mean of an array")
+
+    Args:
+        data: a collection by name or folder, as --data.collection takes it, or texts of your own
+            (`rocketjax.Data`, `rocketjax.Pairs`), which are written beside the run's folder; None:
+            what `config` names (the demo).
+        config: the options; None: the defaults.
+        callbacks: told of every stage, step and judgement.
+        options: over `config`, nested as in a config file: text={"passage_length": 128}.
+
+    Raises:
+        InputError: an unknown option or a bad value, bad data, or a run with other options in the
+            same folder.
+        NonFiniteError: training diverged.
+        KeyboardInterrupt: stopped by hand; what was trained is saved.
+    """
+    config = merged(config or Config(), options)
+    if isinstance(data, Data | Pairs):
+        folder = run_folder(config)
+        place = folder.with_name(f"{folder.name}-data")
+        data.write(place)
+        config = merged(config, {"data": {"collection": str(place)}})
+        if not (isinstance(data, Data) and data.held_out) and not config.data.hold_out:
+            config = merged(config, {"data": {"hold_out": 0.1}})
+    elif data is not None:
+        config = merged(config, {"data": {"collection": str(data)}})
+    shown = [LivePictures(run_folder(config))] if console.is_jupyter else []
+    try:
+        with signals.heeded():
+            results = run(config, say, watch, [*shown, *callbacks])
+    except Preempted:
+        raise KeyboardInterrupt("stopped and saved; the same call resumes") from None
+    for pictures in shown:
+        pictures.draw()
+    return Trained(run_folder(config), results)
