@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rocketjax.cli.command import console, say, watch
+from rocketjax.config.options import load as load_config
 from rocketjax.config.options import merged
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.evaluation.results import HEADS, SHOWN, Report
@@ -87,8 +88,8 @@ class Page:
 
 
 def fit(
-    data: str | Path | Data | Pairs | None = None,
-    config: Config | None = None,
+    collection: str | Path | Data | Pairs | None = None,
+    config: Config | str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Trained:
@@ -100,10 +101,11 @@ def fit(
     >>> run.search("mean of an array")
 
     Args:
-        data: a collection by name or folder, as --data.collection takes it, or texts of your own
+        collection: by name or folder, as --data.collection takes it, or texts of your own
             (`rocketjax.Data`, `rocketjax.Pairs`), which are written beside the run's folder; None:
             what `config` names (the demo).
-        config: the options; None: the defaults.
+        config: the options, or a config file or recipe ("msmarco") to read them from; None: the
+            defaults.
         callbacks: told of every stage, step and judgement.
         options: over `config`, nested as in a config file: text={"passage_length": 128}.
 
@@ -113,16 +115,19 @@ def fit(
         NonFiniteError: training diverged.
         KeyboardInterrupt: stopped by hand; what was trained is saved.
     """
+    if isinstance(config, str | Path):
+        config = load_config(Path(config))
     config = merged(config or Config(), options)
-    if isinstance(data, Data | Pairs):
+    if isinstance(collection, Data | Pairs):
         folder = run_folder(config)
         place = folder.with_name(f"{folder.name}-data")
-        data.write(place)
+        collection.write(place)
         config = merged(config, {"data": {"collection": str(place)}})
-        if not (isinstance(data, Data) and data.held_out) and not config.data.hold_out:
+        judged = isinstance(collection, Data) and collection.held_out
+        if not judged and not config.data.hold_out:
             config = merged(config, {"data": {"hold_out": 0.1}})
-    elif data is not None:
-        config = merged(config, {"data": {"collection": str(data)}})
+    elif collection is not None:
+        config = merged(config, {"data": {"collection": str(collection)}})
     shown = [LivePictures(run_folder(config))] if console.is_jupyter else []
     try:
         with signals.heeded():
