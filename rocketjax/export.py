@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rocketjax.cli.command import command, say
 
@@ -23,6 +24,8 @@ class Export:
     """Folder of a finished run."""
     output: str
     """Folder to write; it must not exist yet."""
+    format: Literal["sentence-transformers", "stablehlo"] = "sentence-transformers"
+    """Model folders, or jax.export's programs, which need no rocketjax (docs/functions.md)."""
     push: str = ""
     """ORG/NAME on the Hugging Face hub to upload to; empty: nothing is uploaded."""
     public: bool = False
@@ -32,12 +35,21 @@ class Export:
 
 
 def _export(options: Export) -> None:
+    from rocketjax.functional.stablehlo import export_stablehlo
     from rocketjax.pipeline.publish import check_repository, export_run, push_export
+    from rocketjax.retrieval.load import load
+    from rocketjax.runtime.errors import InputError
 
+    run, output = Path(options.model).expanduser(), Path(options.output).expanduser()
+    if options.format == "stablehlo":
+        if options.push or options.license:
+            raise InputError("--push and --license are of model folders, not of --format stablehlo")
+        export_stablehlo(output, load(run))
+        say(f"{output}: functions for CPUs, CUDA GPUs and TPUs; functions.json tells how to call")
+        return
     if options.push:
         check_repository(options.push)
-    output = Path(options.output).expanduser()
-    export_run(Path(options.model).expanduser(), output, options.license, say)
+    export_run(run, output, options.license, say)
     if options.push:
         push_export(output, options.push, options.public, say)
 

@@ -81,7 +81,7 @@ class Layout:
 
     def grid(self, x: jax.Array) -> jax.Array:
         """[T, ...] -> [N, S, ...]; padding is 0."""
-        shape = (len(self.length), self.width, *x.shape[1:])
+        shape = (self.length.shape[0], self.width, *x.shape[1:])
         if self.spots is None:
             return x.reshape(shape)
         return _move(x, self._grid().reshape(-1), self.spots).reshape(shape)
@@ -90,27 +90,27 @@ class Layout:
         """[T, ...] -> [N, ...], each text's first token."""
         if self.spots is None:
             return x.reshape(-1, self.width, *x.shape[1:])[:, 0]
-        back = jnp.where(self.position() == 0, self.text(), len(self.length))
+        back = jnp.where(self.position() == 0, self.text(), self.length.shape[0])
         return _move(x, self.start(), back)
 
     def start(self) -> jax.Array:
         """[N], the index in [T] of each text's first token."""
         if self.spots is None:
-            return jnp.arange(len(self.length)) * self.width
+            return jnp.arange(self.length.shape[0]) * self.width
         length = jnp.asarray(self.length)
         return jnp.cumsum(length) - length
 
     def position(self) -> jax.Array:
         """[T], each token's position in its text."""
         if self.spots is None:
-            return jnp.tile(jnp.arange(self.width), len(self.length))
+            return jnp.tile(jnp.arange(self.width), self.length.shape[0])
         return jnp.asarray(self.spots) % self.width  # never 0 beyond the last token, see Spots
 
     def text(self) -> jax.Array:
         """[T], the index of each token's text; arbitrary beyond the last token."""
         if self.spots is None:
-            return jnp.repeat(jnp.arange(len(self.length)), self.width)
-        beyond = jnp.asarray(self.spots) >= len(self.length) * self.width
+            return jnp.repeat(jnp.arange(self.length.shape[0]), self.width)
+        beyond = jnp.asarray(self.spots) >= self.length.shape[0] * self.width
         return jnp.where(beyond, 0, jnp.asarray(self.spots) // self.width)
 
     def _grid(self) -> jax.Array:
