@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rocketjax.config.schema import TextConfig
-from rocketjax.data.collection import Split
+from rocketjax.config.schema import Config, TextConfig
+from rocketjax.data.collection import Collection, Split
 from rocketjax.data.copies import shared_positives
 from rocketjax.data.lists import TrainingList
-from rocketjax.data.passages import Passage
+from rocketjax.data.passages import InMemory, Passage
+from rocketjax.pipeline.batches import make_collator
+from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.lists import _asked
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 from rocketjax.text.tokenizer import Tokenizer
 from rocketjax.training.loader import Collator, list_batches
 
@@ -178,6 +183,23 @@ def test_queries_of_one_text_are_one_query(tokenizer):
     batch = judged([TrainingList("q0", "p0", ("p6", "p3")), TrainingList("q2", "p6", ("p1",))])
     assert read(batch.passage, 0, 1) == "[CLS] t3 p3 a [SEP]"  # not p6
     assert relevant(batch) == [[(0, 0), (1, 0), (1, 1)], [(1, 0)]]
+
+
+def test_a_run_hands_its_judgements_to_its_batches(tokenizer):
+    """And to what is mined: here of q0, which is asked again as q1."""
+    known = collator(tokenizer, slots=1)
+    queries = {"q0": "a q0", "q1": "A q0", "q2": "a q2"}
+    train = Split(queries, {"q0": {"p0": 1, "p3": 1}, "q1": {"p1": 1}, "q2": {"p2": 1}})
+    collection = Collection("some", InMemory(known.passages.values()), {"train": train})
+    run = Run(Config(), Path(), collection, train, train, print, unwatched)
+    batch = make_collator(run, 1, tokenizer, tokenizer)(
+        [TrainingList(*names, ()) for names in (("q0", "p0"), ("q2", "p2"), ("q2", "p1"))]
+        + [TrainingList("q1", "p3", ())]
+    )
+    asked, other = [(0, 0), (2, 0), (3, 0)], [(1, 0), (2, 0)]
+    assert relevant(batch) == [asked, other, other, asked]
+    asked = _asked(run, ["q1"])
+    assert [*asked.queries] == ["q1"] and asked.positives("q1") == ["p1", "p0", "p3"]
 
 
 def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
