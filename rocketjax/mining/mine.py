@@ -61,8 +61,8 @@ def mine(
     same lists, byte for byte, on any number of devices.
 
     Raises:
-        InputError: `folder` holds lists of another request; no query at all; or the re-ranker
-            cannot tell positives from candidates (see calibrate.py).
+        InputError: `folder` holds lists of another request; no query at all; no list has any
+            negative; or the re-ranker cannot tell positives from candidates (see calibrate.py).
     """
     if not split.queries:
         raise InputError("no query to mine for; choose another split")
