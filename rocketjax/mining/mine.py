@@ -79,20 +79,33 @@ def mine(
                 for path in paths:
                     candidates += read_candidates(path)
                     advance(1)
+                if config.length > 1:
+                    _check_found(folder, candidates)
                 made, counts = hybrid_lists(
                     candidates, _calibrate(candidates, config), config, seed
                 )
             if made and config.length > 1 and counts.alone == len(made):
                 raise InputError(
-                    f"{folder}: none of {len(made):,} lists has a negative, so there is nothing to "
-                    f"learn from: whatever was found answers its query ({counts.copies:,} copies "
-                    "of positives were left out); give a corpus with other passages too"
+                    f"{folder}: none of {len(made):,} lists has a negative: the re-ranker finds "
+                    "all candidates too likely to answer; raise --lists.low or --lists.depth"
                 )
             write_report(report, counts, _texts(counts, split.queries, corpus.passages))
             write_lists(lists, made)  # the last: where they are, all is done
 
         processes.from_main(write)  # the others' memory need not hold all candidates
     return read_lists(lists), read_report(report)[0]
+
+
+def _check_found(folder: Path, candidates: Sequence[Candidates]) -> None:
+    """Refuses to go on where no query with a positive has a candidate: there is no negative."""
+    judged = [row for row in candidates if row.positives]
+    if judged and not any(row.passages for row in judged):
+        copies = sum(row.copies for row in judged)
+        raise InputError(
+            f"{folder}: no list would have a negative: whatever was found for {len(judged):,} "
+            f"queries answers them ({copies:,} copies of positives were left out); give a corpus "
+            "with other passages too"
+        )
 
 
 class _Depths(NamedTuple):

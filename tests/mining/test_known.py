@@ -182,14 +182,15 @@ def test_deeper_searches_are_for_fewer_queries_at_once(model, corpus_of, tmp_pat
 def test_lists_without_any_negative_are_counted_or_stop_the_run(model, corpus_of, tmp_path):
     copies = [Passage(f"c{i}", "", f"{SPELLINGS[i % 5](TEXTS[0])} ") for i in range(30)]
     corpus = corpus_of([*copies, Passage("other", "", TEXTS[1])])
-    alone = {f"c{i}": 1 for i in range(2)}
-    with pytest.raises(
-        InputError,
-        match=r"none of 2 lists has a negative.*\(28 copies of positives were left out\)",
-    ):
-        everything = Split({"q": TEXTS[0]}, {"q": alone | {"other": 1}})
-        one = dataclasses.replace(CONFIG, denoised=0.0, positives=2)
-        mined(model, corpus, everything, tmp_path / "none", one)
+    positives = {"c0": 1, "c1": 1, "other": 1}
+    for denoised in (0.0, 0.5):
+        with pytest.raises(
+            InputError,
+            match=r"no list would have a negative.* 1 queries.*\(28 copies of positives were left",
+        ):
+            config = dataclasses.replace(CONFIG, denoised=denoised, calibration="platt")
+            everything = Split({"q": TEXTS[0]}, {"q": positives})
+            mined(model, corpus, everything, tmp_path / f"none {denoised}", config)
     split = Split({"q": TEXTS[0], "r": TEXTS[1]}, {"q": {"c0": 1, "other": 1}, "r": {"other": 1}})
     plain_config = dataclasses.replace(CONFIG, denoised=0.0)
     _, lists, report = mined(model, corpus, split, tmp_path / "some", plain_config)
@@ -216,3 +217,11 @@ def test_given_negatives_that_answer_the_query_are_left_out():
     only = known_answers(split.only(["s"]), passages, unwatched)
     with pytest.raises(InputError, match=r"hard negative \(1 say what a positive says\)"):
         given_lists(only, CONFIG, 1)
+
+
+def test_lists_whose_candidates_are_all_too_likely_stop_the_run(model, corpus_of, tmp_path):
+    corpus = corpus_of([Passage(f"p{i}", "", text) for i, text in enumerate(TEXTS[:7])])
+    split = Split({"q": TEXTS[0]}, {"q": {"p0": 1}})
+    strict = dataclasses.replace(CONFIG, denoised=1.0, low=0.0)  # six are scored, none is deeper
+    with pytest.raises(InputError, match="none of 1 lists has a negative: the re-ranker finds all"):
+        mined(model, corpus, split, tmp_path / "lists", strict)
