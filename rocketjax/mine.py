@@ -45,6 +45,7 @@ class Mine:
 def _mine(options: Mine) -> None:
     from rocketjax.config.options import check_lists, option
     from rocketjax.data.collection import Split, hold_out
+    from rocketjax.data.copies import shared_positives
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
     from rocketjax.retrieval.load import collection_for, load, open_corpus
@@ -70,6 +71,7 @@ def _mine(options: Mine) -> None:
     queries = dict(split.queries)
     if options.lists.pseudo_positives and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries
+    shared = shared_positives(queries, split.qrels)
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
     # One process of several holds the lock for all.
@@ -77,7 +79,7 @@ def _mine(options: Mine) -> None:
         lists, report = mine(
             model,
             corpus,
-            Split(queries, split.qrels),
+            Split(queries, split.qrels, shared=shared),
             options.lists,
             options.seed,
             Path(options.output),

@@ -36,8 +36,12 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
         valid = np.arange(slots) < rng.integers(1, slots + 1, rows)[:, None]
         valid[1] = False
     query, passage, pair = tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots)
-    passage_id = np.arange(rows * slots, dtype=np.int32).reshape(rows, slots)
-    return ListBatch(query, passage, pair, valid, passage_id, np.arange(rows, dtype=np.int32))
+    return ListBatch(query, passage, pair, valid, own_positives(rows, slots))
+
+
+def own_positives(rows, slots):
+    """[rows, rows * slots]: nothing but its own positive answers a query."""
+    return np.arange(rows * slots) == slots * np.arange(rows)[:, None]
 
 
 def models(dropout=0.0, shared=False, compute=None, scale=2.0):
@@ -85,8 +89,7 @@ def shapes_of(config):
         texts(rows, slots, text.passage_length),
         texts(rows, slots, text.pair_length),
         jax.ShapeDtypeStruct((rows, slots), bool),
-        shape(rows, slots),
-        shape(rows),
+        jax.ShapeDtypeStruct((rows, rows * slots), bool),
     )
 
 

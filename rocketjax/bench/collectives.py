@@ -123,8 +123,8 @@ def _compiled(stage: StageStep, devices: int) -> str:
     program: Any = data_parallel(step, jax.devices()[:devices], backend="shard_map")
     state: TrainState = jax.eval_shape(lambda p: init_state(p, optimizer, 1), stage.params)
     texts, shape = _tokens(ROWS, SLOTS), (ROWS, SLOTS)
-    valid, passages, queries = np.ones(shape, bool), np.zeros(shape, np.int32), np.arange(ROWS)
-    batch = ListBatch(_tokens(ROWS), texts, texts, valid, passages, queries.astype(np.int32))
+    relevant = np.zeros((ROWS, ROWS * SLOTS), bool)
+    batch = ListBatch(_tokens(ROWS), texts, texts, np.ones(shape, bool), relevant)
     return program.lower(state, batch).compile().as_text()
 
 

@@ -50,12 +50,20 @@ class Split:
     A query may lack qrels; it can then be mined for pseudo-positives. `answers` are strings that
     an answering passage contains, for answer recall. `negatives` are the ids of the hard negatives
     that the collection brings; those of MS MARCO's layout are read when they are first used.
+    `shared` are, of queries whose text others have too, the positives of all of them
+    (`copies.shared_positives`).
     """
 
     queries: Mapping[str, str]
     qrels: Qrels
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shared: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def positives(self, query: str) -> list[str]:
+        """The ids of what answers a query: its own relevant passages, then what it shares."""
+        own = relevant(self.qrels.get(query, {}))
+        return list(dict.fromkeys((*own, *self.shared.get(query, ()))))
 
     def only(self, wanted: Iterable[str]) -> "Split":
         """The split restricted to these query ids, in their order."""
@@ -65,6 +73,7 @@ class Split:
             _restrict(self.qrels, names),
             _restrict(self.answers, names),
             Lazy(partial(_restrict, self.negatives, names)),
+            _restrict(self.shared, names),
         )
 
 

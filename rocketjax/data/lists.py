@@ -33,13 +33,14 @@ class TrainingList:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Candidates:
-    """A query's mined passages, best first by the retriever, without its known positives."""
+    """A query's mined passages, best first by the retriever, without what is known to answer it."""
 
     query: str
     positives: tuple[str, ...]  # empty for an unlabelled query
     passages: tuple[Id, ...]
     scores: tuple[float, ...] = ()  # the re-ranker's, of the first passages
     positive_scores: tuple[float, ...] = ()
+    copies: int = 0  # of positives, under other ids or of other queries of its text, left out
 
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:

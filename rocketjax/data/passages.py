@@ -10,7 +10,7 @@ the memory for something else.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -120,6 +120,19 @@ class PassagesById(Mapping[str, Passage]):
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    def values(self) -> ValuesView[Passage]:
+        """The passages in the order of the corpus, read one after the other: no id is looked up."""
+        return _InOrder(self)
+
+
+class _InOrder(ValuesView[Passage]):
+    def __init__(self, by_id: PassagesById) -> None:
+        super().__init__(by_id)
+        self._passages = by_id.passages
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._passages)
 
 
 class InMemory(Sequence[Passage]):

@@ -6,14 +6,14 @@ unlikely to answer it. RocketQAv2 trains on both.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from rocketjax.config.schema import ListConfig
-from rocketjax.data.collection import relevant
 from rocketjax.data.lists import Candidates, TrainingList, hash_bits
 from rocketjax.mining.calibrate import Calibration
+from rocketjax.mining.known import Known
 from rocketjax.mining.report import MiningReport, make_report
 from rocketjax.runtime.errors import InputError
 
@@ -37,30 +37,27 @@ def undenoised_lists(
     return lists
 
 
-def given_lists(
-    queries: Iterable[str],
-    qrels: Mapping[str, Mapping[str, int]],
-    negatives: Mapping[str, Sequence[str]],
-    config: ListConfig,
-    seed: int,
-) -> list[TrainingList]:
+def given_lists(known: Known, config: ListConfig, seed: int) -> tuple[list[TrainingList], int]:
     """One list a (query, positive), its negatives a sample of those the query came with.
 
-    Queries that came without any have none. Raises InputError where that leaves no list.
+    Those that answer the query (`Known`) are left out; also returns how many. Queries that came
+    without any have no list. Raises InputError where that leaves no list.
     """
-    candidates = [
-        Candidates(query, tuple(relevant(judged)), tuple(found))
-        for query in queries
-        if (found := negatives.get(query)) and (judged := qrels.get(query))
-    ]
+    candidates, copies = [], 0
+    for query in known.split.queries:
+        if (found := known.split.negatives.get(query)) and (positives := known.positives(query)):
+            left = known.left(query, found, len(found)).passages
+            copies += len(found) - len(left)
+            candidates += [Candidates(query, positives, left)] if left else []
     whole = dataclasses.replace(config, top_n=max((len(c.passages) for c in candidates), default=1))
     lists = undenoised_lists(candidates, whole, seed)
     if not lists:
+        others = f" ({copies:,} say what a positive says)" if copies else ""
         raise InputError(
             "lists.source is given, but no training query came with a positive and a hard "
-            "negative; --lists.source mined finds negatives"
+            f"negative{others}; --lists.source mined finds negatives"
         )
-    return lists
+    return lists, copies
 
 
 def hybrid_lists(

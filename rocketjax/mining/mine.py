@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from rocketjax.config.schema import ListConfig
-from rocketjax.data.collection import Split, relevant
+from rocketjax.data.collection import Split
 from rocketjax.data.lists import (
     Candidates,
     TrainingList,
@@ -31,6 +31,7 @@ from rocketjax.data.lists import (
 from rocketjax.data.passages import Passage
 from rocketjax.mining.augment import hybrid_lists
 from rocketjax.mining.calibrate import Calibration, platt
+from rocketjax.mining.known import Known, known_answers
 from rocketjax.mining.report import MiningReport, read_report, write_report
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.model import Corpus, Model
@@ -41,6 +42,7 @@ from rocketjax.runtime.files import is_empty, read_object, write_json
 from rocketjax.runtime.progress import Watch, unwatched
 
 PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
+ROOM = 16  # answers that every search has room for; where a query has more, it is searched again
 SHOWN = 300  # characters of an example's texts
 
 
@@ -59,8 +61,8 @@ def mine(
     same lists, byte for byte, on any number of devices.
 
     Raises:
-        InputError: `folder` holds lists of another request; no query at all; or the re-ranker
-            cannot tell positives from candidates (see calibrate.py).
+        InputError: `folder` holds lists of another request; no query at all; no list has any
+            negative; or the re-ranker cannot tell positives from candidates (see calibrate.py).
     """
     if not split.queries:
         raise InputError("no query to mine for; choose another split")
@@ -77,14 +79,33 @@ def mine(
                 for path in paths:
                     candidates += read_candidates(path)
                     advance(1)
+                if config.length > 1:
+                    _check_found(folder, candidates)
                 made, counts = hybrid_lists(
                     candidates, _calibrate(candidates, config), config, seed
+                )
+            if made and config.length > 1 and counts.alone == len(made):
+                raise InputError(
+                    f"{folder}: none of {len(made):,} lists has a negative: the re-ranker finds "
+                    "all candidates too likely to answer; raise --lists.low or --lists.depth"
                 )
             write_report(report, counts, _texts(counts, split.queries, corpus.passages))
             write_lists(lists, made)  # the last: where they are, all is done
 
         processes.from_main(write)  # the others' memory need not hold all candidates
     return read_lists(lists), read_report(report)[0]
+
+
+def _check_found(folder: Path, candidates: Sequence[Candidates]) -> None:
+    """Refuses to go on where no query with a positive has a candidate: there is no negative."""
+    judged = [row for row in candidates if row.positives]
+    if judged and not any(row.passages for row in judged):
+        copies = sum(row.copies for row in judged)
+        raise InputError(
+            f"{folder}: no list would have a negative: whatever was found for {len(judged):,} "
+            f"queries answers them ({copies:,} copies of positives were left out); give a corpus "
+            "with other passages too"
+        )
 
 
 class _Depths(NamedTuple):
@@ -112,20 +133,22 @@ def _write_all_candidates(
     paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
     missing = processes.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
-    most = max(len(relevant(split.qrels.get(query, {}))) for query in split.queries)
+    known = known_answers(split, corpus.passages, watch) if missing else Known(split, {})
+    # As deep for all, whichever are mined together: ScaNN searches wider the more it is asked for.
+    deep = depths.found + min(ROOM, max(map(known.number, split.queries)))
     at_once = turns * max(1, QUERIES_AT_ONCE // (size * turns))
     with watch("mine", sum(len(parts[i]) for i in missing), "queries") as advance:
         for start in range(0, len(missing), at_once):
             # All processes search together; then each re-ranks its own parts.
             group = missing[start : start + at_once]
-            some = Split({q: split.queries[q] for i in group for q in parts[i]}, split.qrels)
-            found = _candidates(model, corpus.index, some, depths.found, most)
+            some = {q: split.queries[q] for i in group for q in parts[i]}
+            found = _candidates(model, corpus.index, known, some, depths.found, deep)
             for first in range(0, len(group), turns):
                 turn = group[first : first + turns]
                 for i in turn[own : own + 1]:
                     rows = [found[query] for query in parts[i]]
                     if depths.scored:
-                        rows = _scored(model, rows, some.queries, corpus.passages, depths.scored)
+                        rows = _scored(model, rows, some, corpus.passages, depths.scored)
                     write_candidates(paths[i], rows)
                 advance(sum(len(parts[i]) for i in turn))
     processes.barrier()
@@ -133,23 +156,33 @@ def _write_all_candidates(
 
 
 def _candidates(
-    model: Model, index: Index, split: Split, depth: int, most: int
+    model: Model, index: Index, known: Known, queries: Mapping[str, str], depth: int, deep: int
 ) -> dict[str, Candidates]:
-    """What the retriever finds for each query, without its known positives.
+    """What the retriever finds for each query, without what is known to answer it.
 
-    No query has more than `most` positives: that many more passages are retrieved for every query,
-    whichever are mined together, since ScaNN searches wider the more passages it is asked for.
+    At first the best `deep` passages of all. Where answers leave fewer than `depth` of them, twice
+    as many are retrieved for those queries alone, and so on, fewer queries at once.
     """
-    positives = {q: tuple(relevant(split.qrels.get(q, {}))) for q in split.queries}
-    found = retrieve(model.retriever, index, split.queries, depth + most, unwatched)
-    return {
-        query: Candidates(
-            query,
-            positives[query],
-            tuple(pid for pid, _ in ranked if pid not in positives[query])[:depth],
-        )
-        for query, ranked in found.items()
-    }
+    result: dict[str, Candidates] = {}
+    top_k, waiting = deep, list(queries)
+    while waiting:
+        size = max(1, QUERIES_AT_ONCE * deep // top_k)
+        for start in range(0, len(waiting), size):
+            some = {query: queries[query] for query in waiting[start : start + size]}
+            found = retrieve(model.retriever, index, some, top_k, unwatched)
+            for query, ranked in found.items():
+                left = known.left(query, [pid for pid, _ in ranked], depth)
+                own, rest = known.positives(query), left.passages
+                result[query] = Candidates(query, own, rest, copies=left.copies)
+        all_found = top_k >= len(index.vectors)
+        waiting = [
+            query
+            for query in waiting
+            if len(result[query].passages) < depth
+            and not (all_found or top_k >= depth + known.number(query))
+        ]
+        top_k *= 2
+    return result
 
 
 def _scored(
@@ -200,7 +233,10 @@ def _request(
 ) -> dict[str, object]:
     """All that the lists depend on."""
     judged = {query: sorted(split.qrels.get(query, {}).items()) for query in split.queries}
-    text = json.dumps([list(split.queries.items()), list(judged.items())])
+    known: list[object] = [list(split.queries.items()), list(judged.items())]
+    if shared := {query: split.shared[query] for query in split.queries if query in split.shared}:
+        known.append(shared)
+    text = json.dumps(known)
     return {
         "retriever": model.retriever.fingerprint,
         "reranker": model.reranker.fingerprint if config.denoised else None,

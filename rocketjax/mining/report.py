@@ -31,6 +31,8 @@ class MiningReport:
     scale: float | None  # of the calibration
     shift: float | None
     examples: list[tuple[str, str, float]]  # query, its likeliest dropped passage, probability
+    copies: int = 0  # candidates left out for saying what a positive of the same question says
+    alone: int = 0  # lists without any negative, short ones all of them
 
 
 def describe(
@@ -40,8 +42,14 @@ def describe(
     lines = [
         f"{report.queries:,} queries ({report.unlabelled:,} unlabelled, {report.lost:,} of them "
         f"dropped): {report.undenoised:,} undenoised and {report.denoised:,} denoised lists, "
-        f"{report.short:,} of them short",
+        f"{report.short:,} of them short"
+        + (f" and {report.alone:,} without any negative" if report.alone else ""),
     ]
+    if report.copies:
+        lines.append(
+            f"{report.copies:,} candidates left out: they say what a positive says, under another "
+            "id, or answer another query of the same text"
+        )
     if report.scored:
         lines += [
             f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
@@ -93,6 +101,8 @@ def make_report(
         likely_positives=sum(p > config.high for p, _, _ in dropped),
         topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
         short=sum(len(item.negatives) < config.length - 1 for item in lists),
+        alone=sum(not item.negatives for item in lists),
+        copies=sum(row.copies for row in candidates),
         lost=len(unlabelled - {item.query for item in lists}),
         scale=calibration.scale if calibration else None,
         shift=calibration.shift if calibration else None,

@@ -69,6 +69,7 @@ def make_collator(run: Run, slots: int, retriever: Tokenizer, reranker: Tokenize
         slots,
         jax.device_count() if laid_out(run.config.compute) else 0,
         run.config.compute.chunk,
+        judged=run.judged,
     )
 
 

@@ -1,5 +1,6 @@
 """A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 
 from rocketjax.config.schema import Config, DataConfig
 from rocketjax.data.collection import Collection, Split, hold_out, relevant, sample_queries
+from rocketjax.data.copies import shared_positives
 from rocketjax.data.load import load_collection
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
@@ -58,6 +60,12 @@ class Run:
     def queries(self) -> dict[str, str]:
         """All that may be trained on, by id."""
         return self.unlabelled | dict(self.train.queries)
+
+    @cached_property
+    def judged(self) -> Split:
+        """The same with what is judged, and what queries of one text share."""
+        shared = shared_positives(self.queries, self.train.qrels)
+        return dataclasses.replace(self.train, queries=self.queries, shared=shared)
 
 
 def open_run(config: Config, folder: Path, watching: Watching) -> Run:

@@ -14,6 +14,7 @@ from rocketjax.config.schema import Config
 from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import TrainingList, read_lists, write_lists
 from rocketjax.mining.augment import given_lists, lists_per_positive
+from rocketjax.mining.known import known_answers
 from rocketjax.mining.mine import mine
 from rocketjax.mining.report import describe
 from rocketjax.pipeline.context import Run
@@ -26,12 +27,12 @@ from rocketjax.runtime.errors import InputError
 def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
     """The lists of the re-ranker's warm-up, all undenoised: mined by `model` unless given."""
     queries = _warm_queries(run)
-    if given := _given(run, queries):
-        return given
+    if run.config.lists.source == "given":
+        return _given(run, queries)[0]
     lists, _ = mine(
         model,
         open_warmed(run, model.retriever),
-        Split({q: run.train.queries[q] for q in queries if q in run.train.qrels}, run.train.qrels),
+        _asked(run, [query for query in queries if query in run.train.qrels]),
         dataclasses.replace(run.config.lists, denoised=0.0),
         run.config.seed,
         run.folder / "warmup" / "lists",
@@ -43,9 +44,11 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
 def make_first_lists(run: Run) -> None:
     """The joint stage's (first) lists, mined by the warmed models unless they are given."""
     folder = run.folder / "lists"
-    if given := _given(run, _joint_queries(run, 0)):
-        processes.from_main(lambda: _write_given(folder, given))
-        run.say(f"{len(given):,} lists with the negatives that the rows came with")
+    if run.config.lists.source == "given":
+        lists, copies = _given(run, _joint_queries(run, 0))
+        processes.from_main(lambda: _write_given(folder, lists))
+        left_out = f"; {copies:,} that say what a positive says are left out" if copies else ""
+        run.say(f"{len(lists):,} lists with the negatives that the rows came with{left_out}")
         return
     model = Model(warmed_retriever(run), warmed_reranker(run))
     _mine_round(run, 0, model, open_warmed(run, model.retriever), folder)
@@ -78,12 +81,15 @@ def round_length(config: Config) -> int:
     return config.lists.refresh or config.joint.steps
 
 
-def _given(run: Run, queries: Sequence[str]) -> list[TrainingList]:
-    """Lists of the negatives that the queries came with; none where they are to be mined."""
-    if run.config.lists.source == "mined":
-        return []
-    train = run.train
-    return given_lists(queries, train.qrels, train.negatives, run.config.lists, run.config.seed)
+def _given(run: Run, queries: Sequence[str]) -> tuple[list[TrainingList], int]:
+    """Lists of the negatives that the queries came with, and how many were left out."""
+    known = known_answers(_asked(run, queries), run.collection.by_id, run.watch)
+    return given_lists(known, run.config.lists, run.config.seed)
+
+
+def _asked(run: Run, queries: Sequence[str]) -> Split:
+    """These queries, with all that is known of them."""
+    return dataclasses.replace(run.judged, queries={name: run.queries[name] for name in queries})
 
 
 def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
@@ -92,11 +98,10 @@ def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
 
 
 def _mine_round(run: Run, number: int, model: Model, corpus: Corpus, folder: Path) -> None:
-    queries = {query: run.queries[query] for query in _joint_queries(run, number)}
     _, report = mine(
         model,
         corpus,
-        Split(queries, run.train.qrels),
+        _asked(run, _joint_queries(run, number)),
         run.config.lists,
         run.config.seed + number,
         folder,

@@ -43,8 +43,8 @@ class ListBatch(NamedTuple):
     passage: Tokens  # [B, L, S]: what the retriever's passage tower reads
     pair: Tokens  # [B, L, S]: what the re-ranker reads
     valid: Array  # [B, L] bool
-    passage_id: Array  # [B, L] int32, equal for equal texts: finds duplicate in-batch negatives
-    query_id: Array  # [B] int32, equal for equal queries, for the same purpose
+    relevant: Array  # [B, B * L] bool: the passages of all lists that answer a query, and so are
+    # none of its in-batch negatives
     spots: Spots = Spots()
 
 

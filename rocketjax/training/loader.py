@@ -1,14 +1,17 @@
 """Training lists to padded batches: seeded, reshuffled each epoch, addressable by step."""
 
 import dataclasses
-import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeVar
 
 import grain
 import numpy as np
 
+from rocketjax.data.collection import Split
+from rocketjax.data.copies import said
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.runtime.errors import InputError
@@ -67,7 +70,16 @@ class Shapes(NamedTuple):
 
 
 UNKNOWN = Shapes()
+NOTHING = Split({}, {})
 SAMPLE = 4  # batches by which shapes are chosen
+ASKED = 4_096  # queries of which is remembered what answers them: some have thousands of positives
+
+
+class Member(NamedTuple):
+    """A passage of a list."""
+
+    passage: Passage
+    said: bytes  # what it says (see data/copies.py)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Collator:
     devices: int = 0  # share a batch, and lay its tokens end to end; 0: padding stays
     chunk: int = 0  # texts that a device takes at once; 0: all of its own
     shapes: Shapes = UNKNOWN
+    judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
         """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
@@ -92,8 +105,9 @@ class Collator:
             return self
         stride = max(1, len(lists) // (SAMPLE * batch))
         some = [lists[i * stride % len(lists)] for i in range(SAMPLE * batch)]
-        parts = (self._texts(some[i : i + batch])[0] for i in range(0, len(some), batch))
-        shapes = (self._shape(texts) for texts in zip(*parts, strict=True))
+        parts = (some[i : i + batch] for i in range(0, len(some), batch))
+        texts = (self._texts(part, [self._members(item) for item in part])[0] for part in parts)
+        shapes = (self._shape(kind) for kind in zip(*texts, strict=True))
         return dataclasses.replace(self, shapes=Shapes(*shapes))
 
     def _shape(self, batches: Sequence[Tokens]) -> Shape:
@@ -105,7 +119,8 @@ class Collator:
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
-        texts, valid, ids = self._texts(lists)
+        members = [self._members(item) for item in lists]
+        texts, valid = self._texts(lists, members)
         spots = Spots()
         if self.devices:
             spots = Spots(*(self._spots(*item) for item in zip(texts, self.shapes, strict=True)))
@@ -114,16 +129,14 @@ class Collator:
         def slotted(some: Tokens) -> Tokens:
             return Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
 
-        query_ids = np.array([_number(item.query) for item in lists], np.int32)
-        return ListBatch(query, slotted(passage), slotted(pair), valid, ids, query_ids, spots)
+        relevant = self._relevant(lists, members)
+        return ListBatch(query, slotted(passage), slotted(pair), valid, relevant, spots)
 
     def _texts(
-        self, lists: Sequence[TrainingList]
-    ) -> tuple[tuple[Tokens, Tokens, Tokens], np.ndarray, np.ndarray]:
-        """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L], and
-        by which passages [B, L]."""
-        members = [self._members(item) for item in lists]
-        passages = [passage for some in members for passage in some]
+        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
+    ) -> tuple[tuple[Tokens, Tokens, Tokens], np.ndarray]:
+        """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L]."""
+        passages = [member.passage for some in members for member in some]
         queries = [_known(self.queries, item.query, "query") for item in lists]
         repeated = [q for q, some in zip(queries, members, strict=True) for _ in some]
         titles, bodies = [p.title for p in passages], [p.text for p in passages]
@@ -141,15 +154,49 @@ class Collator:
             _pad(some, limit, shape.width, pad_id, order)
             for (some, limit, pad_id, order), shape in zip(kinds, self.shapes, strict=True)
         )
-        ids = np.array([*(_number(p.whole) for p in passages), 0], np.int32)[slots]
-        return (query, passage, pair), valid, ids
+        return (query, passage, pair), valid
 
-    def _members(self, item: TrainingList) -> list[Passage]:
-        """Positive and negatives; one that says what the positive says is no negative."""
-        positive = _known(self.passages, item.positive, "passage")
-        said = positive.whole
-        rest = (_known(self.passages, pid, "passage") for pid in item.negatives)
-        return [positive, *(one for one in rest if one.whole != said)][: self.slots]
+    def _members(self, item: TrainingList) -> list[Member]:
+        """Positive and negatives; one that says what a positive says is no negative."""
+        positive, *rest = (
+            Member(passage, said(passage.whole))
+            for pid in (item.positive, *item.negatives)
+            for passage in (_known(self.passages, pid, "passage"),)
+        )
+        answers = self._answers(item.query) | {positive.said}
+        return [positive, *(one for one in rest if one.said not in answers)][: self.slots]
+
+    def _relevant(
+        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
+    ) -> np.ndarray:
+        """Which slots hold what answers a query: [B, B * L].
+
+        By what texts say, queries' and passages', and by the judgements, whether the batch holds
+        a list of them or not.
+        """
+        asked = [said(self.queries[item.query]) for item in lists]
+        answers: dict[bytes, set[bytes]] = defaultdict(set)  # by what is asked
+        slots: dict[bytes, list[int]] = defaultdict(list)  # by what is said
+        for row, (item, some) in enumerate(zip(lists, members, strict=True)):
+            answers[asked[row]] |= {some[0].said, *self._answers(item.query)}
+            for slot, member in enumerate(some):
+                slots[member.said].append(row * self.slots + slot)
+        relevant = np.zeros((len(lists), len(lists) * self.slots), bool)
+        for row, question in enumerate(asked):
+            for answer in answers[question] & slots.keys():
+                relevant[row, slots[answer]] = True
+        return relevant
+
+    @cached_property
+    def _answers(self) -> Callable[[str], frozenset[bytes]]:
+        """What the positives of a query say, those of queries of its text too."""
+
+        @lru_cache(ASKED)
+        def answers(query: str) -> frozenset[bytes]:
+            positives = map(self.passages.get, self.judged.positives(query))
+            return frozenset(said(passage.whole) for passage in positives if passage)
+
+        return answers
 
     def _spots(self, texts: Tokens, shape: Shape) -> np.ndarray:
         """Where the tokens of every device's every chunk are: [devices * chunks, T]."""
@@ -174,11 +221,6 @@ def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:
     size = chunk if chunks > 1 else length.shape[1]
     rows = np.minimum(np.arange(chunks * size), length.shape[1] - 1)
     return length[:, rows].reshape(-1, size)
-
-
-def _number(text: str) -> int:
-    """31 bits of a text's hash: two passages of a batch of 10,000 share them once in 43."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") >> 1
 
 
 def _pad(texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray) -> Tokens:

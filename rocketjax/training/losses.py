@@ -129,19 +129,12 @@ def divergence(
 
 
 def in_batch_cross_entropy(
-    queries: Array,
-    passages: Array,
-    valid: Array,
-    positive: Array,
-    ids: Array,
-    asked: Array,
-    judged: tuple[Array, Array],
+    queries: Array, passages: Array, valid: Array, positive: Array, relevant: Array
 ) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
     The retriever's warm-up (RocketQA's cross-batch negatives, when `passages` were gathered from
-    all devices). Queries often share their positive, and one may stand in the batch with several:
-    no copy of what the batch knows to be a query's positive is a negative of it.
+    all devices).
 
     Args:
         queries: [B, D], this device's.
@@ -149,17 +142,12 @@ def in_batch_cross_entropy(
         valid: [M] bool; padding passages are nobody's negative.
         positive: [B] int32, the row of `passages` that holds each query's positive; a query whose
             positive is not valid does not count.
-        ids: [M], equal for equal passages.
-        asked: [B], equal for equal queries.
-        judged: what the batch knows, of Q lists: the queries [Q], as in `asked`, and the positive
-            of each [Q], as in `ids`.
+        relevant: [B, M] bool, what answers a query: its positive, which counts, and others, which
+            are none of its negatives.
     """
     queries, passages = queries.astype(jnp.float32), passages.astype(jnp.float32)
     scores = jnp.matmul(queries, passages.T, precision=jax.lax.Precision.HIGHEST)
-    own = asked[:, None] == judged[0]  # [B, Q]
-    same = judged[1][:, None] == ids  # [Q, M]
-    relevant = own.astype(jnp.float32) @ same.astype(jnp.float32) > 0
-    other = relevant & (jnp.arange(len(ids)) != positive[:, None])
+    other = relevant & (jnp.arange(len(valid)) != positive[:, None])
     log_probability = list_log_softmax(scores, valid & ~other)
     is_query = valid[positive]
     loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]

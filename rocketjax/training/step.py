@@ -187,7 +187,7 @@ def retriever_objective(retriever: BiEncoder, temperature: float, chunk: int = 0
 def in_batch_term(
     query: jax.Array, passage: jax.Array, batch: ListBatch, temperature: float
 ) -> Term:
-    """Every passage on every device is a negative of every other query.
+    """Every passage on every device is a negative of every query that it does not answer.
 
     The gather is differentiated: its transpose brings each passage the gradients of all devices.
 
@@ -196,14 +196,11 @@ def in_batch_term(
         passage: [B, L, D], likewise.
     """
     b, slots = batch.valid.shape
-    asked = jnp.asarray(batch.query_id)
-    own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1), batch.passage_id.reshape(-1))
-    passages, valid, ids, queries = jax.lax.all_gather((*own, asked), AXIS, tiled=True)
+    own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1))
+    passages, valid = jax.lax.all_gather(own, AXIS, tiled=True)
     positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-    judged = (queries, ids[::slots])
-    return in_batch_cross_entropy(
-        query / temperature, passages, valid, positive, ids, asked, judged
-    )
+    relevant = jnp.asarray(batch.relevant)
+    return in_batch_cross_entropy(query / temperature, passages, valid, positive, relevant)
 
 
 def encode_lists(

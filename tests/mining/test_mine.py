@@ -236,6 +236,26 @@ def test_the_command_mines_for_queries_that_nobody_judged(run, topics, tmp_path,
     assert "40 queries (0 unlabelled" in capsys.readouterr().out
 
 
+def test_the_command_knows_what_queries_of_one_text_share(run, collection, tmp_path, capsys):
+    """Though the other one is not among the first that are mined for."""
+    folder = shutil.copytree(collection, tmp_path / "again")
+    text = json.loads((folder / "queries.jsonl").read_text().splitlines()[1])["text"]
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "again", "text": f" {text.upper()}"}) + "\n")
+    args = ["--model", str(run), "--collection", str(folder), "--max-queries", "2"]
+    args += ["--lists.denoised", "0", "--lists.top-n", "20"]
+    assert mine.main([*args, "--output", str(tmp_path / "before")]) == 0
+    best = read_candidates(tmp_path / "before" / "candidates-00000.jsonl")[1].passages
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write(f"again\t{best[0]}\t1\n")
+    capsys.readouterr()
+    assert mine.main([*args, "--output", str(tmp_path / "after")]) == 0
+    row = read_candidates(tmp_path / "after" / "candidates-00000.jsonl")[1]
+    assert (row.query, row.positives) == ("q1", ("p1",)) and row.copies >= 1
+    assert best[0] not in row.passages and len(row.passages) == 20
+    assert "candidates left out: they say what a positive says" in capsys.readouterr().out
+
+
 def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_path):
     folder = tmp_path / "run"
     settings = Config(

@@ -1,6 +1,9 @@
 """Batches of lists: each list once an epoch, the same on a resume, and the right texts in them."""
 
+import dataclasses
+from collections import Counter
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +11,16 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rocketjax.config.schema import TextConfig
+from rocketjax.config.schema import Config, TextConfig
+from rocketjax.data.collection import Collection, Split
+from rocketjax.data.copies import shared_positives
 from rocketjax.data.lists import TrainingList
-from rocketjax.data.passages import Passage
+from rocketjax.data.passages import InMemory, Passage
+from rocketjax.pipeline.batches import make_collator
+from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.lists import _asked
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unwatched
 from rocketjax.text.tokenizer import Tokenizer
 from rocketjax.training.loader import Collator, list_batches
 
@@ -119,21 +128,78 @@ def test_a_batch_holds_the_right_texts(tokenizer):
             assert types.tolist() == [0] * 4 + [1] * (len(text.split()) + 1)
 
 
-def test_what_stands_twice_has_one_number(tokenizer):
-    """The in-batch loss tells by them what is no negative; by texts, whatever their ids."""
+def relevant(batch):
+    """By row, the slots (row, slot) of the batch that answer its query."""
+    slots = batch.valid.shape[1]
+    return [[divmod(int(i), slots) for i in np.flatnonzero(row)] for row in batch.relevant]
+
+
+def test_what_the_lists_say_of_a_query_holds_in_the_whole_batch(tokenizer):
     lists = [
         TrainingList("q3", "p0", ("p5", "p2")),
         TrainingList("q1", "p7", ("p0",)),
-        TrainingList("q3", "p2", ()),
+        TrainingList("q3", "p4", ()),
+        TrainingList("q5", "p7", ("p4",)),
     ]
     batch = collator(tokenizer, slots=3)(lists)
+    assert batch.relevant.shape == (4, 12)
+    q3, q1 = [(0, 0), (1, 1), (2, 0), (3, 1)], [(1, 0), (3, 0)]
+    assert relevant(batch) == [q3, q1, q3, q1]
 
-    def equal(some):
-        return np.equal.outer(np.array(some), np.array(some)).tolist()
 
-    members = [pid for item in lists for pid in (item.positive, *item.negatives)]
-    assert equal(batch.passage_id[batch.valid]) == equal(members)
-    assert equal(batch.query_id) == equal(names(lists))
+def test_judgements_count_beyond_what_the_batch_holds(tokenizer):
+    """q0 has no list of p1 here, nor has q2 one of p5, which a copy of it stands for."""
+    some = collator(tokenizer, slots=2)
+    some.passages["copy"] = Passage("copy", "", "T5 p5\u00a0 a")
+    some.passages["gone"] = some.passages.pop("p11")
+    qrels = {"q0": {"p0": 1, "p1": 2, "p3": 0}, "q2": {"p4": 1, "p5": 1, "p11": 1}}
+    judged = dataclasses.replace(some, judged=Split(some.queries, qrels))
+    lists = [
+        TrainingList("q0", "p0", ("p3",)),
+        TrainingList("q1", "p1", ("p6",)),
+        TrainingList("q2", "p4", ("p7",)),
+        TrainingList("q3", "p3", ("copy",)),
+    ]
+    assert relevant(some(lists)) == [[(0, 0)], [(1, 0)], [(2, 0)], [(0, 1), (3, 0)]]
+    assert relevant(judged(lists)) == [
+        [(0, 0), (1, 0)],
+        [(1, 0)],
+        [(2, 0), (3, 1)],
+        [(0, 1), (3, 0)],
+    ]
+
+
+def test_queries_of_one_text_are_one_query(tokenizer):
+    """What one of them has as its positive is no negative of the other, in a list or in none."""
+    some = collator(tokenizer, slots=2)
+    some.queries["again"] = "A  \uff510"  # q0's text, spelled otherwise
+    lists = [TrainingList("q0", "p0", ("p3",)), TrainingList("again", "p1", ("p4",))]
+    both = [(0, 0), (1, 0)]
+    assert relevant(some(lists)) == [both, both]
+    qrels = {"q0": {"p0": 1}, "again": {"p1": 1, "p6": 1}}
+    shared = shared_positives(some.queries, qrels)
+    assert shared == {key: ["p0", "p1", "p6"] for key in ("q0", "again")}
+    judged = dataclasses.replace(some, judged=Split(some.queries, qrels, shared=shared))
+    batch = judged([TrainingList("q0", "p0", ("p6", "p3")), TrainingList("q2", "p6", ("p1",))])
+    assert read(batch.passage, 0, 1) == "[CLS] t3 p3 a [SEP]"  # not p6
+    assert relevant(batch) == [[(0, 0), (1, 0), (1, 1)], [(1, 0)]]
+
+
+def test_a_run_hands_its_judgements_to_its_batches(tokenizer):
+    """And to what is mined: here of q0, which is asked again as q1."""
+    known = collator(tokenizer, slots=1)
+    queries = {"q0": "a q0", "q1": "A q0", "q2": "a q2"}
+    train = Split(queries, {"q0": {"p0": 1, "p3": 1}, "q1": {"p1": 1}, "q2": {"p2": 1}})
+    collection = Collection("some", InMemory(known.passages.values()), {"train": train})
+    run = Run(Config(), Path(), collection, train, train, print, unwatched)
+    batch = make_collator(run, 1, tokenizer, tokenizer)(
+        [TrainingList(*names, ()) for names in (("q0", "p0"), ("q2", "p2"), ("q2", "p1"))]
+        + [TrainingList("q1", "p3", ())]
+    )
+    asked, other = [(0, 0), (2, 0), (3, 0)], [(1, 0), (2, 0)]
+    assert relevant(batch) == [asked, other, other, asked]
+    asked = _asked(run, ["q1"])
+    assert [*asked.queries] == ["q1"] and asked.positives("q1") == ["p1", "p0", "p3"]
 
 
 def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
@@ -143,7 +209,28 @@ def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
     batch = some([TrainingList("q3", "p3", ("copy", "p5")), TrainingList("q1", "copy", ("p4",))])
     assert batch.valid.tolist() == [[True, True, False]] * 2
     assert read(batch.passage, 0, 1) == "[CLS] t5 p5 a [SEP]"
-    assert batch.passage_id[0, 0] == batch.passage_id[1, 0]
+    assert relevant(batch) == [[(0, 0), (1, 0)]] * 2
+
+
+def test_thousands_of_positives_are_read_once(tokenizer):
+    """Not for every batch that has a list of them."""
+    some, asked = collator(tokenizer, slots=1), Counter()
+
+    class Passages(dict):
+        def get(self, pid):
+            asked[pid] += 1
+            return super().get(pid)
+
+    qrels = {"q0": dict.fromkeys(some.passages, 1)}
+    some = dataclasses.replace(
+        some, passages=Passages(some.passages), judged=Split(some.queries, qrels)
+    )
+    for pid in ("p1", "p2", "p3"):
+        assert relevant(some([TrainingList("q0", pid, ()), LISTS[5]])) == [
+            [(0, 0), (1, 0)],
+            [(1, 0)],
+        ]
+    assert set(asked.values()) == {1}
 
 
 def test_empty_slots_hold_a_text_all_the_same(tokenizer):

@@ -214,61 +214,33 @@ def test_in_batch_against_numpy():
         jnp.float32(passages),
         jnp.array(valid),
         jnp.array(positive),
-        jnp.arange(12),
-        jnp.arange(3),
-        (jnp.arange(3), jnp.array(positive)),
+        jnp.array(np.eye(12, dtype=bool)[positive]),
     )
     p = softmax(np.where(valid, queries @ passages.T, -np.inf))
     assert float(term.count) == 2
     assert float(term.total) == pytest.approx(-np.log(p[0, 0]) - np.log(p[1, 4]), rel=1e-5)
 
 
-def test_another_positive_of_a_query_is_not_its_negative():
-    """Nor is a copy of it, whosever list it stands in."""
+def test_what_answers_a_query_is_not_its_negative():
+    """Whosever list it stands in; its own positive counts, and no gradient reaches the others."""
     rng = np.random.default_rng(9)
     queries, passages = rng.normal(size=(4, 8)), rng.normal(size=(8, 8))
-    queries[2] = queries[0]  # one query, with the positives in rows 0 and 4
-    asked, positive = jnp.array([7, 5, 7, 8]), jnp.array([0, 2, 4, 6])
-    ids = jnp.array([10, 11, 12, 14, 14, 15, 14, 17])  # what row 4 holds, 3 and 6 hold too
-    got = jax.jit(in_batch_cross_entropy)(
-        jnp.float32(queries),
-        jnp.float32(passages),
-        jnp.ones(8, bool),
-        positive,
-        ids,
-        asked,
-        (asked, ids[positive]),
-    )
-    scores, want = queries @ passages.T, 0.0
-    for query, rows in (
-        (0, [0, 1, 2, 5, 7]),
-        (1, [2, 0, 1, 3, 4, 5, 6, 7]),
-        (2, [4, 1, 2, 5, 7]),
-        (3, [6, 0, 1, 2, 5, 7]),
-    ):
-        want -= np.log(softmax(scores[query, rows])[0])
-    assert float(got.total) == pytest.approx(want, rel=1e-5)
+    positive, valid = jnp.array([0, 2, 4, 6]), jnp.ones(8, bool)
+    rows = [[0, 1, 2, 5, 7], [2, 0, 1, 3, 4, 5, 6, 7], [4, 1, 2, 5, 7], [6, 0, 1, 2, 5, 7]]
+    relevant = np.ones((4, 8), bool)  # the positive and all that is not named above
+    for query, (_, *negatives) in enumerate(rows):
+        relevant[query, negatives] = False
 
+    def total(passages):
+        queries_ = jnp.float32(queries)
+        return in_batch_cross_entropy(queries_, passages, valid, positive, relevant).total
 
-def test_copies_of_a_querys_positive_are_not_its_negatives():
-    rng = np.random.default_rng(8)
-    queries, passages = rng.normal(size=(2, 8)), rng.normal(size=(6, 8))
-    ids = jnp.array([7, 1, 2, 7, 1, 7])  # the positives, rows 0 and 3, are one passage, 5 is too
-
-    def total(queries, passages):
-        valid, positive = jnp.ones(6, bool), jnp.array([0, 3])
-        asked = jnp.array([0, 1])
-        judged = (asked, ids[positive])
-        return in_batch_cross_entropy(queries, passages, valid, positive, ids, asked, judged).total
-
-    both = jax.jit(jax.value_and_grad(total, argnums=1))
-    got, grad = both(np.float32(queries), np.float32(passages))
-    scores = queries @ passages.T
-    want, gradient = 0.0, np.zeros((6, 8))
-    for query, rows in ((0, [0, 1, 2, 4]), (1, [3, 1, 2, 4])):  # the positive first
-        p = softmax(scores[query, rows])
+    got, grad = jax.jit(jax.value_and_grad(total))(np.float32(passages))
+    scores, want, gradient = queries @ passages.T, 0.0, np.zeros((8, 8))
+    for query, own in enumerate(rows):  # the positive first
+        p = softmax(scores[query, own])
         want -= np.log(p[0])
-        gradient[rows] += (p - np.eye(4)[0])[:, None] * queries[query]
+        gradient[own] += (p - np.eye(len(own))[0])[:, None] * queries[query]
     assert float(got) == pytest.approx(want, rel=1e-5)
     np.testing.assert_allclose(grad, gradient, atol=1e-5)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import list_batch, models, tokens
+from tiny import list_batch, models, own_positives, tokens
 
 from rocketjax.config.loss import PRESETS, LossConfig
 from rocketjax.config.schema import (
@@ -254,33 +254,30 @@ def test_joint_training_with_the_negatives_of_all_lists():
     assert metrics["retriever"] == pytest.approx(warm["retriever"], rel=1e-5)
 
 
-def test_a_shared_positive_is_no_negative_on_any_device():
+@pytest.mark.parametrize(("chunk", "backend"), [(0, "pmap"), (3, "shard_map")])
+def test_what_answers_a_query_is_its_negative_on_no_device(chunk, backend):
+    """As if its vector were nowhere: by the loss and the gradient, on one device and on two."""
     retriever, _, params = words()
     params = {"retriever": params["retriever"]}
-    objective = retriever_objective(retriever, temperature=20.0)  # so that every passage counts
+    objective = retriever_objective(retriever, temperature=20.0, chunk=chunk)  # so that all count
     batch = list_batch(rows=8, slots=2, uneven=False)
+    relevant = batch.relevant.copy()
+    relevant[1, [3, 12, 13]] = relevant[6, 2] = True  # of either device's lists
 
-    def loss(batch):
-        """On two devices, whose gradients are those of one."""
-        one, _ = gradient(params, batch, objective, 1)
-        two, metrics = gradient(params, batch, objective, 2)
-        assert_trees_close(two, one)
-        return metrics["loss"]
+    def wanted(params):
+        query, passage = encode_lists(retriever, params["retriever"], batch, None)
+        scores = query @ passage.reshape(16, -1).T / 20.0
+        rows = jnp.arange(8)
+        others = relevant & (jnp.arange(16) != 2 * rows[:, None])
+        return -jax.nn.log_softmax(jnp.where(others, -jnp.inf, scores))[rows, 2 * rows].mean()
 
-    ids = batch.passage_id.copy()
-    ids[6, 0] = ids[1, 0]  # on either device
-    assert loss(batch._replace(passage_id=ids)) < loss(batch)  # two softmaxes have one term less
-
-    # Another positive of a query that stands twice is no negative of it either.
-    asked = batch.query_id.copy()
-    asked[6] = asked[1]
-    twice = batch._replace(query_id=asked)
-    assert loss(twice) < loss(batch)
-
-    # Nor is a copy of that, in another query's list.
-    ids = batch.passage_id.copy()
-    ids[3, 1] = ids[6, 0]
-    assert loss(twice._replace(passage_id=ids)) < loss(twice)
+    loss, grads = jax.jit(jax.value_and_grad(wanted))(params)
+    one, metrics = gradient(params, batch._replace(relevant=relevant), objective, 1)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert_trees_close(one, grads)
+    two = gradient(params, batch._replace(relevant=relevant), objective, 2, backend)
+    assert_same(two, (one, metrics))
+    assert loss < gradient(params, batch, objective, 1)[1]["loss"]  # else all is none's negative
 
 
 def products(jaxpr):
@@ -506,8 +503,7 @@ def topical_batch(seed, rows=8, slots=4, topics=5):
         texts(topic),
         pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
         np.ones((rows, slots), bool),
-        np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
-        np.arange(rows, dtype=np.int32),
+        own_positives(rows, slots),
     )
 
 
