@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rocketjax.config.schema import Config, DataConfig, ListConfig
 from rocketjax.data.collection import hold_out, sample_queries
 from rocketjax.data.formats.msmarco import read_msmarco
-from rocketjax.data.load import load_collection
+from rocketjax.data.load import load_collection, read_queries
 from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_run
 from rocketjax.pipeline import context
@@ -62,6 +62,28 @@ def test_packed_files_and_a_mark_at_the_start_are_read(folder):
     assert list(packed.passages) == list(plain.passages)
     assert packed.splits == plain.splits
     assert packed.fingerprint == plain.fingerprint
+
+
+def test_headers_are_no_rows_and_texts_of_triples_are_said_not_to_be_read(folder):
+    plain = load_collection(str(folder))
+    heads = {"collection": "pid\tpassage", "queries.train": "qid\tquery", "queries.dev": "id\ttext"}
+    for name, head in {**heads, "qrels.train": "query-id\tcorpus-id"}.items():
+        path = folder / f"{name}.tsv"
+        path.write_bytes(head.encode() + b"\r\n" + path.read_bytes())
+    (folder / "triples.train.small.tsv").write_text("who purrs?\tA cat purrs.\tDogs bark.\n")
+    said = []
+    headed = load_collection(str(folder), say=said.append)
+    assert list(headed.passages) == list(plain.passages)
+    assert {name: dict(vars(split), negatives=0) for name, split in headed.splits.items()} == {
+        name: dict(vars(split), negatives=0) for name, split in plain.splits.items()
+    }
+    assert len(said) == 1
+    assert said[0].startswith(f"{folder}/triples.train.small.tsv: not read")
+    queries = folder / "queries.train.tsv"
+    assert read_queries(queries) == {"7": "who purrs?", "8": "who sleeps?", "9": "who knows?"}
+    (folder / "qrels.train.tsv").write_text("pid\tqid\n0\t7\n")
+    with pytest.raises(InputError, match=r"qrels\.train\.tsv:1: query: 'pid' is not among"):
+        load_collection(str(folder))
 
 
 def test_of_a_file_and_its_packed_copy_the_first_is_read(folder):
