@@ -1,6 +1,7 @@
 """A retrieval collection: passages, and for each split its queries and their qrels."""
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,6 +21,11 @@ Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 def relevant(grades: Mapping[str, int]) -> list[str]:
     """The sorted ids of the relevant passages among a query's graded ones."""
     return sorted(pid for pid, grade in grades.items() if grade > 0)
+
+
+def spoken(text: str) -> str:
+    """What a text says: the same of texts that differ in white space or the form of Unicode."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 class Lazy(Mapping[str, Value]):
@@ -124,6 +130,14 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     kept = [query for query in split.queries if _position(query) >= share]
     held_out = [query for query in split.queries if _position(query) < share]
     return split.only(kept), split.only(held_out)
+
+
+def without_texts_of(split: Split, other: Split) -> Split:
+    """The split without the queries that say what one of `other` says, in any case of letters."""
+    said = {spoken(text).casefold() for text in other.queries.values()}
+    return split.only(
+        query for query, text in split.queries.items() if spoken(text).casefold() not in said
+    )
 
 
 def _position(query: str) -> float:

@@ -146,7 +146,8 @@ def _candidates(
         query: Candidates(
             query,
             positives[query],
-            tuple(pid for pid, _ in ranked if pid not in positives[query])[:depth],
+            # Nor the query itself, where queries are passages of the corpus (ArguAna).
+            tuple(p for p, _ in ranked if p != query and p not in positives[query])[:depth],
         )
         for query, ranked in found.items()
     }
