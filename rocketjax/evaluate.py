@@ -107,8 +107,12 @@ def _evaluate(options: Evaluate) -> None:
 def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":
     from rocketjax.retrieval.load import load, open_corpus
     from rocketjax.retrieval.ranking import retrieve_and_rerank
+    from rocketjax.text.cut import cut_line
 
     model = load(options.model, options.compute)
+    tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
+    if line := cut_line(options.split, split, collection.passages, *tokenizers):
+        say(line)
     corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, say)
     runs = retrieve_and_rerank(model, corpus, split.queries, options.evaluate, watch)
     return runs._asdict()

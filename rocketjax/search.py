@@ -92,13 +92,19 @@ def _search_file(
     options: Search, retriever: "Retriever", reranker: "Reranker | None", corpus: "Corpus"
 ) -> None:
     """Writes each query's ranking as it comes: those of a million do not fit into the memory."""
+    from rocketjax.data.collection import Split
     from rocketjax.data.load import read_queries
+    from rocketjax.data.passages import InMemory
     from rocketjax.data.runs import write_rankings
     from rocketjax.evaluation.judged import own_passages
     from rocketjax.retrieval.ranking import rerank_in_parts, retrieve_in_parts, without_own
+    from rocketjax.text.cut import cut_line
 
     index, texts, depth = corpus.index, corpus.passages, options.depth
     queries = read_queries(Path(options.queries))
+    asked = Split(queries, {})
+    if line := cut_line(options.queries, asked, InMemory([]), retriever.tokenizer, None):
+        say(line)
     if not options.skip_own and (line := own_passages(queries, texts)):
         say(f"{options.queries}: {line}; --skip-own leaves this passage out")
     deep = max(options.top_k, depth)

@@ -14,7 +14,8 @@ from rocketjax.config.options import checked, dump
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
-from rocketjax.pipeline.context import WITH_STEPS, open_run
+from rocketjax.inference.start import pretrained_tokenizer
+from rocketjax.pipeline.context import WITH_STEPS, Run, open_run
 from rocketjax.pipeline.resume import UNFINISHED, lasting, open_folder, write_done
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
@@ -26,6 +27,7 @@ from rocketjax.runtime.lock import held_by_main
 from rocketjax.runtime.memory import release_freed_memory
 from rocketjax.runtime.progress import Say, Watch
 from rocketjax.runtime.signals import Preempted
+from rocketjax.text.cut import cut_line
 from rocketjax.training.trackers import check_wandb
 
 
@@ -68,6 +70,8 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
             )
         say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
         context = open_run(config, folder, say, watch)
+        if chosen[0].name == "start":  # later, the weights may be gone
+            _say_what_is_cut(context)
         for stage in chosen:
             _check_earlier(stage, done)
             say(f"{stage.name}")
@@ -84,6 +88,15 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
     if processes.is_main() and (chosen or not (folder / "report.html").is_file()):
         page.write(folder)
     return dataclasses.replace(results.load(folder), seconds=done)  # pyright: ignore
+
+
+def _say_what_is_cut(context: Run) -> None:
+    config, passages = context.config, context.collection.passages
+    weights = (config.retriever.weights, config.reranker.weights)
+    tokenizers = [pretrained_tokenizer(name, config.text) for name in weights]
+    for name, split in (("training", context.train), ("held-out", context.held_out)):
+        if line := cut_line(f"{name} texts", split, passages, *tokenizers):
+            context.say(line)
 
 
 @contextmanager
