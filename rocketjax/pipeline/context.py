@@ -86,6 +86,13 @@ def splits_of(collection: Collection, config: DataConfig, say: Say) -> tuple[Spl
     """What to train on, and what to judge on, which is no part of it."""
     train, judged = _splits(collection, config, say)
     kept = without_texts_of(train, judged)
+    if train.queries and not kept.queries and config.leaked == "skip":
+        raise InputError(
+            f"{collection.name}: all {len(train.queries):,} training queries say what a held-out "
+            "query says, and models are not judged on what they were trained on; choose another "
+            "split to judge on (--data.eval-split), or train on them all the same: --data.leaked "
+            "train"
+        )
     if leaked := len(train.queries) - len(kept.queries):
         skipped = "not trained on (--data.leaked train does)"
         say(

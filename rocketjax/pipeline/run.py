@@ -16,7 +16,15 @@ from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
 from rocketjax.inference.start import pretrained_tokenizer
 from rocketjax.pipeline.context import WITH_STEPS, Run, open_run
-from rocketjax.pipeline.resume import UNFINISHED, lasting, open_folder, write_done
+from rocketjax.pipeline.resume import (
+    UNFINISHED,
+    content_of,
+    is_renamed,
+    lasting,
+    open_folder,
+    record_content,
+    write_done,
+)
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
 from rocketjax.runtime import processes
@@ -59,7 +67,11 @@ def run(config: Config, say: Say, watch: Watch) -> Report | None:
 
 
 def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
-    done = processes.from_main(lambda: open_folder(folder, config, say))
+    context = None
+    if processes.from_main(lambda: is_renamed(folder, config)):
+        context = open_run(config, folder, say, watch)
+    content = content_of(context) if context else None
+    done = processes.from_main(lambda: open_folder(folder, config, say, content))
     waiting = [stage for stage in STAGES if stage.name not in done]
     chosen = [stage for stage in waiting if not config.stages or stage.name in config.stages]
     if chosen:
@@ -69,7 +81,9 @@ def _run(config: Config, folder: Path, say: Say, watch: Watch) -> Report | None:
                 "--loss.preset custom uses them"
             )
         say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
-        context = open_run(config, folder, say, watch)
+        context = context or open_run(config, folder, say, watch)
+        content = content or content_of(context)
+        processes.from_main(lambda: record_content(folder, content))
         if chosen[0].name == "start":  # later, the weights may be gone
             _say_what_is_cut(context)
         for stage in chosen:

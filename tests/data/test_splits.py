@@ -66,6 +66,9 @@ def test_held_out_texts_are_not_trained_on_under_other_ids():
         "few: 3 training queries say what a held-out query says, under other ids, and are not "
         "trained on (--data.leaked train does)"
     ]
+    splits = {"train": train.only(["a", "b"]), "dev": dev}
+    with pytest.raises(InputError, match=r"all 2 training queries say .* --data\.leaked train"):
+        context.splits_of(Collection("few", InMemory([]), splits), DataConfig("few"), said.append)
     said.clear()
     every, _ = context.splits_of(collection, DataConfig("few", leaked="train"), said.append)
     assert every == train and said[0].endswith("under other ids, and are trained on")

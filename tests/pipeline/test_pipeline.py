@@ -76,7 +76,14 @@ def test_a_run_leaves_whole_artefacts(finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.yaml", "stages.json", "log.jsonl", "judged.jsonl", "timing.jsonl"),
+        *(
+            "config.yaml",
+            "collection.json",
+            "stages.json",
+            "log.jsonl",
+            "judged.jsonl",
+            "timing.jsonl",
+        ),
         *("report.json", "report.html", "tensorboard", "scores"),
         *("start", "warmup", "lists", "checkpoints", "retriever", "reranker", "index", "runs"),
     }
