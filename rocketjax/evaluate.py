@@ -138,7 +138,7 @@ def _read(options: Evaluate, collection: "Collection", split: "Split") -> "dict[
     from rocketjax.evaluation.judged import check_run
     from rocketjax.runtime.errors import InputError
 
-    runs = {path: read_run(Path(path)) for path in options.runs}
+    runs = {path: read_run(Path(path), say) for path in options.runs}
     for path, run in runs.items():
         check_run(path, run, split, collection, say)
         for query in split.answers:

@@ -45,6 +45,7 @@ class Mine:
 def _mine(options: Mine) -> None:
     from rocketjax.config.options import check_lists, option
     from rocketjax.data.collection import Split, hold_out, without_texts_of
+    from rocketjax.evaluation.judged import own_passages
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
     from rocketjax.retrieval.load import collection_for, load, open_corpus
@@ -75,6 +76,8 @@ def _mine(options: Mine) -> None:
     tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
     if line := cut_line(options.split, split, collection.passages, *tokenizers):
         say(line)
+    if line := own_passages(split.queries, collection.by_id):
+        say(f"{options.split}: {line}; this passage is not mined")
     queries = dict(split.queries)
     if options.lists.pseudo_positives and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries

@@ -51,7 +51,7 @@ def _rerank(options: Rerank) -> None:
 
     keep_programs()
     ensure_parent(Path(options.output))
-    found = read_run(Path(options.run))
+    found = read_run(Path(options.run), say)
     collection = load_collection(options.collection, options.on_bad_rows, say)
     queries = (
         collection.splits[options.queries].queries

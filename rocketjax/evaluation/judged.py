@@ -35,7 +35,7 @@ def as_judged(split: Split, collection: Collection, depths: Depths, say: Say) ->
             )
         say(
             f"{name}: {without:,} of {len(best):,} judged queries have no relevant passage (of "
-            f"grade {least} or more) and count as 0"
+            f"grade {least} or more) and 0 in MRR, recall and success"
         )
     if line := own_passages(split.queries, collection.by_id):
         kept = "counts; --evaluate.skip-own leaves it out, as BEIR does for ArguAna and Quora"

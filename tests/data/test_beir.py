@@ -154,6 +154,14 @@ def test_a_damaged_first_line_of_judgements_is_named(folder, line):
         read_beir(folder)
 
 
+def test_rows_beside_a_corpus_that_are_not_read_are_named(folder):
+    for name in ("train.jsonl", "hard_negatives.parquet", "answers.jsonl", "info.json", "x.md"):
+        (folder / name).write_text("")
+    (note,) = load_collection(str(folder)).notes
+    assert note.startswith(f"{folder}: not read") and "hard_negatives.parquet, train.jsonl" in note
+    assert "answers" not in note and "info" not in note
+
+
 def test_whole_numbers_are_ids(folder):
     (folder / "corpus.jsonl").write_text('{"_id": 0, "text": "a"}\n{"_id": "1", "text": "b"}\n')
     (folder / "queries.jsonl").write_text('{"_id": 7, "text": "c"}\n')

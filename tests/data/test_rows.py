@@ -311,6 +311,7 @@ def test_rows_of_a_csv_are_read_by_the_names_of_their_columns(tmp_path, packed):
         ),
         ('query,answer\nq,"p"x\n', "2: not CSV"),
         ("query,docs,labels\nq,a,1\n", "2: docs: expected a list, got 'a'"),
+        ("query,passage,label\nq,a,1.0\nq,b,0\nq,c,0.5\n", "4: label: expected 0 or 1, got '0.5'"),
     ],
 )
 def test_a_bad_row_of_a_csv_is_named(tmp_path, text, said):

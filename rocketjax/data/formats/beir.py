@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.formats.qrels import QUERY_FIRST, Judgement, read_qrels, with_unlabelled
+from rocketjax.data.formats.rows import is_row_file
 from rocketjax.data.lines import (
     BadRow,
     BadRows,
@@ -64,7 +65,19 @@ def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
         raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/SPLIT.tsv")
     splits = {name: Split(queries, part, answers).only(part) for name, part in qrels.items()}
     splits = with_unlabelled(splits, queries, answers)
-    return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
+    return Collection(folder.name, passages, splits, [*notes, *bad.notes(), *_unread(folder)])
+
+
+def _unread(folder: Path) -> list[str]:
+    """A line for files beside the corpus that may hold training rows."""
+    known = ("corpus.jsonl", "queries.jsonl", "answers.jsonl")
+    others = (path.name for path in sorted(folder.iterdir()) if path.suffix != ".json")
+    names = [n for n in others if n.removesuffix(".gz") not in known and is_row_file(n)]
+    if not names:
+        return []
+    return [
+        f"{folder}: not read, since queries.jsonl makes it a BEIR folder: {', '.join(names)[:300]}"
+    ]
 
 
 def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:

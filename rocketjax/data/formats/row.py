@@ -168,9 +168,9 @@ def _answered(fields: Mapping[str, Any]) -> Row:
 
 
 def _is_relevant(label: Any) -> bool:
-    if label not in (0, 1, "0", "1"):  # also False and True, 0.0 and 1.0
+    if label not in (0, 1, "0", "1", "0.0", "1.0"):  # also False and True, 0.0 and 1.0
         raise BadRow(f"label: expected 0 or 1, got {shown(label)}")
-    return label in (1, "1")
+    return label in (1, "1", "1.0")
 
 
 class _Format(NamedTuple):

@@ -54,6 +54,11 @@ _BATCH = 1_024  # rows of a parquet file in memory at once
 _SPLITS = ("train", "dev", "test", "valid", "validation", "eval")
 
 
+def is_row_file(name: str) -> bool:
+    """Whether a file of this name holds training rows, unless it is something of the folder."""
+    return bool(_SUFFIX.search(name)) and not name.startswith(_OTHERS)
+
+
 def row_files(path: Path) -> dict[str, list[Path]]:
     """Finds the files of training rows at `path`, a file or a folder, by split.
 
@@ -65,7 +70,7 @@ def row_files(path: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     paths = [path] if path.is_file() else sorted(path.iterdir())
     for file in paths:
-        if _SUFFIX.search(file.name) and not file.name.startswith(_OTHERS):
+        if is_row_file(file.name):
             files.setdefault(_split_name(file), []).append(file)
     for name, some in files.items() if path.is_dir() else ():
         _check_parts(name, some)
