@@ -239,6 +239,7 @@ def texts_of(collection, split="train"):
         ({"pos": "p", "neg": "a", "negative": None}, ["a"], []),
         ({"positives": ["p"], "answers": ["x", "y"]}, [], ["x", "y"]),
         ({"positive": "p", "answer": "x"}, [], ["x"]),
+        ({"positive": "p", "answer": "", "hardneg": "a"}, ["a"], []),
         ({"pos": ["p"], "neg": [], "answers": ["x"]}, [], ["x"]),
         ({"answer": "p"}, [], []),
         ({"answer": "p", "answers": ["x"]}, [], ["x"]),
@@ -259,12 +260,13 @@ def test_what_is_called_like_negatives_or_answers_is_read(
 def test_fields_that_nothing_reads_are_named_once(tmp_path):
     row = {"query": Q1, "pos": ["p"], "neg": ["a"], "pos_scores": [0.9], "neg_scores": [0.6]}
     rows = [row | {"prompt": "Represent:"}, row | {"type": "", "id": None, "question": "other"}]
+    rows[1] |= {"neg_ids": ["7"], "negativeScores": [0.1]}
     (tmp_path / "train.jsonl").write_text(jsonl(*rows))
     said = []
     load_collection(str(tmp_path), say=said.append)
     assert said == [
         f"{tmp_path}/train.jsonl: not used in training so far: pos_scores, neg_scores, prompt, "
-        "question"
+        "question, neg_ids, negativeScores"
     ]
     ctxs = [titled(CAT, psg_id="1", score=3.5)]
     (tmp_path / "train.jsonl").write_text(jsonl({"question": Q1, "positive_ctxs": ctxs}))
@@ -397,6 +399,9 @@ BAD = [
     ("train.jsonl", '{"query": "q", "pos": ["t"], "neg_texts": ["u"]}', "neg_texts: looks like"),
     ("train.jsonl", '{"query": "q", "pos": ["t"], "negative_ctxs": ["u"]}', "negative_ctxs: looks"),
     ("train.jsonl", '{"query": "q", "docs": [], "labels": [], "neg": ["u"]}', "neg: looks like"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "bm25_negatives": ["u"]}', "bm25_negatives: loo"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "negativeTexts": ["u"]}', "negativeTexts: looks"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "neg_ids": ["u"]}', "neg_ids: looks like"),
     ("train.jsonl", '{"query": "q", "pos": ["t"], "answers": [5]}', "answers: expected a string"),
     ("train.jsonl", '{"query": "q", "answer": ["t"]}', "answer: expected a string"),
     ("train.jsonl", '{"query": "q", "pos": [5]}', "pos: expected a string, got 5"),

@@ -12,7 +12,8 @@ from rocketjax.data.load import load_collection
 from rocketjax.data.runs import read_run
 from rocketjax.evaluation.judged import as_judged, check_run, copies_of
 from rocketjax.evaluation.metrics import mean, per_query
-from rocketjax.retrieval.ranking import without_own
+from rocketjax.evaluation.results import measure
+from rocketjax.retrieval.ranking import Runs, without_own
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unsaid
 
@@ -80,8 +81,8 @@ def test_grades_count_from_the_threshold_as_ir_measures_has_it(relevant):
         "success@5": ir_measures.Success(rel=relevant) @ 5,
         "nDCG@10": ir_measures.nDCG @ 10,
     }
-    for name, measure in wanted.items():
-        live = {m.query_id: m.value for m in ir_measures.iter_calc([measure], QRELS, run)}
+    for name, live_measure in wanted.items():
+        live = {m.query_id: m.value for m in ir_measures.iter_calc([live_measure], QRELS, run)}
         assert values[name] == pytest.approx(live)
     first = {1: (1 / 2 + 1 / 2 + 1 / 2) / 3, 2: (1 / 2 + 1 / 2) / 3, 3: 1 / 6, 4: 0}
     assert mean(values["MRR@10"]) == pytest.approx(first[relevant])
@@ -95,6 +96,15 @@ def test_the_threshold_is_an_option_and_is_shown(folder, capsys):
     assert "3 queries, relevant from grade 2" in said.replace("│", "")
     assert "1 of 3 judged queries have no relevant passage (of grade 2 or more)" in said
     assert shown(capsys, *args)[0]["MRR@10"] == 0.5
+
+
+def test_both_models_and_the_oracle_are_judged_from_the_threshold(folder):
+    found = {q: [(pid, -float(i)) for i, pid in enumerate(ranked)] for q, ranked in RUN.items()}
+    split, collection = load_collection(str(folder)).split("test"), load_collection(str(folder))
+    depths = Depths(top_k=5, rerank_depth=2, relevant=2)
+    values = measure(split, collection, Runs(found, found), depths)
+    assert values["retriever"] == values["reranker"] == per_query(QRELS, RUN, 5, relevant=2)
+    assert values["oracle"]["MRR@10"] == {"a-pro": 1.0, "b-pro": 0.0, "x": 1.0}
 
 
 def test_judgements_without_a_relevant_passage_are_refused(folder):

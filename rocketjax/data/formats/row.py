@@ -23,8 +23,9 @@ from rocketjax.runtime.errors import shown
 _POSITIVE = re.compile(r"pos(itive)?s?([-_]?[0-9]+)?")
 _NEGATIVE = re.compile(r"(hard[-_]?)?neg(ative)?s?([-_]?[0-9]+)?")
 # Of the fields that are not read, these may hold passages, unless they say what is about them.
-_PASSAGES = re.compile(r"(^|[^a-z])(pos|neg)(itive|ative)?s?([^a-z]|$)", re.IGNORECASE)
+_PASSAGES = re.compile(r"positive|negative|(^|[^a-z])(pos|neg)s?([^a-z]|$)", re.IGNORECASE)
 _ABOUT = re.compile(r"(score|logit|label|rank|type|source|idx|index|id)s?$", re.IGNORECASE)
+_NEGATIVE_IDS = re.compile(r".*neg.*ids?", re.IGNORECASE)
 QUERIES = ("query", "anchor", "question")
 _ANSWERS = ("answers", "answer")
 _CONTEXT_IDS = ("docid", "passage_id", "psg_id")
@@ -67,7 +68,8 @@ def row_of(fields: Mapping[str, Any]) -> Row:
     used |= {name for name in fields if read is _texts and _is_text(name)}
     rest = [name for name, value in fields.items() if name not in used and not _empty(value)]
     for name in rest:
-        if _PASSAGES.search(name) and not _ABOUT.search(name):
+        lost = bool(_NEGATIVE_IDS.fullmatch(name)) and not row.negatives
+        if lost or (_PASSAGES.search(name) and not _ABOUT.search(name)):
             raise BadRow(
                 f"{name[:80]}: looks like passages, but rows of this format do not have it; "
                 "rename or delete the field"
@@ -207,7 +209,7 @@ def _answers(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _strings(fields: Mapping[str, Any], name: str) -> list[str]:
-    return [checked_text(text, name) for text in _text_or_list(fields, name)]
+    return [checked_text(text, name) for text in _text_or_list(fields, name) if text != ""]
 
 
 def _unused_in(fields: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
