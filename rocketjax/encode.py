@@ -46,11 +46,13 @@ class Encode:
 def _encode(options: Encode) -> None:
     import jax
 
+    from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection
     from rocketjax.inference.folder import open_retriever
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
     from rocketjax.runtime.lock import held_by_main
+    from rocketjax.text.cut import cut_line
 
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
@@ -62,6 +64,9 @@ def _encode(options: Encode) -> None:
     collection = processes.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
+    name, corpus = collection.name, collection.passages
+    if line := cut_line(name, Split({}, {}), corpus, retriever.tokenizer, None):
+        say(line)
     alone = options.workers == 1
     with held_by_main(folder, say, shared=not alone):
         _encode_into(folder, options, retriever, collection)

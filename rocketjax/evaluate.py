@@ -1,7 +1,7 @@
 """python -m rocketjax.evaluate: judges TREC runs, or a trained pair, on a split's queries."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +61,9 @@ def _evaluate(options: Evaluate) -> None:
     from rocketjax.data.collection import hold_out, sample_queries
     from rocketjax.data.load import load_collection
     from rocketjax.evaluation import metrics
+    from rocketjax.evaluation.judged import as_judged
     from rocketjax.evaluation.results import measure_run, oracle_of
+    from rocketjax.retrieval.ranking import without_own
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
 
@@ -80,26 +82,37 @@ def _evaluate(options: Evaluate) -> None:
     if options.hold_out:
         _, split = hold_out(split, options.hold_out)
     split = sample_queries(split, options.max_queries)
-    others = _bm25(options, collection, split) | _read(options.runs, collection, split)
+    split = as_judged(split, collection, options.evaluate, say)
+    others = _bm25(options, collection, split) | _read(options, collection, split)
     judged = _judge(options, collection, split) if options.model else {}
     runs = judged | others
     depths = dict.fromkeys((*judged, "bm25"), options.evaluate.top_k)  # what they retrieve
+    depths = {name: depths.get(name) or _deepest(run) for name, run in runs.items()}
+    if options.evaluate.skip_own:
+        runs = {
+            name: {query: without_own(query, found, depths[name]) for query, found in run.items()}
+            for name, run in runs.items()
+        }
+    least = options.evaluate.relevant
     values = {
-        name: measure_run(split, collection, run, depths.get(name) or _deepest(run))
-        for name, run in runs.items()
+        name: measure_run(split, collection, run, depths[name], least) for name, run in runs.items()
     }
     if judged:
         values["oracle"] = oracle_of(split, judged["retriever"], options.evaluate)
     for name in files if processes.is_main() else ():
         metrics.write_per_query(files[name], values[name])
-    console.print(_table(values, len(split.qrels)))
+    console.print(_table(values, _title(options.evaluate, len(split.qrels))))
 
 
 def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":
     from rocketjax.retrieval.load import load, open_corpus
     from rocketjax.retrieval.ranking import retrieve_and_rerank
+    from rocketjax.text.cut import cut_line
 
     model = load(options.model, options.compute)
+    tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
+    if line := cut_line(options.split, split, collection.passages, *tokenizers):
+        say(line)
     corpus = open_corpus(Path(options.model), model.retriever, collection, options.index, say)
     runs = retrieve_and_rerank(model, corpus, split.queries, options.evaluate, watch)
     return runs._asdict()
@@ -110,16 +123,24 @@ def _bm25(options: Evaluate, collection: "Collection", split: "Split") -> "dict[
 
     if not options.bm25:
         return {}
-    return {"bm25": bm25_run(collection, split.queries, options.evaluate.top_k)}
+    deep = options.evaluate.top_k + options.evaluate.skip_own
+    return {"bm25": bm25_run(collection, split.queries, deep)}
 
 
-def _read(paths: Sequence[str], collection: "Collection", split: "Split") -> "dict[str, Rankings]":
-    """The runs. Raises InputError where answers are sought in a passage that is not there."""
+def _read(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":
+    """The runs.
+
+    Raises:
+        InputError: none of a run's ids is known, or answers are sought in a passage that is not
+            there.
+    """
     from rocketjax.data.runs import read_run
+    from rocketjax.evaluation.judged import check_run
     from rocketjax.runtime.errors import InputError
 
-    runs = {path: read_run(Path(path)) for path in paths}
+    runs = {path: read_run(Path(path), say) for path in options.runs}
     for path, run in runs.items():
+        check_run(path, run, split, collection, say)
         for query in split.answers:
             for pid, _ in run.get(query, ()):
                 if pid not in collection.by_id:
@@ -156,7 +177,15 @@ def _value_files(options: Evaluate) -> dict[str, Path]:
     return files
 
 
-def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
+def _title(depths: Depths, queries: int) -> str:
+    """How many queries are judged, and by which rules where these are not the usual ones."""
+    rules = [f"relevant from grade {depths.relevant}"] if depths.relevant > 1 else []
+    rules += ["copies count"] if depths.copies else []
+    rules += ["without the query's own passage"] if depths.skip_own else []
+    return ", ".join([f"{queries} queries", *rules])
+
+
+def _table(values: "Mapping[str, PerQuery]", title: str) -> Table:
     """A column a run; below each further one's mean, its p against the first.
 
     A measure that goes deeper than a run does has no value there.
@@ -165,7 +194,7 @@ def _table(values: "Mapping[str, PerQuery]", queries: int) -> Table:
 
     first, *others = values
     measures = dict.fromkeys(name for found in values.values() for name in found)
-    table = Table(title=f"{queries} queries", caption="p: paired randomisation test over queries")
+    table = Table(title=title, caption="p: paired randomisation test over queries")
     table.add_column("measure")
     for name in values:
         table.add_column(name, justify="right", overflow="fold")

@@ -44,14 +44,16 @@ class Mine:
 
 def _mine(options: Mine) -> None:
     from rocketjax.config.options import check_lists, option
-    from rocketjax.data.collection import Split, hold_out
+    from rocketjax.data.collection import Split, hold_out, without_texts_of
     from rocketjax.data.copies import shared_positives
+    from rocketjax.evaluation.judged import own_passages
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
     from rocketjax.retrieval.load import collection_for, load, open_corpus
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
     from rocketjax.runtime.lock import held_by_main
+    from rocketjax.text.cut import cut_line
 
     check_lists(options.lists, option)
     if options.lists.source == "given" or options.lists.refresh or options.lists.after:
@@ -67,7 +69,16 @@ def _mine(options: Mine) -> None:
     corpus = open_corpus(folder, model.retriever, collection, options.index, say)
     split = collection.split(options.split)
     if options.hold_out:
-        split, _ = hold_out(split, options.hold_out)
+        split, judged = hold_out(split, options.hold_out)
+        kept = without_texts_of(split, judged)
+        if leaked := len(split.queries) - len(kept.queries):
+            say(f"{leaked:,} queries say what a held-out one says, and are not mined for")
+        split = kept
+    tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
+    if line := cut_line(options.split, split, collection.passages, *tokenizers):
+        say(line)
+    if line := own_passages(split.queries, collection.by_id):
+        say(f"{options.split}: {line}; this passage is not mined")
     queries = dict(split.queries)
     if options.lists.pseudo_positives and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries

@@ -41,15 +41,17 @@ class Rerank:
 
 
 def _rerank(options: Rerank) -> None:
+    from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection, read_queries
     from rocketjax.data.runs import read_run, write_rankings
     from rocketjax.inference.folder import open_reranker
     from rocketjax.retrieval.ranking import rerank_in_parts
     from rocketjax.runtime.files import ensure_parent
+    from rocketjax.text.cut import cut_line
 
     keep_programs()
     ensure_parent(Path(options.output))
-    found = read_run(Path(options.run))
+    found = read_run(Path(options.run), say)
     collection = load_collection(options.collection, options.on_bad_rows, say)
     queries = (
         collection.splits[options.queries].queries
@@ -58,6 +60,9 @@ def _rerank(options: Rerank) -> None:
     )
     _refuse_strangers(options, found, queries, collection)
     reranker = open_reranker(options.model, options.compute)
+    heads = Split(queries, {query: {ranked[0][0]: 1} for query, ranked in found.items() if ranked})
+    if line := cut_line(options.run, heads, collection.passages, None, reranker.tokenizer):
+        say(line)
     texts, depth = collection.by_id, options.depth
     pairs = sum(min(depth, len(ranked)) for ranked in found.values())
     with watch("re-rank", pairs, "pairs") as advance:

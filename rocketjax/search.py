@@ -49,6 +49,9 @@ class Search:
     --output."""
     output: str = ""
     """TREC run to write for --queries."""
+    skip_own: bool = False
+    """Leave the passage that has a query's own id out of its ranking in --output, as BEIR does for
+    ArguAna and Quora, whose queries are passages of the corpus."""
     top_k: Size = 10
     """Passages shown, or written for each query."""
     depth: Count = 50
@@ -89,15 +92,27 @@ def _search_file(
     options: Search, retriever: "Retriever", reranker: "Reranker | None", corpus: "Corpus"
 ) -> None:
     """Writes each query's ranking as it comes: those of a million do not fit into the memory."""
+    from rocketjax.data.collection import Split
     from rocketjax.data.load import read_queries
+    from rocketjax.data.passages import InMemory
     from rocketjax.data.runs import write_rankings
-    from rocketjax.retrieval.ranking import rerank_in_parts, retrieve_in_parts
+    from rocketjax.evaluation.judged import own_passages
+    from rocketjax.retrieval.ranking import rerank_in_parts, retrieve_in_parts, without_own
+    from rocketjax.text.cut import cut_line
 
     index, texts, depth = corpus.index, corpus.passages, options.depth
     queries = read_queries(Path(options.queries))
+    asked = Split(queries, {})
+    if line := cut_line(options.queries, asked, InMemory([]), retriever.tokenizer, None):
+        say(line)
+    if not options.skip_own and (line := own_passages(queries, texts)):
+        say(f"{options.queries}: {line}; --skip-own leaves this passage out")
+    deep = max(options.top_k, depth)
     with ExitStack() as bars:
         advance = bars.enter_context(watch("retrieve", len(queries), "queries"))
-        ranked = retrieve_in_parts(retriever, index, queries, max(options.top_k, depth), advance)
+        ranked = retrieve_in_parts(retriever, index, queries, deep + options.skip_own, advance)
+        if options.skip_own:
+            ranked = ((query, without_own(query, found, deep)) for query, found in ranked)
         if reranker:
             pairs = len(queries) * min(depth, len(index.vectors))  # ScaNN may find fewer
             advance = bars.enter_context(watch("re-rank", pairs, "pairs"))

@@ -34,7 +34,7 @@ OWNERS = {
     "scann": {"retrieval.scann"},
     "orbax": {"training.checkpoint"},
     "grain": {"training.loader"},
-    "pyarrow": {"data.passages", "data.store"},
+    "pyarrow": {"data.passages", "data.store", "data.formats.rows"},
     "ijson": {"data.formats.rows"},
     "ir_measures": {"evaluation.metrics"},
     "safetensors": {"models.pretrained"},

@@ -53,6 +53,9 @@ class DataConfig:
     hold_out: Share = at("start", 0.0, judged=True)
     """Of a collection without `eval_split`: judge on this share of the training queries, chosen by
     a hash of their ids, and train on the others."""
+    leaked: Literal["skip", "train"] = at("start", "skip")
+    """Queries that say what a query of `eval_split` says, under another id: leave them out of
+    training, or train on them. Case, white space and the form of Unicode make no difference."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,15 @@ class Depths:
     """Passages retrieved for each query."""
     rerank_depth: Size = at("evaluate", 10, judged=True)
     """How many of them the re-ranker re-orders; the rest follow in the retriever's order."""
+    relevant: Size = at("evaluate", 1)
+    """Grade from which a passage is relevant to MRR, recall and success (TREC DL: 2). nDCG takes
+    the grades as they are; training takes those above 0."""
+    copies: bool = at("evaluate", False)
+    """Passages that say what one with a grade above 0 says, under another id, have its grade,
+    unless they are judged themselves."""
+    skip_own: bool = at("evaluate", False, judged=True)
+    """Leave the passage that has a query's own id out of its ranking, as BEIR does for ArguAna and
+    Quora, whose queries are passages of the corpus."""
 
 
 @dataclass(frozen=True)

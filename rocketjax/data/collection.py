@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from rocketjax.data.passages import InMemory, Passage, StoredPassages
+from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 
 Value = TypeVar("Value")
@@ -133,6 +134,12 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     kept = [query for query in split.queries if _position(query) >= share]
     held_out = [query for query in split.queries if _position(query) < share]
     return split.only(kept), split.only(held_out)
+
+
+def without_texts_of(split: Split, other: Split) -> Split:
+    """The split without the queries that say what one of `other` says, in any case of letters."""
+    asked = {said(text) for text in other.queries.values()}
+    return split.only(query for query, text in split.queries.items() if said(text) not in asked)
 
 
 def _position(query: str) -> float:

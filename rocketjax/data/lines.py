@@ -5,7 +5,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, TypeVar, cast
@@ -17,6 +17,12 @@ Policy: TypeAlias = Literal["fail", "skip"]  # what to do about a bad row
 Row = TypeVar("Row")
 UNREADABLE = (OSError, EOFError, zlib.error)  # the last two: a damaged .gz
 SHOWN = 3  # faults of a file that its note spells out
+# What people call the columns of queries, passages, judgements and training rows.
+_NAMES = re.compile(
+    r"_?id|[qpd]id|(query|corpus|doc|document|passage|topic)[-_ ]?id|query|question|anchor|topic"
+    r"|passage|document|doc|text|title|answer|(hard[-_]?)?(pos|neg)(itive|ative)?s?[-_]?[0-9]*"
+    r"|iter(ation)?|score|label|grade|rel(evance|evancy)?"
+)
 LONGEST = 16 * 2**20  # bytes of a line; a megabyte of .gz can decompress to a gigabyte
 
 
@@ -26,6 +32,7 @@ class BadRows:
     def __init__(self, policy: Policy = "fail") -> None:
         self.policy: Policy = policy
         self._faults: dict[str, list[str]] = {}
+        self._unused: dict[str, dict[str, None]] = {}  # by file; the inner dict is an ordered set
 
     def reject(self, place: str, fault: str) -> None:
         """Counts the row at `place` ("file:line") as left out.
@@ -37,12 +44,24 @@ class BadRows:
             raise InputError(f"{place}: {fault}")
         self._faults.setdefault(place.rpartition(":")[0], []).append(f"{place}: {fault}")
 
+    def unused(self, place: str, fields: Sequence[str]) -> None:
+        """Remembers fields of a good row that nothing reads."""
+        if fields:
+            self._unused.setdefault(place.rpartition(":")[0], {}).update(dict.fromkeys(fields))
+
     def notes(self) -> list[str]:
-        """A line for each file: how many rows were left out, and why, for the first few."""
-        return [
+        """A line for each file: how many rows were left out, and why, for the first few.
+
+        And one for each file with fields that nothing reads.
+        """
+        left_out = [
             f"{path}: left out {len(faults):,} bad rows: {'; '.join(faults[:SHOWN])}"
             + (" .." if len(faults) > SHOWN else "")
             for path, faults in self._faults.items()
+        ]
+        return left_out + [
+            f"{path}: not used in training so far: {', '.join(fields)[:300]}"
+            for path, fields in self._unused.items()
         ]
 
 
@@ -70,6 +89,31 @@ def parsed(
             continue
         if row is not None:
             yield place, row
+
+
+def headed(
+    path: Path, parse: Callable[[str], Row | None], bad: BadRows, starts: str = ".*"
+) -> Iterator[tuple[str, Row]]:
+    """As `parsed`, but without the first line if that is a header.
+
+    Args:
+        starts: pattern of the first column's name, where another order would be another meaning.
+    """
+    first = True
+
+    def parse_below(line: str) -> Row | None:
+        nonlocal first
+        names, first = column_names(line) if first else [], False
+        return None if names and re.fullmatch(starts, names[0]) else parse(line)
+
+    return parsed(path, parse_below, bad)
+
+
+def column_names(line: str) -> list[str]:
+    """The names in a header, such as "query-id TAB corpus-id TAB score"; none of any other line."""
+    cells = [cell.strip().lower() for cell in line.split("\t" if "\t" in line else None)]
+    known = all(_NAMES.fullmatch(cell) for cell in cells)
+    return cells if known and len(cells) > 1 else []
 
 
 def lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -174,15 +218,17 @@ def finite(text: str, field: str) -> float:
 
 
 def grade(text: str) -> int:
-    """Parses a relevance grade, which may be negative. Raises BadRow."""
-    if not re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII):
+    """Parses a relevance grade, such as 1, -1 or 1.0. Raises BadRow."""
+    match = re.fullmatch(r"(-?[0-9]{1,9})(\.0*)?", text, re.ASCII)
+    if match is None:
         raise BadRow(f"grade: expected a whole number, got {text[:40]!r}")
-    return int(text)
+    return int(match[1])
 
 
 def checked_id(value: Any, field: str) -> str:
-    """Checks that a value is a non-empty string without whitespace. Raises BadRow."""
-    name = checked_text(value, field)
+    """Checks that a value is a string without whitespace, or a whole number. Raises BadRow."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    name = checked_text(str(value) if is_number else value, field)
     if re.search(r"\s", name, re.ASCII):
         raise BadRow(
             f"{field}: {shown(name)} contains whitespace, which separates the columns of a run"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rocketjax.data.collection import Collection
@@ -22,9 +23,9 @@ from rocketjax.data.lines import (
     BadRows,
     Policy,
     checked_passage,
+    headed,
     lines,
     named_text,
-    parsed,
     plain_or_gz,
 )
 from rocketjax.data.passages import Passage
@@ -34,7 +35,7 @@ from rocketjax.runtime.progress import Say, unsaid
 
 _EXPECTED = (
     "expected a BEIR folder; one with collection.tsv, psgs_w100.tsv or para.txt; a file or folder "
-    "of training rows (.jsonl, .json, .tsv); hf:NAME; irds:ID; or demo"
+    "of training rows (.jsonl, .json, .tsv, .csv, .parquet); hf:NAME; irds:ID; or demo"
 )
 
 
@@ -92,7 +93,7 @@ def _of_file(path: Path, policy: Policy) -> Collection:
     elif stem.endswith((".tp", ".para")) or ".tp." in path.name:
         passages, notes = store(str(path), [path], partial(_numbered, path), policy)
     else:
-        return _of_rows(path, row_files(path) or {"train": path}, policy)
+        return _of_rows(path, row_files(path) or {"train": [path]}, policy)
     return Collection(path.name, passages, {}, notes)
 
 
@@ -111,17 +112,20 @@ def _numbered(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
             bad.reject(place, str(fault))
 
 
-def _of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Collection:
+def _of_rows(path: Path, files: dict[str, list[Path]], policy: Policy) -> Collection:
     """Training rows with their own passages, or with the ids of those in a corpus beside them."""
     passages, notes = _corpus_of_rows(path, files, policy)
     bad = BadRows(policy)
     splits = {
-        name: make_split(read_rows(file, bad), passages.by_id, bad) for name, file in files.items()
+        name: make_split(
+            chain.from_iterable(read_rows(file, bad) for file in some), passages.by_id, bad
+        )
+        for name, some in files.items()
     }
     return collection_of(str(path), passages, splits, [*notes, *bad.notes()])
 
 
-def _corpus_of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Stored:
+def _corpus_of_rows(path: Path, files: dict[str, list[Path]], policy: Policy) -> Stored:
     folder = path if path.is_dir() else path.parent
     beside = corpus_file(folder) if path.is_dir() else None
     if beside:
@@ -129,7 +133,7 @@ def _corpus_of_rows(path: Path, files: dict[str, Path], policy: Policy) -> Store
     corpus = plain_or_gz(folder / "corpus.jsonl")
     if corpus.is_file():
         return store(str(corpus), [corpus], partial(read_corpus, corpus), policy)
-    paths = list(files.values())
+    paths = list(chain.from_iterable(files.values()))
 
     def read(bad: BadRows) -> Iterator[tuple[str, Passage]]:
         return passages_of(paths, bad, read_rows)
@@ -155,7 +159,7 @@ def read_queries(path: Path) -> dict[str, str]:
         return read_json_queries(path, BadRows())
     queries: dict[str, str] = {}
     rows = (
-        _queries_by_number(path) if path.suffix == ".txt" else parsed(path, named_text, BadRows())
+        _queries_by_number(path) if path.suffix == ".txt" else headed(path, named_text, BadRows())
     )
     for place, (query, text) in rows:
         if query in queries:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from rocketjax.data.lines import BadRow, BadRows, checked_id, finite, parsed
+from rocketjax.data.lines import BadRow, BadRows, checked_id, finite, headed
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_file
+from rocketjax.runtime.progress import Say, unsaid
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
@@ -36,29 +38,41 @@ def write_rankings(
     return count
 
 
-def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
+def read_run(path: Path, say: Say = unsaid) -> dict[str, list[tuple[str, float]]]:
     """Reads a TREC run: query id -> (passage id, score), sorted by score and, for ties, by rank.
 
     Columns are separated by ASCII whitespace. A .gz file is decompressed. (trec_eval ignores the
     rank and breaks ties by passage id.) MS MARCO's top1000 files (query id, passage id and both
     texts, separated by tabs) can be read too: in the file's order, with scores 0, -1, -2 ..
 
+    Args:
+        path: of the file.
+        say: gets a line if ranks contradict scores, as they do where low scores are the best.
+
     Raises:
         InputError: no such file, an empty one, a line in neither format, a score or rank that is
             not a finite number, or a duplicate passage for a query; file, line and field are named.
     """
     rows: dict[str, dict[str, tuple[float, float]]] = {}
-    for place, (query, pid, number, position) in parsed(path, _ranked, BadRows()):
+    for place, (query, pid, number, position) in headed(path, _ranked, BadRows()):
         ranked = rows.setdefault(query, {})
         if pid in ranked:
             raise InputError(f"{place}: passage: duplicate {pid!r} for query {query!r}")
         ranked[pid] = (len(ranked) if number is None else -number, position)
     if not rows:
         raise InputError(f"{path}: contains no rankings")
-    return {
-        query: [(pid, -ranked[pid][0]) for pid in sorted(ranked, key=ranked.__getitem__)]
-        for query, ranked in rows.items()
-    }
+    found = {query: sorted(ranked, key=ranked.__getitem__) for query, ranked in rows.items()}
+    odd = [
+        query
+        for query, pids in found.items()
+        if any(rows[query][a][1] > rows[query][b][1] for a, b in pairwise(pids))
+    ]
+    if odd:
+        say(
+            f"{path}: ranks contradict scores in {len(odd):,} of {len(found):,} queries (the first "
+            f"is {odd[0]!r}); scores count, the highest first, as in trec_eval"
+        )
+    return {query: [(pid, -rows[query][pid][0]) for pid in pids] for query, pids in found.items()}
 
 
 def _ranked(line: str) -> tuple[str, str, float | None, float]:

@@ -33,7 +33,7 @@ from rocketjax.runtime.files import cache_folder, read_json
 
 # Of the parsers: raised when one of them makes different passages of the same file, so that what
 # earlier ones stored is not used.
-_VERSION = 2
+_VERSION = 3
 
 Read = Callable[[BadRows], Iterator[tuple[str, Passage]]]  # yields places and passages
 

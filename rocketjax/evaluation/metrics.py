@@ -14,28 +14,35 @@ from rocketjax.runtime.files import write_text
 
 Ranked: TypeAlias = Mapping[str, Sequence[str]]  # query id -> passage ids, best first
 CUTOFFS = (5, 20, 50, 100, 1000)
+
+
 # Name -> cut-off and measure. recall@k is the share of the relevant passages that are found;
 # success@k the share of queries with at least one hit, which RocketQA's and DPR's papers call R@k.
 # Not parsed from names: ir-measures' parser needs what Python 3.12 deprecates and 3.14 lacks.
-MEASURES = {
-    "MRR@10": (10, ir_measures.RR @ 10),
-    "nDCG@10": (10, ir_measures.nDCG @ 10),
-    **{f"recall@{k}": (k, ir_measures.R @ k) for k in CUTOFFS},
-    **{f"success@{k}": (k, ir_measures.Success @ k) for k in CUTOFFS},
-}
+def _measures(relevant: int) -> dict[str, tuple[int, ir_measures.Measure]]:
+    """The measures, of which all but nDCG count passages with at least this grade."""
+    return {
+        "MRR@10": (10, ir_measures.RR(rel=relevant) @ 10),
+        "nDCG@10": (10, ir_measures.nDCG @ 10),
+        **{f"recall@{k}": (k, ir_measures.R(rel=relevant) @ k) for k in CUTOFFS},
+        **{f"success@{k}": (k, ir_measures.Success(rel=relevant) @ k) for k in CUTOFFS},
+    }
 
 
-def per_query(qrels: Qrels, run: Ranked, depth: int = 1000) -> dict[str, dict[str, float]]:
+def per_query(
+    qrels: Qrels, run: Ranked, depth: int = 1000, relevant: int = 1
+) -> dict[str, dict[str, float]]:
     """Each measure's value for every judged query: measure -> query id -> value in [0, 1].
 
     All queries of the qrels count, as in MS MARCO's own evaluation; one that the run leaves out has
-    0, and so has one without a relevant passage (no grade above 0). Queries that are not judged do
+    0, and so has one without a relevant passage. Queries that are not judged do
     not count. The run's order is what is judged: ties of scores are the searcher's affair, not the
     metric's.
 
     Args:
         depth: how many passages the run holds for a query; recall and success beyond it would
             look worse than they are, and are left out. MRR@10 and nDCG@10 never are.
+        relevant: the grade from which a passage is relevant (rel of ir-measures); nDCG has none.
 
     Raises:
         InputError: no query is judged, a duplicate passage in a query's ranking, or one is no
@@ -45,7 +52,7 @@ def per_query(qrels: Qrels, run: Ranked, depth: int = 1000) -> dict[str, dict[st
         raise InputError("no query is judged, so there is nothing to measure; choose another split")
     names = {
         measure: name
-        for name, (cutoff, measure) in MEASURES.items()
+        for name, (cutoff, measure) in _measures(relevant).items()
         if cutoff <= depth or name in ("MRR@10", "nDCG@10")
     }
     scored = {query: _descending(query, run[query]) for query in qrels if query in run}

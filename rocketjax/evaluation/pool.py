@@ -31,6 +31,7 @@ class Pool:
 
     split: Split
     passages: Mapping[str, Sequence[str]]
+    relevant: int = 1  # see metrics.per_query
 
 
 def draw_queries(split: Split, most: int, seed: int) -> Split:
@@ -40,7 +41,7 @@ def draw_queries(split: Split, most: int, seed: int) -> Split:
     return split.only([names[i] for i in sorted(places)])
 
 
-def make_pool(split: Split, found: Rankings, depth: int) -> Pool:
+def make_pool(split: Split, found: Rankings, depth: int, relevant: int = 1) -> Pool:
     """The first `depth` passages ranked for each query, and its judged ones."""
     passages = {
         query: list(
@@ -48,17 +49,21 @@ def make_pool(split: Split, found: Rankings, depth: int) -> Pool:
         )
         for query in split.qrels
     }
-    return Pool(split, passages)
+    return Pool(split, passages, relevant)
 
 
 def evaluate_pool(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:
     """MRR@10 and nDCG@10 of both models on a pool: "retriever MRR@10" and so on."""
     pairs = [(query, pid) for query, pids in pool.passages.items() for pid in pids]
     scores = score_both(model, pairs, pool.split.queries, passages)
+    measured = {
+        name: metrics.per_query(pool.split.qrels, _ranked(pairs, found), relevant=pool.relevant)
+        for name, found in scores.items()
+    }
     return {
         f"{name} {measure}": round(metrics.mean(values), 6)
-        for name, found in scores.items()
-        for measure, values in metrics.per_query(pool.split.qrels, _ranked(pairs, found)).items()
+        for name, measures in measured.items()
+        for measure, values in measures.items()
         if measure in MEASURES
     }
 

@@ -53,13 +53,15 @@ class Report:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def measure_run(split: Split, collection: Collection, run: Rankings, depth: int) -> PerQuery:
-    """Every measure of one run whose cut-off is within `depth`.
+def measure_run(
+    split: Split, collection: Collection, run: Rankings, depth: int, relevant: int = 1
+) -> PerQuery:
+    """Every measure of one run whose cut-off is within `depth`; see `metrics.per_query`.
 
     Answer recall (DPR) is among them where the queries have answers.
     """
     ids = {query: [pid for pid, _ in ranked] for query, ranked in run.items()}
-    values = metrics.per_query(split.qrels, ids, depth)
+    values = metrics.per_query(split.qrels, ids, depth, relevant)
     if split.answers:
         cutoffs = [k for k in (5, 20, 50, 100) if k <= depth]
         values |= answer_recall(split.answers, ids, lambda pid: collection.by_id[pid].text, cutoffs)
@@ -71,8 +73,8 @@ def measure(
 ) -> dict[str, PerQuery]:
     """Every measure of both models' runs, and of the oracle's."""
     return {
-        "retriever": measure_run(split, collection, runs.retriever, config.top_k),
-        "reranker": measure_run(split, collection, runs.reranker, config.top_k),
+        "retriever": measure_run(split, collection, runs.retriever, config.top_k, config.relevant),
+        "reranker": measure_run(split, collection, runs.reranker, config.top_k, config.relevant),
         "oracle": oracle_of(split, runs.retriever, config),
     }
 
@@ -84,7 +86,7 @@ def oracle_of(split: Split, found: Rankings, config: Depths) -> PerQuery:
     """
     ids = {query: [pid for pid, _ in ranked] for query, ranked in found.items()}
     ideal = metrics.oracle(split.qrels, ids, config.rerank_depth)
-    return metrics.per_query(split.qrels, ideal, config.top_k)
+    return metrics.per_query(split.qrels, ideal, config.top_k, config.relevant)
 
 
 def write(

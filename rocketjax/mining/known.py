@@ -29,7 +29,8 @@ class Known:
     def left(self, query: str, found: Sequence[str], depth: int) -> Left:
         """The first `depth` of the passages found that do not answer the query.
 
-        A passage answers it that is, or says the same as, a positive of any query of its text.
+        A passage answers it that is, or says the same as, a positive of any query of its text. Nor
+        is the query its own negative.
         """
         own = set(self.positives(query))
         ids, answers = self._answers(query)
@@ -40,6 +41,8 @@ class Known:
                 break
             if pid in ids or self.says.get(pid) in answers:
                 copies += pid not in own
+            elif pid == query:
+                continue  # where queries are passages of the corpus (ArguAna)
             else:
                 left.append(pid)
         return Left(tuple(left), copies)

@@ -179,7 +179,7 @@ def _candidates(
             query
             for query in waiting
             if len(result[query].passages) < depth
-            and not (all_found or top_k >= depth + known.number(query))
+            and not (all_found or top_k > depth + known.number(query))
         ]
         top_k *= 2
     return result

@@ -10,9 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from rocketjax.config.schema import Config, DataConfig
-from rocketjax.data.collection import Collection, Split, hold_out, relevant, sample_queries
+from rocketjax.data.collection import (
+    Collection,
+    Split,
+    hold_out,
+    relevant,
+    sample_queries,
+    without_texts_of,
+)
 from rocketjax.data.copies import shared_positives
 from rocketjax.data.load import load_collection
+from rocketjax.evaluation.judged import as_judged
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, Watch
@@ -54,6 +62,8 @@ class Run:
         if not self.config.lists.pseudo_positives:
             return {}  # some collections would fetch them now
         split = self.collection.splits.get("unlabelled")
+        if split and self.config.data.leaked == "skip":
+            split = without_texts_of(split, self.held_out)
         return dict(split.queries) if split else {}
 
     @cached_property
@@ -80,12 +90,12 @@ def open_run(config: Config, folder: Path, watching: Watching) -> Run:
     if config.lists.source == "given":
         len(train.negatives)  # otherwise read late: bad rows are reported before hours of work
     trains = any(getattr(config, name).steps for name in WITH_STEPS)
-    for split, name, wanted in ((train, "train", trains), (held_out, "eval", True)):
-        if wanted and not any(relevant(judged) for judged in split.qrels.values()):
-            raise InputError(
-                f"{collection.name}: no query of data.{name}_split has a relevant passage (a grade "
-                "above 0); choose another split, or correct its judgements"
-            )
+    if trains and not any(relevant(judged) for judged in train.qrels.values()):
+        raise InputError(
+            f"{collection.name}: no query of data.train_split has a relevant passage (a grade "
+            "above 0); choose another split, or correct its judgements"
+        )
+    held_out = as_judged(held_out, collection, config.evaluate, say)
     say(
         f"{collection.name}: {len(collection.passages):,} passages, {len(train.queries):,} "
         f"training queries, {len(held_out.queries):,} held-out queries"
@@ -95,6 +105,25 @@ def open_run(config: Config, folder: Path, watching: Watching) -> Run:
 
 def splits_of(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:
     """What to train on, and what to judge on, which is no part of it."""
+    train, judged = _splits(collection, config, say)
+    kept = without_texts_of(train, judged)
+    if train.queries and not kept.queries and config.leaked == "skip":
+        raise InputError(
+            f"{collection.name}: all {len(train.queries):,} training queries say what a held-out "
+            "query says, and models are not judged on what they were trained on; choose another "
+            "split to judge on (--data.eval-split), or train on them all the same: --data.leaked "
+            "train"
+        )
+    if leaked := len(train.queries) - len(kept.queries):
+        skipped = "not trained on (--data.leaked train does)"
+        say(
+            f"{collection.name}: {leaked:,} training queries say what a held-out query says, under "
+            f"other ids, and are {skipped if config.leaked == 'skip' else 'trained on'}"
+        )
+    return (kept if config.leaked == "skip" else train), judged
+
+
+def _splits(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:
     train = collection.split(config.train_split)
     if not config.hold_out:
         if config.eval_split == config.train_split:

@@ -3,6 +3,7 @@
 A pool is made of what was ranked first before joint training; see rocketjax/evaluation/pool.py.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rocketjax.models.encoder import Params
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.models import open_warmed, warmed_corpus_folder
 from rocketjax.retrieval.model import Model
-from rocketjax.retrieval.ranking import Rankings, retrieve
+from rocketjax.retrieval.ranking import Rankings, retrieve_judged
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import write_text
@@ -44,7 +45,8 @@ def pool_judge(run: Run, start: Model) -> Judge | None:
         return None
     queries = draw_queries(run.held_out, config.evaluate.every_queries, config.seed)
     first_ranked = _ranked_before(run, start.retriever, queries)
-    pool = make_pool(queries, first_ranked, config.evaluate.rerank_depth)
+    depths = config.evaluate
+    pool = make_pool(queries, first_ranked, depths.rerank_depth, depths.relevant)
     passages = run.collection.by_id
 
     def judge(step: int, params: Params) -> dict[str, float]:
@@ -70,8 +72,9 @@ def _ranked_before(run: Run, retriever: Retriever, queries: Split) -> Rankings:
                 f"{folder}: gone, and evaluation during training searches it once more; bring it "
                 "back, or turn that evaluation off: --evaluate.every 0"
             )
-        corpus, depth = open_warmed(run, retriever), run.config.evaluate.rerank_depth
-        rankings = retrieve(retriever, corpus.index, queries.queries, depth, run.watch)
+        corpus, depths = open_warmed(run, retriever), run.config.evaluate
+        depths = dataclasses.replace(depths, top_k=depths.rerank_depth)
+        rankings = retrieve_judged(retriever, corpus.index, queries.queries, depths, run.watch)
         processes.from_main(lambda: _write_pool(path, rankings))
     return read_run(path)
 

@@ -1,23 +1,71 @@
 """Opens a run folder: a new one, or one to resume, and what of it must run again."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 from rocketjax.config.changes import EFFECTS, ORDER, changes, differences
 from rocketjax.config.options import dump, load
 from rocketjax.config.schema import Config, HostsConfig
+from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.stages import STAGES
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.files import is_empty, read_json, remove, sweep, write_json, write_text
+from rocketjax.runtime.files import (
+    is_empty,
+    read_json,
+    read_object,
+    remove,
+    sweep,
+    write_json,
+    write_text,
+)
 from rocketjax.runtime.lock import NAME as LOCK
 from rocketjax.runtime.progress import Say
 from rocketjax.training.journal import forget
 
 UNFINISHED = "unfinished.json"  # the stage that was stopped, and its seconds until then
+COLLECTION = "collection.json"  # a hash of what is trained and judged on
 
 
-def open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
+def content_of(run: Run) -> str:
+    """A hash of the passages, and of the queries and judgements that the run trains and judges on.
+
+    Where the collection lies, and by which name, makes no difference.
+    """
+    train, judged = run.train, run.held_out
+    parts = [run.queries, train.qrels, judged.queries, judged.qrels, judged.answers]
+    if run.config.lists.source == "given":
+        parts.append(train.negatives)
+    text = json.dumps([dict(part) for part in parts], sort_keys=True, default=dict)
+    digest = hashlib.blake2b(run.collection.fingerprint.encode(), digest_size=16)
+    digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def record_content(folder: Path, content: str) -> None:
+    """Writes down what the run in this folder trains and judges on."""
+    write_json(folder / COLLECTION, {"content": content})
+
+
+def is_renamed(folder: Path, config: Config) -> bool:
+    """Whether the folder holds a run of a collection by another name, whose content is known."""
+    known = all((folder / name).is_file() for name in ("config.yaml", COLLECTION))
+    if not known or config.overwrite:
+        return False
+    return load(folder / "config.yaml").data.collection != config.data.collection
+
+
+def open_folder(
+    folder: Path, config: Config, say: Say, content: str | None = None
+) -> dict[str, float]:
     """The stages that are done, with their seconds; none in a new folder, or one to start over in.
+
+    Args:
+        folder: the run's.
+        config: the options it is to go on with.
+        say: prints what stays though it depends on other options.
+        content: of the collection, if `is_renamed`: with the content it had, it is the same one.
 
     Raises:
         InputError: the folder holds no run, or one with other options and `from_stage` does not
@@ -25,11 +73,11 @@ def open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
     """
     # A folder with nothing but a config is left by a run refused before its first stage.
     there = [path for path in folder.iterdir() if path.name not in (LOCK, UNFINISHED)]
-    if not is_empty(folder) and {path.name for path in there} != {"config.yaml"}:
+    if not is_empty(folder) and not {path.name for path in there} <= {"config.yaml", COLLECTION}:
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: holds other files and no run; choose another --run-dir")
         if not config.overwrite:
-            return _resume(folder, config, say)
+            return _resume(folder, config, say, content)
         for path in sorted(there, key=lambda path: path.name == "config.yaml"):
             remove(path)  # the config last: stopped halfway, it is still a run's folder
     if config.from_stage not in (None, "start"):
@@ -39,8 +87,12 @@ def open_folder(folder: Path, config: Config, say: Say) -> dict[str, float]:
     return {}
 
 
-def _resume(folder: Path, config: Config, say: Say) -> dict[str, float]:
+def _resume(folder: Path, config: Config, say: Say, content: str | None) -> dict[str, float]:
     old = load(folder / "config.yaml")
+    if content and content == read_object(folder / COLLECTION).get("content"):
+        name = config.data.collection
+        say(f"{name} has the content that {old.data.collection} had: the run resumes with it")
+        old = dataclasses.replace(old, data=dataclasses.replace(old.data, collection=name))
     changed = differences(old, config)
     if changed and config.from_stage is None:
         raise InputError(

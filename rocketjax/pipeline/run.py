@@ -14,8 +14,17 @@ from rocketjax.config.options import checked, dump
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
-from rocketjax.pipeline.context import WITH_STEPS, Watching, open_run
-from rocketjax.pipeline.resume import UNFINISHED, lasting, open_folder, write_done
+from rocketjax.inference.start import pretrained_tokenizer
+from rocketjax.pipeline.context import WITH_STEPS, Run, Watching, open_run
+from rocketjax.pipeline.resume import (
+    UNFINISHED,
+    content_of,
+    is_renamed,
+    lasting,
+    open_folder,
+    record_content,
+    write_done,
+)
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
 from rocketjax.runtime import processes
@@ -26,6 +35,7 @@ from rocketjax.runtime.lock import held_by_main
 from rocketjax.runtime.memory import release_freed_memory
 from rocketjax.runtime.progress import Say, Watch
 from rocketjax.runtime.signals import Preempted
+from rocketjax.text.cut import cut_line
 from rocketjax.training.callbacks import Callback
 from rocketjax.training.trackers import check_wandb
 
@@ -67,8 +77,11 @@ def run(
 
 
 def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
-    say = watching.say
-    done = processes.from_main(lambda: open_folder(folder, config, say))
+    say, context = watching.say, None
+    if processes.from_main(lambda: is_renamed(folder, config)):
+        context = open_run(config, folder, watching)
+    content = content_of(context) if context else None
+    done = processes.from_main(lambda: open_folder(folder, config, say, content))
     waiting = [stage for stage in STAGES if stage.name not in done]
     chosen = [stage for stage in waiting if not config.stages or stage.name in config.stages]
     if chosen:
@@ -78,7 +91,11 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
                 "--loss.preset custom uses them"
             )
         say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
-        context = open_run(config, folder, watching)
+        context = context or open_run(config, folder, watching)
+        content = content or content_of(context)
+        processes.from_main(lambda: record_content(folder, content))
+        if chosen[0].name == "start":  # later, the weights may be gone
+            _say_what_is_cut(context)
         for stage in chosen:
             _check_earlier(stage, done)
             say(f"{stage.name}")
@@ -97,6 +114,15 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
     if processes.is_main() and (chosen or not (folder / "report.html").is_file()):
         page.write(folder)
     return dataclasses.replace(results.load(folder), seconds=done)  # pyright: ignore
+
+
+def _say_what_is_cut(context: Run) -> None:
+    config, passages = context.config, context.collection.passages
+    weights = (config.retriever.weights, config.reranker.weights)
+    tokenizers = [pretrained_tokenizer(name, config.text) for name in weights]
+    for name, split in (("training", context.train), ("held-out", context.held_out)):
+        if line := cut_line(f"{name} texts", split, passages, *tokenizers):
+            context.say(line)
 
 
 @contextmanager

@@ -134,11 +134,26 @@ def rerank_in_parts(
         yield query, head + tail
 
 
+def without_own(query: str, ranked: Ranking, top_k: int) -> Ranking:
+    """A query's first `top_k` passages, without the one that has its own id (BEIR's rule)."""
+    return [(pid, score) for pid, score in ranked if pid != query][:top_k]
+
+
+def retrieve_judged(
+    retriever: Retriever, index: Index, queries: Mapping[str, str], depths: Depths, watch: Watch
+) -> Rankings:
+    """As `retrieve`, for judging: `depths` says how many, and whether the query's own is one."""
+    found = retrieve(retriever, index, queries, depths.top_k + depths.skip_own, watch)
+    if not depths.skip_own:
+        return found
+    return {query: without_own(query, ranked, depths.top_k) for query, ranked in found.items()}
+
+
 def retrieve_and_rerank(
     model: Model, corpus: Corpus, queries: Mapping[str, str], depths: Depths, watch: Watch
 ) -> Runs:
     """Both models' rankings of the same queries."""
-    found = retrieve(model.retriever, corpus.index, queries, depths.top_k, watch)
+    found = retrieve_judged(model.retriever, corpus.index, queries, depths, watch)
     depth = depths.rerank_depth
     ordered = rerank(model.reranker, found, queries, corpus.passages, depth, watch)
     return Runs(found, ordered)

@@ -11,9 +11,9 @@ import grain
 import numpy as np
 
 from rocketjax.data.collection import Split
-from rocketjax.data.copies import said
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
+from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, chunk_count, pad
 from rocketjax.text.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ class Member(NamedTuple):
     """A passage of a list."""
 
     passage: Passage
-    said: bytes  # what it says (see data/copies.py)
+    said: bytes  # what it says (see data/said.py)
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,43 @@ def test_a_file_of_queries_becomes_a_run_that_can_be_re_ranked_and_judged(
     assert len((tmp_path / "values" / "plain.per_query.tsv").read_text().splitlines()) == 21
 
 
+def test_a_query_that_is_a_passage_is_not_found_by_itself(run, collection, tmp_path, capsys):
+    """As BEIR does for ArguAna: neither in a file of rankings nor where a model is judged."""
+    own = shutil.copytree(collection, tmp_path / "own")
+    rows = [json.loads(x) for x in (own / "corpus.jsonl").read_text().splitlines()]
+    queries = "".join(json.dumps({"_id": r["_id"], "text": r["text"]}) + "\n" for r in rows[:8])
+    (own / "queries.jsonl").write_text(queries)
+    for path in (own / "qrels").iterdir():
+        path.unlink()
+    counters = "".join(f"p{i}\tp{i + 10}\t1\n" for i in range(8))
+    (own / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\n{counters}")
+    found = {}
+    for name, more in (("kept", []), ("skipped", ["--skip-own"])):
+        args = ["--model", str(run), "--queries", str(own / "queries.jsonl"), "--depth", "10"]
+        assert search.main([*args, *more, "--output", str(tmp_path / name), "--top-k", "12"]) == 0
+        found[name] = read_run(tmp_path / name)
+        said = words(capsys.readouterr().out)
+        assert ("8 of 8 queries have the id of a passage" in said) == (name == "kept")
+    # A passage of equal text is as close, and there are few words.
+    assert any(query in {p for p, _ in ranked} for query, ranked in found["kept"].items())
+    for query, ranked in found["skipped"].items():
+        assert query not in {pid for pid, _ in ranked} and len(ranked) == 12
+    args = ["--collection", str(own), "--model", str(run), "--per-query", str(tmp_path / "values")]
+    args += ["--evaluate.top-k", "12", "--evaluate.rerank-depth", "10", "--evaluate.skip-own"]
+    assert evaluate.main(args) == 0
+    out = words(capsys.readouterr().out)
+    assert "this passage is left out" in out and "without the query's own passage" in out
+    values = (tmp_path / "values" / "reranker.per_query.tsv").read_text().splitlines()
+    ranks = {
+        q: [p for p, _ in ranked].index(f"p{int(q[1:]) + 10}") + 1
+        for q, ranked in found["skipped"].items()
+        if f"p{int(q[1:]) + 10}" in {p for p, _ in ranked[:10]}
+    }
+    for line in values[1:]:
+        query, mrr = line.split("\t")[:2]
+        assert float(mrr) == pytest.approx(1 / ranks[query] if query in ranks else 0, rel=1e-5)
+
+
 def test_evaluate_a_model_gives_what_its_run_reported(run, collection, capsys):
     args = ["--collection", str(collection), "--model", str(run)]
     assert evaluate.main([*args, "--evaluate.top-k", "20", "--evaluate.rerank-depth", "10"]) == 0
@@ -481,7 +518,7 @@ def test_bad_rows_are_left_out_where_asked(run, collection, tmp_path, capsys):
 def test_answers_are_not_sought_in_passages_that_are_not_there(collection, tmp_path, capsys):
     answered = shutil.copytree(collection, tmp_path / "answered")
     (answered / "answers.jsonl").write_text('{"_id": "q45", "answers": ["cat"]}\n')
-    (tmp_path / "run.trec").write_text("q45 Q0 p99 1 1 x\n")
+    (tmp_path / "run.trec").write_text("q45 Q0 p99 1 1 x\nq45 Q0 p1 2 0 x\n")
     args = ["--runs", str(tmp_path / "run.trec"), "--collection"]
     assert evaluate.main([*args, str(answered)]) == 2
     said = "passage 'p99' of query 'q45' is not in answered, so that no answer can be sought"

@@ -75,7 +75,8 @@ def test_packed_files_are_read(folder):
         ("corpus.jsonl", '{"_id": "p9", "text": 5}', "text: .*5"),
         ("corpus.jsonl", '{"_id": "p9", "title": ["a"], "text": "a"}', "title: .*'a'"),
         ("corpus.jsonl", '{"text": "a"}', "_id: .*None"),
-        ("corpus.jsonl", '{"_id": 9, "text": "a"}', "_id: .*9"),
+        ("corpus.jsonl", '{"_id": 9.5, "text": "a"}', "_id: .*9.5"),
+        ("corpus.jsonl", '{"_id": true, "text": "a"}', "_id: .*True"),
         ("corpus.jsonl", '{"_id": "p1", "text": "a"}', "id: duplicate 'p1'"),
         ("queries.jsonl", "text", "not JSON"),
         ("queries.jsonl", "5", "expected an object"),
@@ -84,11 +85,11 @@ def test_packed_files_are_read(folder):
         ("queries.jsonl", '{"_id": "q2", "text": "a"}', "_id: duplicate 'q2'"),
         ("qrels/train.tsv", "q9\tp1\t1", "query: 'q9' is not among"),
         ("qrels/train.tsv", "q1\tp9\t1", "passage: 'p9' is not in the corpus"),
-        ("qrels/train.tsv", "q1 p1 1", "expected query-id, corpus-id, score"),
+        ("qrels/train.tsv", "q1 p1", "expected query-id, corpus-id, score"),
         ("qrels/train.tsv", "q1\t0\tp1\t1", "expected query-id, corpus-id, score"),
-        ("qrels/train.tsv", "q1\tp1\t0.5", "expected query-id, corpus-id, score"),
-        ("qrels/train.tsv", "q1\tp1\t²", "expected query-id, corpus-id, score"),
-        ("qrels/train.tsv", "q1\tp1\t--1", "expected query-id, corpus-id, score"),
+        ("qrels/train.tsv", "q1\tp1\t0.5", "grade: expected a whole number"),
+        ("qrels/train.tsv", "q1\tp1\t²", "grade: expected a whole number"),
+        ("qrels/train.tsv", "q1\tp1\t--1", "grade: expected a whole number"),
         ("qrels/train.tsv", "q1\tp1\t1", "grade: 1, but 'q1' with 'p1' had 2"),
         ("corpus.jsonl", '{"_id": "p 9", "text": "a"}', "_id: 'p 9' contains whitespace"),
         ("queries.jsonl", '{"_id": "q\\t9", "text": "a"}', "_id: .* contains whitespace"),
@@ -133,10 +134,44 @@ def test_a_judgement_may_stand_twice_if_it_says_the_same(folder):
     assert read_beir(folder).splits["train"].qrels["q1"] == {"p1": 2, "p3": 0}
 
 
-def test_judgements_without_a_header_are_refused_not_lost(folder):
+@pytest.mark.parametrize(
+    "head",
+    ["", "query-id\tcorpus-id\tscore\n", "qid docid relevance\n", "\n_id\tpassage_id\tLabel\n"],
+)
+@pytest.mark.parametrize("line", ["q1\tp1\t2", "q1 p1 2", "q1\tp1\t2.0", "q1  p1\t2."])
+def test_the_first_line_of_judgements_is_a_header_only_if_it_looks_like_one(folder, head, line):
+    (folder / "qrels/train.tsv").write_text(f"{head}{line}\nq2\tp2\t1\n")
+    assert read_beir(folder).splits["train"].qrels == {"q1": {"p1": 2}, "q2": {"p2": 1}}
+
+
+@pytest.mark.parametrize(
+    "line", ["q1\tp1", "q1\tp1\thigh", "query-id\tp1\t1", "q1,p1,1", "docid\tqid\tscore"]
+)
+def test_a_damaged_first_line_of_judgements_is_named(folder, line):
     path = folder / "qrels/train.tsv"
-    path.write_text("q1\tp1\t1\nq2\tp2\t1\n")
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:1: expected the header query"):
+    path.write_text(f"{line}\nq2\tp2\t1\n")
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}:1: "):
+        read_beir(folder)
+
+
+def test_rows_beside_a_corpus_that_are_not_read_are_named(folder):
+    for name in ("train.jsonl", "hard_negatives.parquet", "answers.jsonl", "info.json", "x.md"):
+        (folder / name).write_text("")
+    (note,) = load_collection(str(folder)).notes
+    assert note.startswith(f"{folder}: not read") and "hard_negatives.parquet, train.jsonl" in note
+    assert "answers" not in note and "info" not in note
+
+
+def test_whole_numbers_are_ids(folder):
+    (folder / "corpus.jsonl").write_text('{"_id": 0, "text": "a"}\n{"_id": "1", "text": "b"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": 7, "text": "c"}\n')
+    for name in ("train", "dev"):
+        (folder / f"qrels/{name}.tsv").write_text("7\t0\t1\n")
+    read = read_beir(folder)
+    assert [passage.id for passage in read.passages] == ["0", "1"]
+    assert read.splits["dev"].queries == {"7": "c"}
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}\n')
+    with pytest.raises(InputError, match="duplicate '1'"):
         read_beir(folder)
 
 

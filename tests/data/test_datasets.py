@@ -47,7 +47,7 @@ def test_rows_of_a_dataset_are_read(datasets, tmp_path):
     assert (list(train.queries.values()), list(test.queries.values())) == (["q1"], ["q2"])
     assert collection.by_id[next(iter(next(iter(test.qrels.values()))))].text == "b"
     jsonl(folder / "test.jsonl", [{"anchor": "q2", "positive": "b", "negative_1": " "}])
-    with pytest.raises(InputError, match=r"/test:0: negative: expected non-empty text"):
+    with pytest.raises(InputError, match=r"/test:0: negative_1: expected non-empty text"):
         load_collection(f"hf:{folder}")
     with pytest.raises(InputError, match="nowhere: cannot be loaded"):
         load_collection(f"hf:{tmp_path}/nowhere")

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from rocketjax.config.schema import Config, DataConfig, ListConfig
 from rocketjax.data.collection import hold_out, sample_queries
 from rocketjax.data.formats.msmarco import read_msmarco
-from rocketjax.data.load import load_collection
+from rocketjax.data.load import load_collection, read_queries
 from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_run
 from rocketjax.pipeline import context
-from rocketjax.pipeline import lists as rounds
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
 
@@ -62,6 +61,28 @@ def test_packed_files_and_a_mark_at_the_start_are_read(folder):
     assert list(packed.passages) == list(plain.passages)
     assert packed.splits == plain.splits
     assert packed.fingerprint == plain.fingerprint
+
+
+def test_headers_are_no_rows_and_texts_of_triples_are_said_not_to_be_read(folder):
+    plain = load_collection(str(folder))
+    heads = {"collection": "pid\tpassage", "queries.train": "qid\tquery", "queries.dev": "id\ttext"}
+    for name, head in {**heads, "qrels.train": "query-id\tcorpus-id"}.items():
+        path = folder / f"{name}.tsv"
+        path.write_bytes(head.encode() + b"\r\n" + path.read_bytes())
+    (folder / "triples.train.small.tsv").write_text("who purrs?\tA cat purrs.\tDogs bark.\n")
+    said = []
+    headed = load_collection(str(folder), say=said.append)
+    assert list(headed.passages) == list(plain.passages)
+    assert {name: dict(vars(split), negatives=0) for name, split in headed.splits.items()} == {
+        name: dict(vars(split), negatives=0) for name, split in plain.splits.items()
+    }
+    assert len(said) == 1
+    assert said[0].startswith(f"{folder}/triples.train.small.tsv: not read")
+    queries = folder / "queries.train.tsv"
+    assert read_queries(queries) == {"7": "who purrs?", "8": "who sleeps?", "9": "who knows?"}
+    (folder / "qrels.train.tsv").write_text("pid\tqid\n0\t7\n")
+    with pytest.raises(InputError, match=r"qrels\.train\.tsv:1: query: 'pid' is not among"):
+        load_collection(str(folder))
 
 
 def test_of_a_file_and_its_packed_copy_the_first_is_read(folder):
@@ -243,17 +264,15 @@ def test_triples_are_read_when_negatives_are_asked_for_and_not_before(broken):
 
 
 def test_training_on_mined_lists_does_not_read_triples(broken):
-    def queries(source):
+    def opened(source):
         data = DataConfig(str(broken), hold_out=0.5, eval_split="test")
         config = Config(data=data, lists=ListConfig(source=source))
-        run = context.open_run(config, broken, context.Watching(print, unwatched))
-        names = rounds._warm_queries(run)
-        return names, rounds._given(run, names)
+        return context.open_run(config, broken, context.Watching(print, unwatched))
 
-    names, given = queries("mined")
-    assert names and given == []
+    run = opened("mined")
+    assert run.order and run.judged.queries
     with pytest.raises(InputError, match=r"full\.2\.tsv:5: expected query TAB positive"):
-        queries("given")
+        opened("given")
 
 
 def test_a_title_that_is_left_out_is_counted(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocketjax.data.formats.rows import row_of
+from rocketjax.data.formats.row import row_of
 from rocketjax.data.lines import BadRow
 from rocketjax.data.load import load_collection
 from rocketjax.data.passages import Passage
@@ -212,6 +212,175 @@ def test_a_positive_of_one_row_is_no_negative_of_another(tmp_path):
     assert not set(positives) & set(negatives)
 
 
+def texts_of(collection, split="train"):
+    """Of each query: its positives, its negatives and its answers, as texts."""
+    part = collection.splits[split]
+
+    def text(pid):
+        return collection.by_id[pid].text
+
+    return {
+        part.queries[query]: (
+            set(map(text, part.qrels.get(query, ()))),
+            list(map(text, part.negatives[query])),
+            list(part.answers.get(query, ())),
+        )
+        for query in part.queries
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "negatives", "answers"),
+    [
+        ({"positive": "p", "negatives": ["a", "b"]}, ["a", "b"], []),
+        ({"positive": "p", "negative1": "a", "negative2": "b"}, ["a", "b"], []),
+        ({"positive": "p", "negative_1": "a", "negative_2": ["b", "c"]}, ["a", "b", "c"], []),
+        ({"positive": ["p"], "neg": ["a"], "hard_negatives": ["b"]}, ["a", "b"], []),
+        ({"pos": "p", "neg": "a", "negative": None}, ["a"], []),
+        ({"positives": ["p"], "answers": ["x", "y"]}, [], ["x", "y"]),
+        ({"positive": "p", "answer": "x"}, [], ["x"]),
+        ({"positive": "p", "answer": "", "hardneg": "a"}, ["a"], []),
+        ({"pos": ["p"], "neg": [], "answers": ["x"]}, [], ["x"]),
+        ({"answer": "p"}, [], []),
+        ({"answer": "p", "answers": ["x"]}, [], ["x"]),
+        ({"docs": ["p", "a"], "labels": [1, 0], "answers": ["x"]}, ["a"], ["x"]),
+    ],
+)
+@pytest.mark.parametrize("query", ["query", "question", "anchor"])
+def test_what_is_called_like_negatives_or_answers_is_read(
+    tmp_path, fields, negatives, answers, query
+):
+    (tmp_path / "train.jsonl").write_text(jsonl({query: Q1, **fields}))
+    collection = load_collection(str(tmp_path))
+    assert texts_of(collection) == {Q1: ({"p"}, negatives, answers)}
+    assert {passage.text for passage in collection.passages} == {"p", *negatives}
+    assert not collection.notes
+
+
+def test_fields_that_nothing_reads_are_named_once(tmp_path):
+    row = {"query": Q1, "pos": ["p"], "neg": ["a"], "pos_scores": [0.9], "neg_scores": [0.6]}
+    rows = [row | {"prompt": "Represent:"}, row | {"type": "", "id": None, "question": "other"}]
+    rows[1] |= {"neg_ids": ["7"], "negativeScores": [0.1]}
+    (tmp_path / "train.jsonl").write_text(jsonl(*rows))
+    said = []
+    load_collection(str(tmp_path), say=said.append)
+    assert said == [
+        f"{tmp_path}/train.jsonl: not used in training so far: pos_scores, neg_scores, prompt, "
+        "question, neg_ids, negativeScores"
+    ]
+    ctxs = [titled(CAT, psg_id="1", score=3.5)]
+    (tmp_path / "train.jsonl").write_text(jsonl({"question": Q1, "positive_ctxs": ctxs}))
+    (note,) = load_collection(str(tmp_path)).notes
+    assert note.endswith("so far: positive_ctxs.score")
+
+
+def test_parts_of_a_split_are_one_split(tmp_path):
+    for i, text in enumerate(("a b", "c d", "e f")):
+        part = tmp_path / f"train-{i:05d}-of-00003.jsonl"
+        part.write_text(jsonl({"query": text, "pos": [f"p{i}"], "neg": ["n"]}))
+    (tmp_path / "dev-00000-of-00001.jsonl").write_text(jsonl({"query": "g", "pos": ["n"]}))
+    collection = load_collection(str(tmp_path))
+    assert list(collection.splits) == ["dev", "train"]
+    assert list(collection.splits["train"].queries.values()) == ["a b", "c d", "e f"]
+    assert [p.text for p in collection.passages] == ["n", "p0", "p1", "p2"]
+    (tmp_path / "train-00001-of-00003.jsonl").unlink()
+    with pytest.raises(InputError, match=r"train-00001-of-00003\.jsonl: missing, a part of split"):
+        load_collection(str(tmp_path))
+
+
+CSV = f'Query,Positive,negative_1,negative_2,Label\n"{Q1}","p, ""q""\nr",a,,\n"{Q2}",b,a,c,\n'
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_a_csv_are_read_by_the_names_of_their_columns(tmp_path, packed):
+    path = tmp_path / ("train.csv.gz" if packed else "train.csv")
+    data = b"\xef\xbb\xbf" + CSV.encode()
+    path.write_bytes(gzip.compress(data) if packed else data)
+    assert texts_of(load_collection(str(tmp_path))) == {
+        Q1: ({'p, "q"\nr'}, ["a"], []),
+        Q2: ({"b"}, ["a", "c"], []),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{Q1},p\n{Q2},b\n", "1: expected the names of the columns"),
+        ("query,positive,label\nq,p\n", "2: expected 3 columns, got 2"),
+        (
+            'query,answer\n"q\nr",p\nq,""\n',
+            "4: positive: expected a text or a list of texts, got None",
+        ),
+        ('query,answer\nq,"p"x\n', "2: not CSV"),
+        ("query,docs,labels\nq,a,1\n", "2: docs: expected a list, got 'a'"),
+        ("query,passage,label\nq,a,1.0\nq,b,0\nq,c,0.5\n", "4: label: expected 0 or 1, got '0.5'"),
+    ],
+)
+def test_a_bad_row_of_a_csv_is_named(tmp_path, text, said):
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(InputError, match=rf"train\.csv:({said})"):
+        load_collection(str(tmp_path))
+
+
+def test_rows_of_a_parquet_file_are_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [
+        {"query": Q1, "pos": ["p"], "neg": ["a", "b"], "label": None},
+        {"query": Q2, "pos": ["b"], "neg": [], "label": 0.5},
+    ]
+    path = tmp_path / "train-00000-of-00001.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    collection = load_collection(str(tmp_path))
+    assert texts_of(collection) == {Q1: ({"p"}, ["a", "b"], []), Q2: ({"b"}, [], [])}
+    assert collection.notes == [f"{path}: not used in training so far: label"]
+    parquet.write_table(pa.Table.from_pylist([*rows, {"query": " ", "pos": ["c"]}]), path)
+    with pytest.raises(InputError, match=r"parquet:row 3: query: expected non-empty text"):
+        load_collection(str(tmp_path))
+    assert len(load_collection(str(tmp_path), "skip").splits["train"].queries) == 2
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"parquet:row 1: cannot be read any further"):
+        load_collection(str(tmp_path))
+
+
+def test_triples_of_texts_are_read(tmp_path):
+    lines = [f"{Q1}\tp\ta\n", f"{Q1}\tp\tb\n", f"{Q2}\tb\ta c\n"]
+    (tmp_path / "triples.train.small.tsv").write_text("".join(lines))
+    assert texts_of(load_collection(str(tmp_path))) == {
+        Q1: ({"p"}, ["a", "b"], []),
+        Q2: ({"b"}, ["a c"], []),
+    }
+    (tmp_path / "triples.train.small.tsv").write_text(f"{Q1}\tp\t1\n{Q1}\ta\t0\n")
+    assert texts_of(load_collection(str(tmp_path))) == {Q1: ({"p"}, ["a"], [])}
+    (tmp_path / "triples.train.small.tsv").write_text("1185869\t0\t2942565\n")
+    with pytest.raises(InputError, match=r"small\.tsv:1: expected query TAB .*, not ids, got"):
+        load_collection(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "found"),
+    [
+        ("query\tpassage", f"{Q1}\tp", ({"p"}, [], [])),
+        ("Question\tAnswer", f"{Q1}\tp", ({"p"}, [], [])),
+        ("negative\tquery\tpositive", f"a\t{Q1}\tp", ({"p"}, ["a"], [])),
+        ("label\tquery\ttitle\tpassage", f"1\t{Q1}\t\tp", ({"p"}, [], [])),
+    ],
+)
+def test_a_header_names_the_columns(tmp_path, header, row, found):
+    (tmp_path / "train.tsv").write_text(f"{header}\n{row}\n")
+    assert texts_of(load_collection(str(tmp_path))) == {Q1: found}
+
+
+def test_a_header_further_down_or_of_something_else_is_named(tmp_path):
+    (tmp_path / "train.tsv").write_text(f"{Q1}\tp\ta\nquery\tpositive\tnegative\n")
+    with pytest.raises(InputError, match=r"train\.tsv:2: expected query TAB .*, not ids"):
+        load_collection(str(tmp_path))
+    (tmp_path / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\n")
+    with pytest.raises(InputError, match=r"train\.tsv:2: fields query-id, .* none of the known"):
+        load_collection(str(tmp_path))
+
+
 def test_two_files_of_one_split_are_refused(tmp_path):
     for name in ("dual.train.tsv", "joint.train.tsv"):
         (tmp_path / name).write_text(TITLED[name])
@@ -226,7 +395,15 @@ BAD = [
     ("train.jsonl", "[1]", "expected an object"),
     ("train.jsonl", "[" * 100_000, "not JSON"),
     ("train.jsonl", '{"query": "q", "text": "t"}', "fields query, text: none of the known formats"),
-    ("train.jsonl", '{"query": "q", "pos": "t"}', "pos: expected a list, got 't'"),
+    ("train.jsonl", '{"query": "q", "pos": {"t": 1}}', "pos: expected a list, got {'t': 1}"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "neg_texts": ["u"]}', "neg_texts: looks like"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "negative_ctxs": ["u"]}', "negative_ctxs: looks"),
+    ("train.jsonl", '{"query": "q", "docs": [], "labels": [], "neg": ["u"]}', "neg: looks like"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "bm25_negatives": ["u"]}', "bm25_negatives: loo"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "negativeTexts": ["u"]}', "negativeTexts: looks"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "neg_ids": ["u"]}', "neg_ids: looks like"),
+    ("train.jsonl", '{"query": "q", "pos": ["t"], "answers": [5]}', "answers: expected a string"),
+    ("train.jsonl", '{"query": "q", "answer": ["t"]}', "answer: expected a string"),
     ("train.jsonl", '{"query": "q", "pos": [5]}', "pos: expected a string, got 5"),
     ("train.jsonl", '{"query": "q", "pos": [" "]}', "pos: expected non-empty text"),
     ("train.jsonl", '{"query": "", "pos": ["t"]}', "query: expected non-empty text"),
@@ -257,8 +434,8 @@ BAD = [
     ),
     ("joint.train.tsv", "q\tt\tp\t2", "label: expected 0 or 1, got '2'"),
     ("joint.train.tsv", "q\tt\tp", "expected query TAB title TAB passage TAB label, got 3 columns"),
-    ("joint.train.tsv", "Query\tpassage", "a header, not a row; delete this line"),
-    ("joint.train.tsv", "q\t ", "text: passage .* is empty"),
+    ("joint.train.tsv", "q\tp", "expected query TAB title TAB passage TAB label, got 2 columns"),
+    ("joint.train.tsv", "q1\t0\tp1\t1", "expected .*, not ids, got"),
     ("joint.train.tsv", "q\t-\t \t1", "text: passage .* is empty"),
     ("dual.train.tsv", "\tt\tp\tt\tn\t0", "query: expected non-empty text"),
     ("dual.train.tsv", "q\tt\tp\xff".encode("latin-1"), "not UTF-8"),
@@ -276,8 +453,8 @@ def test_a_bad_row_is_named_or_left_out(tmp_path, name, line, said):
     said_notes = []
     collection = load_collection(str(path), "skip", said_notes.append)
     assert len(collection.splits["train"].queries) == 2
-    assert len(said_notes) == 1
-    assert said_notes[0].startswith(f"{path}: left out 1 bad rows: {place}")
+    (left_out,) = (note for note in said_notes if "left out" in note)
+    assert left_out.startswith(f"{path}: left out 1 bad rows: {place}")
 
 
 def test_one_id_for_two_passages_or_queries_is_refused(tmp_path):

@@ -1,12 +1,16 @@
 """What is judged on is not trained on; the same queries are held out wherever that is asked."""
 
+import dataclasses
+import json
+
 import pytest
 
-from rocketjax.config.schema import DataConfig
+from rocketjax.config.schema import Config, DataConfig, ListConfig
 from rocketjax.data.collection import Collection, Split, hold_out, sample_queries
 from rocketjax.data.passages import InMemory
 from rocketjax.pipeline import context
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.progress import unsaid, unwatched
 
 
 def split(names):
@@ -45,6 +49,61 @@ def test_a_sample_has_judged_queries_only():
     drawn = list(sample_queries(split(names), 7).queries)
     assert len(drawn) == 7 and drawn == list(sample_queries(split(names[::-1]), 7).queries)
     assert drawn != list(sample_queries(split(names), 7, seed=2).queries)
+
+
+def named(**texts):
+    return Split(texts, {name: {"p": 1} for name in texts})
+
+
+def test_held_out_texts_are_not_trained_on_under_other_ids():
+    train = named(a="Where is it?", b="where  is\u00a0IT?", c="Why?", d="ﬁne?")
+    dev = named(e="where is it?", f="fine?")
+    collection = Collection("few", InMemory([]), {"train": train, "dev": dev})
+    said = []
+    kept, judged = context.splits_of(collection, DataConfig("few"), said.append)
+    assert list(kept.queries) == list(kept.qrels) == ["c"] and judged == dev
+    assert said == [
+        "few: 3 training queries say what a held-out query says, under other ids, and are not "
+        "trained on (--data.leaked train does)"
+    ]
+    splits = {"train": train.only(["a", "b"]), "dev": dev}
+    with pytest.raises(InputError, match=r"all 2 training queries say .* --data\.leaked train"):
+        context.splits_of(Collection("few", InMemory([]), splits), DataConfig("few"), said.append)
+    said.clear()
+    every, _ = context.splits_of(collection, DataConfig("few", leaked="train"), said.append)
+    assert every == train and said[0].endswith("under other ids, and are trained on")
+
+
+def test_a_share_that_is_held_out_leaves_no_text_of_it_behind():
+    train = named(**{f"q{i}": f"text {i % 20}" for i in range(60)})
+    collection = Collection("few", InMemory([]), {"train": train})
+    said = []
+    kept, judged = context.splits_of(collection, DataConfig("few", hold_out=0.2), said.append)
+    assert judged == hold_out(train, 0.2)[1]
+    texts = set(judged.queries.values())
+    assert texts and set(kept.queries.values()) == set(train.queries.values()) - texts
+    assert len(kept.queries) == sum(text not in texts for text in train.queries.values())
+    leaked = 60 - len(kept.queries) - len(judged.queries)
+    assert leaked > 0 and said[0].startswith(f"few: {leaked} training queries say what")
+
+
+def test_unlabelled_queries_that_are_held_out_are_not_mined_for(tmp_path):
+    for name, rows in (
+        ("corpus", [{"_id": "p", "text": "passage"}]),
+        (
+            "queries",
+            [{"_id": i, "text": t} for i, t in ((1, "one"), (2, "two"), (3, "Two"), (4, "x"))],
+        ),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/train.tsv").write_text("1\tp\t1\n")
+    (tmp_path / "qrels/dev.tsv").write_text("2\tp\t1\n")
+    config = Config(data=DataConfig(str(tmp_path)), lists=ListConfig(pseudo_positives=1))
+    run = context.open_run(config, tmp_path, context.Watching(unsaid, unwatched))
+    assert set(run.queries) == {"1", "4"}
+    leaking = dataclasses.replace(config, data=DataConfig(str(tmp_path), leaked="train"))
+    assert set(context.open_run(leaking, tmp_path, unsaid, unwatched).queries) == {"1", "3", "4"}
 
 
 def test_what_is_judged_on_is_left_out_of_training():

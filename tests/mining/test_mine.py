@@ -104,6 +104,17 @@ def test_scores_are_of_the_very_passages(model, train, tmp_path):
     assert 20 < report.dropped < report.scored == 5 * 40
 
 
+def test_a_query_that_is_a_passage_is_not_its_own_negative(model, train, tmp_path):
+    """As in ArguAna; without that, the passage that is the query would be ranked first."""
+    texts = [model.corpus.passages[f"p{i}"].text for i in range(40)]
+    queries = {f"p{i}": text for i, text in enumerate(texts)}
+    qrels = {query: {f"p{i + 20}": 1} for i, query in enumerate(queries)}
+    rows, lists, _ = mined(model, queries, qrels, tmp_path / "lists")
+    assert len(rows) == len(queries) and min(len(row.passages) for row in rows) >= 20
+    assert not any(row.query in row.passages for row in rows)
+    assert lists and not any(item.query in item.negatives for item in lists)
+
+
 def test_what_is_mined_is_not_mined_again(model, train, tmp_path):
     """A run that goes on need not read its candidates."""
     lists, report = mined(model, train.queries, train.qrels, tmp_path / "lists")[1:]

@@ -76,7 +76,14 @@ def test_a_run_leaves_whole_artefacts(finished):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.yaml", "stages.json", "log.jsonl", "judged.jsonl", "timing.jsonl"),
+        *(
+            "config.yaml",
+            "collection.json",
+            "stages.json",
+            "log.jsonl",
+            "judged.jsonl",
+            "timing.jsonl",
+        ),
         *("report.json", "report.html", "tensorboard", "scores"),
         *("start", "warmup", "lists", "checkpoints", "retriever", "reranker", "index", "runs"),
     }
@@ -669,7 +676,7 @@ def test_a_diverging_run_stops_at_the_step(weights, collection, finished, tmp_pa
         ),
         (
             {"data": DataConfig("", eval_split="none")},
-            "no query of data.eval_split has a relevant passage",
+            "judged queries has a relevant passage",
         ),
         ({"text": TextConfig(pair_length=96)}, "text.pair_length is 96, .* positions for 64"),
         ({"retriever": RetrieverConfig("/no/such/weights")}, "/no/such/weights"),

@@ -2,7 +2,7 @@
 
 corpus.jsonl       {_id, title, text}
 queries.jsonl      {_id, text}
-qrels/SPLIT.tsv    query-id TAB corpus-id TAB score, below a header line
+qrels/SPLIT.tsv    query-id TAB corpus-id TAB score, with or without a header line
 answers.jsonl      {_id, answers: [..]}: strings that answer a query; optional
 
 Each file may be compressed, as corpus.jsonl.gz.
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rocketjax.data.collection import Collection, Split
-from rocketjax.data.formats.qrels import Judgement, read_qrels, with_unlabelled
+from rocketjax.data.formats.qrels import QUERY_FIRST, Judgement, read_qrels, with_unlabelled
+from rocketjax.data.formats.rows import is_row_file
 from rocketjax.data.lines import (
     BadRow,
     BadRows,
@@ -23,6 +24,8 @@ from rocketjax.data.lines import (
     checked_passage,
     checked_text,
     distinct,
+    grade,
+    headed,
     json_row,
     parsed,
     plain_or_gz,
@@ -53,14 +56,28 @@ def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
     queries = read_queries(queries_file, bad)
     answers = _read_answers(plain_or_gz(folder / "answers.jsonl"), queries, bad)
     qrels = {
-        name: read_qrels(path, parsed(path, _QrelsParser(), bad), queries, passages.by_id, bad)
+        name: read_qrels(
+            path, headed(path, _judgement, bad, QUERY_FIRST), queries, passages.by_id, bad
+        )
         for name, path in by_split(folder / "qrels", r"(.+)\.tsv")
     }
     if not qrels:
         raise InputError(f"{folder}/qrels: no judgements; a BEIR folder has qrels/SPLIT.tsv")
     splits = {name: Split(queries, part, answers).only(part) for name, part in qrels.items()}
     splits = with_unlabelled(splits, queries, answers)
-    return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
+    return Collection(folder.name, passages, splits, [*notes, *bad.notes(), *_unread(folder)])
+
+
+def _unread(folder: Path) -> list[str]:
+    """A line for files beside the corpus that may hold training rows."""
+    known = ("corpus.jsonl", "queries.jsonl", "answers.jsonl")
+    others = (path.name for path in sorted(folder.iterdir()) if path.suffix != ".json")
+    names = [n for n in others if n.removesuffix(".gz") not in known and is_row_file(n)]
+    if not names:
+        return []
+    return [
+        f"{folder}: not read, since queries.jsonl makes it a BEIR folder: {', '.join(names)[:300]}"
+    ]
 
 
 def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
@@ -102,20 +119,9 @@ def _read_answers(
     return distinct(parsed(path, parse, bad), bad) if path.is_file() else {}
 
 
-class _QrelsParser:
-    """Parses the lines of a qrels file, the first of which has to be a header."""
-
-    def __init__(self) -> None:
-        self.is_first = True
-
-    def __call__(self, line: str) -> Judgement | None:
-        columns = line.split("\t")
-        is_judgement = len(columns) == 3 and re.fullmatch(r"-?[0-9]{1,9}", columns[2], re.ASCII)
-        is_first, self.is_first = self.is_first, False
-        if is_first and not is_judgement:
-            return None
-        if is_first:
-            raise BadRow("expected the header query-id, corpus-id, score on the first line")
-        if not is_judgement:
-            raise BadRow(f"expected query-id, corpus-id, score, got {line[:80]!r}")
-        return Judgement(columns[0], columns[1], int(columns[2]))
+def _judgement(line: str) -> Judgement:
+    """Ids hold no blanks, so these separate columns, too."""
+    values = re.findall(r"\S+", line, re.ASCII)
+    if len(values) != 3:
+        raise BadRow(f"expected query-id, corpus-id, score, got {line[:80]!r}")
+    return Judgement(values[0], values[1], grade(values[2]))

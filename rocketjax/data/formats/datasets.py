@@ -14,7 +14,8 @@ from typing import Any
 
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.formats.qrels import Judgement, read_qrels, with_unlabelled
-from rocketjax.data.formats.rows import Row, collection_of, make_split, passages_of, row_of
+from rocketjax.data.formats.row import Row, row_of
+from rocketjax.data.formats.rows import collection_of, make_split, passages_of
 from rocketjax.data.lines import (
     BadRow,
     BadRows,
@@ -119,8 +120,7 @@ def _query(fields: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _id_of(fields: Mapping[str, Any]) -> Any:
-    value = fields.get("_id", fields.get("id"))
-    return str(value) if isinstance(value, int) else value
+    return fields.get("_id", fields.get("id"))
 
 
 def _judgement(fields: Mapping[str, Any]) -> Judgement:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from rocketjax.data.collection import Collection, Lazy, Split
-from rocketjax.data.formats.qrels import Judgement, read_qrels, with_unlabelled
+from rocketjax.data.formats.qrels import QUERY_FIRST, Judgement, read_qrels, with_unlabelled
 from rocketjax.data.lines import (
     BadRow,
     BadRows,
@@ -29,8 +29,8 @@ from rocketjax.data.lines import (
     checked_passage,
     columns,
     grade,
+    headed,
     named_text,
-    parsed,
     plain_or_gz,
 )
 from rocketjax.data.passages import Passage, StoredPassages
@@ -69,7 +69,9 @@ def read_msmarco(folder: Path, policy: Policy = "fail", say: Say = unsaid) -> Co
     queries, training_ids = _read_queries(folder, bad)
     splits: dict[str, Split] = {}
     for name, file in by_split(folder, r"qrels\.(.+)\.tsv"):
-        qrels = read_qrels(file, parsed(file, _judgement, bad), queries, passages.by_id, bad)
+        qrels = read_qrels(
+            file, headed(file, _judgement, bad, QUERY_FIRST), queries, passages.by_id, bad
+        )
         pattern = rf"qidpidtriples\.({re.escape(name)})(?:\..+)?\.tsv"
         triples = [path for _, path in by_split(folder, pattern)]
         negatives = Lazy(partial(_read_negatives, triples, qrels, passages.by_id, policy, say))
@@ -77,25 +79,29 @@ def read_msmarco(folder: Path, policy: Policy = "fail", say: Say = unsaid) -> Co
     if not splits:
         raise InputError(f"{folder}: no judgements; qrels.train.tsv is missing")
     splits = with_unlabelled(splits, {query: queries[query] for query in training_ids})
-    return Collection(folder.name, passages, splits, [*notes, *bad.notes()])
+    texts = [
+        f"{path}: not read; of triples only those by id are (qidpidtriples.SPLIT.tsv)"
+        for path in sorted(folder.glob("triples.*"))
+    ]
+    return Collection(folder.name, passages, splits, [*notes, *bad.notes(), *texts])
 
 
 def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
     """Reads the passages of a `corpus_file`."""
     titles = plain_or_gz(path.parent / "para.title.txt")
     if path.name.startswith("para.txt") and titles.is_file():
-        titled = store(str(titles), [titles], lambda bad: parsed(titles, _title, bad), policy)
+        titled = store(str(titles), [titles], lambda bad: headed(titles, _title, bad), policy)
         passages, notes = store(
             str(path), [path, titles], lambda bad: _with_titles(path, titled.passages, bad), policy
         )
         return Stored(passages, [*titled.notes, *notes])
     parse = _dpr_passage if path.name.startswith("psgs") else _untitled
-    return store(str(path), [path], lambda bad: parsed(path, parse, bad), policy)
+    return store(str(path), [path], lambda bad: headed(path, parse, bad), policy)
 
 
 def _with_titles(path: Path, titles: StoredPassages, bad: BadRows) -> Iterator[tuple[str, Passage]]:
     """Joins passages with their titles, which may be fewer and in another order."""
-    for place, passage in parsed(path, _untitled, bad):
+    for place, passage in headed(path, _untitled, bad):
         title = titles.by_id.get(passage.id)
         yield place, passage if title is None else passage._replace(title=without_dash(title.text))
 
@@ -139,7 +145,7 @@ def _read_queries(folder: Path, bad: BadRows) -> tuple[dict[str, str], list[str]
     files = [*by_split(folder, r"queries\.(.+)\.tsv"), *by_split(folder, r"(.+)\.query\.txt")]
     for name, file in files:
         seen: dict[str, None] = {}  # an ordered set
-        for place, (query, text) in parsed(file, named_text, bad):
+        for place, (query, text) in headed(file, named_text, bad):
             if query in seen:
                 bad.reject(place, f"id: duplicate {query!r}; ids must be unique")
             elif queries.setdefault(query, text) != text:  # splits may overlap
@@ -196,7 +202,7 @@ def _read_triples(
         return checked_id(query, "query"), negative
 
     negatives: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
-    for place, (query, pid) in parsed(path, parse, bad):
+    for place, (query, pid) in headed(path, parse, bad):
         if query not in qrels:
             bad.reject(place, f"query: {query!r} is not in the qrels file of this split")
         elif qrels[query].get(pid, 0) > 0:

@@ -9,6 +9,8 @@ from rocketjax.data.lines import BadRows
 from rocketjax.data.passages import Passage
 from rocketjax.runtime.errors import InputError
 
+QUERY_FIRST = r"_?id|q.*|topic.*"  # what the first column of judgements is called
+
 
 class Judgement(NamedTuple):
     """A passage's graded relevance to a query; above 0 is relevant."""

@@ -9,7 +9,13 @@ sentence-transformers   {query, positive, negative, negative_1, ..} (query: or a
                         {query, docs: [..], labels: [..]} or {query, passage, label}
 RocketQA's dual         query, title, passage, title of a negative, negative, 0, separated by tabs
 RocketQA's cross, joint query, title, passage, label, separated by tabs: one passage per line
-pairs                   query, passage, separated by a tab
+MS MARCO's triples      query, positive, negative, as texts separated by tabs
+pairs                   query, passage, separated by a tab; or {query, answer}
+
+Objects are rows of .jsonl, items of one array in a .json, or rows of a .csv or .parquet, or of a
+.tsv whose first line names its columns. Negatives may be texts or lists of them, and be called
+negatives, negative1, neg, hard_negative and the like. Scores and prompts are not used, which a note
+says.
 
 Rows of one query are merged; the L lines of a list in a joint file are one query. Passages and
 queries without an id get a hash of their text as one, so that equal texts are one passage or query.
@@ -17,71 +23,80 @@ The passages of all files form the corpus. A passage that is a positive of a que
 negative in another counts as a positive.
 """
 
-import hashlib
+import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import ijson
 
 from rocketjax.data.collection import Collection, Split
+from rocketjax.data.formats.row import QUERIES, Row, row_of, row_of_line
 from rocketjax.data.lines import (
     LONGEST,
     UNREADABLE,
     BadRow,
     BadRows,
-    checked_id,
-    checked_passage,
-    checked_text,
-    columns,
+    column_names,
     json_row,
+    lines,
     opened,
     parsed,
-    text_or_none,
 )
 from rocketjax.data.passages import Passage, StoredPassages
 from rocketjax.runtime.errors import InputError, shown
 
-_SUFFIX = re.compile(r"\.(jsonl|json|tsv)(\.gz)?$")
+_SUFFIX = re.compile(r"\.(?:(jsonl|json|tsv|csv)(\.gz)?|(parquet))$")
+_PART = re.compile(r"-([0-9]{5})-of-([0-9]{5})$")  # as the Hugging Face hub names parts of a split
 _OTHERS = ("corpus.", "collection.", "psgs_w100.", "para.", "queries.", "qrels.", ".")
-_HEADERS = {"query", "question", "anchor", "passage", "positive", "text", "answer"}
+_BATCH = 1_024  # rows of a parquet file in memory at once
 _SPLITS = ("train", "dev", "test", "valid", "validation", "eval")
 
 
-class Row(NamedTuple):
-    """A query with its passages, or with the ids of passages in a corpus."""
-
-    id: str
-    query: str
-    positives: Sequence[Passage | str]
-    negatives: Sequence[Passage | str]
-    answers: Sequence[str] = ()
+def is_row_file(name: str) -> bool:
+    """Whether a file of this name holds training rows, unless it is something of the folder."""
+    return bool(_SUFFIX.search(name)) and not name.startswith(_OTHERS)
 
 
-def row_files(path: Path) -> dict[str, Path]:
+def row_files(path: Path) -> dict[str, list[Path]]:
     """Finds the files of training rows at `path`, a file or a folder, by split.
 
+    A split has one file, or all of its parts (train-00000-of-00002.jsonl ..) in their order.
+
     Raises:
-        InputError: two files have the same split.
+        InputError: two files have the same split, or a part is missing.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, list[Path]] = {}
     paths = [path] if path.is_file() else sorted(path.iterdir())
     for file in paths:
-        if not _SUFFIX.search(file.name) or file.name.startswith(_OTHERS):
-            continue
-        name = _split_name(file)
-        if name in files:
-            raise InputError(f"{file}: split {name!r}, as {files[name]} is; keep one of them")
-        files[name] = file
+        if is_row_file(file.name):
+            files.setdefault(_split_name(file), []).append(file)
+    for name, some in files.items() if path.is_dir() else ():
+        _check_parts(name, some)
     return files
 
 
 def _split_name(path: Path) -> str:
     """ "train" of biencoder-nq-train.json and dual.train.tsv; else the name without its suffix."""
-    stem = _SUFFIX.sub("", path.name)
+    stem = _PART.sub("", _SUFFIX.sub("", path.name))
     words = [word for word in re.split(r"[-_.]", stem) if word in _SPLITS]
     return words[-1] if words else stem
+
+
+def _check_parts(split: str, files: Sequence[Path]) -> None:
+    """Raises InputError unless the files are one, or all parts of one."""
+    first = files[0]
+    match = _PART.search(_SUFFIX.sub("", first.name))
+    wanted = [first.name]
+    if match:
+        parts = (match[0].replace(match[1], f"{i:05d}", 1) for i in range(int(match[2])))
+        wanted = [first.name.replace(match[0], part) for part in parts]
+    names = [file.name for file in files]
+    if strange := [file for file in files[1:] if file.name not in wanted]:
+        raise InputError(f"{strange[0]}: split {split!r}, as {first} is; keep one of them")
+    if missing := [name for name in wanted if name not in names]:
+        raise InputError(f"{first.with_name(missing[0])}: missing, a part of split {split!r}")
 
 
 def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
@@ -91,25 +106,17 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
         InputError: another suffix, a damaged file or, unless `bad` lets it pass, a bad row; file
             and line are named.
     """
-    kind = _SUFFIX.search(path.name)
-    if kind is None:
-        raise InputError(f"{path}: training rows are read from .jsonl, .json or .tsv")
-    if kind[1] == "tsv":
-        return parsed(path, _tsv_row, bad)
-    if kind[1] == "jsonl" or not _is_array(path):
+    match = _SUFFIX.search(path.name)
+    if match is None:
+        raise InputError(
+            f"{path}: training rows are read from .jsonl, .json, .tsv, .csv or .parquet"
+        )
+    kind = match[1] or match[3]
+    if kind in _TABLES:
+        return _TABLES[kind](path, bad)
+    if kind == "jsonl" or not _is_array(path):
         return parsed(path, lambda line: row_of(json_row(line)), bad)
     return _array_rows(path, bad)
-
-
-def row_of(fields: Mapping[str, Any]) -> Row:
-    """Makes a row of a JSON object or of a row of a Hugging Face dataset. Raises BadRow."""
-    for mark, read in _FORMATS.items():
-        if mark in fields:
-            return read(fields)
-    raise BadRow(
-        f"fields {', '.join(map(str, list(fields)[:20]))[:200]}: none of the known "
-        "formats; expected a query with one of " + ", ".join(_FORMATS)
-    )
 
 
 def passages_of(
@@ -146,6 +153,7 @@ def make_split(
             count = len(row.positives)
             qrels.setdefault(row.id, {}).update(dict.fromkeys(ids[:count], 1))
             negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[count:]))
+            bad.unused(place, row.unused)
             if row.answers:
                 answers[row.id] = list(dict.fromkeys([*answers.get(row.id, ()), *row.answers]))
     return Split(
@@ -212,152 +220,92 @@ class _Bounded:
         return data
 
 
-def _tsv_row(line: str) -> Row:
-    if line.count("\t") == 1:
-        query, text = columns(line, "query TAB passage")
-        if {query.strip().lower(), text.strip().lower()} <= _HEADERS:
-            raise BadRow("a header, not a row; delete this line")
-        return _row(query, [_passage("", text)], [])
-    if line.count("\t") == 5:
-        names = "query TAB title TAB passage TAB title TAB negative TAB label"
-        query, *texts, _ = columns(line, names)
-        positive, negative = _passage(texts[0], texts[1]), _passage(texts[2], texts[3])
-        return _row(query, [positive], [negative])
-    names = "query TAB title TAB passage TAB label"
-    query, title, text, label = columns(line, names)
-    if label.strip() not in ("0", "1"):
-        raise BadRow(f"label: expected 0 or 1, got {label[:40]!r}")
-    passages = [_passage(title, text)]
-    return _row(query, passages, []) if label.strip() == "1" else _row(query, [], passages)
+def _tsv_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    """Reads columns by the names in the first line; without a header, by how many there are.
+
+    All lines then have as many as the first.
+    """
+    names: list[str] | None = None
+    width = 0
+    for place, line in parsed(path, str, bad):
+        if names is None and (names := _pair(column_names(line))):
+            continue
+        cells = line.split("\t")
+        try:
+            if names:
+                yield place, row_of(_named(names, cells))
+            else:
+                row = row_of_line(line, width or len(cells))
+                width = len(cells)
+                yield place, row
+        except BadRow as fault:
+            bad.reject(place, str(fault))
 
 
-def _dpr(fields: Mapping[str, Any]) -> Row:
-    hard = _list(fields, "hard_negative_ctxs")
-    return _row(
-        fields.get("question"),
-        [_context(item, "positive_ctxs") for item in _list(fields, "positive_ctxs")],
-        [_context(item, "hard_negative_ctxs") for item in hard]
-        or [_context(item, "negative_ctxs") for item in _list(fields, "negative_ctxs")],
-        answers=[checked_text(text, "answers") for text in _list(fields, "answers")],
-    )
+def _csv_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    """Reads cells by the names in the first line. The place of a row is the line it ends in."""
+    place = f"{path}:1"
+
+    def texts() -> Iterator[str]:
+        nonlocal place
+        for at, line in lines(path, bad):
+            place = at
+            yield line
+
+    reader, names = csv.reader(texts(), strict=True), []
+    try:
+        for cells in reader:
+            if not any(cells):
+                continue
+            if not names:
+                names = _pair([cell.strip().lower() for cell in cells])
+                _check_header(place, names)
+                continue
+            try:
+                yield place, row_of(_named(names, cells))
+            except BadRow as fault:
+                bad.reject(place, str(fault))
+    except csv.Error as error:
+        raise InputError(f"{place}: not CSV: {error}") from error
 
 
-def _tevatron(fields: Mapping[str, Any]) -> Row:
-    names = ("positive_passages", "negative_passages")
-    positives, negatives = ([_context(p, name) for p in _list(fields, name)] for name in names)
-    return _row(fields.get("query"), positives, negatives, fields.get("query_id"))
+def _check_header(place: str, names: Sequence[str]) -> None:
+    try:
+        row_of(dict.fromkeys(names))
+    except BadRow as fault:
+        if "none of the known formats" in str(fault):
+            raise InputError(f"{place}: expected the names of the columns; {fault}") from fault
 
 
-def _tevatron_ids(fields: Mapping[str, Any]) -> Row:
-    names = ("positive_document_ids", "negative_document_ids")
-    positives, negatives = (
-        [checked_id(_id_text(pid), name) for pid in _list(fields, name)] for name in names
-    )
-    text = fields.get("query_text") or fields.get("query")
-    return _row(text, positives, negatives, fields.get("query_id"))
+def _parquet_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    """The place of a row is its number, from 1."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH):
+                for fields in batch.to_pylist():
+                    number += 1
+                    try:
+                        yield f"{path}:row {number}", row_of(fields)
+                    except BadRow as fault:
+                        bad.reject(f"{path}:row {number}", str(fault))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}:row {number + 1}: cannot be read any further: {error}") from error
 
 
-def _flag_embedding(fields: Mapping[str, Any]) -> Row:
-    positives, negatives = (
-        [_passage("", checked_text(text, name)) for text in _list(fields, name)]
-        for name in ("pos", "neg")
-    )
-    return _row(fields.get("query"), positives, negatives)
+_TABLES = {"tsv": _tsv_rows, "csv": _csv_rows, "parquet": _parquet_rows}
 
 
-def _columns(fields: Mapping[str, Any]) -> Row:
-    names = [name for name in fields if re.fullmatch(r"negative(_[0-9]+)?", str(name))]
-    negatives = [fields[name] for name in names if fields[name] is not None]
-    return _row(
-        _query_of(fields),
-        [_passage("", checked_text(fields["positive"], "positive"))],
-        [_passage("", checked_text(text, "negative")) for text in negatives],
-    )
+def _pair(names: list[str]) -> list[str]:
+    """Two columns, the first of them a query, are a query and its passage, whatever they say."""
+    return ["query", "positive"] if len(names) == 2 and names[0] in QUERIES else names
 
 
-def _labelled_list(fields: Mapping[str, Any]) -> Row:
-    texts, labels = _list(fields, "docs"), _list(fields, "labels")
-    if len(texts) != len(labels):
-        raise BadRow(f"labels: {len(labels)} for {len(texts)} docs")
-    both = [_labelled(text, label, "docs") for text, label in zip(texts, labels, strict=True)]
-    return _row(_query_of(fields), [p for p, yes in both if yes], [p for p, yes in both if not yes])
-
-
-def _labelled_pair(fields: Mapping[str, Any]) -> Row:
-    passage, yes = _labelled(fields["passage"], fields.get("label"), "passage")
-    return _row(_query_of(fields), [passage] if yes else [], [] if yes else [passage])
-
-
-def _labelled(text: Any, label: Any, name: str) -> tuple[Passage, bool]:
-    if label not in (0, 1):  # also False and True, 0.0 and 1.0
-        raise BadRow(f"label: expected 0 or 1, got {shown(label)}")
-    return _passage("", checked_text(text, name)), label == 1
-
-
-# By a field that distinguishes each format from those after it.
-_FORMATS: dict[str, Callable[[Mapping[str, Any]], Row]] = {
-    "positive_ctxs": _dpr,
-    "positive_document_ids": _tevatron_ids,
-    "positive_passages": _tevatron,
-    "pos": _flag_embedding,
-    "positive": _columns,
-    "docs": _labelled_list,
-    "passage": _labelled_pair,
-}
-
-
-def _query_of(fields: Mapping[str, Any]) -> Any:
-    return next((fields[name] for name in ("query", "anchor", "question") if name in fields), None)
-
-
-def _row(
-    query: Any,
-    positives: Sequence[Passage | str],
-    negatives: Sequence[Passage | str],
-    name: Any = None,
-    answers: Sequence[str] = (),
-) -> Row:
-    text = checked_text(query, "query").strip()
-    query_id = "q" + _digest(text) if name is None else checked_id(_id_text(name), "query_id")
-    return Row(query_id, text, positives, negatives, answers)
-
-
-def _context(item: Any, field: str) -> Passage:
-    """A passage of {title, text} and optionally docid, passage_id or psg_id."""
-    if not isinstance(item, dict):
-        raise BadRow(f"{field}: expected objects with title and text, got {shown(item)}")
-    names = [name for name in ("docid", "passage_id", "psg_id") if item.get(name) is not None]
-    title, text = (text_or_none(item.get(name), name) for name in ("title", "text"))
-    if not names:
-        return _passage(title, text)
-    return checked_passage(_id_text(item[names[0]]), _title(title), text, names[0])
-
-
-def _passage(title: str, text: str) -> Passage:
-    """A passage that has no id. A title of "-" means none."""
-    title = _title(title)
-    text = text_or_none(text, "passage").strip()
-    name = "p" + _digest(f"{title}\n{text}")
-    return checked_passage(name, title, text, "passage")
-
-
-def _title(text: str) -> str:
-    return "" if text.strip() == "-" else text.strip()
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-
-
-def _id_text(name: Any) -> Any:
-    """An id as text, if it is a number."""
-    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
-
-
-def _list(fields: Mapping[str, Any], name: str) -> Sequence[Any]:
-    value = fields.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise BadRow(f"{name}: expected a list, got {shown(value)}")
-    return value
+def _named(names: Sequence[str], cells: Sequence[str]) -> dict[str, str | None]:
+    """Cells by the names of their columns; None for an empty one. Raises BadRow."""
+    if len(cells) != len(names):
+        raise BadRow(f"expected {len(names)} columns, got {len(cells)}: {' '.join(cells)[:80]!r}")
+    return {name: cell or None for name, cell in zip(names, cells, strict=True)}
