@@ -100,10 +100,11 @@ def test_unlabelled_queries_that_are_held_out_are_not_mined_for(tmp_path):
     (tmp_path / "qrels/train.tsv").write_text("1\tp\t1\n")
     (tmp_path / "qrels/dev.tsv").write_text("2\tp\t1\n")
     config = Config(data=DataConfig(str(tmp_path)), lists=ListConfig(pseudo_positives=1))
-    run = context.open_run(config, tmp_path, context.Watching(unsaid, unwatched))
+    watching = context.Watching(unsaid, unwatched)
+    run = context.open_run(config, tmp_path, watching)
     assert set(run.queries) == {"1", "4"}
     leaking = dataclasses.replace(config, data=DataConfig(str(tmp_path), leaked="train"))
-    assert set(context.open_run(leaking, tmp_path, unsaid, unwatched).queries) == {"1", "3", "4"}
+    assert set(context.open_run(leaking, tmp_path, watching).queries) == {"1", "3", "4"}
 
 
 def test_what_is_judged_on_is_left_out_of_training():
