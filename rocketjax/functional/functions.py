@@ -44,9 +44,10 @@ Keys: TypeAlias = (
 class Functions:
     """A pair of models as pure functions of parameters and arrays.
 
-    >>> functions = rocketjax.Functions(rocketjax.load("runs/demo"))
-    >>> tokens = functions.tokenize_queries(["mean of an array"])
-    >>> functions.encode_queries(functions.params, tokens)  # [1, D]
+    Examples:
+        >>> functions = rocketjax.Functions(rocketjax.load("runs/demo"))
+        >>> tokens = functions.tokenize_queries(["mean of an array"])
+        >>> functions.encode_queries(functions.params, tokens)  # [1, D]
 
     Every method that takes `params` is pure and jitted, and may be called inside a transformation.
     Those that take texts run on the host, outside.

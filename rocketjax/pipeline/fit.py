@@ -97,8 +97,9 @@ def fit(
 
     In a notebook the curves grow in the cell while it runs, and its stop button saves the state.
 
-    >>> run = rocketjax.fit("demo", joint={"steps": 300}, run_dir="runs/mine")
-    >>> run.search("mean of an array")
+    Examples:
+        >>> run = rocketjax.fit("demo", joint={"steps": 300}, run_dir="runs/mine")
+        >>> run.search("mean of an array")
 
     Args:
         collection: by name or folder, as --data.collection takes it, or texts of your own
