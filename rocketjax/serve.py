@@ -58,8 +58,9 @@ def _serve(options: Serve) -> None:
     from rocketjax.runtime.signals import Preempted
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
-    from rocketjax.serving.server import listen, make_server
+    from rocketjax.serving.server import listen, make_server, refuse_running_loop
 
+    refuse_running_loop()
     limits = options.limits
     # A signal is a normal end: uvicorn finishes the running requests before it raises it again,
     # and until the server runs there is nothing to save.

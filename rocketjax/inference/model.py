@@ -1,10 +1,11 @@
 """A model with its tokenizer, run on texts by one compiled program on every local device."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,7 +23,13 @@ from rocketjax.inference.batching import (
     plan,
 )
 from rocketjax.models.encoder import Params, unstacked
-from rocketjax.runtime.devices import local_mesh, on_each_device, replicate, shard_rows
+from rocketjax.runtime.devices import (
+    local_mesh,
+    on_each_device,
+    refuse_forked,
+    replicate,
+    shard_rows,
+)
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.batch import Text, Tokens
@@ -68,6 +75,10 @@ class TextModel:
         digest.update(self.tokenizer.description.encode())
         return digest.hexdigest()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the fields, without what was placed on devices or cached."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+
     def _run(
         self, method: Method, texts: Sequence[Text], advance: Advance, steady: bool
     ) -> np.ndarray:
@@ -86,8 +97,10 @@ class TextModel:
             float32 [len(texts), *method.shape], in the order of `texts`.
 
         Raises:
-            InputError: called while jax traces a function.
+            InputError: called while jax traces a function, or in a process forked from one in which
+                jax runs.
         """
+        refuse_forked()
         if isinstance(jnp.zeros(()), jax.core.Tracer):
             raise InputError(
                 "a model takes texts and cannot run inside jax.jit: call it outside, or compute "

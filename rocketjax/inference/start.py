@@ -20,6 +20,7 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.sentence_transformers import Pooled, read_conventions, read_pooling
+from rocketjax.runtime.devices import refuse_forked
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.text.batch import Tokens
 from rocketjax.text.tokenizer import Tokenizer
@@ -165,12 +166,13 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
     """Settles what `config` leaves to the platform ("auto").
 
     Raises:
-        InputError: not a ComputeConfig, or a value that an option does not allow; the option is
-            named.
+        InputError: not a ComputeConfig, or a value that an option does not allow (the option is
+            named), or this process was forked from one in which jax runs.
     """
     if not isinstance(config, ComputeConfig):
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
     config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
+    refuse_forked()
     on_cpu = jax.default_backend() == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32

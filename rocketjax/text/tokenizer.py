@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +130,10 @@ class Tokenizer:
         self._memory = self._memory or _Memory()
         if other and other._memory and self._backend.to_str() == other._backend.to_str():
             self._memory = other._memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all but the cached texts."""
+        return self.__dict__ | {"_memory": self._memory and _Memory()}
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights."""
@@ -297,17 +301,41 @@ _PROBES = (
 def as_texts(texts: Sequence[str], what: str) -> list[str]:
     """The texts as a list, none of them converted from another type.
 
+    Any ordered run of strings will do: list, tuple, generator, numpy array, pandas Series, column
+    of Arrow or of datasets.
+
     Raises:
-        InputError: `texts` is a single string, or an item, which is named by its index, is not a
-            string.
+        InputError: `texts` is a single string or no list of texts (a table, a dict, a set, a file),
+            or an item, which is named by its index, is not a string.
     """
     if isinstance(texts, str | bytes):
         raise InputError(f"{what}: a single text where a list is expected; pass [text]")
-    texts = list(texts)
-    for index, text in enumerate(texts):
+    if wrong := _why_no_list(texts):
+        raise InputError(f"{what}: {type(texts).__name__} is {wrong}")
+    of_arrow = getattr(texts, "to_pylist", None)  # whose items are scalars of its own
+    listed: list[str] = of_arrow() if of_arrow else list(texts)
+    for index, text in enumerate(listed):
         if not isinstance(text, str):
             raise InputError(f"{what}[{index}] is {shown(text)}, not a string")
-    return texts
+    return listed
+
+
+def _why_no_list(texts: Any) -> str:
+    """What it is instead, and what to pass; empty for a list.
+
+    Iterated, a table gives its columns' names, a dict its keys, and a file its lines' ends, too.
+    """
+    if isinstance(texts, Mapping):
+        return "no list of texts: iterated, it gives its keys; pass list(it.values())"
+    if isinstance(texts, set | frozenset):
+        return "in no order, so that no result could be told from another; pass a list"
+    if hasattr(texts, "readline"):
+        return "a file; pass its lines, file.read().splitlines()"
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:
+        return f"{dimensions}-dimensional, no list of texts; pass one column of it"
+    if hasattr(texts, "column_names") or not isinstance(texts, Iterable):
+        return "no list of texts; pass a list or a single column"
+    return ""
 
 
 def _titled(titles: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[str], list[str]]:
