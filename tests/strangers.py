@@ -1,0 +1,352 @@
+"""Model folders as other people have them: tiny, random, written with transformers.
+
+A `Folder` says what is in one. `drawn` draws it, `write` writes it; each is a few milliseconds, so
+that hundreds can be opened here and by the libraries whose format it is.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+WORDS = (
+    "the of mean array sum sort list a an Paris capital France river city who wrote film score "
+    "runs search query passage model train Berlin Germany naïve café don't co-op 3.14 東京 数 "
+    "gradient loss label text long short query: passage: search for"
+).split()
+ODD = ["[SEP]", "</s>", "ÉCOLE", "ﬁn", "x" * 120, "\t", "\n", "“", "!?", "日本語", "Straße"]
+ARCHITECTURES = ("bert", "ernie", "roberta", "xlm-roberta")
+VOCABULARY = 400
+POOLINGS = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a model folder says; the defaults are what most of them say."""
+
+    kind: str = "bi"  # or "cross"
+    architecture: str = "bert"
+    lower: bool = True  # the tokenizer's own casing
+    named_class: bool = True  # tokenizer_class is the architecture's, not the generic one
+    inputs: tuple[str, ...] | None = None  # model_input_names, if the file has them
+    activation: str = "gelu"
+    dtype: str = "float32"
+    max_length: float | None = None  # of the tokenizer
+    layout: str = "modules"  # or "plain", "0_Transformer"
+    pooling: tuple[str, ...] = ("mean",)
+    new_style: bool = False  # a single field of the pooling, as since version 6
+    normalize: bool = True
+    dense: bool = False  # another layer after the pooling
+    limits: dict = field(default_factory=dict)  # sentence_bert_config.json
+    settings: dict = field(default_factory=dict)  # config_sentence_transformers.json
+    include_prompt: bool = True
+    labels: int = 1
+    head: bool = True
+    activation_fn: str | None = None
+    seed: int = 0
+
+
+def drawn(seed: int, kind: str | None = None) -> Folder:
+    """A random folder: most of what it says is common, and some of it rare."""
+    rng = np.random.default_rng(seed)
+
+    def one(*choices):
+        return choices[rng.integers(len(choices))]
+
+    def rarely(other, usual, share=0.08):
+        return other if rng.random() < share else usual
+
+    common = {
+        "architecture": one(*ARCHITECTURES),
+        "lower": one(True, False),
+        "named_class": rarely(False, True, 0.25),
+        "inputs": rarely(
+            one(("input_ids", "attention_mask"), ("input_ids", "token_type_ids", "attention_mask")),
+            None,
+            0.25,
+        ),
+        "activation": rarely(one("gelu_new", "relu", "silu", "gelu_pytorch_tanh"), "gelu"),
+        "dtype": one("float32", "float32", "float16", "bfloat16"),
+        "max_length": one(None, 1e30, 16, 62, 62),
+        "seed": seed,
+    }
+    if (kind or one("bi", "bi", "cross")) == "cross":
+        return Folder(
+            kind="cross",
+            layout=one("plain", "modules"),
+            labels=rarely(one(2, 3), 1),
+            head=rarely(False, True, 0.04),
+            activation_fn=one(
+                None, "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+            ),
+            **common,
+        )
+    prompts = one(
+        {},
+        {},
+        {"query": "query: ", "document": "passage: "},
+        {"query": "search for ", "document": ""},
+        {"query": "query: ", "passage": "passage: "},
+        {"other": "text "},
+    )
+    default = rarely(next(iter(prompts), None), None, 0.2)
+    truncated = rarely({"truncate_dim": 8}, {})
+    return Folder(
+        layout=rarely(one("plain", "0_Transformer"), "modules"),
+        pooling=rarely(
+            one(*((name,) for name in POOLINGS), ("cls", "mean")), one(("cls",), ("mean",))
+        ),
+        new_style=one(True, False),
+        normalize=one(True, False),
+        dense=rarely(True, False, 0.04),
+        limits={
+            "max_seq_length": one(None, 16, 62),
+            "do_lower_case": rarely(True, False, 0.2),
+        },
+        settings={
+            "prompts": prompts,
+            "default_prompt_name": default,
+            "similarity_fn_name": one("cosine", "dot", "cosine", "dot", "euclidean", None),
+            **truncated,
+        },
+        include_prompt=rarely(False, True),
+        **common,
+    )
+
+
+def texts(rng, count: int, most: int) -> list[str]:
+    """Texts of 1 to `most` words, a few of them odd."""
+    found = []
+    for _ in range(count):
+        words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, most + 1))]
+        if rng.random() < 0.4:
+            words.insert(rng.integers(len(words) + 1), ODD[rng.integers(len(ODD))])
+        if rng.random() < 0.3:
+            words = [word.upper() for word in words]
+        text = ("  " if rng.random() < 0.1 else " ").join(words)
+        found.append(text if text.strip() else "the")
+    return found
+
+
+def write(path: Path, folder: Folder) -> Path:
+    """Writes the folder, as transformers and sentence-transformers would."""
+    modular = folder.layout != "plain"
+    inner = path / "0_Transformer" if folder.layout == "0_Transformer" else path
+    inner.mkdir(parents=True)
+    _write_transformer(inner, folder)
+    _write_tokenizer(inner, folder)
+    if modular and folder.kind == "bi":
+        _write_bi_encoder(path, inner, folder)
+    elif modular:
+        _write_cross_encoder(path)
+    return path
+
+
+def _write_transformer(path: Path, folder: Folder) -> None:
+    import torch
+    import transformers
+
+    roberta = "roberta" in folder.architecture
+    fields = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64 if roberta else 62,  # 62 tokens
+        "type_vocab_size": 1 if roberta else 2,
+        "pad_token_id": 1 if roberta else 0,
+        "hidden_act": folder.activation,
+        "layer_norm_eps": 1e-5 if roberta else 1e-12,
+    }
+    if folder.kind == "cross" and folder.head:
+        fields["num_labels"] = folder.labels
+    config = transformers.AutoConfig.for_model(folder.architecture, **fields)
+    classes = {
+        "bi": transformers.AutoModel,
+        "cross": transformers.AutoModelForSequenceClassification
+        if folder.head
+        else transformers.AutoModelForMaskedLM,
+    }
+    model = classes[folder.kind].from_config(config)
+    generator = torch.Generator().manual_seed(folder.seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.3, generator=generator)
+            if name.endswith("LayerNorm.weight"):
+                parameter.add_(1.0)
+    if folder.activation_fn:
+        model.config.sentence_transformers = {"activation_fn": folder.activation_fn}
+    model.to(getattr(torch, folder.dtype)).save_pretrained(path)
+
+
+_CLASSES = {
+    "bert": "BertTokenizer",
+    "ernie": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+
+
+def _write_tokenizer(path: Path, folder: Folder) -> None:
+    family = _CLASSES[folder.architecture]
+    (path / "tokenizer.json").write_text(_tokenizer(family, folder.lower), encoding="utf-8")
+    of_bert = family == "BertTokenizer"
+    special = (
+        {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
+        if of_bert
+        else {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    )
+    fields = {f"{name}_token": token for name, token in special.items()}
+    fields["tokenizer_class"] = family if folder.named_class else "PreTrainedTokenizerFast"
+    if of_bert:
+        fields["do_lower_case"] = folder.lower
+    if folder.inputs:
+        fields["model_input_names"] = [*folder.inputs]
+    if folder.max_length:
+        fields["model_max_length"] = folder.max_length
+    (path / "tokenizer_config.json").write_text(json.dumps(fields))
+
+
+@cache
+def _tokenizer(family: str, lower: bool) -> str:
+    """A tokenizer.json of the family, trained on the words."""
+    corpus = [" ".join(WORDS), " ".join(WORDS).upper(), *WORDS]
+    if family == "BertTokenizer":
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made.normalizer = normalizers.BertNormalizer(lowercase=lower)
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=300, special_tokens=special, show_progress=False
+        )
+        made.train_from_iterator(corpus, trainer)
+        made.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+        return made.to_str()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if family == "RobertaTokenizer":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=350,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        made.train_from_iterator(corpus, trainer)
+        made.post_processor = processors.RobertaProcessing(
+            ("</s>", 2), ("<s>", 0), add_prefix_space=False
+        )
+        return made.to_str()
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.Sequence([normalizers.NFKC()])
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(corpus, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return made.to_str()
+
+
+def _write_bi_encoder(path: Path, inner: Path, folder: Folder) -> None:
+    names = ["Transformer", "Pooling", *["Dense"] * folder.dense, *["Normalize"] * folder.normalize]
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{name}" if i or inner != path else "",
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for i, name in enumerate(names)
+    ]
+    _write(path / "modules.json", modules)
+    for module in modules[1:]:
+        (path / module["path"]).mkdir()
+    pooling = {"word_embedding_dimension": 16, "include_prompt": folder.include_prompt}
+    if folder.new_style:
+        mode = folder.pooling[0] if len(folder.pooling) == 1 else [*folder.pooling]
+        pooling = {
+            "embedding_dimension": 16,
+            "pooling_mode": mode,
+            "include_prompt": folder.include_prompt,
+        }
+    else:
+        for name in POOLINGS:
+            flag = name if name.endswith("_tokens") or name == "lasttoken" else f"{name}_tokens"
+            flag = "cls_token" if name == "cls" else flag
+            pooling[f"pooling_mode_{flag}"] = name in folder.pooling
+    _write(path / "1_Pooling" / "config.json", pooling)
+    _write(inner / "sentence_bert_config.json", folder.limits)
+    settings = {"__version__": {"sentence_transformers": "5.0.0"}, **folder.settings}
+    _write(path / "config_sentence_transformers.json", settings)
+    if folder.dense:
+        from safetensors.numpy import save_file
+
+        rng = np.random.default_rng(folder.seed)
+        fields = {
+            "in_features": 16,
+            "out_features": 16,
+            "bias": True,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        }
+        _write(path / "2_Dense" / "config.json", fields)
+        tensors = {
+            "linear.weight": rng.standard_normal((16, 16)).astype(np.float32),
+            "linear.bias": np.zeros(16, np.float32),
+        }
+        save_file(tensors, path / "2_Dense" / "model.safetensors", {"format": "pt"})
+
+
+def _write_cross_encoder(path: Path) -> None:
+    """As CrossEncoder saves it since version 6."""
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    _write(path / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+    _write(path / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    settings = {
+        "__version__": {"sentence_transformers": "6.0.0"},
+        "model_type": "CrossEncoder",
+        "prompts": {},
+        "default_prompt_name": None,
+    }
+    _write(path / "config_sentence_transformers.json", settings)
+
+
+def _write(path: Path, value) -> None:
+    path.write_text(json.dumps(value))
+
+
+def plainly(folder: Folder) -> Folder:
+    """The same without what is refused, or read otherwise here and named: it opens and is equal."""
+    prompts = folder.settings.get("prompts", {})
+    return replace(
+        folder,
+        inputs=None,
+        layout="modules" if folder.kind == "bi" else folder.layout,
+        activation="gelu" if folder.activation == "silu" else folder.activation,
+        max_length=folder.max_length if (folder.max_length or 99) < 99 else 62,
+        pooling=folder.pooling if folder.pooling in (("cls",), ("mean",)) else ("mean",),
+        dense=False,
+        limits=folder.limits | {"do_lower_case": False} if folder.limits else {},
+        settings={
+            "prompts": prompts if "document" in prompts else {},
+            "similarity_fn_name": "cosine" if folder.normalize else "dot",
+        },
+        include_prompt=True,
+        labels=1,
+        head=True,
+    )
