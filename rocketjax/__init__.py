@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocketjax.config.schema import ComputeConfig as ComputeConfig
     from rocketjax.config.schema import Config as Config
+    from rocketjax.config.schema import TextOptions as TextOptions
     from rocketjax.inference.folder import open_reranker as open_reranker
     from rocketjax.inference.folder import open_retriever as open_retriever
     from rocketjax.inference.reranker import Ranked as Ranked
@@ -30,6 +31,7 @@ _HOMES = {
     "Ranked": "inference.reranker",
     "Reranker": "inference.reranker",
     "Retriever": "inference.retriever",
+    "TextOptions": "config.schema",
     "load": "retrieval.load",
     "open_reranker": "inference.folder",
     "open_retriever": "inference.folder",
@@ -43,6 +45,7 @@ __all__ = [
     "Ranked",
     "Reranker",
     "Retriever",
+    "TextOptions",
     "load",
     "open_reranker",
     "open_retriever",

@@ -53,12 +53,14 @@ class TextModel:
         params: the module's "params", not committed to any device: they work on every mesh.
         tokenizer: how texts are read, and their lengths.
         batching: how many texts a device takes at once, and in which shapes.
+        notes: what was taken from its folder and is not plain from it, a line for people each.
     """
 
     module: nn.Module
     params: Params = field(repr=False)
     tokenizer: Tokenizer
     batching: Batching = BATCHING
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,17 @@ class Run:
     held_out: Split
     say: Say
     watch: Watch
+
+    @cached_property
+    def _noted(self) -> set[str]:
+        return set()
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Says each line once, though every stage opens its models anew."""
+        for line in lines:
+            if line not in self._noted:
+                self._noted.add(line)
+                self.say(line)
 
     @cached_property
     def order(self) -> list[str]:
