@@ -10,13 +10,22 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
-WORDS = (
-    "the of mean array sum sort list a an Paris capital France river city who wrote film score "
-    "runs search query passage model train Berlin Germany naïve café don't co-op 3.14 東京 数 "
-    "gradient loss label text long short query: passage: search for"
-).split()
+SENTENCES = (
+    "the mean of an array sum sort a list Paris is the capital of France a river in the city "
+    "who wrote the film score it runs search query passage model train Berlin Germany naïve café "
+    "don't co-op 3.14 東京 数 gradient loss label text long short query: passage: search for"
+)
+WORDS = SENTENCES.split()
 ODD = ["[SEP]", "</s>", "ÉCOLE", "ﬁn", "x" * 120, "\t", "\n", "“", "!?", "日本語", "Straße"]
 ARCHITECTURES = ("bert", "ernie", "roberta", "xlm-roberta")
 VOCABULARY = 400

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rocketjax.config.schema import TextConfig
-from rocketjax.runtime.errors import InputError, shown
+from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import Text
 from rocketjax.text.files import check_files, name_missing_library
+from rocketjax.text.texts import as_texts, refuse_empty, titled, with_title
 
 REMEMBERED = 2**24  # characters of texts in each of the two generations of a _Memory
 
@@ -185,12 +186,12 @@ class Tokenizer:
         Raises:
             InputError: as for `query`; an item is empty if its title and text both are.
         """
-        titles, texts = _titled(titles, texts)
+        titles, texts = titled(titles, texts)
         longest, prompt = self.config.passage_length, self.config.passage_prompt or ""
-        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
+        whole = [with_title(title, text) for title, text in zip(titles, texts, strict=True)]
         if self.config.title != "segment":
             return [self._one(ids, longest) for ids in self._ids(whole, "passages", prompt)]
-        _refuse_empty(whole, "passages")
+        refuse_empty(whole, "passages")
         # The prompt precedes the title, or the text where there is no title.
         has_title = [bool(title.strip()) for title in titles]
         rows = list(zip(has_title, titles, texts, strict=True))
@@ -214,14 +215,14 @@ class Tokenizer:
         Raises:
             InputError: as for `passage`, or the numbers of queries and passages differ.
         """
-        queries, (titles, texts) = as_texts(queries, "queries"), _titled(titles, texts)
+        queries, (titles, texts) = as_texts(queries, "queries"), titled(titles, texts)
         if len(queries) != len(texts):
             raise InputError(
                 f"score pairs queries[i] with passages[i], but got {len(queries)} queries and "
                 f"{len(texts)} passages"
             )
         first = self._ids(queries, "queries")
-        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
+        whole = [with_title(title, text) for title, text in zip(titles, texts, strict=True)]
         second = self._ids(whole, "passages")
         room = self.config.pair_length - _special_count(self._double)
         if self.config.pair_truncation == "longest":
@@ -237,7 +238,7 @@ class Tokenizer:
         ]
 
     def _ids(self, texts: Sequence[str], what: str, prompt: str = "") -> list[np.ndarray]:
-        _refuse_empty(texts, what)
+        refuse_empty(texts, what)
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -313,57 +314,12 @@ _PROBES = (
 )
 
 
-def as_texts(texts: Sequence[str], what: str) -> list[str]:
-    """The texts as a list, none of them converted from another type.
-
-    Any ordered run of strings will do: list, tuple, generator, numpy array, pandas Series, column
-    of Arrow or of datasets.
-
-    Raises:
-        InputError: `texts` is a single string or no list of texts (a table, a dict, a set, a file),
-            or an item, which is named by its index, is not a string.
-    """
-    if isinstance(texts, str | bytes):
-        raise InputError(f"{what}: a single text where a list is expected; pass [text]")
-    if wrong := _why_no_list(texts):
-        raise InputError(f"{what}: {type(texts).__name__} is {wrong}")
-    of_arrow = getattr(texts, "to_pylist", None)  # whose items are scalars of its own
-    listed: list[str] = of_arrow() if of_arrow else list(texts)
-    for index, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise InputError(f"{what}[{index}] is {shown(text)}, not a string")
-    return listed
+def _joined(*parts: np.ndarray | list[int]) -> np.ndarray:
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
-def _why_no_list(texts: Any) -> str:
-    """What it is instead, and what to pass; empty for a list.
-
-    Iterated, a table gives its columns' names, a dict its keys, and a file its lines' ends, too.
-    """
-    if isinstance(texts, Mapping):
-        return "no list of texts: iterated, it gives its keys; pass list(it.values())"
-    if isinstance(texts, set | frozenset):
-        return "in no order, so that no result could be told from another; pass a list"
-    if hasattr(texts, "readline"):
-        return "a file; pass its lines, file.read().splitlines()"
-    if (dimensions := getattr(texts, "ndim", 1)) != 1:
-        return f"{dimensions}-dimensional, no list of texts; pass one column of it"
-    if hasattr(texts, "column_names") or not isinstance(texts, Iterable):
-        return "no list of texts; pass a list or a single column"
-    return ""
-
-
-def _titled(titles: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Titles, empty where there are none, and texts, equally many of both."""
-    texts = as_texts(texts, "passages")
-    titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
-    if len(titles) != len(texts):
-        raise InputError(f"got {len(titles)} titles for {len(texts)} passages; pass '' for none")
-    return titles, texts
-
-
-def _join(title: str, text: str) -> str:
-    return f"{title} {text}".strip()
+def _special_count(template: Template) -> int:
+    return sum(map(len, template.pieces))
 
 
 def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
@@ -387,17 +343,3 @@ def _described(config: TextConfig) -> str:
     values = dataclasses.asdict(config).items()
     kept = [f"{name}={value!r}" for name, value in values if value not in off.get(name, ())]
     return f"TextConfig({', '.join(kept)})"
-
-
-def _joined(*parts: np.ndarray | list[int]) -> np.ndarray:
-    return np.concatenate([np.asarray(part, np.int32) for part in parts])
-
-
-def _special_count(template: Template) -> int:
-    return sum(map(len, template.pieces))
-
-
-def _refuse_empty(texts: Sequence[str], what: str) -> None:
-    for index, text in enumerate(texts):
-        if not text or not text.strip():
-            raise InputError(f"{what}[{index}] is empty; give it some text or leave it out")
