@@ -43,6 +43,7 @@ class TextReading(NamedTuple):
     """How texts are read, and the notes on it."""
 
     text: TextConfig  # nothing is left open
+    given: TextConfig  # what was asked for
     notes: tuple[str, ...]
 
 
@@ -76,7 +77,7 @@ def read_text(
     """
     if (folder / SETTINGS).is_file():
         saved = dataclasses.asdict(read_settings(folder).text)
-        return TextReading(laid_over(given, saved), ())
+        return TextReading(laid_over(given, saved), given, ())
     inner = transformer_folder(folder)
     of_library = (folder / "modules.json").is_file()
     says = read_conventions(folder) if of_library else Conventions(own_length(inner), "", "")
@@ -107,16 +108,16 @@ def read_text(
             f"{prompt[:40]!r}, which re-rankers here do not read; take it out, and put it before "
             "the queries"
         )
-    return TextReading(text, tuple(filter(None, notes)))
+    return TextReading(text, given, tuple(filter(None, notes)))
 
 
-def read_vectors(folder: Path, config: RetrieverConfig, text: TextConfig) -> Pooling:
+def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) -> Pooling:
     """How the retriever that starts from the weights in `folder` makes its vectors.
 
     Args:
         folder: the model's root.
         config: what was asked for.
-        text: settled, for the notes.
+        reading: of texts, for the notes.
 
     Raises:
         InputError: a file is damaged, or names something that the bi-encoder does not compute.
@@ -137,8 +138,8 @@ def read_vectors(folder: Path, config: RetrieverConfig, text: TextConfig) -> Poo
             f"{folder}: a cross-encoder, taken for a retriever: its head is left out, and its "
             "encoder was not trained to give vectors"
         )
-    if found is None and is_open:
-        notes.append(_plain(folder, config, chosen, text))
+    if crossed or not (folder / "modules.json").is_file():
+        notes.append(_plain(folder, config, chosen, reading))
     elif found and config.normalize is None:
         notes += _compared(folder, found)
     return Pooling(*chosen, tuple(notes))
@@ -209,19 +210,22 @@ def _chosen(config: RetrieverConfig, found: Pooled) -> Pooled:
     )
 
 
-def _plain(folder: Path, config: RetrieverConfig, chosen: Pooled, text: TextConfig) -> str:
-    """What is taken where a folder does not say how its vectors are made."""
-    asked = {"pooling": config.pooling != "auto", "normalize": config.normalize is not None}
-    parts = [
-        f"{name} {getattr(chosen, name)} ({'as given' if asked[name] else 'default'})"
-        for name in ("pooling", "normalize")
-    ]
-    prompts = f"prompts {text.query_prompt!r} and {text.passage_prompt!r}"
-    lengths = f"lengths {text.query_length} and {text.passage_length}"
+def _plain(folder: Path, config: RetrieverConfig, chosen: Pooled, reading: TextReading) -> str:
+    """What is taken where a folder does not say how its vectors are made, and why."""
+    text, given = reading.text, reading.given
+
+    def why(values: tuple[Any, ...], otherwise: str) -> str:
+        return "as given" if not any(map(_is_open, values)) else otherwise
+
+    lengths = why((given.query_length, given.passage_length), "what its files allow")
+    prompts = why((given.query_prompt, given.passage_prompt), "none is named")
     return (
-        f"{folder}: no modules.json says how its vectors are made; taken: {', '.join(parts)}, "
-        f"{prompts}, {lengths} tokens (of queries and passages; SentenceTransformer would take "
-        f"pooling mean and compare by cosine). {_OPTIONS}"
+        f"{folder}: no modules.json says how its vectors are made; taken: pooling {chosen.pooling} "
+        f"({why((config.pooling,), 'the default')}), normalize {chosen.normalize} "
+        f"({why((config.normalize,), 'the default')}), prompts {text.query_prompt!r} and "
+        f"{text.passage_prompt!r} ({prompts}), {text.query_length} and {text.passage_length} "
+        f"tokens of a query and a passage ({lengths}); SentenceTransformer would take the mean and "
+        f"compare by cosine. {_OPTIONS}"
     )
 
 

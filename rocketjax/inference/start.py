@@ -43,7 +43,7 @@ def pretrained_retriever(
     folder = transformer_folder(root)
     encoder = pretrained.read_encoder_config(folder)
     reading = read_text(root, text, encoder, "retriever")
-    vectors = read_vectors(root, config, reading.text)
+    vectors = read_vectors(root, config, reading)
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
     params = convert.encoder_params(pretrained.load_tensors(folder), encoder, str(folder))
     module = BiEncoder(

@@ -25,6 +25,7 @@ class Keys(NamedTuple):
     only: Mapping[str, tuple[Any, ...]] = {}  # heeded with these values; others are named
 
 
+_LIBRARY = "config_sentence_transformers.json"
 _GENERATION = """
     bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
     early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
@@ -52,13 +53,13 @@ _TOKENS = """
 
 FILES: dict[str, Keys] = {
     "config.json": Keys(
-        """architectures hidden_act hidden_size id2label intermediate_size is_decoder label2id
+        """architectures hidden_act hidden_size id2label intermediate_size is_decoder
         layer_norm_eps max_position_embeddings model_type num_attention_heads num_hidden_layers
-        num_labels pad_token_id position_embedding_type sentence_transformers
+        pad_token_id position_embedding_type sentence_transformers
         sbert_ce_default_activation_function task_type_vocab_size tokenizer_class
         type_vocab_size use_task_id vocab_size""",
         f"{_TRAINING} {_ORIGIN} {_TORCH} {_GENERATION} {_UNREAD} bos_token_id cls_token_id "
-        "eos_token_id sep_token_id mask_token_id cross_attention_hidden_size",
+        "eos_token_id sep_token_id mask_token_id cross_attention_hidden_size label2id num_labels",
         {
             "add_cross_attention": (False,),
             "is_encoder_decoder": (False,),
@@ -94,7 +95,7 @@ FILES: dict[str, Keys] = {
             )
         },
     ),
-    "config_sentence_transformers.json": Keys(
+    _LIBRARY: Keys(
         "activation_fn default_prompt_name model_type prompts similarity_fn_name",
         "__version__ keep_in_fp32_modules requirements",
         {"truncate_dim": ()},
@@ -121,6 +122,10 @@ def unheeded(folder: Path) -> str:
         InputError: a file is damaged.
     """
     found: dict[str, list[str]] = {}
+    if read_modules(folder) is None:
+        for name in (*TRANSFORMER_SETTINGS, _LIBRARY):
+            if (folder / name).is_file():  # the library does not read it either
+                found[name] = ["as a whole, as there is no modules.json"]
     for file, keys, fields in _contents(folder):
         for name, value in fields.items():
             if text := _strange(keys, name, value):
@@ -141,7 +146,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, Keys, dict[str, Any]]]:
     }
     if modules is not None:
         places |= {inner / name: TRANSFORMER_SETTINGS[0] for name in TRANSFORMER_SETTINGS}
-        for name in ("config_sentence_transformers.json", "modules.json"):
+        for name in (_LIBRARY, "modules.json"):
             places[folder / name] = name
         for module in modules:
             if module.path and module.kind in ("Pooling", "Dense", "Normalize"):
