@@ -44,11 +44,12 @@ class Folder:
     activation: str = "gelu"
     dtype: str = "float32"
     max_length: float | None = None  # of the tokenizer
-    layout: str = "modules"  # or "plain", "0_Transformer"
+    side: str | None = None  # at which it truncates
+    layout: str = "modules"  # or "plain", "0_Transformer"; "denses": a cross-encoder's head in them
     pooling: tuple[str, ...] = ("mean",)
     new_style: bool = False  # a single field of the pooling, as since version 6
     normalize: bool = True
-    dense: bool = False  # another layer after the pooling
+    dense: bool = False  # another layer after the pooling, or within the head
     limits: dict = field(default_factory=dict)  # sentence_bert_config.json
     settings: dict = field(default_factory=dict)  # config_sentence_transformers.json
     include_prompt: bool = True
@@ -65,11 +66,14 @@ def drawn(seed: int, kind: str | None = None) -> Folder:
     def one(*choices):
         return choices[rng.integers(len(choices))]
 
-    def rarely(other, usual, share=0.08):
+    def rarely(other, usual, share=0.05):
         return other if rng.random() < share else usual
 
+    architecture = one(*ARCHITECTURES)
+    # Without a limit the library gives a RoBERTa two tokens more than it has positions for.
+    unlimited = 0.03 if "roberta" in architecture else 0.3
     common = {
-        "architecture": one(*ARCHITECTURES),
+        "architecture": architecture,
         "lower": one(True, False),
         "named_class": rarely(False, True, 0.25),
         "inputs": rarely(
@@ -79,13 +83,16 @@ def drawn(seed: int, kind: str | None = None) -> Folder:
         ),
         "activation": rarely(one("gelu_new", "relu", "silu", "gelu_pytorch_tanh"), "gelu"),
         "dtype": one("float32", "float32", "float16", "bfloat16"),
-        "max_length": one(None, 1e30, 16, 62, 62),
+        "max_length": rarely(one(None, 1e30), one(16, 62, 62), unlimited),
+        "side": rarely(one("left", "right"), None, 0.1),
         "seed": seed,
     }
     if (kind or one("bi", "bi", "cross")) == "cross":
         return Folder(
             kind="cross",
-            layout=one("plain", "modules"),
+            layout=rarely("denses", one("plain", "modules")),
+            dense=one(True, False),
+            settings=rarely({"prompts": {"x": "text "}, "default_prompt_name": "x"}, {}, 0.04),
             labels=rarely(one(2, 3), 1),
             head=rarely(False, True, 0.04),
             activation_fn=one(
@@ -96,6 +103,7 @@ def drawn(seed: int, kind: str | None = None) -> Folder:
     prompts = one(
         {},
         {},
+        {"query": "query: ", "document": "passage: "},
         {"query": "query: ", "document": "passage: "},
         {"query": "search for ", "document": ""},
         {"query": "query: ", "passage": "passage: "},
@@ -114,11 +122,12 @@ def drawn(seed: int, kind: str | None = None) -> Folder:
         limits={
             "max_seq_length": one(None, 16, 62),
             "do_lower_case": rarely(True, False, 0.2),
+            **rarely({"query_length": 16, "document_length": 62}, {}),
         },
         settings={
             "prompts": prompts,
             "default_prompt_name": default,
-            "similarity_fn_name": one("cosine", "dot", "cosine", "dot", "euclidean", None),
+            "similarity_fn_name": rarely(one("euclidean", None), one("cosine", "dot"), 0.15),
             **truncated,
         },
         include_prompt=rarely(False, True),
@@ -150,7 +159,7 @@ def write(path: Path, folder: Folder) -> Path:
     if modular and folder.kind == "bi":
         _write_bi_encoder(path, inner, folder)
     elif modular:
-        _write_cross_encoder(path)
+        _write_cross_encoder(path, folder)
     return path
 
 
@@ -171,16 +180,13 @@ def _write_transformer(path: Path, folder: Folder) -> None:
         "hidden_act": folder.activation,
         "layer_norm_eps": 1e-5 if roberta else 1e-12,
     }
-    if folder.kind == "cross" and folder.head:
-        fields["num_labels"] = folder.labels
-    config = transformers.AutoConfig.for_model(folder.architecture, **fields)
-    classes = {
-        "bi": transformers.AutoModel,
-        "cross": transformers.AutoModelForSequenceClassification
-        if folder.head
-        else transformers.AutoModelForMaskedLM,
-    }
-    model = classes[folder.kind].from_config(config)
+    if folder.kind == "bi" or folder.layout == "denses":
+        kind = transformers.AutoModel
+    elif folder.head:
+        kind, fields["num_labels"] = transformers.AutoModelForSequenceClassification, folder.labels
+    else:
+        kind = transformers.AutoModelForMaskedLM
+    model = kind.from_config(transformers.AutoConfig.for_model(folder.architecture, **fields))
     generator = torch.Generator().manual_seed(folder.seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -215,6 +221,8 @@ def _write_tokenizer(path: Path, folder: Folder) -> None:
         fields["do_lower_case"] = folder.lower
     if folder.inputs:
         fields["model_input_names"] = [*folder.inputs]
+    if folder.side:
+        fields["truncation_side"] = folder.side
     if folder.max_length:
         fields["model_max_length"] = folder.max_length
     (path / "tokenizer_config.json").write_text(json.dumps(fields))
@@ -273,27 +281,12 @@ def _tokenizer(family: str, lower: bool) -> str:
 
 
 def _write_bi_encoder(path: Path, inner: Path, folder: Folder) -> None:
-    names = ["Transformer", "Pooling", *["Dense"] * folder.dense, *["Normalize"] * folder.normalize]
-    modules = [
-        {
-            "idx": i,
-            "name": str(i),
-            "path": f"{i}_{name}" if i or inner != path else "",
-            "type": f"sentence_transformers.models.{name}",
-        }
-        for i, name in enumerate(names)
-    ]
-    _write(path / "modules.json", modules)
-    for module in modules[1:]:
-        (path / module["path"]).mkdir()
+    names = ["Pooling", *["Dense"] * folder.dense, *["Normalize"] * folder.normalize]
+    _write_modules(path, "" if inner == path else inner.name, names)
     pooling = {"word_embedding_dimension": 16, "include_prompt": folder.include_prompt}
     if folder.new_style:
         mode = folder.pooling[0] if len(folder.pooling) == 1 else [*folder.pooling]
-        pooling = {
-            "embedding_dimension": 16,
-            "pooling_mode": mode,
-            "include_prompt": folder.include_prompt,
-        }
+        pooling = pooling | {"pooling_mode": mode}
     else:
         for name in POOLINGS:
             flag = name if name.endswith("_tokens") or name == "lasttoken" else f"{name}_tokens"
@@ -304,58 +297,70 @@ def _write_bi_encoder(path: Path, inner: Path, folder: Folder) -> None:
     settings = {"__version__": {"sentence_transformers": "5.0.0"}, **folder.settings}
     _write(path / "config_sentence_transformers.json", settings)
     if folder.dense:
-        from safetensors.numpy import save_file
-
-        rng = np.random.default_rng(folder.seed)
-        fields = {
-            "in_features": 16,
-            "out_features": 16,
-            "bias": True,
-            "activation_function": "torch.nn.modules.activation.Tanh",
-        }
-        _write(path / "2_Dense" / "config.json", fields)
-        tensors = {
-            "linear.weight": rng.standard_normal((16, 16)).astype(np.float32),
-            "linear.bias": np.zeros(16, np.float32),
-        }
-        save_file(tensors, path / "2_Dense" / "model.safetensors", {"format": "pt"})
+        _write_dense(path / "2_Dense", 16, "activation.Tanh", folder.seed)
 
 
-def _write_cross_encoder(path: Path) -> None:
+def _write_cross_encoder(path: Path, folder: Folder) -> None:
     """As CrossEncoder saves it since version 6."""
-    kind = "sentence_transformers.base.modules.transformer.Transformer"
-    _write(path / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
-    _write(path / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
-    settings = {
-        "__version__": {"sentence_transformers": "6.0.0"},
-        "model_type": "CrossEncoder",
-        "prompts": {},
-        "default_prompt_name": None,
+    settings = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    _write(path / "config_sentence_transformers.json", settings | folder.settings)
+    if folder.layout != "denses":
+        _write_modules(path, "", [])
+        _write(path / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+        return
+    _write_modules(path, "", ["Pooling", *["Dense"] * folder.dense, "Dense"])
+    pooling = {"word_embedding_dimension": 16, "pooling_mode": "cls"}
+    _write(path / "1_Pooling" / "config.json", pooling)
+    if folder.dense:
+        _write_dense(path / "2_Dense", 16, "activation.Tanh", folder.seed)
+    _write_dense(path / f"{2 + folder.dense}_Dense", 1, "linear.Identity", folder.seed)
+
+
+def _write_modules(path: Path, inner: str, names: list[str]) -> None:
+    places = [("Transformer", inner), *((name, f"{i}_{name}") for i, name in enumerate(names, 1))]
+    package = "sentence_transformers.models."
+    modules = [
+        {"idx": i, "name": str(i), "path": place, "type": package + name}
+        for i, (name, place) in enumerate(places)
+    ]
+    _write(path / "modules.json", modules)
+    for _, place in places[1:]:
+        (path / place).mkdir()
+
+
+def _write_dense(path: Path, outputs: int, activation: str, seed: int) -> None:
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(seed)
+    fields = {
+        "in_features": 16,
+        "out_features": outputs,
+        "bias": True,
+        "activation_function": f"torch.nn.modules.{activation}",
+        **({"module_output_name": "scores"} if outputs == 1 else {}),
     }
-    _write(path / "config_sentence_transformers.json", settings)
+    _write(path / "config.json", fields)
+    tensors = {
+        "linear.weight": rng.standard_normal((outputs, 16)).astype(np.float32),
+        "linear.bias": rng.standard_normal(outputs).astype(np.float32),
+    }
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
 
 
 def _write(path: Path, value) -> None:
     path.write_text(json.dumps(value))
 
 
-def plainly(folder: Folder) -> Folder:
-    """The same without what is refused, or read otherwise here and named: it opens and is equal."""
-    prompts = folder.settings.get("prompts", {})
-    return replace(
-        folder,
-        inputs=None,
-        layout="modules" if folder.kind == "bi" else folder.layout,
-        activation="gelu" if folder.activation == "silu" else folder.activation,
-        max_length=folder.max_length if (folder.max_length or 99) < 99 else 62,
-        pooling=folder.pooling if folder.pooling in (("cls",), ("mean",)) else ("mean",),
-        dense=False,
-        limits=folder.limits | {"do_lower_case": False} if folder.limits else {},
-        settings={
-            "prompts": prompts if "document" in prompts else {},
-            "similarity_fn_name": "cosine" if folder.normalize else "dot",
-        },
-        include_prompt=True,
-        labels=1,
-        head=True,
-    )
+def unexcused(folder: Folder) -> Folder:
+    """The same bi-encoder without what is read otherwise here, and said to be."""
+    # A prompt stands in for one that is not named "query" or "document".
+    prompts = {name: folder.settings["prompts"].get(name, "") for name in ("query", "document")}
+    similarity = folder.settings.get("similarity_fn_name")
+    plain = folder.layout == "plain"
+    if similarity is None or plain:
+        similarity = ("cosine", "dot")[folder.seed % 2]
+    said = replace(folder, settings={"prompts": prompts, "similarity_fn_name": similarity})
+    if not plain:
+        return said
+    pooling = (("cls",), ("mean",))[folder.seed % 2]
+    return replace(said, layout="modules", pooling=pooling, dense=False, include_prompt=True)
