@@ -24,7 +24,6 @@ from rocketjax.models.sentence_transformers import (
     read_default_prompt,
     read_pooling,
     read_similarity,
-    stand_in_prompts,
     transformer_folder,
 )
 from rocketjax.runtime.errors import InputError
@@ -96,8 +95,6 @@ def read_text(
     }
     text = laid_over(given, below)
     notes = [unheeded(folder)]
-    if of_library and kind == "retriever":
-        notes += stand_in_prompts(folder)
     if theirs:
         cut = "longer text" if text.pair_truncation == "longest" else "passage"
         notes.append(

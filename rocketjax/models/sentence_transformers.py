@@ -12,7 +12,7 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_json, read_object
 
 _POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
-_PROMPTS = (("query",), ("document", "passage", "corpus"))  # in the order the library tries them
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # in the order the library tries them
 _UNLIMITED = 1_000_000  # tokens; where transformers knows no limit it writes 1e30
 _RETRIEVERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 # The names of a Transformer's settings, in the order the library tries them.
@@ -140,7 +140,16 @@ def read_conventions(folder: Path) -> Conventions:
     Raises:
         InputError: a file is damaged, or says something that is not supported; the field is named.
     """
-    query_prompt, passage_prompt = (_prompt(folder, names)[1] for names in _PROMPTS)
+    path = folder / "config_sentence_transformers.json"
+    settings = _optional_object(folder, path.name)
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(map(_is_text, prompts.values())):
+        raise InputError(f"{path}: prompts: expected texts")
+    default = str(settings.get("default_prompt_name"))
+    query_prompt, passage_prompt = (
+        next((prompts[name] for name in (*names, default) if name in prompts), "")
+        for names in (("query",), _PASSAGE_PROMPTS)
+    )
     if query_prompt or passage_prompt:
         _refuse_unpooled_prompts(folder)
     inner = transformer_folder(folder)
@@ -153,34 +162,6 @@ def read_conventions(folder: Path) -> Conventions:
         _tokens(own, "document_length"),
         bool(own.get("do_lower_case")),
     )
-
-
-def stand_in_prompts(folder: Path) -> list[str]:
-    """What is put before queries and passages, a line each, if it is not named for that.
-
-    encode_query and encode_document, which know "query" and "document", would put nothing there.
-    """
-    path = folder / "config_sentence_transformers.json"
-    return [
-        f"{path}: no prompt is named {names[0]!r}; before {what} stands that named {taken!r}, "
-        f"{prompt[:40]!r}, where sentence-transformers 6 puts none (--text.{option} sets it)"
-        for names, what, option in zip(
-            _PROMPTS, ("queries", "passages"), ("query-prompt", "passage-prompt"), strict=True
-        )
-        for taken, prompt in [_prompt(folder, names)]
-        if prompt and taken != names[0]
-    ]
-
-
-def _prompt(folder: Path, names: Sequence[str]) -> tuple[str, str]:
-    """The first prompt of these names, else the default one: its name and text, "" if none."""
-    path = folder / "config_sentence_transformers.json"
-    settings = _optional_object(folder, path.name)
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(map(_is_text, prompts.values())):
-        raise InputError(f"{path}: prompts: expected texts")
-    tried = (*names, str(settings.get("default_prompt_name")))
-    return next(((name, prompts[name]) for name in tried if name in prompts), ("", ""))
 
 
 def own_length(folder: Path) -> int | None:
