@@ -20,6 +20,7 @@ from rocketjax.models.sentence_transformers import (
     Pooled,
     model_kind,
     own_length,
+    plain_prompts,
     read_conventions,
     read_default_prompt,
     read_pooling,
@@ -101,6 +102,14 @@ def read_text(
             f"{folder}: a cross-encoder of others: pairs are cut to {text.pair_length} tokens, the "
             f"{cut} first (--text.pair-truncation), and scores are raw, before the activation that "
             "CrossEncoder applies"
+        )
+    taken = says.query_prompt, says.passage_prompt
+    if kind == "retriever" and of_library and taken != plain_prompts(folder):
+        notes.append(
+            f"{folder}: prompts {taken[0]!r} and {taken[1]!r} are taken for queries and passages, "
+            "by default_prompt_name or the names passage and corpus, which encode_query and "
+            "encode_document do not heed in version 6 of sentence-transformers "
+            "(--text.query-prompt and --text.passage-prompt set them)"
         )
     if theirs and (prompt := read_default_prompt(folder)) and of_library:
         raise InputError(

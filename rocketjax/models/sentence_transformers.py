@@ -164,6 +164,17 @@ def read_conventions(folder: Path) -> Conventions:
     )
 
 
+def plain_prompts(folder: Path) -> tuple[str, str]:
+    """The prompts that are named query and document, "" where one is not.
+
+    All that version 6 of the library heeds in encode_query and encode_document; earlier ones also
+    take the names passage and corpus, and default_prompt_name.
+    """
+    prompts = _optional_object(folder, "config_sentence_transformers.json").get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    return str(prompts.get("query") or ""), str(prompts.get("document") or "")
+
+
 def own_length(folder: Path) -> int | None:
     """The tokenizer's own limit in tokens, which holds without the library's files, too."""
     return _tokens(_optional_object(folder, "tokenizer_config.json"), "model_max_length")

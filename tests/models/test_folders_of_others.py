@@ -133,6 +133,29 @@ def test_without_modules_the_files_of_the_library_do_not_count(library, tmp_path
     assert "config_sentence_transformers.json" in note and "modules.json" in note
 
 
+@pytest.mark.parametrize(
+    ("prompts", "default", "taken"),
+    [
+        ({"query": "what ", "passage": "the "}, None, ("what ", "the ")),
+        ({"x": "what "}, "x", ("what ", "what ")),
+        ({"query": "what ", "document": "the "}, "query", None),
+    ],
+)
+def test_prompts_that_versions_of_the_library_read_otherwise_are_named(
+    weights, prompts, default, taken, tmp_path
+):
+    shutil.copytree(weights, tmp_path / "m")
+    folder = modular(
+        tmp_path / "m", similarity_fn_name="dot", prompts=prompts, default_prompt_name=default
+    )
+    model = rocketjax.open_retriever(folder)
+    text = model.tokenizer.config
+    assert (text.query_prompt, text.passage_prompt) == (taken or ("what ", "the "))
+    wanted = [f"prompts {taken[0]!r} and {taken[1]!r} are taken"] if taken else []
+    assert [part for part in wanted if part in " ".join(model.notes)] == wanted
+    assert len(model.notes) == len(wanted)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_texts_are_cut_on_the_side_that_the_folder_names(library, side, tmp_path):
     folder = modular(bert(tmp_path, truncation_side=side), similarity_fn_name="dot")
