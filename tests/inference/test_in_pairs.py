@@ -21,7 +21,7 @@ CLOSE = 1e-4  # of scores, in units of the largest, if that is above 1
 # Padding is computed, so that there is one shape for each padded length: less to compile.
 COMPUTE = ComputeConfig(batch=4, padding="keep")
 NAMED = (  # notes on what is read otherwise here
-    "no prompt is named",
+    "by default_prompt_name or the names passage and corpus",
     "truncate_dim",
     "no similarity_fn_name and no module Normalize",
     "no modules.json says how its vectors are made",
