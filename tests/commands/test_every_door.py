@@ -164,12 +164,12 @@ def of_server(case):
 def of_sentence_transformers(case, library):
     places = {"export in sentence-transformers": case.exported / "retriever"}
     places["strangers' folder in sentence-transformers"] = case.path / "bi"
-    retriever = {}
+    retriever, options = {}, {"device": "cpu", "model_kwargs": {"dtype": "float32"}}
     for name, place in places.items():
-        model = library.SentenceTransformer(str(place), device="cpu")
+        model = library.SentenceTransformer(str(place), **options)
         found = model.encode_query(case.queries), model.encode_document(case.whole)
         retriever[name] = model.similarity(*found).numpy()
-    model = library.CrossEncoder(str(case.exported / "reranker"), device="cpu")
+    model = library.CrossEncoder(str(case.exported / "reranker"), **options)
     scores = model.predict(case.pairs).reshape(-1, 5)
     return retriever, {"export in sentence-transformers": scores}
 
