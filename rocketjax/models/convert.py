@@ -262,7 +262,10 @@ def _head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tup
     """
     if f"{_ROBERTA_UNIT}.weight" in tensors:
         return _ROBERTA_POOLER, _ROBERTA_UNIT
-    return f"{family(config)}.{_BERT_POOLER}", _BERT_UNIT
+    # An ERNIE without task embeddings is of BERT's family, but its tensors are named "ernie.".
+    prefixes = (f"{family(config)}.", "bert.", "ernie.", "")
+    poolers = [f"{prefix}{_BERT_POOLER}" for prefix in prefixes]
+    return next((name for name in poolers if f"{name}.weight" in tensors), poolers[0]), _BERT_UNIT
 
 
 def _dense_params(
