@@ -8,25 +8,34 @@ MODULES = "sentence_transformers.models."
 TEXTS = ["the Cat is purring", "what is a Dog", "sea waves of salt " * 6, "leaf"]
 
 
-def bert(folder, labels=None, positions=64, lower=False, **tokenizer):
-    """A BERT of two layers of 32, with a head of so many labels, and its WordPiece tokenizer."""
+def bert(folder, labels=None, positions=64, lower=False, family="Bert", **tokenizer):
+    """A BERT of two layers of 32, with a head of so many labels, and its WordPiece tokenizer.
+
+    `family`: of its class in transformers. RoBERTa's positions begin after its padding's id.
+    """
     import torch
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    roberta = "Roberta" in family
+    special = ["[UNK]", "[PAD]"] if roberta else ["[PAD]", "[UNK]"]
+    vocabulary = [*special, "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    differs = {"type_vocab_size": 1, "pad_token_id": 1} if roberta else {}
+    if roberta:
+        tokenizer = {"model_input_names": ["input_ids", "attention_mask"]} | tokenizer
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    config = transformers.BertConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        max_position_embeddings=positions,
+        max_position_embeddings=positions + 2 * roberta,
+        **differs,
         **({} if labels is None else {"num_labels": labels}),
     )
-    kind = "BertModel" if labels is None else "BertForSequenceClassification"
-    model = getattr(transformers, kind)(config).eval()
+    kind = "Model" if labels is None else "ForSequenceClassification"
+    model = getattr(transformers, family + kind)(config).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         size = 0.3 if parameter.ndim > 1 else 0.1

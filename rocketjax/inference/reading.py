@@ -184,6 +184,16 @@ def two_labels(folder: Path, head: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def lone_unit(folder: Path, head: Mapping[str, Any]) -> list[str]:
+    """The note on a head without the pooler that transformers has before the unit; else none."""
+    if "classifier.weight" not in head or any(n.endswith("pooler.dense.weight") for n in head):
+        return []
+    return [
+        f"{folder}: a head without a pooler: its unit reads [CLS] as it is, while transformers "
+        "would draw a pooler at random"
+    ]
+
+
 def segments(folder: Path, tokenizer: Tokenizer) -> list[str]:
     """The note on a tokenizer whose class, and no list in the folder, leaves out segments."""
     path = folder / "tokenizer_config.json"

@@ -13,7 +13,7 @@ import numpy as np
 from rocketjax.config.options import validated
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.batching import BATCHING, ON_ACCELERATORS, Batching
-from rocketjax.inference.reading import read_text, read_vectors, segments, two_labels
+from rocketjax.inference.reading import lone_unit, read_text, read_vectors, segments, two_labels
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, pretrained
@@ -86,7 +86,8 @@ def pretrained_reranker(
     head = convert.head_params(tensors, encoder, str(root))
     has_pooler = head is not None and "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
-    notes = [*reading.notes, *segments(folder, tokenizer), *two_labels(root, tensors)]
+    notes = [*reading.notes, *segments(folder, tokenizer)]
+    notes += [*two_labels(root, tensors), *lone_unit(root, tensors)]
     if head is None:
         if seed is None:
             raise InputError(

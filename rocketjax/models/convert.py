@@ -258,12 +258,13 @@ def head_tensors(params: Params, config: EncoderConfig) -> Tensors:
 def _head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[str, str]:
     """The names of pooler and linear unit in these tensors.
 
-    RoBERTa's are tried first: its checkpoints may hold an unused pooler named as BERT's. An ERNIE
-    without task types is a BERT but for its tensors' prefix.
+    RoBERTa's are tried first: its checkpoints may hold an unused pooler named as BERT's.
     """
     if f"{_ROBERTA_UNIT}.weight" in tensors:
         return _ROBERTA_POOLER, _ROBERTA_UNIT
-    poolers = [f"{prefix}.{_BERT_POOLER}" for prefix in (family(config), "bert", "ernie")]
+    # An ERNIE without task embeddings is of BERT's family, but its tensors are named "ernie.".
+    prefixes = (f"{family(config)}.", "bert.", "ernie.", "")
+    poolers = [f"{prefix}{_BERT_POOLER}" for prefix in prefixes]
     return next((name for name in poolers if f"{name}.weight" in tensors), poolers[0]), _BERT_UNIT
 
 

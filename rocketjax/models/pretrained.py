@@ -265,13 +265,14 @@ def _conversion(described: Path, place: Path) -> str:
         place: where the weights are, for the command.
     """
     auto = "AutoModel"
+    named = architectures(described) if (described / "config.json").is_file() else []
     for task in ("SequenceClassification", "MaskedLM", "TokenClassification", "QuestionAnswering"):
-        if any(name.endswith(f"For{task}") for name in architectures(described)):
+        if any(name.endswith(f"For{task}") for name in named):
             auto = f"AutoModelFor{task}"
     command = (
         f"from transformers import {auto}; "
         f"{auto}.from_pretrained({str(place)!r}, weights_only=True)"
-        f".save_pretrained({str(place)!r})"
+        f".save_pretrained({str(place)!r}, safe_serialization=True)"
     )
     return f'python -c "{command}"'
 

@@ -177,7 +177,8 @@ def plain_prompts(folder: Path) -> tuple[str, str]:
 
 def own_length(folder: Path) -> int | None:
     """The tokenizer's own limit in tokens, which holds without the library's files, too."""
-    return _tokens(_optional_object(folder, "tokenizer_config.json"), "model_max_length")
+    fields = _optional_object(folder, "tokenizer_config.json")
+    return _tokens(fields, "model_max_length") or _tokens(fields, "max_len")
 
 
 def read_denses(folder: Path) -> list[Path]:

@@ -69,6 +69,16 @@ def export_with(folder, reranker):
 # ---- what a file says is heeded
 
 
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Ernie"])
+def test_other_families_are_read_as_well(library, family, tmp_path):
+    vectors = modular(bert(tmp_path / "de", family=family), similarity_fn_name="dot")
+    write(vectors / "sentence_bert_config.json", {"max_seq_length": 20})
+    assert not same_vectors(library, vectors).notes
+    scores = bert(tmp_path / "ce", labels=1, family=family)
+    edit(scores / "tokenizer_config.json", model_max_length=20)
+    assert same_scores(library, scores).tokenizer.config.pair_length == 20
+
+
 def test_texts_are_lower_cased_where_the_folder_says_so(library, tmp_path):
     folder = modular(bert(tmp_path / "m"))
     plain = same_vectors(library, folder)
@@ -340,7 +350,7 @@ def test_commands_take_what_a_folder_does_not_say(weights, collection, tmp_path,
     assert "index: made of model" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_fresh_head_is_named(weights):
+def test_a_fresh_head_is_named(weights, tmp_path):
     start = pretrained_reranker(RerankerConfig(str(weights)), SHORT, ComputeConfig(), seed=7)
     assert start.notes == (
         f"{weights}: no head that scores a pair; a fresh one is drawn, by seed 7",
