@@ -42,6 +42,7 @@ class Folder:
     named_class: bool = True  # tokenizer_class is the architecture's, not the generic one
     inputs: tuple[str, ...] | None = None  # model_input_names, if the file has them
     activation: str = "gelu"
+    tasks: bool = False  # ERNIE's embedding of tasks
     dtype: str = "float32"
     max_length: float | None = None  # of the tokenizer
     side: str | None = None  # at which it truncates
@@ -82,6 +83,7 @@ def drawn(seed: int, kind: str | None = None) -> Folder:
             0.25,
         ),
         "activation": rarely(one("gelu_new", "relu", "silu", "gelu_pytorch_tanh"), "gelu"),
+        "tasks": architecture == "ernie" and rarely(True, False, 0.2),
         "dtype": one("float32", "float32", "float16", "bfloat16"),
         "max_length": rarely(one(None, 1e30), one(16, 62, 62), unlimited),
         "side": rarely(one("left", "right"), None, 0.1),
@@ -180,6 +182,8 @@ def _write_transformer(path: Path, folder: Folder) -> None:
         "hidden_act": folder.activation,
         "layer_norm_eps": 1e-5 if roberta else 1e-12,
     }
+    if folder.tasks:
+        fields |= {"use_task_id": True, "task_type_vocab_size": 3}
     if folder.kind == "bi" or folder.layout == "denses":
         kind = transformers.AutoModel
     elif folder.head:

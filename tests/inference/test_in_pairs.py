@@ -131,6 +131,18 @@ def test_random_folders_are_scored_as_there_or_said_why_not(library, tmp_path):
     check(library, tmp_path, range(6))
 
 
+def test_blanks_around_a_passage_count_as_in_a_query(library, tmp_path):
+    """To RoBERTa's tokenizer a blank is part of a word, at a text's start as well."""
+    folder = strangers.Folder(architecture="roberta", max_length=62, seed=3)
+    ours = rocketjax.open_retriever(strangers.write(tmp_path / "m", folder), say=unsaid)
+    theirs = library.SentenceTransformer(str(tmp_path / "m"), device="cpu")
+    texts = ["the film", " the film", "\n the film\t"]
+    vectors = ours.encode_passage(texts)
+    np.testing.assert_allclose(vectors, theirs.encode_document(texts), atol=CLOSE)
+    np.testing.assert_allclose(vectors, ours.encode_query(texts), atol=CLOSE)
+    assert abs(vectors[0] - vectors[1:]).max() > 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_hundreds_of_random_folders_are_scored_as_there_or_said_why_not(library, tmp_path, part):
