@@ -79,7 +79,13 @@ class TextModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: the fields, without what was placed on devices or cached."""
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return state | {"params": jax.tree.map(np.asarray, self.params)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises InputError in a forked process, where jax would hang."""
+        refuse_forked()
+        self.__dict__.update(state, params=jax.device_put(state["params"]))
 
     def _run(
         self, method: Method, texts: Sequence[Text], advance: Advance, steady: bool

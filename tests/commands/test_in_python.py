@@ -6,6 +6,8 @@ import io
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections import deque
 
@@ -214,6 +216,18 @@ def test_a_loaded_model_can_be_pickled_and_copied(run, copied):
     np.testing.assert_array_equal(copied(opened).encode_query(["sun ray"]), vectors)
 
 
+@pytest.mark.slow
+def test_a_pickled_model_works_in_a_process_of_its_own(run, tmp_path):
+    model = rocketjax.load(run)
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    code = "import pickle, sys; m = pickle.load(open(sys.argv[1], 'rb'));"
+    code += "print(m.search('cat purr', 3)[0].passage.id, m.encode_query(['sun'])[0, :3].tolist())"
+    args = [sys.executable, "-c", code, str(tmp_path / "model")]
+    said = subprocess.run(args, capture_output=True, text=True, timeout=300, check=True).stdout
+    best = model.search("cat purr", 3)[0].passage.id
+    assert said.strip() == f"{best} {model.encode_query(['sun'])[0, :3].tolist()}"
+
+
 def in_a_fork(work):
     """What `work` returns, or the message of its InputError, in a forked process."""
     fork = multiprocessing.get_context("fork")
@@ -240,12 +254,13 @@ def in_a_fork(work):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_process_forked_after_jax_started_is_told_so(pair, weights, tmp_path):
     queries, passages = vectors("random", passages=101)
-    index = ExactIndex(vectors_folder(tmp_path, passages))
+    index, pickled = ExactIndex(vectors_folder(tmp_path, passages)), pickle.dumps(pair)
     for work in (
         lambda: pair.encode_query(["cat"]),
         lambda: pair.score(["cat"], ["dog"]),
         lambda: rocketjax.open_retriever(weights),
         lambda: index.search(queries, 3),
+        lambda: pickle.loads(pickled),
     ):
         assert "multiprocessing.get_context('spawn')" in in_a_fork(work)
     # What needs no device goes on there, as in the workers of a loader.
