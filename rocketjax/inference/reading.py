@@ -154,16 +154,21 @@ def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) ->
     return Pooling(*chosen, tuple(notes))
 
 
-def two_labels(folder: Path, head: Mapping[str, Any]) -> list[str]:
-    """The note on a head of two labels: what its one score is; none with one label.
+def head_notes(folder: Path, head: Mapping[str, Any]) -> list[str]:
+    """The notes on a cross-encoder's head.
 
     Args:
         folder: the model's root.
         head: the tensors that hold the head.
 
     Raises:
-        InputError: by their names, the first label is the positive one.
+        InputError: of two labels, the first is the positive one by their names.
     """
+    return [*_two_labels(folder, head), *_lone_unit(folder, head)]
+
+
+def _two_labels(folder: Path, head: Mapping[str, Any]) -> list[str]:
+    """The note on a head of two labels: what its one score is; none with one label."""
     units = (f"{name}.weight" for name in ("classifier.out_proj", "classifier"))
     unit = next((head[name] for name in units if name in head), None)
     if unit is None or unit.shape[:1] != (2,):
@@ -184,7 +189,18 @@ def two_labels(folder: Path, head: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def lone_unit(folder: Path, head: Mapping[str, Any]) -> list[str]:
+def halved(folder: Path, tensors: Mapping[str, Any]) -> list[str]:
+    """The note on weights of 16 bits, which transformers 5 computes with as they are."""
+    kinds = {str(tensor.dtype) for tensor in tensors.values()} & {"float16", "bfloat16"}
+    if not kinds or (folder / SETTINGS).is_file():
+        return []
+    return [
+        f"{folder}: weights are {', '.join(sorted(kinds))}: read as float32, and computed as "
+        "--compute.dtype says, where transformers 5 computes in their own type"
+    ]
+
+
+def _lone_unit(folder: Path, head: Mapping[str, Any]) -> list[str]:
     """The note on a head without the pooler that transformers has before the unit; else none."""
     if "classifier.weight" not in head or any(n.endswith("pooler.dense.weight") for n in head):
         return []

@@ -13,7 +13,7 @@ import numpy as np
 from rocketjax.config.options import validated
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.batching import BATCHING, ON_ACCELERATORS, Batching
-from rocketjax.inference.reading import lone_unit, read_text, read_vectors, segments, two_labels
+from rocketjax.inference.reading import halved, head_notes, read_text, read_vectors, segments
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, pretrained
@@ -45,7 +45,8 @@ def pretrained_retriever(
     reading = read_text(root, text, encoder, "retriever")
     vectors = read_vectors(root, config, reading)
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
-    params = convert.encoder_params(pretrained.load_tensors(folder), encoder, str(folder))
+    tensors = pretrained.load_tensors(folder)
+    params = convert.encoder_params(tensors, encoder, str(folder))
     module = BiEncoder(
         encoder,
         make_compute(compute, config.dropout),
@@ -54,7 +55,7 @@ def pretrained_retriever(
         normalize=vectors.normalize,
     )
     params = jax.device_put(by_tower(params, params, shared=module.shared))
-    notes = [*reading.notes, *vectors.notes]
+    notes = [*reading.notes, *vectors.notes, *halved(root, tensors)]
     if reading.text.title == "segment":
         notes += segments(folder, tokenizer)
     return Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
@@ -81,13 +82,14 @@ def pretrained_reranker(
     encoder = pretrained.read_encoder_config(folder)
     reading = read_text(root, text, encoder, "reranker")
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
-    params = convert.encoder_params(pretrained.load_tensors(folder), encoder, str(folder))
-    tensors = _head_tensors(root, folder)
-    head = convert.head_params(tensors, encoder, str(root))
+    tensors = pretrained.load_tensors(folder)
+    params = convert.encoder_params(tensors, encoder, str(folder))
+    head_of = _head_tensors(root, tensors)
+    head = convert.head_params(head_of, encoder, str(root))
     has_pooler = head is not None and "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
-    notes = [*reading.notes, *segments(folder, tokenizer)]
-    notes += [*two_labels(root, tensors), *lone_unit(root, tensors)]
+    notes = [*reading.notes, *segments(folder, tokenizer), *halved(root, tensors)]
+    notes += head_notes(root, head_of)
     if head is None:
         if seed is None:
             raise InputError(
@@ -116,12 +118,10 @@ def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
     return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
 
 
-def _head_tensors(root: Path, folder: Path) -> pretrained.Tensors:
+def _head_tensors(root: Path, tensors: pretrained.Tensors) -> pretrained.Tensors:
     """What holds a cross-encoder's head: its weights, or the modules behind its encoder."""
     denses = [pretrained.load_tensors(dense) for dense in read_denses(root)]
-    if not denses:
-        return pretrained.load_tensors(folder)
-    return convert.head_of_modules(denses)
+    return convert.head_of_modules(denses) if denses else tensors
 
 
 def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:

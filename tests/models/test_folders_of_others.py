@@ -357,6 +357,17 @@ def test_a_fresh_head_is_named(weights, tmp_path):
     )
 
 
+def test_weights_of_16_bits_are_named(weights, tmp_path):
+    shutil.copytree(weights, tmp_path / "m")
+    folder = modular(tmp_path / "m", similarity_fn_name="dot")
+    tensors = pretrained.load_tensors(folder)
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    config = pretrained.read_encoder_config(folder)
+    pretrained.save_model(folder, config, halves, "BertModel")
+    (note,) = rocketjax.open_retriever(folder).notes
+    assert "weights are float16: read as float32" in note
+
+
 def test_a_run_says_once_what_it_starts_from(weights, tmp_path):
     said = []
     config = Config(
