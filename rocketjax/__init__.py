@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocketjax.config.schema import ComputeConfig as ComputeConfig
     from rocketjax.config.schema import Config as Config
+    from rocketjax.config.schema import TextOptions as TextOptions
     from rocketjax.functional.functions import Functions as Functions
     from rocketjax.inference.folder import open_reranker as open_reranker
     from rocketjax.inference.folder import open_retriever as open_retriever
@@ -40,6 +41,7 @@ _HOMES = {
     "Reranker": "inference.reranker",
     "Retriever": "inference.retriever",
     "fit": "pipeline.fit",
+    "TextOptions": "config.schema",
     "load": "retrieval.load",
     "open_reranker": "inference.folder",
     "open_retriever": "inference.folder",
@@ -57,6 +59,7 @@ __all__ = [
     "Ranked",
     "Reranker",
     "Retriever",
+    "TextOptions",
     "fit",
     "load",
     "open_reranker",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, say, watch
-from rocketjax.config.fields import Count, OnBadRows, Size
-from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig
+from rocketjax.config.fields import Count, NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig, TextOptions
 
 if TYPE_CHECKING:
     from rocketjax.data.collection import Collection
@@ -38,6 +38,10 @@ class Encode:
     """Which of the workers this is, from 0."""
     workers: Size = 1
     """How many workers encode shards of the same output."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """How it reads texts; what is not given is as the model's folder says."""
+    pooling: PoolingOption = "auto"
+    normalize: NormalizeOption = None
     index: IndexConfig = field(default_factory=IndexConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
@@ -58,7 +62,9 @@ def _encode(options: Encode) -> None:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
-    retriever = open_retriever(options.model, options.compute)
+    retriever = open_retriever(
+        options.model, options.compute, options.text, options.pooling, options.normalize, say
+    )
     folder = Path(options.output)
     processes.check_shared(folder)
     collection = processes.main_first(

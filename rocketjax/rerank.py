@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, keep_programs, say, watch
 from rocketjax.config.fields import OnBadRows, Size
-from rocketjax.config.schema import ComputeConfig
+from rocketjax.config.schema import ComputeConfig, TextOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,8 @@ class Rerank:
     on_bad_rows: OnBadRows = "fail"
     depth: Size = 50
     """Passages of each query that are re-ordered; the rest follow in the run's order."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """How it reads texts; what is not given is as the model's folder says."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -59,7 +61,7 @@ def _rerank(options: Rerank) -> None:
         else read_queries(Path(options.queries))
     )
     _refuse_strangers(options, found, queries, collection)
-    reranker = open_reranker(options.model, options.compute)
+    reranker = open_reranker(options.model, options.compute, options.text, say)
     heads = Split(queries, {query: {ranked[0][0]: 1} for query, ranked in found.items() if ranked})
     if line := cut_line(options.run, heads, collection.passages, None, reranker.tokenizer):
         say(line)

@@ -15,8 +15,8 @@ from rocketjax.cli.command import (
     say,
     watch,
 )
-from rocketjax.config.fields import Count, OnBadRows, Size
-from rocketjax.config.schema import ComputeConfig
+from rocketjax.config.fields import Count, NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.schema import ComputeConfig, TextOptions
 
 if TYPE_CHECKING:
     from rocketjax.inference.reranker import Reranker
@@ -56,6 +56,10 @@ class Search:
     """Passages shown, or written for each query."""
     depth: Count = 50
     """Passages the retriever finds and the re-ranker orders; 0: the retriever alone."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """How both models read texts; what is not given is as the model's folder says."""
+    pooling: PoolingOption = "auto"
+    normalize: NormalizeOption = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -71,10 +75,14 @@ def _search(options: Search) -> None:
         raise InputError("--queries and --output go together: a file in, a TREC run out")
     if options.output:
         ensure_parent(Path(options.output))
-    retriever = open_retriever(options.model, options.compute)
+    retriever = open_retriever(
+        options.model, options.compute, options.text, options.pooling, options.normalize, say
+    )
     reranker = None
     if options.depth:
-        reranker = open_reranker(options.reranker or options.model, options.compute)
+        reranker = open_reranker(
+            options.reranker or options.model, options.compute, options.text, say
+        )
     folder = Path(options.model)
     collection = collection_for(folder, options.collection, options.on_bad_rows, say)
     corpus = open_corpus(folder, retriever, collection, options.index, say)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import pydantic
 
 from rocketjax.cli.command import command, keep_programs, say
-from rocketjax.config.fields import OnBadRows, Size
-from rocketjax.config.schema import ComputeConfig
+from rocketjax.config.fields import NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.schema import ComputeConfig, TextOptions
 from rocketjax.serving.requests import Limits
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class Serve:
     """Port to listen on; 0 for any free one. The address is printed."""
     depth: Size = 50
     """Passages per query that the retriever finds and the re-ranker orders; the largest top_k."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """How both models read texts; what is not given is as the model's folder says."""
+    pooling: PoolingOption = "auto"
+    normalize: NormalizeOption = None
     limits: Limits = field(default_factory=Limits)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """How to compute. Here --compute.batch 0 means 4 on a CPU and 32 elsewhere, since a request
@@ -58,8 +62,9 @@ def _serve(options: Serve) -> None:
     from rocketjax.runtime.signals import Preempted
     from rocketjax.serving.app import LOOPBACK, make_app
     from rocketjax.serving.batcher import Batcher
-    from rocketjax.serving.server import listen, make_server
+    from rocketjax.serving.server import listen, make_server, refuse_running_loop
 
+    refuse_running_loop()
     limits = options.limits
     # A signal is a normal end: uvicorn finishes the running requests before it raises it again,
     # and until the server runs there is nothing to save.
@@ -104,8 +109,10 @@ def open_answers(options: Serve) -> "Answers":
 
         on_cpu = jax.default_backend() == "cpu"
         compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
-    retriever = open_retriever(options.model, compute)
-    reranker = open_reranker(options.reranker or options.model, compute)
+    retriever = open_retriever(
+        options.model, compute, options.text, options.pooling, options.normalize, say
+    )
+    reranker = open_reranker(options.reranker or options.model, compute, options.text, say)
     folder = Path(options.model)
     collection = collection_for(folder, options.collection, options.on_bad_rows, say)
     corpus = open_corpus(folder, retriever, collection, options.index, say)

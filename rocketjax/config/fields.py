@@ -20,6 +20,20 @@ OnBadRows: TypeAlias = Annotated[
     Literal["fail", "skip"],
     tyro.conf.arg(help="Bad rows of the collection: fail at the first, or skip and count them."),
 ]
+PoolingOption: TypeAlias = Annotated[
+    Literal["auto", "cls", "mean"],
+    tyro.conf.arg(
+        help="The retriever's vector of a text: its first token's state, or the mean over its "
+        "tokens; auto: as the model's folder says, cls where it does not."
+    ),
+]
+NormalizeOption: TypeAlias = Annotated[
+    bool | None,
+    tyro.conf.arg(
+        help="Scale the retriever's vectors to length 1, so that scores are cosines; None: as the "
+        "model's folder says, unscaled where it does not."
+    ),
+]
 Stage: TypeAlias = Literal[
     "start", "warm-retriever", "encode", "warm-reranker", "mine", "joint", "index", "evaluate"
 ]

@@ -68,16 +68,39 @@ class TextConfig:
     """Longest passage (title and text) in tokens, as the retriever reads it; 0: as long as the
     weights' files say."""
     pair_length: Length = at("start", 96, judged=True)
-    """Longest query + passage in tokens, as the re-ranker reads it; the passage is cut. 0: as
-    long as the weights' files say."""
-    title: Literal["segment", "joined"] = at("start", "joined", judged=True)
+    """Longest query + passage in tokens, as the re-ranker reads it; `pair_truncation` says what is
+    cut. 0: as long as the weights' files say."""
+    title: Literal["auto", "segment", "joined"] = at("start", "joined", judged=True)
     """The retriever's passage: "segment" = CLS title SEP text SEP (RocketQA), "joined" = CLS title
-    text SEP (sentence-transformers)."""
+    text SEP (sentence-transformers). auto: as the weights were saved with, else joined."""
     query_prompt: str | None = at("start", None, judged=True)
     """Put before every query the retriever reads. None: as the prompts of the weights' folder say
     (sentence-transformers), nothing where there are none."""
     passage_prompt: str | None = at("start", None, judged=True)
     """Put before every passage the retriever reads; None: as for queries."""
+    pair_truncation: Literal["auto", "passage", "longest"] = at("start", "auto", judged=True)
+    """How the re-ranker's pair is cut: "passage" = the query to query_length, then the passage;
+    "longest" = the longer text first (transformers' longest_first). auto: longest with a
+    cross-encoder that others trained, else passage."""
+    lower_case: bool | None = at("start", None, judged=True)
+    """Lower-case every text first. None: as the weights' sentence_bert_config.json says."""
+
+
+@dataclass(frozen=True)
+class TextOptions(TextConfig):
+    """How a model that is opened reads texts: what is not given is as its folder says."""
+
+    query_length: Length = at("start", 0, judged=True)
+    """Longest query in tokens, [CLS] and [SEP] counted; 0: as the model's folder says."""
+    passage_length: Length = at("start", 0, judged=True)
+    """Longest passage (title and text) in tokens, as the retriever reads it; 0: as the model's
+    folder says."""
+    pair_length: Length = at("start", 0, judged=True)
+    """Longest query + passage in tokens, as the re-ranker reads it; 0: as the model's folder
+    says."""
+    title: Literal["auto", "segment", "joined"] = at("start", "auto", judged=True)
+    """The retriever's passage: "segment" = CLS title SEP text SEP (RocketQA), "joined" = CLS title
+    text SEP (sentence-transformers). auto: as the model was saved with, else joined."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def copies_of(split: Split, collection: Collection) -> dict[str, list[str]]:
         for grades in split.qrels.values()
         for pid in relevant(grades)
     }
-    saying: dict[str, list[str]] = {text: [] for text in judged.values()}
+    saying: dict[bytes, list[str]] = {text: [] for text in judged.values()}
     for passage in collection.passages:
         if (ids := saying.get(said(passage.whole))) is not None:
             ids.append(passage.id)

@@ -61,7 +61,8 @@ def export_stablehlo(folder: Path, model: Model) -> None:
             }
         for kind, of in (("retriever", retriever), ("reranker", reranker)):
             leaves = map(np.asarray, jax.tree.leaves(of.params))
-            np.savez(aside / f"{kind}.npz", **{f"{i:03}": x for i, x in enumerate(leaves)})
+            named = {f"{i:03}": leaf for i, leaf in enumerate(leaves)}
+            np.savez(aside / f"{kind}.npz", **named)  # pyright: ignore[reportArgumentType]
             (aside / f"{kind}-tokenizer").mkdir()
             of.tokenizer.save(aside / f"{kind}-tokenizer")
         write_json(aside / "functions.json", about)

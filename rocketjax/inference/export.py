@@ -49,11 +49,15 @@ def export(
 
 def reranker_differences(model: Reranker) -> list[str]:
     """What CrossEncoder does differently from rocketjax, one line each."""
-    text = model.tokenizer.config
-    return [
-        f"a pair is cut to {text.pair_length} tokens, its longer text first; its query is not cut "
-        f"to {text.query_length} tokens beforehand, so longer queries score differently"
-    ]
+    text, lines = model.tokenizer.config, []
+    if text.pair_truncation != "longest":
+        lines.append(
+            f"a pair is cut to {text.pair_length} tokens, its longer text first; its query is not "
+            f"cut to {text.query_length} tokens beforehand, so longer queries score differently"
+        )
+    if text.lower_case:
+        lines.append("pairs are not lower-cased; give CrossEncoder lower-case texts")
+    return lines
 
 
 def retriever_differences(model: Retriever) -> list[str]:
@@ -107,7 +111,7 @@ def _add_sentence_transformer(folder: Path, model: Retriever) -> None:
         (folder / f"{i}_{name}").mkdir()
     write_json(folder / "modules.json", modules)
     write_json(folder / "1_Pooling" / "config.json", pooling)
-    limits = {"max_seq_length": longest, "do_lower_case": False}
+    limits = {"max_seq_length": longest, "do_lower_case": bool(text.lower_case)}
     write_json(folder / "sentence_bert_config.json", limits)
     prompts = {"query": text.query_prompt or "", "document": text.passage_prompt or ""}
     similarity = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "dot"}

@@ -13,16 +13,19 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import pydantic
 
+from rocketjax.config.options import validated
 from rocketjax.config.schema import (
     ComputeConfig,
     RerankerConfig,
     RetrieverConfig,
     TextConfig,
+    TextOptions,
 )
+from rocketjax.inference.reading import laid_over
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
+from rocketjax.inference.settings import SETTINGS, Settings, read_settings
 from rocketjax.inference.start import (
     by_tower,
     fitting_tokenizer,
@@ -34,72 +37,108 @@ from rocketjax.inference.start import (
 from rocketjax.models import convert, encoder, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.encoder import Params
-from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.files import new_folder, read_json, read_object, valid, write_json
-
-SETTINGS = "rocketjax.json"
-AS_WEIGHTS = TextConfig(query_length=0, passage_length=0, pair_length=0)  # as their files say
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
-class Settings:
-    """rocketjax.json: how a saved model reads texts and pools vectors."""
-
-    kind: Literal["retriever", "reranker"]
-    text: TextConfig
-    towers: Literal["shared", "separate"] = "shared"
-    pooling: Literal["cls", "mean"] = "cls"
-    normalize: bool = False
-
+from rocketjax.runtime.errors import InputError, shown
+from rocketjax.runtime.files import new_folder, read_object, write_json
+from rocketjax.runtime.progress import Say, logged
 
 # ---- opening
 
 
-def open_retriever(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Retriever:  # noqa: B008
+def open_retriever(
+    folder: str | Path,
+    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
+    text: TextConfig = TextOptions(),  # noqa: B008
+    pooling: Literal["auto", "cls", "mean"] = "auto",
+    normalize: bool | None = None,
+    say: Say = logged,
+) -> Retriever:
     """Opens a retriever: of a run, from its own folder, or from plain weights.
 
     Weights from sentence-transformers keep its pooling, prompts and lengths. Others are pooled by
-    their first token and read as many tokens as they have positions for.
+    their first token and read as many tokens as they have positions for, unless told otherwise:
+    e5 is pooling="mean", normalize=True,
+    text=TextOptions(query_prompt="query: ", passage_prompt="passage: ").
 
     Args:
         folder: a run's, a model's, or weights by folder or hub name.
         compute: how the model runs.
+        text: how it reads texts; what is left open is as its folder says.
+        pooling: what a text's vector is; auto: as its folder says.
+        normalize: whether vectors are scaled to length 1; None: as its folder says.
+        say: takes a line for people on each thing that its folder leaves open or that is not
+            heeded; they are the retriever's `notes`, too. Default: logged as warnings.
 
     Raises:
-        InputError: there is no retriever, or a file is damaged; the file is named.
+        InputError: there is no retriever, a file is damaged, or an argument does not fit; the file
+            or the argument is named.
     """
     path = _model_folder(folder, "retriever")
+    given = RetrieverConfig(str(path), pooling=pooling, normalize=normalize)
+    validated(RetrieverConfig, dataclasses.asdict(given), str)
+    # What is asked of pairs is no part of a retriever, and must not make it another model.
+    text = dataclasses.replace(_checked(text), pair_length=0, pair_truncation="auto")
     if (path / SETTINGS).is_file():
-        return load_retriever(path, compute)
-    with _naming_both_readings(folder):
-        return pretrained_retriever(RetrieverConfig(str(folder)), AS_WEIGHTS, compute)
+        model = load_retriever(path, compute, text=text, given=given)
+    else:
+        with _naming_both_readings(folder):
+            model = pretrained_retriever(
+                dataclasses.replace(given, weights=str(folder)), text, compute
+            )
+    for line in model.notes:
+        say(line)
+    return model
 
 
-def open_reranker(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Reranker:  # noqa: B008
+def open_reranker(
+    folder: str | Path,
+    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
+    text: TextConfig = TextOptions(),  # noqa: B008
+    say: Say = logged,
+) -> Reranker:
     """Opens a re-ranker: of a run, from its own folder, or from a cross-encoder's weights.
 
     Args:
         folder: a run's, a model's, or weights by folder or hub name.
         compute: how the model runs.
+        text: how it reads texts; what is left open is as its folder says.
+        say: as for `open_retriever`.
 
     Raises:
-        InputError: there is no re-ranker, the weights have no head or one with several labels, or
-            a file is damaged; the file is named.
+        InputError: there is no re-ranker, the weights have no head or one with more than two
+            labels, or a file is damaged; the file is named.
     """
-    path = _model_folder(folder, "reranker")
+    path, text = _model_folder(folder, "reranker"), _checked(text)
     if (path / SETTINGS).is_file():
-        return load_reranker(path, compute)
-    with _naming_both_readings(folder):
-        return pretrained_reranker(RerankerConfig(str(folder)), AS_WEIGHTS, compute, seed=None)
+        model = load_reranker(path, compute, text=text)
+    else:
+        with _naming_both_readings(folder):
+            model = pretrained_reranker(RerankerConfig(str(folder)), text, compute, seed=None)
+    for line in model.notes:
+        say(line)
+    return model
 
 
-def load_retriever(folder: Path, compute: ComputeConfig, dropout: float = 0.0) -> Retriever:
+def _checked(text: TextConfig) -> TextConfig:
+    if not isinstance(text, TextConfig):
+        raise InputError(f"text is {shown(text)}; give a rocketjax.TextOptions")
+    return validated(type(text), dataclasses.asdict(text), lambda name: f"text.{name}")
+
+
+def load_retriever(
+    folder: Path,
+    compute: ComputeConfig,
+    dropout: float = 0.0,
+    text: TextConfig = TextOptions(),  # noqa: B008
+    given: RetrieverConfig = RetrieverConfig(),  # noqa: B008
+) -> Retriever:
     """Loads a retriever from its own folder.
 
     Args:
         folder: written by `save_retriever`.
         compute: how the model runs.
         dropout: share of hidden units dropped if it is trained further.
+        text: how it reads texts; what is left open is as it was saved with.
+        given: its pooling and scaling; what is left open is as it was saved with.
 
     Raises:
         InputError: the folder holds no retriever, or a file is missing or damaged.
@@ -116,28 +155,35 @@ def load_retriever(folder: Path, compute: ComputeConfig, dropout: float = 0.0) -
         config,
         make_compute(compute, dropout),
         shared=shared,
-        pooling=settings.pooling,
-        normalize=settings.normalize,
+        pooling=settings.pooling if given.pooling == "auto" else given.pooling,
+        normalize=settings.normalize if given.normalize is None else given.normalize,
     )
-    tokenizer = fitting_tokenizer(folder, settings.text, config)
+    settled = laid_over(text, dataclasses.asdict(settings.text))
+    tokenizer = fitting_tokenizer(folder, settled, config)
     params = jax.device_put(by_tower(query, passage, shared))  # not committed to a device
     return Retriever(module, params, tokenizer, make_batching(compute))
 
 
-def load_reranker(folder: Path, compute: ComputeConfig, dropout: float = 0.0) -> Reranker:
+def load_reranker(
+    folder: Path,
+    compute: ComputeConfig,
+    dropout: float = 0.0,
+    text: TextConfig = TextOptions(),  # noqa: B008
+) -> Reranker:
     """Loads a re-ranker from its own folder.
 
     Args:
         folder: written by `save_reranker`.
         compute: how the model runs.
         dropout: share of hidden units dropped if it is trained further.
+        text: how it reads texts; what is left open is as it was saved with.
 
     Raises:
         InputError: the folder holds no re-ranker, or a file is missing or damaged.
     """
-    settings = _read_settings(folder, "reranker")
+    _read_settings(folder, "reranker")
     config = RerankerConfig(str(folder), dropout=dropout)
-    return pretrained_reranker(config, settings.text, compute, seed=None)
+    return pretrained_reranker(config, text, compute, seed=None)
 
 
 def _model_folder(folder: str | Path, kind: str) -> Path:
@@ -164,10 +210,7 @@ def _naming_both_readings(folder: str | Path) -> Iterator[None]:
 
 
 def _read_settings(folder: Path, kind: str) -> Settings:
-    path = folder / SETTINGS
-    settings = valid(Settings, read_json(path), path, "save the model again")
-    if 0 in (settings.text.query_length, settings.text.passage_length, settings.text.pair_length):
-        raise InputError(f"{path}: damaged: text: a length is 0; save the model again")
+    settings, path = read_settings(folder), folder / SETTINGS
     if settings.kind != kind:
         raise InputError(
             f"{path}: kind is {settings.kind!r}, but a {kind} is wanted; give its folder"

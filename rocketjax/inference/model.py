@@ -1,10 +1,11 @@
 """A model with its tokenizer, run on texts by one compiled program on every local device."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,13 @@ from rocketjax.inference.batching import (
     plan,
 )
 from rocketjax.models.encoder import Params, unstacked
-from rocketjax.runtime.devices import local_mesh, on_each_device, replicate, shard_rows
+from rocketjax.runtime.devices import (
+    local_mesh,
+    on_each_device,
+    refuse_forked,
+    replicate,
+    shard_rows,
+)
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.batch import Text, Tokens
@@ -47,12 +54,14 @@ class TextModel:
         params: the module's "params", not committed to any device: they work on every mesh.
         tokenizer: how texts are read, and their lengths.
         batching: how many texts a device takes at once, and in which shapes.
+        notes: what was taken from its folder and is not plain from it, a line for people each.
     """
 
     module: nn.Module
     params: Params = field(repr=False)
     tokenizer: Tokenizer
     batching: Batching = BATCHING
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,6 +77,16 @@ class TextModel:
         digest.update(repr(self.module.clone(compute=None)).encode())  # pyright: ignore
         digest.update(self.tokenizer.description.encode())
         return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the fields, without what was placed on devices or cached."""
+        state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return state | {"params": jax.tree.map(np.asarray, self.params)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises InputError in a forked process, where jax would hang."""
+        refuse_forked()
+        self.__dict__.update(state, params=jax.device_put(state["params"]))
 
     def _run(
         self, method: Method, texts: Sequence[Text], advance: Advance, steady: bool
@@ -87,8 +106,10 @@ class TextModel:
             float32 [len(texts), *method.shape], in the order of `texts`.
 
         Raises:
-            InputError: called while jax traces a function.
+            InputError: called while jax traces a function, or in a process forked from one in which
+                jax runs.
         """
+        refuse_forked()
         if isinstance(jnp.zeros(()), Tracer):
             raise InputError(
                 "a model takes texts and cannot run inside jax.jit: call it outside, or compute "

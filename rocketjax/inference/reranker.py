@@ -9,7 +9,7 @@ import numpy as np
 from rocketjax.inference.model import Method, TextModel
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.runtime.progress import Advance, silent
-from rocketjax.text.tokenizer import as_texts
+from rocketjax.text.texts import as_texts
 
 
 class Ranked(NamedTuple):

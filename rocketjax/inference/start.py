@@ -13,13 +13,15 @@ import numpy as np
 from rocketjax.config.options import validated
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.batching import BATCHING, ON_ACCELERATORS, Batching
+from rocketjax.inference.reading import halved, head_notes, read_text, read_vectors, segments
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
-from rocketjax.models.sentence_transformers import Pooled, read_conventions, read_pooling
+from rocketjax.models.sentence_transformers import read_denses, transformer_folder
+from rocketjax.runtime.devices import refuse_forked
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.text.batch import Tokens
 from rocketjax.text.tokenizer import Tokenizer
@@ -30,27 +32,33 @@ def pretrained_retriever(
 ) -> Retriever:
     """The retriever a run starts from: pretrained weights in every tower.
 
-    Pooling and normalisation that `config` leaves open are as in the weights' modules.json, or
-    [CLS] and unscaled if there is none.
+    What `config` and `text` leave open is as the weights' folder says, or [CLS] and unscaled if
+    it does not say; `notes` of the retriever name that.
 
     Raises:
         InputError: weights that are not found or of another architecture or shape, a tokenizer
             that does not fit them, or text lengths beyond their positions.
     """
-    folder = pretrained.resolve_weights(config.weights)
-    encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    # Read only if something is left open: otherwise modules.json may be one we do not support.
-    is_open = config.pooling == "auto" or config.normalize is None
-    pooling, normalize = (read_pooling(folder) if is_open else None) or Pooled("cls", False)
+    root = pretrained.resolve_weights(config.weights)
+    folder = transformer_folder(root)
+    encoder = pretrained.read_encoder_config(folder)
+    reading = read_text(root, text, encoder, "retriever")
+    vectors = read_vectors(root, config, reading)
+    tokenizer = fitting_tokenizer(folder, reading.text, encoder)
+    tensors = pretrained.load_tensors(folder)
+    params = convert.encoder_params(tensors, encoder, str(folder))
     module = BiEncoder(
         encoder,
         make_compute(compute, config.dropout),
         shared=config.towers == "shared",
-        pooling=pooling if config.pooling == "auto" else config.pooling,
-        normalize=normalize if config.normalize is None else config.normalize,
+        pooling=vectors.pooling,
+        normalize=vectors.normalize,
     )
     params = jax.device_put(by_tower(params, params, shared=module.shared))
-    return Retriever(module, params, tokenizer, make_batching(compute))
+    notes = [*reading.notes, *vectors.notes, *halved(root, tensors)]
+    if reading.text.title == "segment":
+        notes += segments(folder, tokenizer)
+    return Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
 
 
 def pretrained_reranker(
@@ -69,11 +77,19 @@ def pretrained_reranker(
     Raises:
         InputError: as `pretrained_retriever` does, or a missing head and no `seed`.
     """
-    folder = pretrained.resolve_weights(config.weights)
-    encoder, params, tokenizer = _pretrained_encoder(folder, text)
-    head = convert.head_params(pretrained.load_tensors(folder), encoder, str(folder))
+    root = pretrained.resolve_weights(config.weights)
+    folder = transformer_folder(root)
+    encoder = pretrained.read_encoder_config(folder)
+    reading = read_text(root, text, encoder, "reranker")
+    tokenizer = fitting_tokenizer(folder, reading.text, encoder)
+    tensors = pretrained.load_tensors(folder)
+    params = convert.encoder_params(tensors, encoder, str(folder))
+    head_of = _head_tensors(root, tensors)
+    head = convert.head_params(head_of, encoder, str(root))
     has_pooler = head is not None and "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
+    notes = [*reading.notes, *segments(folder, tokenizer), *halved(root, tensors)]
+    notes += head_notes(root, head_of)
     if head is None:
         if seed is None:
             raise InputError(
@@ -84,42 +100,28 @@ def pretrained_reranker(
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
         head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
+        notes.append(f"{root}: no head that scores a pair; a fresh one is drawn, by seed {seed}")
     params = jax.device_put({"encoder": params, **head})
-    return Reranker(module, params, tokenizer, make_batching(compute))
+    return Reranker(module, params, tokenizer, make_batching(compute), tuple(notes))
 
 
 def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
-    """The tokenizer of the model that starts from `weights`, whose tensors are not read.
+    """The tokenizer of the re-ranker that starts from `weights`, whose tensors are not read.
 
     Raises:
         InputError: a folder that is not found or without a usable config.json, a tokenizer that
             does not fit it, or text lengths beyond its positions.
     """
-    folder = pretrained.resolve_weights(weights)
-    return _starting_tokenizer(folder, text, pretrained.read_encoder_config(folder))
+    root = pretrained.resolve_weights(weights)
+    folder = transformer_folder(root)
+    encoder = pretrained.read_encoder_config(folder)
+    return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
 
 
-def _pretrained_encoder(folder: Path, text: TextConfig) -> tuple[EncoderConfig, Params, Tokenizer]:
-    config = pretrained.read_encoder_config(folder)
-    tokenizer = _starting_tokenizer(folder, text, config)
-    tensors = pretrained.load_tensors(folder)
-    return config, convert.encoder_params(tensors, config, str(folder)), tokenizer
-
-
-def _starting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
-    """The tokenizer of pretrained weights; lengths and prompts left open are as their files say."""
-    conventions = read_conventions(folder)
-    longest = min(conventions.longest or config.max_length, config.max_length)
-    query_prompt, passage_prompt = text.query_prompt, text.passage_prompt
-    settled = dataclasses.replace(
-        text,
-        query_length=text.query_length or longest,
-        passage_length=text.passage_length or longest,
-        pair_length=text.pair_length or longest,
-        query_prompt=conventions.query_prompt if query_prompt is None else query_prompt,
-        passage_prompt=conventions.passage_prompt if passage_prompt is None else passage_prompt,
-    )
-    return fitting_tokenizer(folder, settled, config)
+def _head_tensors(root: Path, tensors: pretrained.Tensors) -> pretrained.Tensors:
+    """What holds a cross-encoder's head: its weights, or the modules behind its encoder."""
+    denses = [pretrained.load_tensors(dense) for dense in read_denses(root)]
+    return convert.head_of_modules(denses) if denses else tensors
 
 
 def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
@@ -165,12 +167,13 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
     """Settles what `config` leaves to the platform ("auto").
 
     Raises:
-        InputError: not a ComputeConfig, or a value that an option does not allow; the option is
-            named.
+        InputError: not a ComputeConfig, or a value that an option does not allow (the option is
+            named), or this process was forked from one in which jax runs.
     """
     if not isinstance(config, ComputeConfig):
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
     config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
+    refuse_forked()
     on_cpu = jax.default_backend() == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32

@@ -192,29 +192,47 @@ def head_params(
 
     Returns:
         Float32 kernels [D, 1] and [D, D] with their biases [1] and [D]; None if the checkpoint has
-        no head.
+        no head. Of two labels, the score is the second's logit less the first's: the log-odds of
+        the probability that a softmax gives the second.
 
     Raises:
-        InputError: the head has several labels, or does not fit the encoder.
+        InputError: the head has more labels, or does not fit the encoder.
     """
     pooler, unit = _head_names(tensors, config)
     if f"{unit}.weight" not in tensors:
         return None
     shape = tensors[f"{unit}.weight"].shape
-    labels = shape[0] if shape else "no"
-    if labels != 1:
+    labels = shape[0] if shape else 0
+    if labels not in (1, 2):
         raise InputError(
             f"{source}: {unit}.weight has {labels} labels, but a re-ranker gives one score: "
-            "num_labels must be 1"
+            "num_labels must be 1, or 2 of which the second is the positive one"
         )
     width = config.hidden_size
-    head = _dense_params(tensors, unit, (1, width), source)
+    head = _dense_params(tensors, unit, (labels, width), source)
+    if labels == 2:
+        head = {name: values[..., 1:] - values[..., :1] for name, values in head.items()}
     if f"{pooler}.weight" not in tensors:
         return {"head": head}
     pooled = _dense_params(tensors, pooler, (width, width), source)
     if not pooled["bias"].any() and np.array_equal(pooled["kernel"], _SCALE * np.eye(width)):
         return {"head": {"kernel": head["kernel"] * _SCALE, "bias": head["bias"]}}
     return {"head": head, "pooler": pooled}
+
+
+def head_of_modules(denses: Sequence[Tensors]) -> Tensors:
+    """The head of a cross-encoder made of modules, under the names that `head_params` reads.
+
+    Args:
+        denses: the tensors of one Dense module, which scores, or of two, the first a pooler.
+    """
+    names = [_ROBERTA_POOLER, _ROBERTA_UNIT][-len(denses) :]
+    tensors: Tensors = {}
+    for name, dense in zip(names, denses, strict=True):
+        weight = dense.get("linear.weight", np.zeros(0, np.float32))
+        tensors[f"{name}.weight"] = weight
+        tensors[f"{name}.bias"] = dense.get("linear.bias", np.zeros(weight.shape[:1], np.float32))
+    return tensors
 
 
 def head_tensors(params: Params, config: EncoderConfig) -> Tensors:
@@ -244,7 +262,10 @@ def _head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tup
     """
     if f"{_ROBERTA_UNIT}.weight" in tensors:
         return _ROBERTA_POOLER, _ROBERTA_UNIT
-    return f"{family(config)}.{_BERT_POOLER}", _BERT_UNIT
+    # An ERNIE without task embeddings is of BERT's family, but its tensors are named "ernie.".
+    prefixes = (f"{family(config)}.", "bert.", "ernie.", "")
+    poolers = [f"{prefix}{_BERT_POOLER}" for prefix in prefixes]
+    return next((name for name in poolers if f"{name}.weight" in tensors), poolers[0]), _BERT_UNIT
 
 
 def _dense_params(

@@ -72,7 +72,12 @@ def resolve_weights(source: str) -> Path:
             f"{source!r} is neither a local folder nor a hub name such as {_MINILM}@revision"
         )
     packaged = _packaged() if name == _MINILM else None
-    return packaged or _download(source, name, revision or None)
+    if packaged:
+        return packaged
+    downloaded = _download(source, name, revision or None)
+    if not any(downloaded.rglob("*.safetensors")):
+        raise InputError(_only_pickled(source, name, revision, downloaded))
+    return downloaded
 
 
 def _packaged() -> Path | None:
@@ -233,18 +238,66 @@ def _shards(index: Path) -> list[str]:
 
 
 def _no_weights(folder: Path) -> str:
-    pickled = folder / "pytorch_model.bin"
-    if not pickled.is_file():
+    pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.bin.index.json"))
+    if not pickles:
         return f"{folder}: no weights: model.safetensors is missing"
-    command = (
-        "from transformers import AutoModel; "
-        f"AutoModel.from_pretrained({str(folder)!r}, weights_only=True)"
-        f".save_pretrained({str(folder)!r}, safe_serialization=True)"
-    )
     return (
-        f"{pickled}: a pickle can run code when it is read, so it is refused; if you trust it, "
-        f'convert it to model.safetensors where torch is installed: python -c "{command}"'
+        f"{pickles[0]}: a pickle can run code when it is read, so it is refused; if you trust it, "
+        f"convert it to model.safetensors where torch is installed: {_conversion(folder, folder)}"
     )
+
+
+def _only_pickled(source: str, name: str, revision: str, downloaded: Path) -> str:
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return (
+        f"{source}: the repository has no model.safetensors; if its weights are a pickle "
+        "(pytorch_model.bin), which can run code when it is read, and you trust it, convert it "
+        f"where torch is installed, and give FOLDER instead of the name: {command} --local-dir "
+        f"FOLDER && {_conversion(downloaded, Path('FOLDER'))}"
+    )
+
+
+def _conversion(described: Path, place: Path) -> str:
+    """The command that writes model.safetensors into `place`, with the head that is there.
+
+    Args:
+        described: where the config.json of the weights can be read.
+        place: where the weights are, for the command.
+    """
+    auto = "AutoModel"
+    named = architectures(described) if (described / "config.json").is_file() else []
+    for task in ("SequenceClassification", "MaskedLM", "TokenClassification", "QuestionAnswering"):
+        if any(name.endswith(f"For{task}") for name in named):
+            auto = f"AutoModelFor{task}"
+    command = (
+        f"from transformers import {auto}; "
+        f"{auto}.from_pretrained({str(place)!r}, weights_only=True)"
+        f".save_pretrained({str(place)!r}, safe_serialization=True)"
+    )
+    return f'python -c "{command}"'
+
+
+def architectures(folder: Path) -> list[str]:
+    """The classes of transformers that config.json names.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    named = _read_json(folder / "config.json").get("architectures") or []
+    return [str(name) for name in named] if isinstance(named, list) else []
+
+
+def scores_pairs(folder: Path) -> bool:
+    """Whether weights are a cross-encoder's: its class is named, or its head is there.
+
+    Raises:
+        InputError: a file is damaged, or config.json is missing.
+    """
+    if any(name.endswith("ForSequenceClassification") for name in architectures(folder)):
+        return True
+    has_weights = any(folder.glob("model.safetensors*"))
+    heads = {"classifier.weight", "classifier.out_proj.weight"}
+    return has_weights and not heads.isdisjoint(load_tensors(folder))
 
 
 def _map_safetensors(path: Path) -> Tensors:

@@ -1,6 +1,10 @@
-"""What the files of a sentence-transformers folder say: how to pool, text lengths, prompts."""
+"""What the files of a sentence-transformers folder say: modules, pooling, lengths, prompts.
+
+Nothing is imported by a name that a file gives, and no path leads out of the folder.
+"""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +14,20 @@ from rocketjax.runtime.files import read_json, read_object
 _POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")  # in the order the library tries them
 _UNLIMITED = 1_000_000  # tokens; where transformers knows no limit it writes 1e30
+_RETRIEVERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+# The names of a Transformer's settings, in the order the library tries them.
+TRANSFORMER_SETTINGS = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+TRANSFORMER_TASKS = ("feature-extraction", "sequence-classification")
+
+
+class Module(NamedTuple):
+    """An entry of modules.json."""
+
+    kind: str  # the name of its class, whatever package that is said to be in
+    path: str  # its folder; "" for the root
 
 
 class Pooled(NamedTuple):
@@ -25,41 +43,102 @@ class Conventions(NamedTuple):
     longest: int | None  # tokens; None: limited by the number of positions only
     query_prompt: str
     passage_prompt: str
+    longest_query: int | None = None  # None: as `longest` says
+    longest_passage: int | None = None
+    lower_case: bool = False
+
+
+def read_modules(folder: Path) -> list[Module] | None:
+    """Reads modules.json; None if the folder has none.
+
+    Raises:
+        InputError: it is damaged, or a module lies outside the folder.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list of modules, got {type(entries).__name__}")
+    modules = []
+    for entry in entries:
+        fields = entry if isinstance(entry, dict) else {}
+        kind, place = str(fields.get("type")).rpartition(".")[2], fields.get("path", "")
+        if not isinstance(place, str) or not re.fullmatch(r"([\w-][\w.-]*)?", place):
+            raise InputError(
+                f"{path}: path of {kind} is {place!r}; expected the plain name of a folder"
+            )
+        modules.append(Module(kind, place))
+    return modules
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where config.json, weights and tokenizer lie: in older layouts in 0_Transformer.
+
+    Raises:
+        InputError: as `read_modules` does.
+    """
+    first = (read_modules(folder) or [Module("", "")])[0]
+    return folder / first.path if first.kind == "Transformer" else folder
+
+
+def model_kind(folder: Path) -> str | None:
+    """The class of sentence-transformers that the folder says it is of, such as CrossEncoder."""
+    settings = _optional_object(folder, "config_sentence_transformers.json")
+    kind = settings.get("model_type")
+    return kind if isinstance(kind, str) and (folder / "modules.json").is_file() else None
 
 
 def read_pooling(folder: Path) -> Pooled | None:
     """Reads modules.json and the pooling it names; None if the folder has no modules.json.
 
+    Vectors are scaled to length 1, too, if they are meant to be compared by cosine.
+
     Raises:
         InputError: a file is damaged, or names something that the bi-encoder does not compute.
     """
-    path = folder / "modules.json"
-    if not path.is_file():
+    modules = read_modules(folder)
+    if modules is None:
         return None
-    modules = read_json(path)
-    if not isinstance(modules, list):
-        raise InputError(f"{path}: expected a list of modules, got {type(modules).__name__}")
-    # Only the class names count, whatever package they are said to be in: nothing is imported.
-    types = [str(module.get("type")) if isinstance(module, dict) else "" for module in modules]
-    names = [type_name.rpartition(".")[2] for type_name in types]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    path, names = folder / "modules.json", [module.kind for module in modules]
+    if names not in _RETRIEVERS:
         raise InputError(
             f"{path}: the modules are {', '.join(names) or 'none'}; supported: Transformer, "
             "Pooling and, optionally, Normalize"
         )
-    subfolder = str(modules[1].get("path"))
-    if subfolder not in ("1_Pooling", "1_pooling"):  # never a path that leads out of the folder
-        raise InputError(f"{path}: path of Pooling is {subfolder!r}, not '1_Pooling'")
-    pooling = _pooling_mode(folder / subfolder / "config.json", folder)
-    return Pooled(pooling, "Normalize" in names)
+    pooling = _pooling_mode(folder / modules[1].path / "config.json", folder)
+    normalized = "Normalize" in names
+    if normalized:
+        file = f"{modules[2].path}/config.json"
+        settings = _optional_object(folder, file)
+        for name in ("module_input_name", "module_output_name"):
+            _only(folder, file, settings, name, ("sentence_embedding",))
+    similarity = read_similarity(folder)
+    if similarity in ("euclidean", "manhattan") and not (normalized and similarity == "euclidean"):
+        raise InputError(
+            f"{folder}/config_sentence_transformers.json: similarity_fn_name is {similarity!r}; "
+            "supported: dot and cosine, and euclidean with a module Normalize"
+        )
+    return Pooled(pooling, normalized or similarity == "cosine")
+
+
+def read_similarity(folder: Path) -> str | None:
+    """How vectors are to be compared; None: the folder does not say.
+
+    Raises:
+        InputError: the file is damaged, or names none that sentence-transformers knows.
+    """
+    name = "config_sentence_transformers.json"
+    settings = _optional_object(folder, name)
+    known = ("cosine", "dot", "euclidean", "manhattan")
+    return _only(folder, name, settings, "similarity_fn_name", (None, *known))
 
 
 def read_conventions(folder: Path) -> Conventions:
     """Reads sentence_bert_config.json, tokenizer_config.json, config_sentence_transformers.json.
 
     Raises:
-        InputError: a file is damaged, or it excludes prompts from pooling (the bi-encoder pools
-            all tokens).
+        InputError: a file is damaged, or says something that is not supported; the field is named.
     """
     path = folder / "config_sentence_transformers.json"
     settings = _optional_object(folder, path.name)
@@ -72,12 +151,106 @@ def read_conventions(folder: Path) -> Conventions:
         for names in (("query",), _PASSAGE_PROMPTS)
     )
     if query_prompt or passage_prompt:
-        pooling = _optional_object(folder, "1_Pooling/config.json")
-        if pooling.get("include_prompt") is False:
-            raise InputError(
-                f"{folder}/1_Pooling/config.json: include_prompt is false; supported: true"
-            )
-    return Conventions(_max_length(folder), query_prompt, passage_prompt)
+        _refuse_unpooled_prompts(folder)
+    inner = transformer_folder(folder)
+    own = _transformer_settings(inner)
+    return Conventions(
+        _tokens(own, "max_seq_length") or own_length(inner),
+        query_prompt,
+        passage_prompt,
+        _tokens(own, "query_length"),
+        _tokens(own, "document_length"),
+        bool(own.get("do_lower_case")),
+    )
+
+
+def plain_prompts(folder: Path) -> tuple[str, str]:
+    """The prompts that are named query and document, "" where one is not.
+
+    All that version 6 of the library heeds in encode_query and encode_document; earlier ones also
+    take the names passage and corpus, and default_prompt_name.
+    """
+    prompts = _optional_object(folder, "config_sentence_transformers.json").get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    return str(prompts.get("query") or ""), str(prompts.get("document") or "")
+
+
+def own_length(folder: Path) -> int | None:
+    """The tokenizer's own limit in tokens, which holds without the library's files, too."""
+    fields = _optional_object(folder, "tokenizer_config.json")
+    return _tokens(fields, "model_max_length") or _tokens(fields, "max_len")
+
+
+def read_denses(folder: Path) -> list[Path]:
+    """The folders of the Dense modules that score a pair in a cross-encoder made of modules.
+
+    Empty: the head, if there is one, is among the transformer's weights.
+
+    Raises:
+        InputError: modules that the cross-encoder does not compute; they are named.
+    """
+    modules = read_modules(folder) or []
+    names = [module.kind for module in modules]
+    if model_kind(folder) != "CrossEncoder" or names == ["Transformer"]:
+        return []
+    path = folder / "modules.json"
+    if names[:2] != ["Transformer", "Pooling"] or names[2:] not in (["Dense"], ["Dense", "Dense"]):
+        raise InputError(
+            f"{path}: the modules are {', '.join(names) or 'none'}; supported in a cross-encoder: "
+            "Transformer, or Transformer, Pooling and one or two Dense"
+        )
+    pooling = _pooling_mode(folder / modules[1].path / "config.json", folder)
+    if pooling != "cls":
+        raise InputError(
+            f"{folder / modules[1].path}/config.json: a cross-encoder that pools by {pooling}; "
+            "supported: cls"
+        )
+    denses = [module.path for module in modules[2:]]
+    for dense, activation in zip(denses, ["Tanh", "Identity"][-len(denses) :], strict=True):
+        _check_dense(folder, dense, activation)
+    return [folder / dense for dense in denses]
+
+
+def read_default_prompt(folder: Path) -> str:
+    """The prompt that CrossEncoder puts before every query."""
+    settings = _optional_object(folder, "config_sentence_transformers.json")
+    prompts = settings.get("prompts")
+    if not isinstance(prompts, dict):
+        return ""
+    return str(prompts.get(str(settings.get("default_prompt_name"))) or "")
+
+
+def _check_dense(folder: Path, name: str, activation: str) -> None:
+    file = f"{name}/config.json"
+    fields = read_object(folder / file, folder)
+    given = str(fields.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if given.rpartition(".")[2] != activation:
+        raise InputError(
+            f"{folder / file}: activation_function is {given}; supported here: {activation}"
+        )
+    _only(folder, file, fields, "use_residual", (None, False))
+    _only(folder, file, fields, "module_input_name", (None, "sentence_embedding"))
+
+
+def _only(
+    folder: Path, file: str, fields: dict[str, Any], name: str, supported: Sequence[Any]
+) -> Any:
+    value = fields.get(name)
+    if value is not None and value not in supported:
+        known = ", ".join(str(choice) for choice in supported if choice is not None)
+        raise InputError(f"{folder / file}: {name} is {value!r}; supported: {known}")
+    return value
+
+
+def _refuse_unpooled_prompts(folder: Path) -> None:
+    modules = read_modules(folder) or [Module("Pooling", "1_Pooling")]
+    for module in modules:
+        if module.kind == "Pooling":
+            pooling = _optional_object(folder, f"{module.path}/config.json")
+            if pooling.get("include_prompt") is False:
+                raise InputError(
+                    f"{folder / module.path}/config.json: include_prompt is false; supported: true"
+                )
 
 
 def _pooling_mode(path: Path, root: Path) -> Literal["cls", "mean"]:
@@ -92,15 +265,20 @@ def _pooling_mode(path: Path, root: Path) -> Literal["cls", "mean"]:
     raise InputError(f"{path}: {modes}; supported: one of cls and mean")
 
 
-def _max_length(folder: Path) -> int | None:
-    """Tokens; written to the library's own file before its version 6, to the tokenizer's since."""
-    for name, field in (
-        ("sentence_bert_config.json", "max_seq_length"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        value = _optional_object(folder, name).get(field)
-        if isinstance(value, int | float) and 0 < value < _UNLIMITED:
-            return int(value)
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    """The Transformer module's own settings, by the first of the library's names for them."""
+    for name in TRANSFORMER_SETTINGS:
+        if fields := _optional_object(folder, name):
+            _only(folder, name, fields, "transformer_task", TRANSFORMER_TASKS)
+            _only(folder, name, fields, "do_lower_case", (True, False))
+            return fields
+    return {}
+
+
+def _tokens(fields: dict[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if isinstance(value, int | float) and 0 < value < _UNLIMITED:
+        return int(value)
     return None
 
 

@@ -1,7 +1,7 @@
 """A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,17 @@ class Run:
     say: Say
     watch: Watch
     callbacks: Sequence[Callback] = ()
+
+    @cached_property
+    def _noted(self) -> set[str]:
+        return set()
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Says each line once, though every stage opens its models anew."""
+        for line in lines:
+            if line not in self._noted:
+                self._noted.add(line)
+                self.say(line)
 
     @cached_property
     def order(self) -> list[str]:

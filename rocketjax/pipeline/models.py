@@ -14,6 +14,7 @@ from rocketjax.retrieval.model import Corpus
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.runtime import processes
 
+_FOR_COSINES = 0.2  # temperatures below it are for scores between -1 and 1
 SAMPLE = 200  # training queries on which an index's recall is measured
 
 
@@ -22,6 +23,8 @@ def start_retriever(run: Run) -> Retriever:
     config = run.config
     start = pretrained_retriever(config.retriever, config.text, config.compute)
     _check_same("retriever.weights", start)
+    run.note(start.notes)
+    run.note(_too_steep(start, config.loss.retriever_temperature))
     return start
 
 
@@ -30,7 +33,19 @@ def start_reranker(run: Run) -> Reranker:
     config = run.config
     start = pretrained_reranker(config.reranker, config.text, config.compute, config.seed)
     _check_same("reranker.weights", start)
+    run.note(start.notes)
     return start
+
+
+def _too_steep(start: Retriever, temperature: float) -> list[str]:
+    """The note on a temperature for cosines with vectors that are not scaled, as by default."""
+    if start.module.normalize or temperature >= _FOR_COSINES:
+        return []
+    return [
+        f"loss.retriever_temperature is {temperature}, which is for cosines, but the retriever's "
+        "vectors are not scaled to length 1: losses and gradients may start out very large; give "
+        "--loss.retriever-temperature 1, or --retriever.normalize True"
+    ]
 
 
 def _check_same(option: str, model: Retriever | Reranker) -> None:

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from rocketjax.retrieval.index import check_search
 from rocketjax.retrieval.vectors import Vectors
 from rocketjax.runtime import processes
-from rocketjax.runtime.devices import AXIS
+from rocketjax.runtime.devices import AXIS, refuse_forked
+from rocketjax.runtime.errors import InputError
 
 # Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
@@ -67,8 +68,14 @@ class ExactIndex:
     def rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The same by row: rows [Q, top_k] int32 and scores [Q, top_k] float32."""
         check_search(queries, top_k, self.vectors)
+        refuse_forked()
         with _one_at_a_time:
             rows, scores = self._rows(queries, _few(top_k, len(self.vectors)))
+        if (wrong := np.isnan(scores) | np.isposinf(scores)).any():  # they are sorted to the front
+            raise InputError(
+                f"{self.vectors.folder}: the vector of passage "
+                f"{self.vectors.names(rows[wrong])[0]} is not finite, or too large; encode again"
+            )
         return rows[:, :top_k], scores[:, :top_k]
 
     def _rows(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:

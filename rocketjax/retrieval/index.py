@@ -24,7 +24,7 @@ class Index(Protocol):
             were found (an approximate index may), the rest is "" with score -inf.
 
         Raises:
-            InputError: top_k above the corpus, or vectors of another width.
+            InputError: top_k above the corpus, vectors of another width, or one that is not finite.
         """
         ...
 
@@ -35,6 +35,15 @@ def check_search(queries: np.ndarray, top_k: int, vectors: Vectors) -> None:
         raise InputError(
             f"the queries are {queries.shape}, but the index takes [Q, {vectors.width}]; "
             "encode them with the model the index was made with"
+        )
+    # A NaN would compare with nothing: any passages would come out, in any order.
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(queries.astype(np.float32)).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"queries[{int(np.argmin(finite))}] is not finite (NaN, or too large for float32): no "
+            "passage can be compared with it; if a model gave it, its weights or its "
+            "--compute.dtype are at fault"
         )
     if not 1 <= top_k <= len(vectors):
         raise InputError(f"top_k is {top_k}, but the corpus holds {len(vectors)} passages")

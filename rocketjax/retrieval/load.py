@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from rocketjax.config.options import load as load_config
 from rocketjax.config.schema import ComputeConfig, IndexConfig
@@ -42,24 +43,32 @@ def load(
     if not index and not (folder / "index").is_dir():
         return pair
 
-    def corpus() -> Corpus:
-        found = collection_for(folder, collection, "fail", unsaid)
-        return open_corpus(folder, pair.retriever, found, index)
-
-    return Model(pair.retriever, pair.reranker, once(corpus))
+    corpus = partial(_own_corpus, folder, pair.retriever, collection, index)
+    return Model(pair.retriever, pair.reranker, Once(corpus))
 
 
-def once(make: Callable[[], Made]) -> Callable[[], Made]:
+def _own_corpus(folder: Path, retriever: Retriever, collection: str, index: str) -> Corpus:
+    found = collection_for(folder, collection, "fail", unsaid)
+    return open_corpus(folder, retriever, found, index)
+
+
+class Once(Generic[Made]):
     """Makes it at the first call, once for all threads: a corpus is large."""
-    lock, made = threading.Lock(), []
 
-    def get() -> Made:
-        with lock:
-            if not made:
-                made.append(make())
-            return made[0]
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: list[Made] = []
 
-    return get
+    def __call__(self) -> Made:
+        """What was made."""
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as not made yet."""
+        return Once, (self._make,)
 
 
 def open_corpus(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,10 @@ class Model:
         if self.open_corpus is None:
             raise InputError("this pair of models has no index to search; load a run's folder")
         return self.open_corpus()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the fields, without the opened corpus."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     def with_params(self, params: Params) -> "Model":
         """The same pair with other parameters: {"retriever": .., "reranker": ..}."""

@@ -87,14 +87,25 @@ def has_shard(folder: Path, shard: int) -> bool:
 
 
 def write_shard(folder: Path, shard: int, ids: list[str], vectors: np.ndarray) -> None:
-    """Vectors [n, D] of any float type and their passages' ids, stored as the manifest says."""
+    """Vectors [n, D] of any float type and their passages' ids, stored as the manifest says.
+
+    Raises:
+        InputError: an id that cannot be stored, or a vector that is not finite in that type.
+    """
     dtype = DTYPES[read_manifest(folder).dtype]
     encoded = [pid.encode() for pid in ids]
     for pid in encoded:
         if not pid or pid.endswith(b"\0"):
             raise InputError(f"passage id {pid!r}: empty, or ends in a NUL; rename it")
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(dtype)
+    finite = np.isfinite(stored).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"passage {ids[int(np.argmin(finite))]}: its vector is not finite in {dtype}; take "
+            "--index.dtype float32, or, if it is not finite there either, sound weights"
+        )
     write_npy(folder / f"{shard:05d}.ids.npy", np.array(encoded))
-    stored = vectors.astype(dtype)
     if dtype == ml_dtypes.bfloat16:
         stored = stored.view(np.uint16)
     write_npy(_shard_path(folder, shard), stored)

@@ -1,5 +1,6 @@
 """Where arrays live, and how a function written for one device runs on all of them."""
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -17,6 +18,27 @@ Backend: TypeAlias = Literal["pmap", "shard_map"]
 Tree = TypeVar("Tree")
 State = TypeVar("State")
 PerDevice: TypeAlias = Callable[[State, Any], tuple[State, Any]]
+
+
+_started: list[int] = []  # the process in which models were first opened; forks inherit it
+
+
+def refuse_forked() -> None:
+    """Refuses a process forked from one that has opened a model.
+
+    A fork has none of jax's threads, and would wait for them forever.
+
+    Raises:
+        InputError: it was forked.
+    """
+    if not _started:
+        _started.append(os.getpid())
+    if _started[0] != os.getpid():
+        raise InputError(
+            "this process was forked from one in which jax runs, and jax would hang here: start "
+            "workers with multiprocessing.get_context('spawn') (of a DataLoader, "
+            "multiprocessing_context='spawn'), or open no model before the fork"
+        )
 
 
 def check_divisible(batch: int, devices: int, what: str) -> None:

@@ -1,5 +1,6 @@
 """How long-running work reports its progress; commands show it, tests and libraries need not."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
@@ -18,6 +19,11 @@ def silent(_: int) -> None:
 
 def unsaid(_: str) -> None:
     """A `Say` that prints nothing."""
+
+
+def logged(line: str) -> None:
+    """A `Say` for Python: a warning of the logger "rocketjax", which is printed unless set up."""
+    logging.getLogger("rocketjax").warning(line)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The HTTP server: a listening socket, and uvicorn around the app."""
 
+import asyncio
+import contextlib
 import socket
 
 import uvicorn
@@ -23,6 +25,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(
             f"--host {host} --port {port}: {reason}; choose another, or --port 0 for any free port"
         ) from error
+
+
+def refuse_running_loop() -> None:
+    """Raises InputError inside a running event loop: a server would need one of its own."""
+    with contextlib.suppress(RuntimeError):  # none runs
+        asyncio.get_running_loop()
+        raise InputError(
+            "an event loop runs here already, as in a notebook; start the server as a process of "
+            "its own (subprocess.Popen([sys.executable, '-m', 'rocketjax.serve', '--model', ..])), "
+            "or search without one: rocketjax.load(..).search(..)"
+        )
 
 
 def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:

@@ -1,7 +1,7 @@
 """Texts to token ids. The only module that imports transformers' tokenizers."""
 
+import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rocketjax.config.schema import TextConfig
-from rocketjax.runtime.errors import InputError, shown
-from rocketjax.runtime.files import MAX_SETTINGS_BYTES, checked_file, read_object
+from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import Text
+from rocketjax.text.files import check_files, name_missing_library
+from rocketjax.text.texts import as_texts, refuse_empty, titled, with_title
 
 REMEMBERED = 2**24  # characters of texts in each of the two generations of a _Memory
 
@@ -72,7 +73,7 @@ class Tokenizer:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoTokenizer  # slow to import
 
-        _check_files(folder)
+        check_files(folder)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
@@ -82,7 +83,10 @@ class Tokenizer:
             self._backend = self._tokenizer.backend_tokenizer
             self._backend.no_truncation()
             self._backend.no_padding()
+            if config.lower_case:
+                self._lower_case()
             self.config = config
+            self._cuts_left = self._tokenizer.truncation_side == "left"
             self.pad_id: int = self._tokenizer.pad_token_id or 0
             self._memory: _Memory | None = None
             self._single = self._template("a")
@@ -91,12 +95,33 @@ class Tokenizer:
         except BaseException as error:  # a damaged file can make these libraries raise anything
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise  # an interrupt; but a panic in Rust is a BaseException, too
+            name_missing_library(folder, error)
             raise InputError(
                 f"{folder}: no usable tokenizer ({str(error)[:300]}); the folder needs "
                 "tokenizer.json, or the files transformers can build it from (vocab.txt and "
                 "tokenizer_config.json)"
             ) from error
         self._check_templates(folder)
+
+    def _lower_case(self) -> None:
+        """Lower-cases texts before everything else, as sentence-transformers does."""
+        from tokenizers.normalizers import Lowercase, Sequence
+
+        own = self._backend.normalizer
+        self._backend.normalizer = Sequence([Lowercase(), *([own] if own else [])])
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model is told which text of a pair a token is from.
+
+        A list `model_input_names` in the folder decides, else the tokenizer's class.
+        """
+        return "token_type_ids" in self._tokenizer.model_input_names
+
+    @property
+    def drops_segments(self) -> bool:
+        """Whether the tokenizer's own rules give segments that the model is not told."""
+        return not self.has_segments and any(self._backend.encode("a", "a").type_ids)
 
     @property
     def vocabulary_size(self) -> int:
@@ -119,7 +144,10 @@ class Tokenizer:
         """
         vocabulary = sorted(self._tokenizer.get_vocab().items())
         probes = [ids.tolist() for ids in self._raw(_PROBES)]
-        return f"{vocabulary} {probes} {self._single} {self._double} {self.config}"
+        left = " left" if self._cuts_left else ""
+        return (
+            f"{vocabulary} {probes} {self._single} {self._double} {_described(self.config)}{left}"
+        )
 
     def remember(self, other: "Tokenizer | None" = None) -> None:
         """Caches the token ids of recent texts from now on, in about 60 MB.
@@ -130,6 +158,10 @@ class Tokenizer:
         self._memory = self._memory or _Memory()
         if other and other._memory and self._backend.to_str() == other._backend.to_str():
             self._memory = other._memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all but the cached texts."""
+        return self.__dict__ | {"_memory": self._memory and _Memory()}
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights."""
@@ -154,12 +186,12 @@ class Tokenizer:
         Raises:
             InputError: as for `query`; an item is empty if its title and text both are.
         """
-        titles, texts = _titled(titles, texts)
+        titles, texts = titled(titles, texts)
         longest, prompt = self.config.passage_length, self.config.passage_prompt or ""
-        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
-        if self.config.title == "joined":
+        whole = [with_title(title, text) for title, text in zip(titles, texts, strict=True)]
+        if self.config.title != "segment":
             return [self._one(ids, longest) for ids in self._ids(whole, "passages", prompt)]
-        _refuse_empty(whole, "passages")
+        refuse_empty(whole, "passages")
         # The prompt precedes the title, or the text where there is no title.
         has_title = [bool(title.strip()) for title in titles]
         rows = list(zip(has_title, titles, texts, strict=True))
@@ -175,30 +207,38 @@ class Tokenizer:
     def pair(
         self, queries: Sequence[str], titles: Sequence[str] | None, texts: Sequence[str]
     ) -> list[Text]:
-        """CLS query SEP title text SEP, at most `pair_length` tokens.
+        """CLS query SEP title text SEP, at most `pair_length` tokens; see `pair_truncation`.
 
-        The passage is truncated to fit. The query is truncated as in `query`, so that both models
-        read the same words of it unless a prompt takes up part of the length.
+        With "passage" the query is truncated as in `query`, so that both models read the same words
+        of it unless a prompt takes up part of the length, and the passage is truncated to fit.
 
         Raises:
             InputError: as for `passage`, or the numbers of queries and passages differ.
         """
-        queries, (titles, texts) = as_texts(queries, "queries"), _titled(titles, texts)
+        queries, (titles, texts) = as_texts(queries, "queries"), titled(titles, texts)
         if len(queries) != len(texts):
             raise InputError(
                 f"score pairs queries[i] with passages[i], but got {len(queries)} queries and "
                 f"{len(texts)} passages"
             )
-        longest = self.config.query_length - _special_count(self._single)
-        first = [ids[:longest] for ids in self._ids(queries, "queries")]
-        whole = [_join(title, text) for title, text in zip(titles, texts, strict=True)]
+        first = self._ids(queries, "queries")
+        whole = [with_title(title, text) for title, text in zip(titles, texts, strict=True)]
         second = self._ids(whole, "passages")
+        room = self.config.pair_length - _special_count(self._double)
+        if self.config.pair_truncation == "longest":
+            sizes = [
+                _longest_first(len(a), len(b), room) for a, b in zip(first, second, strict=True)
+            ]
+        else:
+            longest = self.config.query_length - _special_count(self._single)
+            sizes = [(longest, room)] * len(first)
         return [
-            self._two(a, b, self.config.pair_length) for a, b in zip(first, second, strict=True)
+            self._two(self._cut(a, for_a), self._cut(b, for_b), self.config.pair_length)
+            for a, b, (for_a, for_b) in zip(first, second, sizes, strict=True)
         ]
 
     def _ids(self, texts: Sequence[str], what: str, prompt: str = "") -> list[np.ndarray]:
-        _refuse_empty(texts, what)
+        refuse_empty(texts, what)
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
     def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -218,20 +258,24 @@ class Tokenizer:
 
     def _one(self, ids: np.ndarray, longest: int) -> Text:
         before, after = self._single.pieces
-        ids = _joined(before, ids[: longest - _special_count(self._single)], after)
+        ids = _joined(before, self._cut(ids, longest - _special_count(self._single)), after)
         return Text(ids, np.full(len(ids), self._single.types[0], np.int32))
 
     def _two(self, a: np.ndarray, b: np.ndarray, longest: int) -> Text:
         before, between, after = self._double.pieces
         # Truncate the first text so that at least one token of the second fits.
-        a = a[: longest - _special_count(self._double) - 1]
-        b = b[: longest - _special_count(self._double) - len(a)]
+        a = self._cut(a, longest - _special_count(self._double) - 1)
+        b = self._cut(b, longest - _special_count(self._double) - len(a))
         types_before, types_between, types_after = self._double.piece_types
         types_a, types_b = map(np.full, (len(a), len(b)), self._double.types)
         return Text(
             _joined(before, a, between, b, after),
             _joined(types_before, types_a, types_between, types_b, types_after),
         )
+
+    def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
+        """At most `room` of a text's tokens, from the side that the tokenizer keeps."""
+        return ids[max(0, len(ids) - room) :] if self._cuts_left else ids[:room]
 
     def _check_templates(self, folder: Path) -> None:
         if (len(self._single.pieces), len(self._double.pieces)) != (2, 3):
@@ -250,9 +294,8 @@ class Tokenizer:
         pieces: list[list[int]] = [[]]
         piece_types: list[list[int]] = [[]]
         types: list[int] = []
-        for token, kind, sequence in zip(
-            encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True
-        ):
+        kinds = encoding.type_ids if self.has_segments else [0] * len(encoding.ids)
+        for token, kind, sequence in zip(encoding.ids, kinds, encoding.sequence_ids, strict=True):
             if sequence is None:
                 pieces[-1].append(token)
                 piece_types[-1].append(kind)
@@ -263,64 +306,12 @@ class Tokenizer:
         return Template(tuple(pieces), tuple(types), tuple(piece_types))
 
 
-# Files that transformers may open for a tokenizer: settings by name, vocabularies by suffix.
-_SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
-_MOST_OF_TOKENIZER = 32 * 2**20  # bytes a file; 250,000 tokens take 17 million
-
-
-def _check_files(folder: Path) -> None:
-    """Rejects files that lie outside the folder or are far too large, before they are opened."""
-    for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
-        if path.suffix in _READ and not path.is_dir():
-            limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
-            checked_file(path, limit, folder)
-    path = folder / "tokenizer_config.json"
-    settings = read_object(path) if path.is_file() else {}
-    names = settings.get("fast_tokenizer_files") or []
-    if not isinstance(names, list) or not all(map(_is_plain, names)):
-        raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
-
-
-def _is_plain(name: Any) -> bool:
-    return isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) is not None
-
-
 _PROBES = (
     "Héllo, WORLD!  naïve\tco-op 3.14",
     "東京タワー Ω ﬁn",
     "a\u0301 don't #1 <b>",
     "unaffable",
 )
-
-
-def as_texts(texts: Sequence[str], what: str) -> list[str]:
-    """The texts as a list, none of them converted from another type.
-
-    Raises:
-        InputError: `texts` is a single string, or an item, which is named by its index, is not a
-            string.
-    """
-    if isinstance(texts, str | bytes):
-        raise InputError(f"{what}: a single text where a list is expected; pass [text]")
-    texts = list(texts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"{what}[{index}] is {shown(text)}, not a string")
-    return texts
-
-
-def _titled(titles: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Titles, empty where there are none, and texts, equally many of both."""
-    texts = as_texts(texts, "passages")
-    titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
-    if len(titles) != len(texts):
-        raise InputError(f"got {len(titles)} titles for {len(texts)} passages; pass '' for none")
-    return titles, texts
-
-
-def _join(title: str, text: str) -> str:
-    return f"{title} {text}".strip()
 
 
 def _joined(*parts: np.ndarray | list[int]) -> np.ndarray:
@@ -331,7 +322,24 @@ def _special_count(template: Template) -> int:
     return sum(map(len, template.pieces))
 
 
-def _refuse_empty(texts: Sequence[str], what: str) -> None:
-    for index, text in enumerate(texts):
-        if not text or not text.strip():
-            raise InputError(f"{what}[{index}] is empty; give it some text or leave it out")
+def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
+    """What two texts of `a` and `b` tokens keep within `room`: the longer one is cut first.
+
+    Where both are longer than half of it, the shorter has half, and the first is the shorter of
+    equals: transformers' longest_first.
+    """
+    if a + b <= room:
+        return a, b
+    shorter = min(a, b, room // 2)
+    return (shorter, room - shorter) if a <= b else (room - shorter, shorter)
+
+
+def _described(config: TextConfig) -> str:
+    """The config for fingerprints; later options count only where they change something.
+
+    So the vectors that earlier versions left stay those of the same model.
+    """
+    off = {"pair_truncation": ("auto", "passage"), "lower_case": (None, False)}
+    values = dataclasses.asdict(config).items()
+    kept = [f"{name}={value!r}" for name, value in values if value not in off.get(name, ())]
+    return f"TextConfig({', '.join(kept)})"

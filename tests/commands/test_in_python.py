@@ -1,18 +1,30 @@
 """What a caller in Python may get wrong: one clear error each, and nothing lost."""
 
+import copy
 import dataclasses
+import io
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections import deque
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from on_disk import untrained_pair
 from tiny import vectors, vectors_folder
 
 import rocketjax
+from rocketjax import encode
 from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.config.schema import ComputeConfig, TextConfig
+from rocketjax.config.options import dump
+from rocketjax.config.schema import ComputeConfig, Config, DataConfig, TextConfig
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.evaluation.metrics import per_query
 from rocketjax.inference.folder import save_reranker, save_retriever
@@ -56,6 +68,205 @@ def test_what_is_no_list_of_texts_is_refused(pair, call, message):
     model = dataclasses.replace(pair, open_corpus=lambda: Corpus(None, {}))
     with pytest.raises(InputError, match=message):
         call(model)
+
+
+def table_of_pandas(texts):
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame({"text": texts})
+
+
+def table_of_datasets(texts):
+    datasets = pytest.importorskip("datasets", reason="the extra `hub` brings datasets")
+    return datasets.Dataset.from_dict({"text": texts})
+
+
+NO_LISTS = {
+    "dict": (lambda texts: dict(enumerate(texts)), r"dict is no list .*list\(it\.values"),
+    "set": (set, "set is in no order"),
+    "frozen set": (frozenset, "frozenset is in no order"),
+    "bytes": (lambda texts: texts[0].encode(), "a single text"),
+    "bytearray": (lambda texts: bytearray(texts[0].encode()), r"\[0\] is 99, not a string"),
+    "file": (lambda texts: io.StringIO("\n".join(texts)), "StringIO is a file; pass its lines"),
+    "a number": (len, "int is no list of texts"),
+    "nothing": (lambda _: None, "NoneType is no list of texts"),
+    "a text of numpy": (lambda texts: np.array(texts[0]), "ndarray is 0-dimensional"),
+    "a table of numpy": (lambda texts: np.array([texts]), "ndarray is 2-dimensional"),
+    "bytes of numpy": (lambda texts: np.array(texts, "S"), r"\[0\] is np.bytes_\(b'cat'\)"),
+    "a table of arrow": (lambda texts: pa.table({"text": texts}), "Table is no list of texts"),
+    "rows of arrow": (lambda texts: pa.record_batch({"text": texts}), "RecordBatch is no list"),
+    "nulls of arrow": (lambda texts: pa.array([*texts, None]), r"\[3\] is None, not a string"),
+    "a table of pandas": (table_of_pandas, "DataFrame is 2-dimensional"),
+    "a column with a gap": (
+        lambda texts: table_of_pandas([texts[0], None]).text,
+        r"\[1\] is (None|nan)",
+    ),
+    "a table of datasets": (table_of_datasets, "Dataset is no list of texts; pass .*a single col"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LISTS)
+def test_what_iterates_but_is_no_list_of_texts_is_refused(pair, kind):
+    """Iterated, a table gives its columns' names and a dict its keys: texts, but not the right."""
+    make, message = NO_LISTS[kind]
+    wrong = make(["cat", "dog", "sun"])
+    for call in (
+        pair.encode_query,
+        pair.encode_passage,
+        lambda texts: pair.encode_passage(["cat"] * 3, titles=texts),
+        lambda texts: pair.score(texts, ["cat"] * 3),
+        lambda texts: pair.score(["cat"] * 3, texts),
+        lambda texts: pair.rerank("cat", texts),
+    ):
+        if kind == "nothing" and call not in (pair.encode_query, pair.encode_passage):
+            continue  # titles may be None
+        with pytest.raises(InputError, match=rf"(queries|passages|titles).*{message}"):
+            call(wrong)
+
+
+COLUMNS = {
+    "arrow": pa.array,
+    "large strings of arrow": lambda texts: pa.array(texts, pa.large_string()),
+    "a dictionary of arrow": lambda texts: pa.array(texts).dictionary_encode(),
+    "chunks of arrow": lambda texts: pa.chunked_array([texts[:1], texts[1:]]),
+    "a column of arrow": lambda texts: pa.table({"text": texts})["text"],
+    "numpy": np.array,
+    "objects of numpy": lambda texts: np.array(texts, object),
+    "strings of numpy": lambda texts: np.array(texts, np.dtypes.StringDType()),
+    "pandas": lambda texts: table_of_pandas(texts).text,
+    "part of a column": lambda texts: table_of_pandas(["sea", *texts]).text[1:],
+    "categories of pandas": lambda texts: table_of_pandas(texts).text.astype("category"),
+    "an index of pandas": lambda texts: table_of_pandas(texts).set_index("text").index,
+    "datasets": lambda texts: table_of_datasets(texts)["text"],
+    "datasets in numpy": lambda texts: table_of_datasets(texts).with_format("numpy")["text"],
+    "datasets in arrow": lambda texts: table_of_datasets(texts).with_format("arrow")["text"],
+    "values of a dict": lambda texts: dict(enumerate(texts)).values(),
+    "deque": deque,
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_column_of_texts_is_a_list_of_texts(pair, kind):
+    words = ["cat", "dog", "sun"]
+    given = COLUMNS[kind](words)
+    np.testing.assert_array_equal(pair.encode_query(given), pair.encode_query(words))
+    titled = pair.encode_passage(given, given)
+    np.testing.assert_array_equal(titled, pair.encode_passage(words, words))
+    assert pair.rerank("cat", given) == pair.rerank("cat", words)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_query_vector_that_is_not_finite_is_refused(wrong, tmp_path):
+    queries, passages = vectors("random", passages=101)
+    index = ExactIndex(vectors_folder(tmp_path, passages))
+    queries = queries.astype(np.float64)
+    queries[2, 5] = wrong
+    with pytest.raises(InputError, match=r"queries\[2\] is not finite"):
+        index.search(queries, 5)
+    assert (index.search(queries[:2], 5)[0] != "").all()
+
+
+def test_a_passage_whose_vector_is_not_finite_is_named(tmp_path):
+    queries, passages = vectors("random", passages=101)
+    passages[40] = 1e5
+    with pytest.raises(InputError, match=r"passage p40: .* not finite in float16; take --index"):
+        vectors_folder(tmp_path / "half", passages, dtype="float16")
+    index = ExactIndex(vectors_folder(tmp_path / "whole", passages))
+    found = np.load(tmp_path / "whole" / "00005.npy")  # 7 a shard
+    found[5] = np.nan
+    np.save(tmp_path / "whole" / "00005.npy", found)
+    with pytest.raises(InputError, match="the vector of passage p40 is not finite"):
+        index.search(queries, 5)
+
+
+@pytest.fixture
+def run(pair, collection, tmp_path):
+    """A run as it ends, untrained."""
+    folder = tmp_path / "run"
+    save_retriever(folder / "retriever", pair.retriever)
+    save_reranker(folder / "reranker", pair.reranker)
+    (folder / "config.yaml").write_text(dump(Config(data=DataConfig(str(collection)))))
+    args = ["--model", str(folder), "--collection", str(collection), "--index.kind", "exact"]
+    assert encode.main([*args, "--output", str(folder / "index")]) == 0
+    return folder
+
+
+def by_cloudpickle(model):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    return pickle.loads(cloudpickle.dumps(model))
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy, by_cloudpickle]
+)
+def test_a_loaded_model_can_be_pickled_and_copied(run, copied):
+    model = rocketjax.load(run)
+    model.retriever.tokenizer.remember()
+    fresh = len(pickle.dumps(model))
+    hits, ranked = model.search("cat purr", 5), model.rerank("cat", ["dog bark", "cat purr"])
+    vectors, prints = model.encode_query(["sun ray"]), model.retriever.fingerprint
+    size = len(pickle.dumps(model))
+    assert size == fresh, "what was placed on devices or opened is not pickled"
+    for again in (copied(model), copied(copied(model))):
+        assert again.retriever.fingerprint == prints
+        assert again.reranker.fingerprint == model.reranker.fingerprint
+        assert again.search("cat purr", 5) == hits
+        assert again.rerank("cat", ["dog bark", "cat purr"]) == ranked
+        np.testing.assert_array_equal(again.encode_query(["sun ray"]), vectors)
+    opened = rocketjax.open_retriever(run)
+    np.testing.assert_array_equal(copied(opened).encode_query(["sun ray"]), vectors)
+
+
+@pytest.mark.slow
+def test_a_pickled_model_works_in_a_process_of_its_own(run, tmp_path):
+    model = rocketjax.load(run)
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    code = "import pickle, sys; m = pickle.load(open(sys.argv[1], 'rb'));"
+    code += "print(m.search('cat purr', 3)[0].passage.id, m.encode_query(['sun'])[0, :3].tolist())"
+    args = [sys.executable, "-c", code, str(tmp_path / "model")]
+    said = subprocess.run(args, capture_output=True, text=True, timeout=300, check=True).stdout
+    best = model.search("cat purr", 3)[0].passage.id
+    assert said.strip() == f"{best} {model.encode_query(['sun'])[0, :3].tolist()}"
+
+
+def in_a_fork(work):
+    """What `work` returns, or the message of its InputError, in a forked process."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def main():
+        try:
+            theirs.send(work())
+        except InputError as error:
+            theirs.send(str(error))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jax warns of what is refused here
+        process = fork.Process(target=main, daemon=True)
+        process.start()
+    try:
+        assert ours.poll(30), "it hangs"
+        return ours.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_forked_after_jax_started_is_told_so(pair, weights, tmp_path):
+    queries, passages = vectors("random", passages=101)
+    index, pickled = ExactIndex(vectors_folder(tmp_path, passages)), pickle.dumps(pair)
+    for work in (
+        lambda: pair.encode_query(["cat"]),
+        lambda: pair.score(["cat"], ["dog"]),
+        lambda: rocketjax.open_retriever(weights),
+        lambda: index.search(queries, 3),
+        lambda: pickle.loads(pickled),
+    ):
+        assert "multiprocessing.get_context('spawn')" in in_a_fork(work)
+    # What needs no device goes on there, as in the workers of a loader.
+    counted = in_a_fork(lambda: len(pair.retriever.tokenizer.query(["cat purr"])[0].ids))
+    assert counted == len(pair.retriever.tokenizer.query(["cat purr"])[0].ids)
+    assert pair.encode_query(["cat"]).shape == (1, 32)
 
 
 def test_inside_a_jit_texts_are_refused_and_the_model_goes_on(pair):

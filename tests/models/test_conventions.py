@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from on_disk import make_weights
 
 import rocketjax
 from rocketjax import encode, rerank, search
@@ -145,7 +146,7 @@ def test_weights_without_a_head_are_no_cross_encoder(weights):
         rocketjax.open_reranker(weights)
 
 
-def test_a_prompt_changes_vectors_and_fingerprint_and_cuts_nothing_empty(weights):
+def test_a_prompt_changes_vectors_and_fingerprint_and_cuts_nothing_empty(weights, tmp_path):
     plain = rocketjax.open_retriever(weights)
     config = dataclasses.replace(plain.tokenizer.config, query_prompt="cat ", passage_prompt="dog ")
     tokenizer = type(plain.tokenizer)(weights, config)
@@ -158,7 +159,8 @@ def test_a_prompt_changes_vectors_and_fingerprint_and_cuts_nothing_empty(weights
             getattr(prompted, method)([" "])
     titled = tokenizer.passage(["sun"], ["sea"])
     assert titled[0].ids.tolist() == plain.tokenizer.query(["dog sun sea"])[0].ids.tolist()
-    split = type(tokenizer)(weights, dataclasses.replace(config, title="segment"))
+    told = make_weights(tmp_path, segments=True)
+    split = type(tokenizer)(told, dataclasses.replace(config, title="segment"))
     _, types = split.passage(["sun", ""], ["sea", "sea"])[0]
     assert types.tolist() == [0, 0, 0, 0, 1, 1]  # CLS dog sun SEP sea SEP
     assert len(split.passage([""], ["sea"])[0].ids) == 4  # CLS dog sea SEP

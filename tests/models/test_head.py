@@ -45,6 +45,18 @@ def test_a_unit_without_a_pooler_is_read():
     np.testing.assert_array_equal(params["head"]["kernel"], tensors["classifier.weight"].T)
 
 
+@pytest.mark.parametrize("prefix", ["bert", "ernie"])
+def test_the_pooler_is_read_under_the_prefix_that_it_has(prefix):
+    """An ERNIE without task types has a BERT's config, but for the name of its type."""
+    tensors = {"classifier.weight": draw(1, SIZE), "classifier.bias": draw(1)}
+    tensors[f"{prefix}.pooler.dense.weight"] = draw(SIZE, SIZE)
+    tensors[f"{prefix}.pooler.dense.bias"] = draw(SIZE)
+    params = head_params(tensors, CONFIG, "here")
+    assert params is not None and params.keys() == {"head", "pooler"}
+    kernel = tensors[f"{prefix}.pooler.dense.weight"].T
+    np.testing.assert_array_equal(params["pooler"]["kernel"], kernel)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [

@@ -578,6 +578,7 @@ def test_hub_name_is_downloaded_at_its_revision(tmp_path, monkeypatch):
         "huggingface_hub.snapshot_download",
         lambda name, **options: asked.append((name, options)) or str(tmp_path),
     )
+    (tmp_path / "model.safetensors").touch()
     assert pretrained.resolve_weights("org/name@refs/pr/1") == tmp_path
     assert pretrained.resolve_weights("org/name") == tmp_path
     assert [(name, options["revision"]) for name, options in asked] == [

@@ -1,5 +1,6 @@
 """The search page and its API: what they answer and refuse, together as alone, under load."""
 
+import asyncio
 import itertools
 import json
 import os
@@ -89,6 +90,26 @@ def api(answers, **limits):
         app = make_app(answers, batcher, limits, "runs/tiny", LOOPBACK)
         with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
             yield client, batcher
+
+
+def test_inside_a_running_loop_it_says_what_to_do_and_the_app_runs_there(answers, run, capsys):
+    """As in a cell of a notebook."""
+
+    async def cell():
+        status = serve.main(["--model", str(run), "--port", "0"])
+        limits = Limits()
+        with Batcher(limits.together, limits.waiting, 1e-3 * limits.gather) as batcher:
+            app = make_app(answers, batcher, limits, "runs/tiny")
+            async with httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1"
+            ) as client:
+                return status, await client.get("/search?q=cat")
+
+    status, found = asyncio.run(cell())
+    assert (status, found.status_code) == (2, 200)
+    said = capsys.readouterr()
+    assert "an event loop runs here already" in said.err and "subprocess.Popen" in said.err
+    assert "compiling" not in said.out
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rocketjax.config.schema import ComputeConfig, RetrieverConfig, TextConfig
 from rocketjax.data.load import load_collection
 from rocketjax.inference.start import pretrained_retriever
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.retrieval.load import once
+from rocketjax.retrieval.load import Once
 from rocketjax.retrieval.model import Corpus, Model
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -42,7 +42,7 @@ def make_pair(weights, folder):
     array = pair.retriever.encode_passage([p.text for p in passages])
     vectors = vectors_folder(folder / "index", array, [p.id for p in passages])
     corpus = Corpus(ExactIndex(vectors), passages.by_id)
-    return Model(pair.retriever, pair.reranker, once(lambda: corpus))
+    return Model(pair.retriever, pair.reranker, Once(lambda: corpus))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_an_index_is_opened_once_however_many_ask(pair):
         opened.append(pair.corpus)
         return opened[-1]
 
-    model = Model(pair.retriever, pair.reranker, once(open_corpus))
+    model = Model(pair.retriever, pair.reranker, Once(open_corpus))
     together([lambda: model.search("cat", 1, 0)] * THREADS)
     assert len(opened) == 1
 
@@ -211,7 +211,7 @@ def test_nothing_grows_in_a_long_soak(pair):
 def test_threads_that_meet_cold_programs_give_the_same_bits(pair):
     """Nothing is compiled, and no corpus placed on the devices, when they start."""
     corpus = pair.corpus._replace(index=ExactIndex(pair.corpus.index.vectors))
-    model = Model(pair.retriever, pair.reranker, once(lambda: corpus))
+    model = Model(pair.retriever, pair.reranker, Once(lambda: corpus))
     query, some = WORDS[0], WORDS[:5]
     calls = [lambda: model.score([query] * 5, some), lambda: model.encode_query(some)] * THREADS
     calls += [lambda: np.array([hit[1] for hit in model.search(query, 5, 0)])] * THREADS

@@ -1,0 +1,44 @@
+"""A tokenizer's files in a model folder, checked before transformers opens them."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import MAX_SETTINGS_BYTES, checked_file, read_object
+
+# Files that transformers may open for a tokenizer: settings by name, vocabularies by suffix.
+_SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
+_MOST_OF_TOKENIZER = 32 * 2**20  # bytes a file; 250,000 tokens take 17 million
+
+
+def check_files(folder: Path) -> None:
+    """Rejects files that lie outside the folder or are far too large, before they are opened."""
+    for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
+        if path.suffix in _READ and not path.is_dir():
+            limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
+            checked_file(path, limit, folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_object(path) if path.is_file() else {}
+    names = settings.get("fast_tokenizer_files") or []
+    if not isinstance(names, list) or not all(map(_is_plain, names)):
+        raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
+
+
+def name_missing_library(folder: Path, error: BaseException) -> None:
+    """Raises InputError if the tokenizer is sentencepiece's, which is not installed."""
+    models = [path for suffix in (".model", ".spm") for path in folder.glob(f"*{suffix}")]
+    if (folder / "tokenizer.json").is_file() or not models:
+        return
+    if importlib.util.find_spec("sentencepiece") is None:
+        raise InputError(
+            f"{models[0]}: a tokenizer of sentencepiece, which is not installed: pip install "
+            "sentencepiece protobuf (or save the folder again where they are: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json)"
+        ) from error
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) is not None

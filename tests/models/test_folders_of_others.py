@@ -1,0 +1,495 @@
+"""Model folders of other people: as sentence-transformers and transformers read them, live."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from others import TEXTS, bert, dense, edit, modular, write
+
+import rocketjax
+from rocketjax import ComputeConfig, InputError, TextOptions, encode, search
+from rocketjax.config.schema import Config, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.inference.export import export
+from rocketjax.inference.folder import save_retriever
+from rocketjax.inference.start import pretrained_reranker, pretrained_retriever
+from rocketjax.models import keys, pretrained
+from rocketjax.pipeline.context import Run
+from rocketjax.pipeline.models import start_reranker, start_retriever
+
+QUERIES = ["what is a Dog", "the Cat is purring", "sun", "sea leaf"]
+SHORT = TextConfig(query_length=12, passage_length=20, pair_length=32)
+
+
+@pytest.fixture(scope="module")
+def library():
+    pytest.importorskip("torch", reason="the extra `parity` brings torch")
+    return pytest.importorskip(
+        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    )
+
+
+def close(ours, theirs):
+    assert np.ptp(np.asarray(theirs)) > 0.05
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def same_vectors(library, folder):
+    """Opens a retriever and compares it with SentenceTransformer, by every door."""
+    ours = rocketjax.open_retriever(folder, say=lambda line: None)
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    close(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+    close(ours.encode_passage(TEXTS), theirs.encode_document(TEXTS))
+    return ours
+
+
+def same_scores(library, folder, **how):
+    """Opens a re-ranker and compares its scores with CrossEncoder's raw ones."""
+    from torch.nn import Identity
+
+    ours = rocketjax.open_reranker(folder, say=lambda line: None)
+    theirs = library.CrossEncoder(str(folder), device="cpu", **how)
+    pairs = list(zip(QUERIES, TEXTS, strict=True))
+    scores = theirs.predict(pairs, activation_fn=Identity())
+    close(ours.score(QUERIES, TEXTS), scores)
+    return ours
+
+
+def export_with(folder, reranker):
+    weights = folder.parent / "plain"
+    bert(weights)
+    retriever = pretrained_retriever(RetrieverConfig(str(weights)), SHORT, ComputeConfig())
+    export(folder, retriever, reranker, {"retriever": "", "reranker": ""})
+    return folder / "reranker"
+
+
+# ---- what a file says is heeded
+
+
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Ernie"])
+def test_other_families_are_read_as_well(library, family, tmp_path):
+    vectors = modular(bert(tmp_path / "de", family=family), similarity_fn_name="dot")
+    write(vectors / "sentence_bert_config.json", {"max_seq_length": 20})
+    assert not same_vectors(library, vectors).notes
+    scores = bert(tmp_path / "ce", labels=1, family=family)
+    edit(scores / "tokenizer_config.json", model_max_length=20)
+    assert same_scores(library, scores).tokenizer.config.pair_length == 20
+
+
+def test_texts_are_lower_cased_where_the_folder_says_so(library, tmp_path):
+    folder = modular(bert(tmp_path / "m"))
+    plain = same_vectors(library, folder)
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 20, "do_lower_case": True})
+    lower = same_vectors(library, folder)
+    assert lower.tokenizer.config.lower_case and lower.tokenizer.config.query_length == 20
+    assert abs(lower.encode_query(TEXTS) - plain.encode_query(TEXTS)).max() > 0.01
+    save_retriever(tmp_path / "ours", lower)  # it travels with the model
+    again = rocketjax.open_retriever(tmp_path / "ours")
+    np.testing.assert_array_equal(again.encode_query(TEXTS), lower.encode_query(TEXTS))
+    assert again.fingerprint == lower.fingerprint and not again.notes
+    asked = rocketjax.open_retriever(folder, text=TextOptions(lower_case=False))
+    assert asked.encode_query(["Cat"])[0] @ lower.encode_query(["Cat"])[0] != pytest.approx(1)
+
+
+def test_a_model_for_cosines_is_ranked_by_cosine(library, tmp_path):
+    folder = modular(bert(tmp_path), similarity_fn_name="cosine")
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    ours = rocketjax.open_retriever(folder)
+    scores = ours.encode_query(QUERIES) @ ours.encode_passage(TEXTS).T
+    close(scores, theirs.similarity(theirs.encode_query(QUERIES), theirs.encode_document(TEXTS)))
+    (note,) = ours.notes
+    assert "similarity_fn_name is cosine: vectors are scaled to length 1" in note
+    modular(folder, similarity_fn_name="dot")
+    assert not same_vectors(library, folder).notes
+    modular(folder)  # says nothing: the library's default is the cosine
+    (note,) = same_vectors(library, folder).notes
+    assert "no similarity_fn_name" in note and "--normalize True" in note
+    modular(folder, similarity_fn_name="manhattan")
+    with pytest.raises(InputError, match=r"config_sentence_transformers\.json: similarity_fn_name"):
+        rocketjax.open_retriever(folder)
+
+
+def test_weights_in_a_folder_of_their_own_are_found(library, tmp_path):
+    bert(tmp_path / "0_Transformer")
+    write(tmp_path / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 16})
+    folder = modular(tmp_path, ["Pooling", "Normalize"], inner="0_Transformer")
+    assert same_vectors(library, folder).tokenizer.config.passage_length == 16
+    edited = (folder / "modules.json").read_text().replace("0_Transformer", "../0_Transformer")
+    (folder / "modules.json").write_text(edited)
+    with pytest.raises(InputError, match=r"modules\.json: path of Transformer is '\.\./0_Tr"):
+        rocketjax.open_retriever(folder)
+
+
+def test_queries_and_passages_have_lengths_of_their_own(library, tmp_path):
+    folder = modular(bert(tmp_path), similarity_fn_name="dot")
+    lengths = {"max_seq_length": 40, "query_length": 8, "document_length": 12}
+    write(folder / "sentence_bert_config.json", lengths)
+    text = same_vectors(library, folder).tokenizer.config
+    assert (text.query_length, text.passage_length, text.pair_length) == (8, 12, 40)
+
+
+def test_without_modules_the_files_of_the_library_do_not_count(library, tmp_path):
+    """As with SentenceTransformer, which reads them only beside a modules.json."""
+    folder = bert(tmp_path)
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": True})
+    write(folder / "config_sentence_transformers.json", {"prompts": {"query": "query : "}})
+    ours = rocketjax.open_retriever(folder, pooling="mean")
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    close(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+    (note,) = [note for note in ours.notes if "sentence_bert_config.json" in note]
+    assert "config_sentence_transformers.json" in note and "modules.json" in note
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "taken"),
+    [
+        ({"query": "what ", "passage": "the "}, None, ("what ", "the ")),
+        ({"x": "what "}, "x", ("what ", "what ")),
+        ({"query": "what ", "document": "the "}, "query", None),
+    ],
+)
+def test_prompts_that_versions_of_the_library_read_otherwise_are_named(
+    weights, prompts, default, taken, tmp_path
+):
+    shutil.copytree(weights, tmp_path / "m")
+    folder = modular(
+        tmp_path / "m", similarity_fn_name="dot", prompts=prompts, default_prompt_name=default
+    )
+    model = rocketjax.open_retriever(folder)
+    text = model.tokenizer.config
+    assert (text.query_prompt, text.passage_prompt) == (taken or ("what ", "the "))
+    wanted = [f"prompts {taken[0]!r} and {taken[1]!r} are taken"] if taken else []
+    assert [part for part in wanted if part in " ".join(model.notes)] == wanted
+    assert len(model.notes) == len(wanted)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_cut_on_the_side_that_the_folder_names(library, side, tmp_path):
+    folder = modular(bert(tmp_path, truncation_side=side), similarity_fn_name="dot")
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 10})
+    same_vectors(library, folder)
+
+
+@pytest.mark.parametrize("names", [["input_ids", "attention_mask"], None])
+def test_segments_are_as_the_folder_says(library, names, tmp_path):
+    folder = bert(tmp_path / "m", labels=1)
+    if names:
+        edit(folder / "tokenizer_config.json", model_input_names=names)
+    ours = same_scores(library, folder)
+    assert ours.tokenizer.segments == (1 if names else 2)
+    exported = export_with(tmp_path / "out", ours)
+    again = same_scores(library, exported)  # a folder of ours
+    np.testing.assert_array_equal(again.score(QUERIES, TEXTS), ours.score(QUERIES, TEXTS))
+
+
+def test_a_class_that_leaves_out_segments_is_named(library, tmp_path):
+    folder = bert(tmp_path, labels=1)
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    notes = same_scores(library, folder).notes
+    (note,) = [note for note in notes if "model_input_names" in note]
+    assert "both texts of a pair are of one" in note
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    edit(folder / "tokenizer_config.json", model_input_names=names)
+    ours = same_scores(library, folder)
+    assert ours.tokenizer.segments == 2 and not re.search("input_names", " ".join(ours.notes))
+
+
+# ---- cross-encoders
+
+
+def test_a_long_query_is_cut_as_well_as_its_passage(library, tmp_path):
+    folder = bert(tmp_path / "m", labels=1)
+    rng = np.random.default_rng(0)
+
+    def words(count):
+        return " ".join(rng.choice(["cat", "Dog", "sun", "sea", "tree", "wave"], count))
+
+    queries = [words(80)] * 6 + [words(n) for n in rng.integers(1, 90, 30)]
+    passages = [f"cat {words(20)}" for _ in range(6)] + [words(n) for n in rng.integers(1, 90, 30)]
+    from torch.nn import Identity
+
+    ours = rocketjax.open_reranker(folder)
+    theirs = library.CrossEncoder(str(folder), device="cpu")
+    pairs = list(zip(queries, passages, strict=True))
+    scores = theirs.predict(pairs, activation_fn=Identity())
+    close(ours.score(queries, passages), scores)
+    assert len(set(ours.score(queries[:6], passages[:6]).tolist())) == 6
+    passage_first = rocketjax.open_reranker(folder, text=TextOptions(pair_truncation="passage"))
+    assert np.ptp(passage_first.score(queries[:6], passages[:6])) < 1e-6  # one token is left
+    # What others trained is cut as they do in training, too, and in what is saved and exported.
+    start = pretrained_reranker(RerankerConfig(str(folder)), SHORT, ComputeConfig(), seed=1)
+    assert start.tokenizer.config.pair_truncation == "longest"
+    exported = export_with(tmp_path / "out", ours)
+    again = rocketjax.open_reranker(exported)
+    np.testing.assert_array_equal(again.score(queries, passages), ours.score(queries, passages))
+    theirs = library.CrossEncoder(str(exported), device="cpu")
+    close(ours.score(queries, passages), theirs.predict(pairs))
+
+
+@pytest.mark.parametrize("room", [3, 4, 5, 10])
+def test_the_longer_text_is_cut_first_as_transformers_does(room, tmp_path):
+    pytest.importorskip("torch", reason="the extra `parity` brings torch")
+    folder = bert(tmp_path)
+    from transformers import AutoTokenizer
+
+    from rocketjax.text.tokenizer import Tokenizer
+
+    size = room + 3
+    text = TextConfig(8, 8, max(8, size), pair_truncation="longest")
+    ours = Tokenizer(folder, dataclasses.replace(text, pair_length=size))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for a in range(1, 12):
+        for b in range(1, 12):
+            pair = " ".join(["cat"] * a), " ".join(["dog"] * b)
+            want = theirs(*pair, truncation="longest_first", max_length=size)
+            got = ours.pair([pair[0]], None, [pair[1]])[0]
+            assert got.ids.tolist() == want["input_ids"], (a, b)
+            assert got.types.tolist() == want["token_type_ids"]
+
+
+def test_of_two_labels_the_second_is_the_positive_one(library, tmp_path):
+    folder = bert(tmp_path, labels=2)
+    ours = rocketjax.open_reranker(folder)
+    theirs = library.CrossEncoder(str(folder), device="cpu")
+    pairs = list(zip(QUERIES, TEXTS, strict=True))
+    positive = theirs.predict(pairs, apply_softmax=True)[:, 1]
+    scores = ours.score(QUERIES, TEXTS)
+    close(1 / (1 + np.exp(-scores)), positive)
+    assert "the score is the logit of 'LABEL_1' less that of 'LABEL_0'" in " ".join(ours.notes)
+    edit(folder / "config.json", id2label={"0": "entailment", "1": "not_entailment"})
+    with pytest.raises(InputError, match=r"config\.json: two labels, 'entailment' and 'not_ent"):
+        rocketjax.open_reranker(folder)
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+def test_a_head_in_modules_is_read(library, pooler, tmp_path):
+    folder = bert(tmp_path)
+    names = ["Pooling", *["Dense"] * (1 + pooler)]
+    modular(folder, names, "cls", model_type="CrossEncoder")
+    if pooler:
+        dense(folder / "2_Dense", 32, "activation.Tanh")
+    dense(folder / f"{2 + pooler}_Dense", 1, "linear.Identity")
+    ours = same_scores(library, folder)
+    assert ours.module.pooler == pooler
+    modular(folder, names, "mean", model_type="CrossEncoder")
+    with pytest.raises(InputError, match=r"1_Pooling/config\.json: a cross-encoder that pools by"):
+        rocketjax.open_reranker(folder)
+    modular(folder, ["Pooling"], "cls", model_type="CrossEncoder")
+    with pytest.raises(InputError, match=r"modules\.json: the modules are Transformer, Pooling;"):
+        rocketjax.open_reranker(folder)
+
+
+def test_a_cross_encoder_of_the_librarys_own_saving_is_read(library, tmp_path):
+    theirs = library.CrossEncoder(str(bert(tmp_path / "m", labels=1)), device="cpu", max_length=24)
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    assert same_scores(library, tmp_path / "saved").tokenizer.config.pair_length == 24
+
+
+def test_a_default_prompt_of_a_cross_encoder_is_refused(library, tmp_path):
+    folder = bert(tmp_path, labels=1)
+    prompts = {"prompts": {"x": "query : "}, "default_prompt_name": "x"}
+    modular(folder, [], model_type="CrossEncoder", **prompts)
+    with pytest.raises(InputError, match="a cross-encoder with a default prompt, 'query : '"):
+        rocketjax.open_reranker(folder)
+
+
+def test_a_cross_encoder_taken_for_a_retriever_is_named(library, tmp_path):
+    folder = bert(tmp_path, labels=1)
+    ours = rocketjax.open_retriever(folder, pooling="mean")
+    assert any("a cross-encoder, taken for a retriever" in note for note in ours.notes)
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    close(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+
+
+# ---- plain weights
+
+
+def test_plain_weights_say_what_is_taken_and_take_what_is_asked(library, tmp_path, caplog):
+    folder = bert(tmp_path)
+    plain = rocketjax.open_retriever(folder)
+    (note,) = plain.notes
+    for part in ("pooling cls (the default)", "normalize False (the default)", "64 and 64"):
+        assert part in note
+    assert [record.getMessage() for record in caplog.records] == [note]  # Python users see it
+    assert caplog.records[0].levelname == "WARNING"
+    # e5: the mean, scaled, with prompts, 20 tokens
+    text = TextOptions(20, 20, query_prompt="query : ", passage_prompt="passage : ")
+    asked = rocketjax.open_retriever(folder, text=text, pooling="mean", normalize=True)
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    theirs.max_seq_length = 20
+    for method, prompt in (("encode_query", "query : "), ("encode_passage", "passage : ")):
+        want = theirs.encode(TEXTS, prompt=prompt, normalize_embeddings=True)
+        close(getattr(asked, method)(TEXTS), want)
+    assert asked.notes[0].count("as given") == 4
+    save_retriever(tmp_path / "own", asked)
+    shorter = rocketjax.open_retriever(tmp_path / "own", text=TextOptions(query_length=8))
+    assert shorter.tokenizer.config == dataclasses.replace(asked.tokenizer.config, query_length=8)
+    # A run that starts from our own folder keeps what it says.
+    start = pretrained_retriever(RetrieverConfig(str(tmp_path / "own")), SHORT, ComputeConfig())
+    assert (start.module.pooling, start.module.normalize) == ("mean", True)
+    assert start.tokenizer.config.query_prompt == "query : "
+    with pytest.raises(InputError, match="pooling: Input should be"):
+        rocketjax.open_retriever(folder, pooling="max")
+    with pytest.raises(InputError, match="text is 'mean'"):
+        rocketjax.open_retriever(folder, text="mean")
+
+
+def test_commands_take_what_a_folder_does_not_say(weights, collection, tmp_path, capsys):
+    given = ["--model", str(weights), "--collection", str(collection)]
+    asked = ["--pooling", "mean", "--normalize", "True", "--text.query-prompt", "cat "]
+    index = str(tmp_path / "index")
+    assert encode.main([*given, *asked, "--output", index, "--index.kind", "exact"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pooling mean (as given), normalize True (as given), prompts 'cat ' and ''" in said
+    found = [*given, "--index", index, "--depth", "0", "dog bark"]
+    assert search.main([*found, *asked, "--text.pair-length", "16"]) == 0
+    assert search.main(found) == 2  # read otherwise, it is another model than the index's
+    assert "index: made of model" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_fresh_head_is_named(weights, tmp_path):
+    start = pretrained_reranker(RerankerConfig(str(weights)), SHORT, ComputeConfig(), seed=7)
+    assert start.notes == (
+        f"{weights}: no head that scores a pair; a fresh one is drawn, by seed 7",
+    )
+
+
+def test_weights_of_16_bits_are_named(weights, tmp_path):
+    shutil.copytree(weights, tmp_path / "m")
+    folder = modular(tmp_path / "m", similarity_fn_name="dot")
+    tensors = pretrained.load_tensors(folder)
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    config = pretrained.read_encoder_config(folder)
+    pretrained.save_model(folder, config, halves, "BertModel")
+    (note,) = rocketjax.open_retriever(folder).notes
+    assert "weights are float16: read as float32" in note
+
+
+def test_a_run_says_once_what_it_starts_from(weights, tmp_path):
+    said = []
+    config = Config(
+        text=SHORT,
+        retriever=RetrieverConfig(str(weights), "shared", "mean", False),
+        reranker=RerankerConfig(str(weights)),
+    )
+    run = Run(config, tmp_path, None, None, None, said.append, None)
+    for _ in range(2):
+        start_retriever(run)
+        start_reranker(run)
+    plain, steep, fresh = said
+    assert "pooling mean (as given), normalize False (as given)" in plain
+    assert steep.startswith("loss.retriever_temperature is 0.05, which is for cosines")
+    assert "a fresh one is drawn" in fresh
+    said.clear()
+    scaled = dataclasses.replace(config.retriever, normalize=True)
+    run = dataclasses.replace(run, config=dataclasses.replace(config, retriever=scaled))
+    start_retriever(run)
+    assert len(said) == 1
+
+
+# ---- weights that are not read
+
+
+@pytest.mark.parametrize("labels", [None, 1])
+def test_the_remedy_for_a_pickle_keeps_the_head(labels, tmp_path):
+    torch = pytest.importorskip("torch", reason="the extra `parity` brings torch")
+    from safetensors.torch import load_file
+
+    folder = bert(tmp_path, labels)
+    tensors = load_file(folder / "model.safetensors")
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    open_model = rocketjax.open_retriever if labels is None else rocketjax.open_reranker
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: a pickle") as refused:
+        open_model(folder)
+    command = re.search(r'python -c "(.*)"', str(refused.value))
+    assert command
+    exec(command[1])  # as the shell would run it
+    found = pretrained.load_tensors(folder)
+    assert ("classifier.weight" in found) == (labels is not None)
+    np.testing.assert_array_equal(
+        found[next(name for name in found if "word_emb" in name)],
+        next(value for name, value in tensors.items() if "word_emb" in name).numpy(),
+    )
+    open_model(folder)
+
+
+def test_a_repository_of_pickles_is_no_dead_end(monkeypatch, weights, tmp_path):
+    shutil.copytree(weights, tmp_path / "repo")
+    (tmp_path / "repo" / "model.safetensors").unlink()
+    edit(tmp_path / "repo" / "config.json", architectures=["BertForSequenceClassification"])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: tmp_path / "repo")
+    with pytest.raises(InputError, match=r"no model\.safetensors") as refused:
+        rocketjax.open_reranker("org/model@abc")
+    assert "hf download org/model --revision abc --local-dir FOLDER && python -c" in str(
+        refused.value
+    )
+    assert "AutoModelForSequenceClassification.from_pretrained('FOLDER'" in str(refused.value)
+
+
+def test_a_tokenizer_of_a_missing_library_is_named(weights, tmp_path, monkeypatch):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(weights / name, tmp_path)
+    edit(tmp_path / "config.json", model_type="xlm-roberta", pad_token_id=1)
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"none of sentencepiece's")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"bpe\.model: a tokenizer of sentencepiece, .*pip"):
+        rocketjax.open_retriever(tmp_path)
+
+
+# ---- keys
+
+
+FILES = [
+    ("config.json", "config.json"),
+    ("tokenizer_config.json", "tokenizer_config.json"),
+    ("sentence_bert_config.json", "sentence_bert_config.json"),
+    ("config_sentence_transformers.json", "config_sentence_transformers.json"),
+    ("1_Pooling/config.json", "1_Pooling/config.json"),
+]
+
+
+def strange_folder(weights, folder):
+    shutil.copytree(weights, folder)
+    modular(folder, similarity_fn_name="dot")
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 20})
+    return folder
+
+
+def test_keys_that_nobody_knows_are_named_in_one_line(weights, tmp_path):
+    folder = strange_folder(weights, tmp_path / "m")
+    assert keys.unheeded(folder) == "" and not rocketjax.open_retriever(folder).notes
+    for name, _ in FILES:
+        edit(folder / name, lens={"factor": 2}, zoom=1)
+    edit(folder / "config_sentence_transformers.json", truncate_dim=16)
+    edit(folder / "tokenizer_config.json", padding_side="left")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["kwargs"] = ["task"]
+    write(folder / "modules.json", modules)
+    (note,) = rocketjax.open_retriever(folder).notes
+    assert note.count("\n") == 0 and note.startswith(f"{folder}: not heeded: ")
+    for name, shown in FILES:
+        assert f"{shown}: " in note, name
+    assert note.count("lens, zoom") == len(FILES)
+    for part in ("truncate_dim '16'", "padding_side 'left'", "kwargs \"['task']\""):
+        assert part in note
+
+
+def test_every_known_key_is_in_the_documentation_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*`) \| ([^|]*) \| [^|]* \|$", page, re.M)
+    documented = {
+        (file, key)
+        for files, names in rows
+        for file in re.findall(r"`([^`]+)`", files)
+        for key in re.findall(r"`([^`]+)`", names)
+    }
+    known = {
+        (file, key)
+        for file, of_file in keys.FILES.items()
+        for key in (*of_file.read.split(), *of_file.idle.split(), *of_file.only)
+    }
+    assert documented == known

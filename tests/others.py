@@ -1,0 +1,95 @@
+"""Tiny random model folders as transformers and sentence-transformers write them."""
+
+import json
+
+WORDS = ["cat", "Cat", "dog", "Dog", "sun", "sea", "tree", "purr", "bark", "wave", "leaf", "salt"]
+WORDS += ["##s", "##ing", ":", "query", "passage", ".", "the", "of", "a", "is", "what", "Sun"]
+MODULES = "sentence_transformers.models."
+TEXTS = ["the Cat is purring", "what is a Dog", "sea waves of salt " * 6, "leaf"]
+
+
+def bert(folder, labels=None, positions=64, lower=False, family="Bert", **tokenizer):
+    """A BERT of two layers of 32, with a head of so many labels, and its WordPiece tokenizer.
+
+    `family`: of its class in transformers. RoBERTa's positions begin after its padding's id.
+    """
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    roberta = "Roberta" in family
+    special = ["[UNK]", "[PAD]"] if roberta else ["[PAD]", "[UNK]"]
+    vocabulary = [*special, "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    differs = {"type_vocab_size": 1, "pad_token_id": 1} if roberta else {}
+    if roberta:
+        tokenizer = {"model_input_names": ["input_ids", "attention_mask"]} | tokenizer
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=positions + 2 * roberta,
+        **differs,
+        **({} if labels is None else {"num_labels": labels}),
+    )
+    kind = "Model" if labels is None else "ForSequenceClassification"
+    model = getattr(transformers, family + kind)(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        size = 0.3 if parameter.ndim > 1 else 0.1
+        parameter.data += size * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+    transformers.BertTokenizer(
+        vocab=str(folder / "vocab.txt"), do_lower_case=lower, **tokenizer
+    ).save_pretrained(folder)
+    return folder
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def edit(path, **values):
+    """Sets keys of a JSON file; None takes one out."""
+    fields = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+
+
+def modular(folder, names=("Pooling",), pooling="mean", inner="", **settings):
+    """The files that make a SentenceTransformer of weights; `settings` go into its own file."""
+    modules = [{"idx": 0, "name": "0", "path": inner, "type": MODULES + "Transformer"}]
+    for i, name in enumerate(names, 1):
+        modules.append({"idx": i, "name": str(i), "path": f"{i}_{name}", "type": MODULES + name})
+        (folder / f"{i}_{name}").mkdir(exist_ok=True)
+    write(folder / "modules.json", modules)
+    if "Pooling" in names:
+        fields = {"word_embedding_dimension": 32, "pooling_mode": pooling}
+        write(folder / "1_Pooling" / "config.json", fields)
+    write(folder / "config_sentence_transformers.json", settings)
+    return folder
+
+
+def dense(folder, outputs, activation):
+    """A Dense module with random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(outputs)
+    tensors = {
+        "linear.weight": torch.randn(outputs, 32, generator=generator),
+        "linear.bias": torch.randn(outputs, generator=generator),
+    }
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    fields = {
+        "in_features": 32,
+        "out_features": outputs,
+        "bias": True,
+        "activation_function": f"torch.nn.modules.{activation}",
+        "module_input_name": "sentence_embedding",
+        "module_output_name": "scores" if outputs == 1 else None,
+    }
+    write(folder / "config.json", {k: v for k, v in fields.items() if v is not None})
