@@ -35,11 +35,11 @@ def bert(folder, labels=None, positions=64, lower=False, family="Bert", **tokeni
         **({} if labels is None else {"num_labels": labels}),
     )
     kind = "Model" if labels is None else "ForSequenceClassification"
-    model = getattr(transformers, family + kind)(config).eval()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        size = 0.3 if parameter.ndim > 1 else 0.1
-        parameter.data += size * torch.randn(parameter.shape, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = getattr(transformers, family + kind)(config).eval()
+        for parameter in model.parameters():
+            parameter.data += (0.3 if parameter.ndim > 1 else 0.1) * torch.randn(parameter.shape)
     model.save_pretrained(folder)
     transformers.BertTokenizer(
         vocab=str(folder / "vocab.txt"), do_lower_case=lower, **tokenizer

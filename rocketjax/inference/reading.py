@@ -23,6 +23,7 @@ from rocketjax.models.sentence_transformers import (
     plain_prompts,
     read_conventions,
     read_default_prompt,
+    read_modules,
     read_pooling,
     read_similarity,
     transformer_folder,
@@ -103,21 +104,18 @@ def read_text(
             f"{cut} first (--text.pair-truncation), and scores are raw, before the activation that "
             "CrossEncoder applies"
         )
-    taken = says.query_prompt, says.passage_prompt
-    if kind == "retriever" and of_library and taken != plain_prompts(folder):
-        notes.append(
-            f"{folder}: prompts {taken[0]!r} and {taken[1]!r} are taken for queries and passages, "
-            "by default_prompt_name or the names passage and corpus, which encode_query and "
-            "encode_document do not heed in version 6 of sentence-transformers "
-            "(--text.query-prompt and --text.passage-prompt set them)"
-        )
-    if theirs and (prompt := read_default_prompt(folder)) and of_library:
+    if theirs and of_library:
+        _refuse_default_prompt(folder)
+    return TextReading(text, given, tuple(filter(None, notes)))
+
+
+def _refuse_default_prompt(folder: Path) -> None:
+    if prompt := read_default_prompt(folder):
         raise InputError(
             f"{folder}/config_sentence_transformers.json: a cross-encoder with a default prompt, "
             f"{prompt[:40]!r}, which re-rankers here do not read; take it out, and put it before "
             "the queries"
         )
-    return TextReading(text, given, tuple(filter(None, notes)))
 
 
 def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) -> Pooling:
@@ -149,7 +147,9 @@ def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) ->
         )
     if crossed or not (folder / "modules.json").is_file():
         notes.append(_plain(folder, config, chosen, reading))
-    elif found and config.normalize is None:
+    else:
+        notes += _prompted(folder, reading)
+    if found and config.normalize is None:
         notes += _compared(folder, found)
     return Pooling(*chosen, tuple(notes))
 
@@ -264,10 +264,26 @@ def _plain(folder: Path, config: RetrieverConfig, chosen: Pooled, reading: TextR
     )
 
 
+def _prompted(folder: Path, reading: TextReading) -> list[str]:
+    """The note on prompts that versions of sentence-transformers do not agree on; else none."""
+    text, given = reading.text, reading.given
+    query, passage = plain_prompts(folder)
+    # What was asked for is nobody's guess.
+    known_query = given.query_prompt is not None or text.query_prompt == query
+    known_passage = given.passage_prompt is not None or text.passage_prompt == passage
+    if known_query and known_passage:
+        return []
+    return [
+        f"{folder}: prompts {text.query_prompt!r} and {text.passage_prompt!r} are taken for "
+        "queries and passages, by default_prompt_name or the names passage and corpus, which "
+        "encode_query and encode_document do not heed in version 6 of sentence-transformers "
+        "(--text.query-prompt and --text.passage-prompt set them)"
+    ]
+
+
 def _compared(folder: Path, found: Pooled) -> list[str]:
     """Where the folder's modules and its similarity say different things."""
-    modules = (folder / "modules.json").read_text(encoding="utf-8")
-    if re.search(r"\bNormalize\b", modules):
+    if any(module.kind == "Normalize" for module in read_modules(folder) or ()):
         return []
     if read_similarity(folder) is None:
         return [

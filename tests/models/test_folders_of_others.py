@@ -27,8 +27,8 @@ SHORT = TextConfig(query_length=12, passage_length=20, pair_length=32)
 @pytest.fixture(scope="module")
 def library():
     pytest.importorskip("torch", reason="the extra `parity` brings torch")
-    return pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    return pytest.importorskip(  # version 5 knows neither modules of cross-encoders nor all keys
+        "sentence_transformers", "6", reason="the extra `parity` brings sentence-transformers"
     )
 
 
@@ -218,7 +218,7 @@ def test_a_long_query_is_cut_as_well_as_its_passage(library, tmp_path):
     close(ours.score(queries, passages), scores)
     assert len(set(ours.score(queries[:6], passages[:6]).tolist())) == 6
     passage_first = rocketjax.open_reranker(folder, text=TextOptions(pair_truncation="passage"))
-    assert np.ptp(passage_first.score(queries[:6], passages[:6])) < 1e-6  # one token is left
+    assert np.ptp(passage_first.score(queries[:6], passages[:6])) < 1e-5  # one token is left
     # What others trained is cut as they do in training, too, and in what is saved and exported.
     start = pretrained_reranker(RerankerConfig(str(folder)), SHORT, ComputeConfig(), seed=1)
     assert start.tokenizer.config.pair_truncation == "longest"
