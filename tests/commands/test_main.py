@@ -22,7 +22,7 @@ def test_its_version_its_help_and_a_wrong_name(capsys):
     assert capsys.readouterr().out == f"rocketjax {rocketjax.__version__}\n"
     assert main([]) == main(["--help"]) == 0
     assert capsys.readouterr().out.count("rerank ") == 2
-    assert main(["serach"]) == 2
+    assert main(["reranks"]) == 2
     assert capsys.readouterr().err == (
-        "error: rocketjax has no command 'serach'; did you mean search?\n"
+        "error: rocketjax has no command 'reranks'; did you mean rerank?\n"
     )
