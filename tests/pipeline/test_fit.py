@@ -92,8 +92,8 @@ def test_other_data_or_options_in_the_same_folder_are_refused(stopped_and_resume
         rocketjax.fit(fewer, base, **SMALL)
     with pytest.raises(rocketjax.InputError, match=r"joint\.stpes; did you mean joint\.steps"):
         rocketjax.fit(data(), base, joint={"stpes": 3})
-    with pytest.raises(rocketjax.InputError, match="no option jont; did you mean joint"):
-        rocketjax.fit(data(), base, jont={"steps": 3})
+    with pytest.raises(rocketjax.InputError, match="no option joints; did you mean joint"):
+        rocketjax.fit(data(), base, joints={"steps": 3})
     with pytest.raises(rocketjax.InputError, match=r"other options \(joint.steps: 4 -> 5\)"):
         rocketjax.fit(data(), base, **SMALL | {"joint": {"steps": 5, "batch": 4}})
 
