@@ -48,7 +48,8 @@ OWNERS = {
     "datasets": {"data.formats.datasets", "ablation.recipe"},
     "ir_datasets": {"data.formats.datasets"},
     # What rocketjax is compared with.
-    "torch": {"bench.rivals", "ablation.recipe"},
+    "torch": {"bench.rivals", "ablation.recipe", "evaluation.mteb"},
+    "mteb": {"evaluation.mteb"},
     "faiss": {"bench.rivals"},
     "sentence_transformers": {"bench.rivals", "ablation.recipe"},
     "bm25s": {"retrieval.bm25"},

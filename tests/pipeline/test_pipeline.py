@@ -427,7 +427,7 @@ def test_the_joint_stage_trains_by_preset_temperature_and_chunk(
     folder, temperature = shutil.copytree(finished.folder, tmp_path / "run"), 20.0
     loss = LossConfig("released", retriever_temperature=temperature)
     settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
-    work = context.open_run(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, context.Watching(say, unwatched))
     _, params, objective, feed = stopped_at_training(stages.train_jointly, work, monkeypatch)
 
     def losses(params, batch):
@@ -456,7 +456,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     loss = LossConfig("paper", reranker_loss="pointwise", retriever_temperature=0.05)
     settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
-    work = context.open_run(settings, folder, say, unwatched)
+    work = context.open_run(settings, folder, context.Watching(say, unwatched))
     for kind in ("retriever", "reranker", "joint"):  # what comes after the models
         monkeypatch.setattr(stages, f"{kind}_objective", lambda *args: args[-2:])
     asked = {}
