@@ -2,7 +2,8 @@
 
 >>> import mteb
 >>> from rocketjax.evaluation.mteb import MtebReranker, MtebRetriever
->>> mteb.evaluate(MtebRetriever(rocketjax.load("runs/demo").retriever), mteb.get_task("NanoSciFact"))
+>>> model = MtebRetriever(rocketjax.load("runs/demo").retriever)
+>>> mteb.evaluate(model, mteb.get_tasks(["NanoSciFactRetrieval"]))
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,7 @@ import numpy as np
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 
-Batches = Iterable[
-    Mapping[str, Any]
-]  # mteb's data loader: batches with a list of texts under "text"
+Batches = Iterable[Mapping[str, Any]]  # a data loader's, with a list of texts under "text"
 
 
 class MtebRetriever:
