@@ -86,7 +86,11 @@ def tokenizer(tmp_path_factory):
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     PreTrainedTokenizerFast(
-        tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
+        tokenizer_object=backend,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     ).save_pretrained(str(folder))
     return Tokenizer(folder, TextConfig(query_length=12, passage_length=40, pair_length=64))
 
