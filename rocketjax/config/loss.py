@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from rocketjax.config.fields import Amount, Positive, at
 
-Preset: TypeAlias = Literal["default", "paper", "released", "custom"]
+Preset: TypeAlias = Literal["default", "paper", "released", "distilled", "custom"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class LossConfig:
     """Which loss the joint stage minimises; see rocketjax/training/losses.py."""
 
     preset: Preset = at("joint", "default")
-    """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), or custom:
-    only then do the fields below count, but retriever_negatives and retriever_temperature, which
-    always do."""
+    """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), distilled
+    (the re-ranker leads, the label follows, as in CADET), or custom: only then do the fields below
+    count, but retriever_negatives and retriever_temperature, which always do."""
     retriever_weight: Amount = at("joint", 1.0)
     """Weight of the retriever's own cross-entropy."""
     retriever_negatives: Literal["list", "batch"] = at("joint", "list")
@@ -27,15 +27,20 @@ class LossConfig:
     reranker_loss: Literal["listwise", "pointwise"] = at("warm-reranker", "listwise")
     """The re-ranker's own loss, in its warm-up too: over each list, or over each passage alone."""
     distill_weight: Amount = at("joint", 0.3)
-    """Weight of the KL divergence between the two list distributions."""
+    """Weight of the distillation."""
+    distill_loss: Literal["kl", "margin_mse"] = at("joint", "kl")
+    """The KL divergence between the two list distributions, or the squared difference of the two
+    models' margins between the positive and each negative (MarginMSE, arXiv 2010.02666)."""
     direction: Literal["teacher_student", "student_teacher"] = at("joint", "teacher_student")
-    """KL(re-ranker || retriever) or KL(retriever || re-ranker)."""
+    """KL(re-ranker || retriever) or KL(retriever || re-ranker); of kl alone."""
     stop_gradient: Literal["reranker", "retriever", "none"] = at("joint", "reranker")
     """Which model the distillation term does not move."""
     reduction: Literal["list", "element", "sum"] = at("joint", "list")
-    """The KL is averaged over lists, over list items, or summed over the batch."""
+    """The distillation is averaged over lists, over list items, or summed over the batch."""
     distill_temperature: Positive = at("joint", 1.0)
-    """Both distributions of the distillation term are softened by it."""
+    """Both models' scores are divided by it in the distillation."""
+    teacher_temperature: Positive | None = at("joint", None)
+    """The re-ranker's scores are divided by it in the distillation; None: distill_temperature."""
     retriever_temperature: Positive = at("warm-retriever", 1.0)
     """The retriever's scores are divided by it in every term; cosines want about 0.05."""
 
@@ -61,6 +66,13 @@ PRESETS: dict[Preset, LossConfig] = {
         direction="teacher_student",
         stop_gradient="reranker",
         reduction="element",
+    ),
+    # CADET (arXiv 2505.19274): KL 1 + InfoNCE 0.1, teacher's temperature 0.3. Not measured here.
+    "distilled": LossConfig(
+        preset="distilled",
+        retriever_weight=0.1,
+        distill_weight=1.0,
+        teacher_temperature=0.3,
     ),
 }
 

@@ -180,6 +180,9 @@ class OptimizerConfig:
     """Decoupled weight decay."""
     clip: Positive = at(TRAINING, 1.0)
     """Largest global norm of a step's gradient."""
+    clip_by: Literal["all", "model"] = at(TRAINING, "all")
+    """Of what the norm is taken: of both models together, as RocketQAv2 does, or of each by itself,
+    so that one model's gradient does not scale the other's step."""
     b1: Share = at(TRAINING, 0.9)
     """Adam's decay of the gradient's mean."""
     b2: Share = at(TRAINING, 0.999)

@@ -91,6 +91,10 @@ def distillation(
     `teacher_student`, the gradient with respect to the retriever's scores is
     (softmax(de) - softmax(ce)) / temperature. The loss is not rescaled by temperature^2.
 
+    The re-ranker's temperature may be another (`teacher_temperature`). With `distill_loss`
+    margin_mse it is, instead, the sum over negatives of ((ce_0 - ce_i) - (de_0 - de_i))^2, of
+    scores divided by their temperatures (MarginMSE, arXiv 2010.02666).
+
     `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
     slots, "sum" nothing (equation 4 as printed).
 
@@ -102,19 +106,31 @@ def distillation(
         reranker_scores = jax.lax.stop_gradient(reranker_scores)
     elif config.stop_gradient == "retriever":
         retriever_scores = jax.lax.stop_gradient(retriever_scores)
-    teacher = list_log_softmax(reranker_scores / config.distill_temperature, valid)
-    student = list_log_softmax(retriever_scores / config.distill_temperature, valid)
-    if config.direction == "teacher_student":
-        kl = jnp.exp(teacher) * (teacher - student)
-    else:
-        kl = jnp.exp(student) * (student - teacher)
+    teacher_scores = reranker_scores / (config.teacher_temperature or config.distill_temperature)
+    student_scores = retriever_scores / config.distill_temperature
     counted = valid & valid[:, :1]
+    if config.distill_loss == "margin_mse":
+        apart = _margins(teacher_scores, counted) - _margins(student_scores, counted)
+        parts = apart**2
+    else:
+        teacher = list_log_softmax(teacher_scores, valid)
+        student = list_log_softmax(student_scores, valid)
+        if config.direction == "teacher_student":
+            parts = jnp.exp(teacher) * (teacher - student)
+        else:
+            parts = jnp.exp(student) * (student - teacher)
     count = {
         "list": _number(counted[:, 0]),
         "element": _number(counted),
         "sum": None,
     }[config.reduction]
-    return Term(jnp.sum(kl, where=counted), count)
+    return Term(jnp.sum(parts, where=counted), count)
+
+
+def _margins(scores: Array, counted: Array) -> Array:
+    """By how much the positive is above each passage, [B, L] float32; 0 in empty slots."""
+    scores = jnp.where(counted, scores.astype(jnp.float32), 0.0)
+    return jnp.where(counted, scores[:, :1] - scores, 0.0)
 
 
 def divergence(
@@ -193,7 +209,7 @@ def _check(config: LossConfig) -> None:
     """Refuses unknown options, and a preset that is only a name: until it is resolved, the values
     are the default's."""
     validated(LossConfig, dataclasses.asdict(config), lambda name: f"loss.{name}")
-    if config.preset in ("paper", "released") and config != resolve_loss(config):
+    if config.preset in ("paper", "released", "distilled") and config != resolve_loss(config):
         raise InputError(
             f"LossConfig(preset={config.preset!r}) holds the values of no preset yet; pass "
             "rocketjax.config.resolve_loss(config)"

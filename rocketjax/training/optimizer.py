@@ -41,21 +41,26 @@ def decay_mask(params: Params) -> Any:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """AdamW over {"retriever": .., "reranker": ..} (or one of them).
 
-    The gradient is clipped to one global norm over all that is trained, as RocketQAv2 does. Each
+    The gradient is clipped to one global norm, over all that is trained or over each model. Each
     model follows its own learning rate.
     """
     rates = {
         "retriever": make_schedule(config, config.retriever_lr, steps),
         "reranker": make_schedule(config, config.reranker_lr, steps),
     }
+    clip = optax.clip_by_global_norm(config.clip)
+    if config.clip_by == "model":
+        clip = optax.partition(dict.fromkeys(rates, clip), _by_model)
     return optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        clip,
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         optax.partition(
-            {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()},
-            lambda params: {
-                name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()
-            },
+            {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()}, _by_model
         ),
     )
+
+
+def _by_model(params: Params) -> Any:
+    """The name of its model at every parameter."""
+    return {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}

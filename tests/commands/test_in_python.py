@@ -349,7 +349,7 @@ def test_losses_refuse_options_that_there_are_not_and_presets_that_are_but_a_nam
     for wrong in (LossConfig(direction="forward"), LossConfig(stop_gradient="teacher")):
         with pytest.raises(InputError, match=r"loss\.(direction|stop_gradient): "):
             losses.distillation(scores, scores, valid, wrong)
-    for preset in ("paper", "released"):
+    for preset in ("paper", "released", "distilled"):
         named = LossConfig(preset=preset)
         for call in (
             lambda c: losses.joint_terms(scores, scores, valid, c),

@@ -155,7 +155,42 @@ def test_distillation_options_against_float64(direction, stop, temperature):
     np.testing.assert_allclose(grad_ce, want_ce, atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "released"])
+def test_the_teacher_may_have_a_temperature_of_its_own():
+    """The gradient with respect to the retriever's scores, in closed form."""
+    de, ce = scores(3)
+    config = LossConfig(preset="custom", distill_temperature=2.0, teacher_temperature=0.5)
+    valid = np.ones(np.shape(de), bool)
+
+    def mean_kl(de):
+        term = distillation(de, np.float32(ce), valid, config)
+        return term.total / term.count
+
+    grad = jax.grad(mean_kl)(np.float32(de))
+    want = (softmax(de / 2.0) - softmax(ce / 0.5)) / 2.0 / len(de)
+    np.testing.assert_allclose(grad, want, atol=1e-6)
+
+
+def test_margins_are_distilled_by_their_squared_difference():
+    de, ce = scores(4)
+    config = LossConfig(preset="custom", distill_loss="margin_mse", distill_temperature=2.0)
+    valid = np.ones(np.shape(de), bool)
+    valid[0, 2:] = valid[3] = False  # a short list, and none
+
+    def loss(de, ce):
+        term = distillation(de, ce, valid, config)
+        return term.total / term.count
+
+    value, grads = jax.value_and_grad(loss, (0, 1))(np.float32(de), np.float32(ce))
+    lists = valid[:, 0].sum()
+    apart = ((ce[:, :1] - ce) - (de[:, :1] - de)) / 2.0 * valid
+    assert float(value) == pytest.approx((apart**2).sum() / lists, rel=1e-5)
+    want = 2 * apart / 2.0 / lists
+    want[:, 0] -= want.sum(1)
+    np.testing.assert_allclose(grads[0], want, atol=1e-5)
+    assert not np.any(grads[1])  # the re-ranker is not moved
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "released", "distilled"])
 def test_padding_is_as_if_it_were_not_there(preset):
     """Garbage in padded slots and rows changes neither the loss nor a single gradient bit of it."""
     config = dataclasses.replace(PRESETS[preset], retriever_temperature=0.7)
@@ -245,7 +280,7 @@ def test_what_answers_a_query_is_not_its_negative():
     np.testing.assert_allclose(grad, gradient, atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "released"])
+@pytest.mark.parametrize("preset", ["default", "paper", "released", "distilled"])
 def test_how_far_apart_both_are_is_one_number_whatever_is_distilled(preset):
     rng = np.random.default_rng(0)
     de, ce = rng.normal(size=(2, 3, 4))

@@ -69,3 +69,17 @@ def test_the_cosine_begins_after_the_warm_up():
     rate = make_schedule(OptimizerConfig(warmup=0.2, schedule="cosine"), 2.0, 10)
     want = [1.0, 2.0, 2.0, 1 + math.cos(math.pi / 4), 1.0, 0.0]
     assert [float(rate(i)) for i in (0, 1, 2, 4, 6, 10)] == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize("clip_by", ["all", "model"])
+def test_clipped_by_model_one_models_gradient_does_not_scale_the_others_step(clip_by):
+    config = OptimizerConfig(warmup=0.0, clip=1.0, clip_by=clip_by, eps=0.05)
+    rng = np.random.default_rng(0)
+    params, grads = draw(rng), draw(rng)
+    optimizer = make_optimizer(config, 3)
+
+    def step(scale):
+        some = grads | {"retriever": {name: scale * x for name, x in grads["retriever"].items()}}
+        return optimizer.update(some, optimizer.init(params), params)[0]["reranker"]["kernel"]
+
+    assert np.array_equal(step(1.0), step(100.0)) == (clip_by == "model")
