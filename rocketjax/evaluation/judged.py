@@ -28,6 +28,11 @@ def as_judged(split: Split, collection: Collection, depths: Depths, say: Say) ->
     """
     name, least = collection.name, depths.relevant
     best = [max(grades.values(), default=0) for grades in split.qrels.values()]
+    if not best:
+        raise InputError(
+            f"{name}: no query is held out to judge on; give a larger --data.hold-out, or another "
+            "--data.eval-split"
+        )
     if without := sum(grade < least for grade in best):
         if without == len(best):
             raise InputError(

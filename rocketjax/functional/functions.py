@@ -5,7 +5,7 @@ examples.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,11 +56,21 @@ class Functions:
         model: the modules, the tokenizers and the parameters to start from.
         loss: how `joint_loss` weighs its terms.
         chunk: texts that a device takes at once in `score_lists` and `joint_loss`; 0: all.
+        dropout: share of hidden units dropped where `keys` are given.
     """
 
     model: Model
     loss: LossConfig = LossConfig()  # noqa: RUF009  (frozen)
     chunk: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises InputError where `model` is no pair of models."""
+        if not isinstance(self.model, Model):
+            raise InputError(
+                "rocketjax.Functions takes a pair: rocketjax.load(run), or "
+                "rocketjax.Model(open_retriever(..), open_reranker(..))"
+            )
 
     @property
     def params(self) -> Params:
@@ -82,8 +92,19 @@ class Functions:
 
     @property
     def _pair(self) -> "_Pair":
-        modules = self.model.retriever.module, self.model.reranker.module
-        return _Pair(*modules, resolve_loss(self.loss), self.chunk)
+        modules = (
+            model.module.clone(compute=replace(model.module.compute, dropout=self.dropout))
+            for model in (self.model.retriever, self.model.reranker)
+        )
+        return _Pair(*modules, resolve_loss(self.loss), self.chunk)  # pyright: ignore
+
+    def _checked(self, keys: Keys, number: int) -> Keys:
+        """Raises InputError for keys that would do nothing, or are not one a text or list."""
+        if keys is not None and self.dropout == 0:
+            raise InputError("keys are for dropout, and there is none: Functions(.., dropout=0.1)")
+        if keys is not None and keys.shape[:1] != (number,):
+            raise InputError(f"got keys of shape {keys.shape} for {number} texts or lists")
+        return keys
 
     # ---- of arrays
 
@@ -95,17 +116,18 @@ class Functions:
             tokens: [N, S], as `tokenize_queries` makes them.
             keys: [N] for dropout.
         """
-        module = self.model.retriever.module
+        keys, module = self._checked(keys, len(tokens.length)), self._pair.retriever
         return _apply(module, "encode_query", params["retriever"], tokens, keys)
 
     def encode_passages(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
         """Passages [N, S] -> float32 vectors [N, D]: E_P of equation 1."""
-        module = self.model.retriever.module
+        keys, module = self._checked(keys, len(tokens.length)), self._pair.retriever
         return _apply(module, "encode_passage", params["retriever"], tokens, keys)
 
     def score_pairs(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
         """Pairs [N, S] -> the re-ranker's raw scores [N], float32."""
-        return _apply(self.model.reranker.module, "__call__", params["reranker"], tokens, keys)
+        keys, module = self._checked(keys, len(tokens.length)), self._pair.reranker
+        return _apply(module, "__call__", params["reranker"], tokens, keys)
 
     def score_lists(
         self, params: Params, batch: ListBatch, keys: Keys = None
@@ -117,7 +139,7 @@ class Functions:
             batch: as `tokenize_lists` makes it; scores where it is not `valid` mean nothing.
             keys: [B] for dropout.
         """
-        return _scores(self._pair, params, batch, keys)
+        return _scores(self._pair, params, batch, self._checked(keys, len(batch.valid)))
 
     def joint_terms(self, params: Params, batch: ListBatch, keys: Keys = None) -> dict[str, Term]:
         """The joint loss's parts as sums and counts, which add up over devices.
@@ -132,6 +154,7 @@ class Functions:
         Returns:
             "retriever", "reranker" and "distill" (equations 5 and 4), and what is only reported.
         """
+        keys = self._checked(keys, len(batch.valid))
         return _alone(_terms, self._pair, params, batch, keys)
 
     def joint_loss(
@@ -141,6 +164,7 @@ class Functions:
 
         The re-ranker gets no gradient through the distillation (unless `loss` says otherwise).
         """
+        keys = self._checked(keys, len(batch.valid))
         return _alone(share_of_loss, self._pair, params, batch, keys)
 
     # ---- of texts, on the host
@@ -187,7 +211,7 @@ class Functions:
             InputError: not as many lists as queries, or an empty list; else as `tokenize_queries`.
         """
         queries = as_texts(queries, "queries")
-        if len(queries) != len(passages) or not all(map(len, passages)):
+        if not queries or len(queries) != len(passages) or not all(map(len, passages)):
             raise InputError(
                 f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
                 "query a list with its positive first"
@@ -252,5 +276,7 @@ class _Pair(NamedTuple):
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:
-    longest = max((len(text.ids) for text in texts), default=1)
+    if not texts:
+        raise InputError("no texts: give at least one")
+    longest = max(len(text.ids) for text in texts)
     return pad(texts, len(texts), bucket(longest, limit), pad_id)

@@ -73,6 +73,8 @@ def open_retriever(
             or the argument is named.
     """
     path = _model_folder(folder, "retriever")
+    if not isinstance(normalize, bool | None):
+        raise InputError(f"normalize is {normalize!r}; give True, False or None")
     given = RetrieverConfig(str(path), pooling=pooling, normalize=normalize)
     validated(RetrieverConfig, dataclasses.asdict(given), str)
     # What is asked of pairs is no part of a retriever, and must not make it another model.

@@ -252,8 +252,8 @@ def _plain(folder: Path, config: RetrieverConfig, chosen: Pooled, reading: TextR
     def why(values: tuple[Any, ...], otherwise: str) -> str:
         return "as given" if not any(map(_is_open, values)) else otherwise
 
-    lengths = why((given.query_length, given.passage_length), "what its files allow")
-    prompts = why((given.query_prompt, given.passage_prompt), "none is named")
+    lengths = why((given.query_length, given.passage_length), "as given, or what its files allow")
+    prompts = why((given.query_prompt, given.passage_prompt), "as given, or none")
     return (
         f"{folder}: no modules.json says how its vectors are made; taken: pooling {chosen.pooling} "
         f"({why((config.pooling,), 'the default')}), normalize {chosen.normalize} "

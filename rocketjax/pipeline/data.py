@@ -1,7 +1,7 @@
 """Training data from Python objects, written as a collection that a run can be resumed with."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder
 from rocketjax.text.tokenizer import as_texts
 
-Relevant: TypeAlias = Mapping[str, Mapping[str, int] | Sequence[str]]  # by query id
+Relevant: TypeAlias = Mapping[str, Mapping[str, int] | Sequence[str] | Set[str]]  # by query id
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ class Data:
         Raises:
             InputError: the folder holds other data, or a judgement names what is not there.
         """
+        if strange := [pid for pid in self.titles if pid not in self.passages]:
+            raise InputError(f"titles: no passage {strange[0]!r}")
         for qid, grades in [*self.qrels.items(), *self.held_out.items()]:
+            if isinstance(grades, str | bytes):
+                raise InputError(f"qrels of query {qid!r}: {grades!r} is no list of passage ids")
             if qid not in self.queries:
                 raise InputError(f"qrels: query {qid!r} is not among the queries")
             if missing := [pid for pid in grades if pid not in self.passages]:
@@ -67,7 +71,7 @@ class Pairs:
     Attributes:
         queries: N texts; any list, array or column.
         positives: N texts.
-        negatives: N lists of texts; None: they are mined.
+        negatives: N lists of texts, which the lists are then made of; None: they are mined.
     """
 
     queries: Iterable[str]
@@ -110,7 +114,8 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def _qrels(relevant: Relevant) -> str:
     lines = ["query-id\tcorpus-id\tscore\n"]
     for qid, grades in relevant.items():
-        graded = grades if isinstance(grades, Mapping) else dict.fromkeys(grades, 1)
+        ids = sorted(grades) if isinstance(grades, Set) else grades  # the same in every process
+        graded = grades if isinstance(grades, Mapping) else dict.fromkeys(ids, 1)
         lines += [f"{qid}\t{pid}\t{grade}\n" for pid, grade in graded.items()]
     return "".join(lines)
 

@@ -19,6 +19,7 @@ from rocketjax.report.live import LivePictures
 from rocketjax.retrieval.load import load
 from rocketjax.retrieval.model import Hits, Model
 from rocketjax.runtime import signals
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.signals import Preempted
 from rocketjax.runtime.tables import html_table
 from rocketjax.training.callbacks import Callback
@@ -116,6 +117,7 @@ def fit(
         NonFiniteError: training diverged.
         KeyboardInterrupt: stopped by hand; what was trained is saved.
     """
+    _check_arguments(collection, config, callbacks)
     if isinstance(config, str | Path):
         config = load_config(Path(config))
     config = merged(config or Config(), options)
@@ -124,6 +126,8 @@ def fit(
         place = folder.with_name(f"{folder.name}-data")
         collection.write(place)
         config = merged(config, {"data": {"collection": str(place)}})
+        if isinstance(collection, Pairs) and collection.negatives is not None:
+            config = merged(config, {"lists": {"source": "given"}})
         judged = isinstance(collection, Data) and collection.held_out
         if not judged and not config.data.hold_out:
             config = merged(config, {"data": {"hold_out": 0.1}})
@@ -138,3 +142,19 @@ def fit(
     for pictures in shown:
         pictures.draw()
     return Trained(run_folder(config), results)
+
+
+def _check_arguments(collection: Any, config: Any, callbacks: Any) -> None:
+    """Raises InputError for what is of another type than `fit` takes, before anything is done."""
+    if not isinstance(collection, str | Path | Data | Pairs | None):
+        raise InputError(
+            f"the collection is a {type(collection).__name__}; give a name, a folder, "
+            "rocketjax.Pairs(queries, positives) or rocketjax.Data(passages, queries, qrels)"
+        )
+    if not isinstance(config, str | Path | Config | None):
+        raise InputError(
+            f"config is a {type(config).__name__}; give a file, a recipe's name or a "
+            'rocketjax.Config, and single options by name: joint={"steps": 300}'
+        )
+    if not isinstance(callbacks, Sequence) or not all(isinstance(c, Callback) for c in callbacks):
+        raise InputError("callbacks: expected a list of rocketjax.Callback objects")

@@ -113,7 +113,8 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
     # Only now are all its times known. There is no page if the run was stopped just before.
     if processes.is_main() and (chosen or not (folder / "report.html").is_file()):
         page.write(folder)
-    return dataclasses.replace(results.load(folder), seconds=done)  # pyright: ignore
+    found = results.load(folder)  # it may name the folder that the run was in before
+    return dataclasses.replace(found, folder=str(folder), seconds=done)  # pyright: ignore
 
 
 def _say_what_is_cut(context: Run) -> None:

@@ -236,10 +236,12 @@ def _resume(
         return state, facts
     run.say(f"{name}: resumes at step {step}")
     before = saved.facts(step)
-    wrong = [  # an option added since then had its default: the pipeline has compared
+    # An option added since then had its default, and a collection has its content under any name:
+    # the pipeline has compared both, and the lists and their texts are compared by a hash.
+    wrong = [
         f"{key}: {before['options'][key]} -> {value}"
         for key, value in facts["options"].items()
-        if before["options"].get(key, value) != value
+        if key != "data.collection" and before["options"].get(key, value) != value
     ]
     if wrong:
         raise _refusal(name, step, f"other options ({'; '.join(wrong)})")

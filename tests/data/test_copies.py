@@ -76,3 +76,15 @@ def test_a_stored_corpus_is_read_in_its_order(collection, monkeypatch):
     assert looked_up == ["p3", "p8"]
     texts = {said(passage.text) for passage in loaded.passages if passage.id in ("p3", "p8")}
     assert found.keys() == {p.id for p in loaded.passages if said(p.text) in texts} >= {"p3", "p8"}
+
+
+@pytest.mark.parametrize(
+    ("copy", "text"),
+    [
+        ("Norway : a ( final )", "Norway: a (final)"),
+        ("cafe ' s", "cafe's"),
+        ("a\ufe0f b\x00", "a b"),
+    ],
+)
+def test_blanks_beside_marks_and_what_tokenizers_drop_do_not_count(copy, text):
+    assert said(copy) == said(text) != said(text + " not")

@@ -643,3 +643,37 @@ def test_real_corpora_of_rocketqa_are_read(name, count):
     for i in (0, 1, 17, count - 1):
         title, text = lines[i].split("\t")
         assert passages[i] == Passage(str(i), "" if title == "-" else title, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("what is copper\tCopper\t2", "label: expected 0 or 1, got '2'"),
+        ("17\twhat is copper\tCopper is a metal", "not ids"),
+    ],
+)
+def test_numbers_among_three_columns_are_labels_or_ids_and_no_texts(tmp_path, line, message):
+    (tmp_path / "train.tsv").write_text(f"{line}\n")
+    with pytest.raises(InputError, match=f"train.tsv:1: .*{message}"):
+        load_collection(str(tmp_path))
+
+
+def test_a_label_may_be_written_with_a_point(tmp_path):
+    (tmp_path / "train.tsv").write_text("a query\tgood words\t1.0\na query\tbad words\t0.0\n")
+    read = load_collection(str(tmp_path))
+    (query,) = read.split("train").qrels
+    texts = {p.text for p in read.passages if p.id in read.split("train").qrels[query]}
+    assert texts == {"good words"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "q", "positive": "p", "label": 0}, "label: 0, but the row has a positive"),
+        ({"query": "q", "positive": "p", "negative": "['a', 'b']"}, "a list written as one text"),
+    ],
+)
+def test_a_positive_that_is_none_and_a_list_in_a_text_are_refused(tmp_path, row, message):
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=f"train.jsonl:1: {message}|{message}"):
+        load_collection(str(tmp_path))

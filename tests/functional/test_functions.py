@@ -58,6 +58,23 @@ def test_they_compute_what_the_models_do_for_texts(pair):
     np.testing.assert_allclose(ce[0], pair.score(texts[:1] * 3, texts), atol=2e-5)
     with pytest.raises(InputError, match="2 queries and 1 lists"):
         functions.tokenize_lists(texts[:2], [texts])
+    with pytest.raises(InputError, match="no texts"):
+        functions.tokenize_queries([])
+    with pytest.raises(InputError, match="takes a pair"):
+        rocketjax.Functions(pair.retriever)
+
+
+def test_keys_drop_what_they_are_told_and_are_one_a_text(pair):
+    functions = rocketjax.Functions(pair, dropout=0.5)
+    tokens = functions.tokenize_queries(["wait", "sort a list"])
+    keys = jax.random.split(jax.random.key(0), 2)
+    dropped = functions.encode_queries(functions.params, tokens, keys)
+    assert not np.allclose(dropped, functions.encode_queries(functions.params, tokens), atol=1e-2)
+    with pytest.raises(InputError, match=r"keys of shape \(3,\) for 2 texts"):
+        three = jax.random.split(jax.random.key(0), 3)
+        functions.encode_queries(functions.params, tokens, three)
+    with pytest.raises(InputError, match="keys are for dropout, and there is none"):
+        rocketjax.Functions(pair).encode_queries(functions.params, tokens, keys)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +87,14 @@ def test_they_compute_what_the_models_do_for_texts(pair):
     ids=["default", "paper", "in batch"],
 )
 def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
-    retriever, reranker, params = models()
+    retriever, reranker, params = models(dropout=0.3, scale=1.0)
     functions = rocketjax.Functions(
         Model(
             Retriever(retriever, params["retriever"], None),
             Reranker(reranker, params["reranker"], None),
         ),
         loss,
+        dropout=0.3,
     )
     batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
     objective = joint_objective(retriever, reranker, functions._pair.loss)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from on_disk import TOPICS
@@ -62,11 +64,12 @@ def stopped_and_resumed(base):
     first = Told(stop_at=2)
     with pytest.raises(KeyboardInterrupt, match="stopped and saved; the same call resumes"):
         rocketjax.fit(data(), base, [first], **SMALL)
-    second = Told()
-    return first, second, rocketjax.fit(data(), base, [second], **SMALL)
+    written = Path(f"{base.run_dir}-data")  # where it lies, or how it is called, is no matter
+    moved, second = shutil.copytree(written, written.with_name("moved")), Told()
+    return first, second, rocketjax.fit(moved, base, [second], **SMALL)
 
 
-def test_a_stop_saves_and_the_same_call_resumes(stopped_and_resumed):
+def test_a_stop_saves_and_it_resumes_with_the_data_under_another_name(stopped_and_resumed):
     first, second, run = stopped_and_resumed
     assert first.stages[-1] == "joint" and first.steps == [("joint", 0), ("joint", 1)]
     assert second.steps == [("joint", 2), ("joint", 3)] and second.judged == [2, 4]
@@ -96,6 +99,12 @@ def test_other_data_or_options_in_the_same_folder_are_refused(stopped_and_resume
         rocketjax.fit(data(), base, joints={"steps": 3})
     with pytest.raises(rocketjax.InputError, match=r"other options \(joint.steps: 4 -> 5\)"):
         rocketjax.fit(data(), base, **SMALL | {"joint": {"steps": 5, "batch": 4}})
+    with pytest.raises(rocketjax.InputError, match="the collection is a list; give a name"):
+        rocketjax.fit([("a", "b")], base)
+    with pytest.raises(rocketjax.InputError, match="expected a list of rocketjax"):
+        rocketjax.fit(data(), base, [print])
+    with pytest.raises(rocketjax.InputError, match="config is a dict; give a file"):
+        rocketjax.fit(data(), {"joint": {}})
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,11 @@ def test_other_data_or_options_in_the_same_folder_are_refused(stopped_and_resume
         (rocketjax.Data({"p": "a"}, {"q": "b"}, {"q": ["x"]}), "query 'q': no passage 'x'"),
         (rocketjax.Data(["a"], {"q": "b"}, {}), "passages: expected texts by id, got list"),
         (rocketjax.Data({"p": 3}, {"q": "b"}, {"q": ["p"]}), r"passages\[0\] is 3, not a string"),
+        (rocketjax.Data({"p": "a"}, {"q": "b"}, {"q": "p"}), "'p' is no list of passage ids"),
+        (
+            rocketjax.Data({"p": "a"}, {"q": "b"}, {"q": ["p"]}, {}, {"x": "t"}),
+            "titles: no passage",
+        ),
         (rocketjax.Pairs(["a", "b"], ["c"]), "got 2 queries, 1 positives and 2 lists"),
         (rocketjax.Pairs("a", ["c"]), "queries: a single text"),
         (rocketjax.Pairs(["a"], ["c"], ["d"]), r"negatives\[0\]"),
@@ -126,3 +140,10 @@ def test_pairs_become_training_rows(tmp_path):
     rows = [json.loads(line) for line in lines]
     assert rows[0] == {"query": "q1", "pos": ["p1"], "neg": ["n1"]}
     assert rows[1] == {"query": "q2", "pos": ["p2"], "neg": []}
+
+
+def test_ids_in_a_set_are_written_in_one_order(tmp_path):
+    few = {"p1": "a", "p2": "b", "p3": "c"}
+    rocketjax.Data(few, {"q": "x"}, {"q": {"p3", "p1", "p2"}}).write(tmp_path / "data")
+    lines = (tmp_path / "data" / "qrels" / "train.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[1] for line in lines] == ["p1", "p2", "p3"]

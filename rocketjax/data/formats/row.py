@@ -30,6 +30,8 @@ QUERIES = ("query", "anchor", "question")
 _ANSWERS = ("answers", "answer")
 _CONTEXT_IDS = ("docid", "passage_id", "psg_id")
 _WORD = re.compile(r"[!-~]{1,64}")  # as ids are
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*", re.DOTALL)  # as pandas writes one into a cell
 _WIDTHS = {
     2: "query TAB passage",
     3: "query TAB positive TAB negative",  # or query, passage, label
@@ -62,8 +64,8 @@ def row_of(fields: Mapping[str, Any]) -> Row:
             break
     else:
         raise BadRow(
-            f"fields {', '.join(list(fields)[:20])[:200]}: none of the known formats; expected a "
-            "query with one of " + ", ".join(mark.pattern for mark in _FORMATS)
+            f"fields {', '.join(list(fields)[:20])[:200]}: none of the known formats "
+            "(docs/data.md), such as query, positive and negative: a text each, or a list of texts"
         )
     used |= {name for name in fields if read is _texts and _is_text(name)}
     rest = [name for name, value in fields.items() if name not in used and not _empty(value)]
@@ -90,7 +92,9 @@ def row_of_line(line: str, width: int) -> Row:
         positive, negative = _passage(texts[0], texts[1]), _passage(texts[2], texts[3])
         return _row(query, [positive], [negative])
     *title, text, last = texts
-    is_triple = width == 3 and last.strip() not in ("0", "1")
+    is_triple = width == 3 and not _NUMBER.fullmatch(last.strip())
+    if width == 3 and _NUMBER.fullmatch(query.strip()):
+        raise BadRow(f"expected {_WIDTHS[width]}, not ids, got {line[:80]!r}")
     yes = is_triple or _is_relevant(last.strip())
     if all(map(_WORD.fullmatch, (query, *texts))):
         raise BadRow(f"expected {_WIDTHS[width]}, not ids, got {line[:80]!r}")
@@ -134,6 +138,8 @@ def _texts(fields: Mapping[str, Any]) -> Row:
         ]
         for pattern in (_POSITIVE, _NEGATIVE)
     )
+    if str(fields.get("label")) in ("0", "0.0", "False"):
+        raise BadRow("label: 0, but the row has a positive; call its passage negative")
     if not positives:
         name = next(filter(_POSITIVE.fullmatch, fields))
         raise BadRow(f"{name}: expected a text or a list of texts, got {shown(fields[name])}")
@@ -264,6 +270,8 @@ def _empty(value: Any) -> bool:
 
 def _text_or_list(fields: Mapping[str, Any], name: str) -> Sequence[Any]:
     value = fields.get(name)
+    if isinstance(value, str) and _LIST.fullmatch(value):
+        raise BadRow(f"{name}: a list written as one text; give each text a column, or use .jsonl")
     return [value] if isinstance(value, str) else _list(fields, name)
 
 
