@@ -421,3 +421,15 @@ def test_any_queries_give_rows_or_one_clear_error(tmp_path, name, data):
         assert str(path) in str(error)
     else:
         assert read and all(query and text.strip() for query, text in read.items())
+
+
+def test_fields_that_nothing_reads_are_named(tmp_path):
+    corpus = {"_id": "p", "title": "", "text": "words", "abstract": "more", "metadata": {}}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(corpus) + "\n")
+    query = {"_id": "q", "text": "ask", "negatives": ["x"], "answers": ["y"]}
+    (tmp_path / "queries.jsonl").write_text(json.dumps(query) + "\n")
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "train.tsv").write_text("q\tp\t1\n")
+    notes = load_collection(str(tmp_path)).notes
+    assert f"{tmp_path / 'corpus.jsonl'}: not used in training so far: abstract" in notes
+    assert f"{tmp_path / 'queries.jsonl'}: not used in training so far: negatives, answers" in notes

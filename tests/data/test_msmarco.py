@@ -340,3 +340,9 @@ def test_top_1000_is_a_run(tmp_path):
     path = tmp_path / "top1000.dev.tsv"
     path.write_text("7\t0\twho purrs?\tA cat purrs.\n7\t2\twho purrs?\tDogs bark.\n5\t2\tx\ty\n")
     assert read_run(path) == {"7": [("0", 0.0), ("2", -1.0)], "5": [("2", 0.0)]}
+
+
+def test_a_corpus_whose_header_has_a_title_is_refused(tmp_path):
+    (tmp_path / "collection.tsv").write_text("id\ttitle\ttext\n0\tFish\tswims\n")
+    with pytest.raises(InputError, match=r"collection\.tsv:1: columns id, title, text, but here"):
+        load_collection(str(tmp_path / "collection.tsv"))

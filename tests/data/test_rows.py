@@ -677,3 +677,10 @@ def test_a_positive_that_is_none_and_a_list_in_a_text_are_refused(tmp_path, row,
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=f"train.jsonl:1: {message}|{message}"):
         load_collection(str(tmp_path))
+
+
+@pytest.mark.parametrize("header", ["query\tpid", "query\tscore"])
+def test_a_column_of_ids_or_scores_is_no_passage(tmp_path, header):
+    (tmp_path / "train.tsv").write_text(f"{header}\nwhat is it\td1\n")
+    with pytest.raises(InputError, match=r"train\.tsv"):
+        load_collection(str(tmp_path))

@@ -34,6 +34,10 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.store import store
 from rocketjax.runtime.errors import InputError, shown
 
+# BEIR's own files have metadata, which is of no use to a model.
+_CORPUS_FIELDS = {"_id", "docid", "title", "text", "metadata"}
+_QUERY_FIELDS = {"_id", "text", "metadata"}
+
 
 def read_beir(folder: Path, policy: Policy = "fail") -> Collection:
     """Reads the corpus, and a split for each qrels file, of the queries in it.
@@ -83,22 +87,30 @@ def _unread(folder: Path) -> list[str]:
 def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
     """Yields places and passages of a corpus.jsonl. Tevatron's has docid instead of _id."""
 
+    unread: dict[str, None] = {}  # an ordered set
+
     def parse(line: str) -> Passage:
         row = json_row(line)
+        unread.update(dict.fromkeys(name for name in row if name not in _CORPUS_FIELDS))
         name = "docid" if "docid" in row and "_id" not in row else "_id"
         return checked_passage(row.get(name), row.get("title"), row.get("text"), name)
 
-    return parsed(path, parse, bad)
+    yield from parsed(path, parse, bad)
+    bad.unused(f"{path}:1", list(unread))
 
 
 def read_queries(path: Path, bad: BadRows) -> dict[str, str]:
     """Reads queries by id from a queries.jsonl. Raises InputError if there are none, too."""
 
+    unread: dict[str, None] = {}  # an ordered set
+
     def parse(line: str) -> tuple[str, str]:
         row = json_row(line)
+        unread.update(dict.fromkeys(name for name in row if name not in _QUERY_FIELDS))
         return checked_id(row.get("_id"), "_id"), checked_text(row.get("text"), "text")
 
     queries = distinct(parsed(path, parse, bad), bad)
+    bad.unused(f"{path}:1", list(unread))
     if not queries:
         raise InputError(f"{path}: contains no queries")
     return queries

@@ -27,9 +27,11 @@ from rocketjax.data.lines import (
     by_split,
     checked_id,
     checked_passage,
+    column_names,
     columns,
     grade,
     headed,
+    lines,
     named_text,
     plain_or_gz,
 )
@@ -96,7 +98,20 @@ def read_tsv_corpus(path: Path, policy: Policy) -> Stored:
         )
         return Stored(passages, [*titled.notes, *notes])
     parse = _dpr_passage if path.name.startswith("psgs") else _untitled
+    if parse is _untitled:
+        _refuse_more_columns(path)
     return store(str(path), [path], lambda bad: headed(path, parse, bad), policy)
+
+
+def _refuse_more_columns(path: Path) -> None:
+    """A header with a title would be believed, and the title would then be part of the text."""
+    first = next(lines(path, BadRows("skip")), None)
+    names = column_names(first[1].rstrip("\r\n")) if first else []
+    if len(names) > 2:
+        raise InputError(
+            f"{path}:1: columns {', '.join(names)}, but here a line is id TAB text; for titles use "
+            "psgs_w100.tsv (id TAB text TAB title) or BEIR's corpus.jsonl"
+        )
 
 
 def _with_titles(path: Path, titles: StoredPassages, bad: BadRows) -> Iterator[tuple[str, Passage]]:
