@@ -67,7 +67,7 @@ PRESETS: dict[Preset, LossConfig] = {
         stop_gradient="reranker",
         reduction="element",
     ),
-    # CADET (arXiv 2505.19274): KL 1 + contrastive loss 0.1, teacher's temperature 0.3. Not measured here.
+    # CADET (arXiv 2505.19274): KL 1, contrastive loss 0.1, teacher's temperature 0.3. Not measured.
     "distilled": LossConfig(
         preset="distilled",
         retriever_weight=0.1,
