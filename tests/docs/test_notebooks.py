@@ -209,7 +209,7 @@ def write_msmarco(folder):
 def test_msmarco_tpu_trains_and_ranks_the_files_that_are_there(execute, tmp_path):
     write_msmarco(tmp_path / "data" / "msmarco")
     texts, pictures = execute("msmarco_tpu", tmp_path)
-    assert "cpu:0" in texts["devices"].lower() and "warm-retriever" in texts["devices"]
+    assert "cpu" in texts["devices"].lower() and "warm-retriever" in texts["devices"]
     assert pictures["train"] >= 3 and "joint: 8 of 8 steps" in texts["train"]
     assert "MRR@10" in texts["top"] and "iframe" in texts["report"]
     top = tmp_path / "storage" / "msmarco" / "top1000.trec"
