@@ -108,6 +108,26 @@ def collection(tmp_path_factory):
     return make_topics(tmp_path_factory.mktemp("topics"))
 
 
+@pytest.fixture(scope="session")
+def library():
+    """What model folders of others are compared with."""
+    return pytest.importorskip(
+        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
+    )
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """As on most machines that serve a page; simulated ones share a core, and are slow."""
+    import jax  # not before the devices are set
+
+    some = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: some)
+        patch.setattr(jax, "devices", lambda: some)
+        yield
+
+
 class Kept(list):
     """A ranking of which is known whether anyone still holds it."""
 

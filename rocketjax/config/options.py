@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,8 +130,7 @@ def _check_names(
         if prefix + name in lines:
             raise InputError(f"{path}:{line}: {prefix}{name} is given twice; delete one")
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            hint = _nearest(name, fields, prefix)
             raise InputError(f"{path}:{line}: unknown field {prefix}{name}; {hint}")
         lines[prefix + name] = line
         factory = fields[name].default_factory
@@ -154,11 +153,15 @@ def merged(config: Config, options: Mapping[str, Any]) -> Config:
 def _refuse_unknown(known: Mapping[str, Any], options: Mapping[str, Any], section: str) -> None:
     for name, value in options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {section}{near[0]}?" if near else f"there are {', '.join(known)}"
-            raise InputError(f"no option {section}{name}; {hint}")
+            raise InputError(f"no option {section}{name}; {_nearest(name, known, section)}")
         if isinstance(value, Mapping) and isinstance(known[name], Mapping):
             _refuse_unknown(known[name], value, f"{section}{name}.")
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str) -> str:
+    """What may have been meant by an unknown name."""
+    near = difflib.get_close_matches(name, [*known], n=1, cutoff=0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def _merged(default: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ue000-\uf8ff\ufe00-\ufe0f\ufeff\ufff9-\ufffd\U000e0000-\U000e0fff]"
 )
-_AROUND = re.compile(r"\s*([^\w\s])\s*")  # a mark with the white space around it
+_PIECES = re.compile(r"\w+|[^\w\s]")  # words, and marks each by itself
 
 
 def said(text: str) -> bytes:
@@ -24,5 +24,5 @@ def said(text: str) -> bytes:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).casefold()
         text = unicodedata.normalize("NFKC", text)  # some come apart as they lose their case
-    text = _AROUND.sub(r"\1", " ".join(text.casefold().split()))
+    text = " ".join(_PIECES.findall(text.casefold()))
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -4,16 +4,18 @@ Queries that are passages of the corpus, copies of judged passages, queries with
 and runs whose ids are not those of the split.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from rocketjax.config.schema import Depths
 from rocketjax.data.collection import Collection, Split, relevant
+from rocketjax.data.copies import find_copies
 from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.retrieval.ranking import Rankings
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.progress import Say
+from rocketjax.runtime.progress import Say, silent
 
 SEARCHED = 500_000  # passages of the largest corpus that is searched for copies unasked: seconds
 MOST_QUERIES = 10_000  # whose ids are looked up among the passages
@@ -86,16 +88,12 @@ def copies_of(split: Split, collection: Collection) -> dict[str, list[str]]:
 
     Reads the whole corpus.
     """
-    judged = {
-        pid: said(collection.by_id[pid].whole)
-        for grades in split.qrels.values()
-        for pid in relevant(grades)
-    }
-    saying: dict[bytes, list[str]] = {text: [] for text in judged.values()}
-    for passage in collection.passages:
-        if (ids := saying.get(said(passage.whole))) is not None:
-            ids.append(passage.id)
-    return {pid: [other for other in saying[text] if other != pid] for pid, text in judged.items()}
+    judged = {pid for grades in split.qrels.values() for pid in relevant(grades)}
+    says = find_copies(collection.by_id, judged, silent)
+    saying: dict[bytes, list[str]] = defaultdict(list)
+    for pid, text in says.items():
+        saying[text].append(pid)
+    return {pid: [other for other in saying[says[pid]] if other != pid] for pid in judged}
 
 
 def _spread(grades: Mapping[str, int], copies: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rocketjax.inference.model import TextModel
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 
@@ -25,19 +26,15 @@ class MtebRetriever:
 
     def __init__(self, model: Retriever, name: str = "rocketjax/retriever") -> None:
         """`name`: ORGANISATION/MODEL, under which mteb files the results."""
-        from mteb.models.model_meta import ModelMeta, ScoringFunction
+        from mteb.models.model_meta import ScoringFunction
 
         self.model = model
-        self.mteb_model_meta = ModelMeta.create_empty(
-            {
-                "name": name,
-                "revision": model.fingerprint,
-                "embed_dim": model.module.config.hidden_size,
-                "max_tokens": model.tokenizer.config.passage_length,
-                "similarity_fn_name": ScoringFunction.DOT_PRODUCT,
-                "framework": ["JAX"],
-            }
-        )
+        about = {
+            "embed_dim": model.module.config.hidden_size,
+            "max_tokens": model.tokenizer.config.passage_length,
+            "similarity_fn_name": ScoringFunction.DOT_PRODUCT,
+        }
+        self.mteb_model_meta = _meta(name, model, about)
 
     def encode(self, inputs: Batches, *, prompt_type: Any = None, **options: Any) -> np.ndarray:
         """Texts -> float32 vectors [N, D].
@@ -57,15 +54,14 @@ class MtebRetriever:
         """Dot products [N, M] of vectors [N, D] and [M, D], as torch tensors."""
         import torch
 
-        first, second = (torch.as_tensor(np.asarray(x)) for x in (embeddings1, embeddings2))
+        first, second = map(torch.as_tensor, (embeddings1, embeddings2))
         return torch.atleast_2d(first) @ torch.atleast_2d(second).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Dot products [N] of the rows of vectors [N, D] and [N, D], as torch tensors."""
         import torch
 
-        first, second = (torch.as_tensor(np.asarray(x)) for x in (embeddings1, embeddings2))
-        return (first * second).sum(-1)
+        return (torch.as_tensor(embeddings1) * torch.as_tensor(embeddings2)).sum(-1)
 
 
 class MtebReranker:
@@ -73,23 +69,22 @@ class MtebReranker:
 
     def __init__(self, model: Reranker, name: str = "rocketjax/reranker") -> None:
         """`name`: ORGANISATION/MODEL, under which mteb files the results."""
-        from mteb.models.model_meta import ModelMeta
-
         self.model = model
-        self.mteb_model_meta = ModelMeta.create_empty(
-            {
-                "name": name,
-                "revision": model.fingerprint,
-                "max_tokens": model.tokenizer.config.pair_length,
-                "framework": ["JAX"],
-                "is_cross_encoder": True,
-            }
-        )
+        about = {"max_tokens": model.tokenizer.config.pair_length, "is_cross_encoder": True}
+        self.mteb_model_meta = _meta(name, model, about)
 
     def predict(self, inputs1: Batches, inputs2: Batches, **options: Any) -> np.ndarray:
         """Queries and passages, pair by pair -> scores [N]."""
         del options
         return self.model.score(_texts(inputs1), _texts(inputs2))
+
+
+def _meta(name: str, model: TextModel, about: dict[str, Any]) -> Any:
+    """What mteb files results under."""
+    from mteb.models.model_meta import ModelMeta
+
+    known = {"name": name, "revision": model.fingerprint, "framework": ["JAX"]}
+    return ModelMeta.create_empty(known | about)
 
 
 def _texts(batches: Batches) -> list[str]:

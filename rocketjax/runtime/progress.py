@@ -41,8 +41,7 @@ def in_lines(
 
     `interval`: seconds between two lines, at least.
     """
-    lines = _Lines(say, name, total, unit)
-    lines.interval = interval
+    lines = _Lines(say, name, total, unit, interval)
     try:
         yield lines.advance
     finally:
@@ -59,10 +58,9 @@ def pace(rate: float | None) -> str:
 class _Lines:
     """The work of one block and its clock."""
 
-    def __init__(self, say: Say, name: str, total: int, unit: str) -> None:
+    def __init__(self, say: Say, name: str, total: int, unit: str, interval: float) -> None:
         self._say, self._name, self._total, self._unit = say, name, total, unit
-        self._done = 0
-        self.interval = INTERVAL
+        self._interval, self._done = interval, 0
         self._start = self._said = monotonic()
         # From where to measure the rate: the time, and the units done by then. Not from the start,
         # when programs are compiled, and training that resumes has most of its steps behind it.
@@ -74,7 +72,7 @@ class _Lines:
         self._done += count
         if count and not self._first:
             self._first = now, self._done
-        if now - self._said < self.interval or self._done >= self._total:
+        if now - self._said < self._interval or self._done >= self._total:
             return
         rate = self._since(self._first_line, now)
         self._said, self._first_line = now, self._first_line or (now, self._done)

@@ -9,7 +9,6 @@ import json
 import warnings
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 import strangers
@@ -34,20 +33,7 @@ KEEP, SKIP = ComputeConfig(batch=4, padding="keep"), ComputeConfig(batch=4, padd
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
-@pytest.fixture(scope="module")
-def library():
-    return pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        some = jax.devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: some)
-        patch.setattr(jax, "devices", lambda: some)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 class Case:

@@ -7,7 +7,6 @@ differs is named in a note, and without that the folder scores the same.
 import warnings
 from collections import Counter
 
-import jax
 import numpy as np
 import pytest
 import strangers
@@ -28,19 +27,7 @@ NAMED = (  # notes on what is read otherwise here
 )
 
 
-@pytest.fixture(scope="module")
-def library():
-    return pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        some = jax.devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: some)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def texts_for(folder):

@@ -79,13 +79,6 @@ def test_any_bytes_are_read_or_an_error_of_ours(tmp_path, name, data):
 
 
 @pytest.fixture(scope="module")
-def library():
-    return pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-
-
-@pytest.fixture(scope="module")
 def minilm():
     try:
         return str(resolve_weights(Config().retriever.weights))

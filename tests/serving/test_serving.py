@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from queue import Queue
 
 import httpx2
-import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS, WORDS, untrained_pair
@@ -41,14 +40,7 @@ HOSTILE = [
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """As on most machines that serve a page; eight simulated ones share a core, and are slow."""
-    some = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: some)
-        patch.setattr(jax, "devices", lambda: some)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
