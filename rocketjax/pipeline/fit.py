@@ -121,18 +121,7 @@ def fit(
     if isinstance(config, str | Path):
         config = load_config(Path(config))
     config = merged(config or Config(), options)
-    if isinstance(collection, Data | Pairs):
-        folder = run_folder(config)
-        place = folder.with_name(f"{folder.name}-data")
-        collection.write(place)
-        config = merged(config, {"data": {"collection": str(place)}})
-        if isinstance(collection, Pairs) and collection.negatives is not None:
-            config = merged(config, {"lists": {"source": "given"}})
-        judged = isinstance(collection, Data) and collection.held_out
-        if not judged and not config.data.hold_out:
-            config = merged(config, {"data": {"hold_out": 0.1}})
-    elif collection is not None:
-        config = merged(config, {"data": {"collection": str(collection)}})
+    config = _trained_on(collection, config)
     shown = [LivePictures(run_folder(config))] if console.is_jupyter else []
     try:
         with signals.heeded():
@@ -142,6 +131,24 @@ def fit(
     for pictures in shown:
         pictures.draw()
     return Trained(run_folder(config), results)
+
+
+def _trained_on(collection: str | Path | Data | Pairs | None, config: Config) -> Config:
+    """The config with its collection; texts of one's own are written beside the run's folder."""
+    if collection is None:
+        return config
+    if isinstance(collection, str | Path):
+        return merged(config, {"data": {"collection": str(collection)}})
+    folder = run_folder(config)
+    place = folder.with_name(f"{folder.name}-data")
+    collection.write(place)
+    options = {"data": {"collection": str(place)}, "lists": {}}
+    if isinstance(collection, Pairs) and collection.negatives is not None:
+        options["lists"] = {"source": "given"}
+    judged = isinstance(collection, Data) and collection.held_out
+    if not judged and not config.data.hold_out:
+        options["data"] |= {"hold_out": 0.1}
+    return merged(config, options)
 
 
 def _check_arguments(collection: Any, config: Any, callbacks: Any) -> None:

@@ -9,8 +9,9 @@ Each file may be compressed, as corpus.jsonl.gz.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.formats.qrels import QUERY_FIRST, Judgement, read_qrels, with_unlabelled
@@ -19,6 +20,7 @@ from rocketjax.data.lines import (
     BadRow,
     BadRows,
     Policy,
+    Row,
     by_split,
     checked_id,
     checked_passage,
@@ -87,33 +89,38 @@ def _unread(folder: Path) -> list[str]:
 def read_corpus(path: Path, bad: BadRows) -> Iterator[tuple[str, Passage]]:
     """Yields places and passages of a corpus.jsonl. Tevatron's has docid instead of _id."""
 
-    unread: dict[str, None] = {}  # an ordered set
-
-    def parse(line: str) -> Passage:
-        row = json_row(line)
-        unread.update(dict.fromkeys(name for name in row if name not in _CORPUS_FIELDS))
+    def parse(row: Mapping[str, Any]) -> Passage:
         name = "docid" if "docid" in row and "_id" not in row else "_id"
         return checked_passage(row.get(name), row.get("title"), row.get("text"), name)
 
-    yield from parsed(path, parse, bad)
-    bad.unused(f"{path}:1", list(unread))
+    return _rows(path, _CORPUS_FIELDS, parse, bad)
 
 
 def read_queries(path: Path, bad: BadRows) -> dict[str, str]:
     """Reads queries by id from a queries.jsonl. Raises InputError if there are none, too."""
 
-    unread: dict[str, None] = {}  # an ordered set
-
-    def parse(line: str) -> tuple[str, str]:
-        row = json_row(line)
-        unread.update(dict.fromkeys(name for name in row if name not in _QUERY_FIELDS))
+    def parse(row: Mapping[str, Any]) -> tuple[str, str]:
         return checked_id(row.get("_id"), "_id"), checked_text(row.get("text"), "text")
 
-    queries = distinct(parsed(path, parse, bad), bad)
-    bad.unused(f"{path}:1", list(unread))
+    queries = distinct(_rows(path, _QUERY_FIELDS, parse, bad), bad)
     if not queries:
         raise InputError(f"{path}: contains no queries")
     return queries
+
+
+def _rows(
+    path: Path, known: Set[str], make: Callable[[Mapping[str, Any]], Row], bad: BadRows
+) -> Iterator[tuple[str, Row]]:
+    """Yields places and what `make` makes of each object; fields beyond `known` are named."""
+    unread: dict[str, None] = {}  # an ordered set
+
+    def parse(line: str) -> Row:
+        row = json_row(line)
+        unread.update(dict.fromkeys(name for name in row if name not in known))
+        return make(row)
+
+    yield from parsed(path, parse, bad)
+    bad.unused(f"{path}:1", list(unread))
 
 
 def _read_answers(

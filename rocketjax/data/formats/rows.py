@@ -299,12 +299,12 @@ def _parquet_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
 _TABLES = {"tsv": _tsv_rows, "csv": _csv_rows, "parquet": _parquet_rows}
 
 
-_ABOUT = re.compile(r"(.*[-_ ]?id|pid|qid|docid|.*score|label|grade|rel.*)s?")
+_NO_TEXT = re.compile(r"(.*[-_ ]?id|pid|qid|docid|.*score|label|grade|rel.*)s?")
 
 
 def _pair(names: list[str]) -> list[str]:
     """Two columns, a query and something else that is no id and no score, are query and passage."""
-    is_pair = len(names) == 2 and names[0] in QUERIES and not _ABOUT.fullmatch(names[1])
+    is_pair = len(names) == 2 and names[0] in QUERIES and not _NO_TEXT.fullmatch(names[1])
     return ["query", "positive"] if is_pair else names
 
 
