@@ -7,7 +7,8 @@ import numpy as np
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig
-from rocketjax.text.batch import ListBatch, Tokens
+from rocketjax.text.batch import ListBatch, Text, Tokens
+from rocketjax.text.rows import ON_ACCELERATORS, fitting, in_parts, one_a_row, pack
 
 ENCODER = EncoderConfig(
     vocab_size=50,
@@ -29,7 +30,10 @@ def tokens(rng, *shape, length=12):
 
 
 def list_batch(seed=0, rows=8, slots=5, uneven=True):
-    """A random batch; uneven: lists of 1 to `slots` passages and one row that is no list."""
+    """A random batch, still padded (see `packed`).
+
+    Uneven: lists of 1 to `slots` passages and one row that is no list.
+    """
     rng = np.random.default_rng(seed)
     valid = np.ones((rows, slots), bool)
     if uneven:
@@ -37,6 +41,31 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
         valid[1] = False
     query, passage, pair = tokens(rng, rows), tokens(rng, rows, slots), tokens(rng, rows, slots)
     return ListBatch(query, passage, pair, valid, own_positives(rows, slots))
+
+
+def packed(batch, devices=1, chunk=0, width=32):
+    """The batch of padded texts in packed rows, as the loader makes it."""
+    query, passage, pair = (
+        pack(in_parts(as_texts(tokens), devices, chunk), width, 0, 0) for tokens in batch[:3]
+    )
+    return batch._replace(query=query, passage=passage, pair=pair)
+
+
+def apart(batch):
+    """The same for one device, but nothing is packed: each text has a row of its own."""
+
+    def rows(tokens):
+        flat = Tokens(*(x.reshape(-1, *x.shape[tokens.length.ndim :]) for x in tokens))
+        return jax.tree.map(lambda x: np.asarray(x)[None], one_a_row(flat))
+
+    query, passage, pair = map(rows, batch[:3])
+    return batch._replace(query=query, passage=passage, pair=pair)
+
+
+def as_texts(tokens):
+    """Padded tokens of any shape as single texts."""
+    flat = (x.reshape(-1, *x.shape[tokens.length.ndim :]) for x in tokens)
+    return [Text(ids[:size], types[:size]) for ids, types, size in zip(*flat, strict=True)]
 
 
 def own_positives(rows, slots):
@@ -74,23 +103,23 @@ def drawn(init, scale=1.0):
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
 
-def shapes_of(config):
-    """The joint stage's batch of a config, as shapes without contents."""
-    rows, slots, text = config.joint.batch, config.lists.length, config.text
-
-    def shape(*sizes):
-        return jax.ShapeDtypeStruct(sizes, np.int32)
-
-    def texts(*sizes):
-        return Tokens(shape(*sizes), shape(*sizes), shape(*sizes[:-1]))
-
-    return ListBatch(
-        texts(rows, text.query_length),
-        texts(rows, slots, text.passage_length),
-        texts(rows, slots, text.pair_length),
-        jax.ShapeDtypeStruct((rows, slots), bool),
-        jax.ShapeDtypeStruct((rows, rows * slots), bool),
+def shapes_of(config, devices):
+    """The joint stage's batch of a config, as shapes without contents: every text its longest."""
+    lists, slots, text = config.joint.batch, config.lists.length, config.text
+    valid = np.ones((lists, slots), bool)
+    kinds = (
+        (lists, text.query_length),
+        (valid.size, text.passage_length),
+        (valid.size, text.pair_length),
     )
+
+    def rows(count, length):
+        texts = [Text(*np.zeros((2, length), np.int32))] * count
+        parts = in_parts(texts, devices, config.compute.chunk)
+        return pack(parts, fitting(length, ON_ACCELERATORS), 0, 0)
+
+    batch = ListBatch(*(rows(*kind) for kind in kinds), valid, own_positives(lists, slots))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
 
 def vectors_folder(folder, array, ids=None, shard=7, dtype="float32", **named):

@@ -22,7 +22,8 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import EncoderConfig, Params
 from rocketjax.models.pretrained import read_encoder_config
 from rocketjax.runtime.devices import data_parallel
-from rocketjax.text.batch import ListBatch, Tokens
+from rocketjax.text.batch import ListBatch, Rows, Text, Tokens
+from rocketjax.text.rows import in_parts, pack
 from rocketjax.training.step import (
     Objective,
     TrainState,
@@ -103,7 +104,8 @@ def main() -> None:
 def _stage_steps(config: EncoderConfig) -> dict[str, StageStep]:
     retriever = BiEncoder(config, shared=True, pooling="mean", normalize=True)
     reranker = CrossEncoder(config)
-    text = _tokens(1)
+    one = np.ones((1, 1), np.int32)
+    text = Tokens(one, one, one[0])
     de = jax.eval_shape(retriever.init, jax.random.key(0), text, text)["params"]
     ce = jax.eval_shape(reranker.init, jax.random.key(0), text)["params"]
     return {
@@ -122,15 +124,15 @@ def _compiled(stage: StageStep, devices: int) -> str:
     step = partial(train_step, objective=stage.objective, optimizer=optimizer)
     program: Any = data_parallel(step, jax.devices()[:devices], backend="shard_map")
     state: TrainState = jax.eval_shape(lambda p: init_state(p, optimizer, 1), stage.params)
-    texts, shape = _tokens(ROWS, SLOTS), (ROWS, SLOTS)
+    query, texts = (_texts(count, devices) for count in (ROWS, ROWS * SLOTS))
     relevant = np.zeros((ROWS, ROWS * SLOTS), bool)
-    batch = ListBatch(_tokens(ROWS), texts, texts, np.ones(shape, bool), relevant)
+    batch = ListBatch(query, texts, texts, np.ones((ROWS, SLOTS), bool), relevant)
     return program.lower(state, batch).compile().as_text()
 
 
-def _tokens(*shape: int) -> Tokens:
-    ids = np.zeros((*shape, LENGTH), np.int32)
-    return Tokens(ids, ids, np.ones(shape, np.int32))
+def _texts(count: int, devices: int) -> Rows:
+    text = Text(*np.zeros((2, LENGTH), np.int32))
+    return pack(in_parts([text] * count, devices, 0), LENGTH, 0, 0)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
-from rocketjax.inference.start import laid_out, pretrained_reranker, pretrained_retriever
+from rocketjax.inference.start import pretrained_reranker, pretrained_retriever, row_widths
 from rocketjax.models.encoder import EncoderConfig
 from rocketjax.runtime.devices import PerDevice, data_parallel, replicate
 from rocketjax.text.batch import ListBatch
@@ -133,7 +133,7 @@ class Ours:
 
     def train(self) -> Callable[[], None]:
         """A joint step on every list, tokenising included: both towers, the re-ranker, AdamW."""
-        step, state = self.joint_step(self.compute.chunk)
+        step, state = self.joint_step()
         program = data_parallel(step)
         collate, lists = make_collator(self.work, self.retriever, self.reranker, self.compute)
 
@@ -144,11 +144,11 @@ class Ours:
 
         return run
 
-    def joint_step(self, chunk: int) -> tuple[PerDevice[TrainState], TrainState]:
+    def joint_step(self) -> tuple[PerDevice[TrainState], TrainState]:
         """The joint step as a device runs it, and the state before it, on every device."""
         optimizer = constant_optimizer()
         params = {"retriever": self.retriever.params, "reranker": self.reranker.params}
-        objective = joint_objective(self.retriever.module, self.reranker.module, LOSS, chunk)
+        objective = joint_objective(self.retriever.module, self.reranker.module, LOSS)
         step = partial(train_step, objective=objective, optimizer=optimizer)
         return step, replicate(init_state(params, optimizer, 1))
 
@@ -173,7 +173,7 @@ def make_joint(ours: Ours, length: int = 0, chunk: int = 0) -> Joint:
     if length:
         lists = [(query, (texts * length)[:length]) for query, texts in work.lists]
         work = dataclasses.replace(work, lists=lists)
-    step, state = ours.joint_step(chunk)
+    step, state = ours.joint_step()
     compute = dataclasses.replace(ours.compute, chunk=chunk)
     collate, lists = make_collator(work, ours.retriever, ours.reranker, compute)
     return Joint(data_parallel(step, backend="shard_map"), state, collate, lists)
@@ -194,9 +194,8 @@ def make_collator(
         TrainingList(query, f"{query} 0", tuple(f"{query} {j}" for j in range(1, slots)))
         for query in queries
     ]
-    devices = jax.device_count() if laid_out(compute) else 0
-    tokenizers = retriever.tokenizer, reranker.tokenizer
-    collator = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk)
+    tokenizers, devices = (retriever.tokenizer, reranker.tokenizer), jax.device_count()
+    collator = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk, row_widths())
     return collator.fitted(lists, len(lists)), lists
 
 

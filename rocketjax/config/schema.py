@@ -146,9 +146,6 @@ class ComputeConfig:
     attention: Literal["auto", "plain", "xla", "cudnn"] = at("start", "auto")
     """plain: matrix products laid out for a CPU; xla, cudnn: jax.nn.dot_product_attention's. auto:
     plain on a CPU, else xla."""
-    padding: Literal["auto", "skip", "keep"] = at("start", "auto")
-    """skip: only attention sees padding, all else is computed for tokens laid end to end; keep:
-    texts stay padded. auto: skip, but keep on a TPU, where nobody has measured the moves yet."""
     remat: Literal["none", "full", "dots"] = at("warm-retriever", "none")
     """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
     unroll: Count = at("start", 0)

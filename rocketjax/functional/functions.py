@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from rocketjax.config.loss import LossConfig, resolve_loss
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
+from rocketjax.inference.start import row_widths
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params
 from rocketjax.retrieval.model import Model
-from rocketjax.runtime.devices import AXIS
+from rocketjax.runtime.devices import AXIS, check_divisible
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, pad
 from rocketjax.text.tokenizer import as_texts
@@ -55,7 +56,7 @@ class Functions:
     Attributes:
         model: the modules, the tokenizers and the parameters to start from.
         loss: how `joint_loss` weighs its terms.
-        chunk: texts that a device takes at once in `score_lists` and `joint_loss`; 0: all.
+        chunk: texts that a device takes at once of the lists of `tokenize_lists`; 0: all.
         dropout: share of hidden units dropped where `keys` are given.
     """
 
@@ -96,7 +97,7 @@ class Functions:
             model.module.clone(compute=replace(model.module.compute, dropout=self.dropout))
             for model in (self.model.retriever, self.model.reranker)
         )
-        return _Pair(*modules, resolve_loss(self.loss), self.chunk)  # pyright: ignore
+        return _Pair(*modules, resolve_loss(self.loss))  # pyright: ignore
 
     def _checked(self, keys: Keys, number: int) -> Keys:
         """Raises InputError for keys that would do nothing, or are not one a text or list."""
@@ -201,14 +202,21 @@ class Functions:
         return _padded(texts, tokenizer.config.pair_length, tokenizer.pad_id)
 
     def tokenize_lists(
-        self, queries: Sequence[str], passages: Sequence[Sequence[str]]
+        self, queries: Sequence[str], passages: Sequence[Sequence[str]], devices: int = 1
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
         L is the longest list's length; shorter ones get empty slots.
 
+        Args:
+            queries: B texts.
+            passages: B lists of texts.
+            devices: that share the batch: it may be split into as many parts along the leading
+                axis of its arrays.
+
         Raises:
-            InputError: not as many lists as queries, or an empty list; else as `tokenize_queries`.
+            InputError: not as many lists as queries, an empty list, or lists that `devices` do not
+                share equally; else as `tokenize_queries`.
         """
         queries = as_texts(queries, "queries")
         if not queries or len(queries) != len(passages) or not all(map(len, passages)):
@@ -216,6 +224,7 @@ class Functions:
                 f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
                 "query a list with its positive first"
             )
+        check_divisible(len(queries), devices, "tokenize_lists: queries")
         texts = {
             f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
             for row, some in enumerate(passages)
@@ -233,6 +242,9 @@ class Functions:
             self.model.retriever.tokenizer,
             self.model.reranker.tokenizer,
             slots=max(map(len, passages)),
+            devices=devices,
+            chunk=self.chunk,
+            widths=row_widths(),
         )
         return collator(lists)
 
@@ -246,8 +258,8 @@ def _apply(module: nn.Module, method: str, params: Params, tokens: Tokens, keys:
 def _scores(
     pair: "_Pair", params: Params, batch: ListBatch, keys: Keys
 ) -> tuple[jax.Array, jax.Array]:
-    query, passage = encode_lists(pair.retriever, params["retriever"], batch, keys, pair.chunk)
-    ce = reranker_scores(pair.reranker, params["reranker"], batch, keys, pair.chunk)
+    query, passage = encode_lists(pair.retriever, params["retriever"], batch, keys)
+    ce = reranker_scores(pair.reranker, params["reranker"], batch, keys)
     return list_scores(query, passage), ce
 
 
@@ -256,7 +268,7 @@ def _alone(
     function: Callable[..., Any], pair: "_Pair", params: Params, batch: ListBatch, keys: Keys
 ) -> Any:
     """A function of the train step, which runs inside an axis of devices, as of one device."""
-    objective = joint_objective(pair.retriever, pair.reranker, pair.loss, pair.chunk)
+    objective = joint_objective(pair.retriever, pair.reranker, pair.loss)
     batch, keys = jax.tree.map(lambda x: jnp.asarray(x)[None], (batch, keys))
     of_one = jax.vmap(lambda b, k: function(params, b, k, objective), axis_name=AXIS)
     return jax.tree.map(lambda x: x[0], of_one(batch, keys))
@@ -272,7 +284,6 @@ class _Pair(NamedTuple):
     retriever: BiEncoder
     reranker: CrossEncoder
     loss: LossConfig
-    chunk: int
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:

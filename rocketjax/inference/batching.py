@@ -1,21 +1,21 @@
-"""How texts are dealt out to devices: sorted by length, in batches of few shapes."""
+"""How texts are dealt out to devices: packed into rows, and these into units of few shapes."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
 
-from rocketjax.text.batch import Text, Tokens, bucket, pad
-from rocketjax.text.unpadded import lay_end_to_end
+from rocketjax.text.batch import Rows, Text
+from rocketjax.text.rows import ON_CPU, best_width, fill, fitting, lay_out
 
 
 class Batching(NamedTuple):
     """How texts are given to a device."""
 
     size: int = 16  # texts of full length at once, or as many tokens of shorter ones
-    skip_padding: bool = True  # lay tokens end to end
-    coarse: bool = False  # fewer shapes, for when compiling one costs more than computing padding
+    widths: tuple[int, ...] = ON_CPU  # that rows may have
+    coarse: bool = False  # fewer shapes, for when compiling one costs more than empty slots
 
 
 BATCHING = Batching()
@@ -23,48 +23,41 @@ ON_ACCELERATORS = 256  # `Batching.size` unless the config sets it
 
 
 class Unit(NamedTuple):
-    """The texts that one device takes at once, and the shape they are padded to."""
+    """The rows that one device takes at once, and the shape that they are laid out in."""
 
-    rows: np.ndarray  # indices of the texts
-    texts: int  # N, at least len(rows)
-    width: int  # S
-    room: int  # T, at least the number of tokens
+    rows: list[list[int]]  # the indices of each row's texts
+    shape: tuple[int, int, int]  # R, S, N, see text/batch.py; of all units that run together
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Units that run at the same time on several devices must agree in this."""
-        return self.texts, self.width, self.room
+    def texts(self) -> list[int]:
+        """The indices of all its texts, row by row: at most N."""
+        return list(chain(*self.rows))
 
 
 def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -> list[Unit]:
-    """Cuts texts into units, by padded length, the longest first: too little memory fails at once.
+    """Packs texts into units, the widest rows first: too little memory fails at once.
 
     Args:
         lengths: of the texts, in tokens.
         limit: tokens in the longest text there may be.
-        batching: the size of units, and what a text costs.
-        steady: units of one size for each padded length; otherwise few texts get smaller units.
+        batching: the size of units, and the widths of rows.
+        steady: units of one size for each width; otherwise few texts get smaller units.
     """
-    length = np.array(lengths, np.int64)
-    padded = np.array([_width(n, limit, batching) for n in lengths], np.int64)
+    if not lengths:
+        return []
+    width = best_width(lengths, _widths(limit, batching))
+    packed = fill(lengths, width, batching.widths)
     units: list[Unit] = []
-    for width in map(int, np.unique(padded)[::-1]):
-        full = max(batching.size * limit, width)
-        smaller = (full // 16,) if batching.coarse else (full // 16, full // 4)
-        rooms = sorted({max(width, room) for room in (() if steady else smaller)} | {full})
-        rows = np.flatnonzero(padded == width)
-        shortest = max(width - 31, width // 2) if batching.skip_padding else width
-        cost = length if batching.skip_padding else padded
-        while len(rows):
-            total = np.cumsum(cost[rows])
-            room = _fitting(int(total[-1]), rooms)
-            # N for texts of full length; more if that many would leave over a tenth of T empty.
-            texts = room // width
-            if batching.coarse or total[min(texts, len(rows)) - 1] < 0.9 * room:
-                texts = room // shortest
-            count = min(int(np.searchsorted(total, room, side="right")), texts)
-            units.append(Unit(rows[:count], texts, width, room))
-            rows = rows[count:]
+    for wide, some in groupby(packed, key=lambda each: each[0]):
+        rows = [row for _, row in some]
+        while rows:
+            count = _fitting(len(rows), _sizes(wide, limit, batching, steady))
+            few, many = _texts(count, wide)
+            total = np.cumsum([len(row) for row in rows[:count]])
+            taken = max(1, int(np.searchsorted(total, many, side="right")))
+            number = few if total[taken - 1] <= few else many
+            units.append(Unit(rows[:taken], (count, wide, number)))
+            rows = rows[taken:]
     return units
 
 
@@ -75,56 +68,50 @@ def groups(units: Sequence[Unit], devices: int) -> Iterator[list[Unit]]:
         yield from (alike[i : i + devices] for i in range(0, len(alike), devices))
 
 
-def lay_out(
-    group: Sequence[Unit], texts: Sequence[Text], pad_id: int, devices: int, skip_padding: bool
-) -> tuple[Tokens, np.ndarray | None]:
-    """The batch of one group: a unit per device; devices beyond the units get no texts.
+def lay_out_units(group: Sequence[Unit], texts: Sequence[Text], pad_id: int, devices: int) -> Rows:
+    """The batch of one group [devices, ...]: a unit for each device; those beyond get no texts."""
+    idle = Unit([], group[0].shape)
+    parts: list[Rows] = []
+    for unit in (*group, *[idle] * (devices - len(group))):
+        numbers = iter(range(len(unit.texts)))
+        rows = [[next(numbers) for _ in row] for row in unit.rows]
+        parts.append(lay_out(rows, [texts[i] for i in unit.texts], unit.shape, pad_id))
+    return Rows(*map(np.stack, zip(*parts, strict=True)))
 
-    Returns:
-        Tokens [devices * N, S] and, with `skip_padding`, spots [devices, T] (unpadded.Spots).
+
+def of_every_shape(limit: int, batching: Batching) -> Iterator[Unit]:
+    """Empty units of every shape that `plan` ever gives, if steady."""
+    for width in _widths(limit, batching):
+        for count in _sizes(width, limit, batching, steady=True):
+            yield from (Unit([], (count, width, texts)) for texts in _texts(count, width))
+
+
+def _widths(limit: int, batching: Batching) -> list[int]:
+    """Widths of rows for texts of up to `limit` tokens: up to twice as wide, for fuller rows."""
+    longest = fitting(limit, batching.widths)
+    return [longest, *(w for w in batching.widths if w <= 2 * longest and w != longest)]
+
+
+def _sizes(width: int, limit: int, batching: Batching, steady: bool) -> list[int]:
+    """The numbers of rows that a unit may have, ascending."""
+    full = max(1, batching.size * limit // width)
+    if steady:
+        return [full]
+    smaller = (16,) if batching.coarse else (4, 16)
+    return sorted({full, *(max(1, full // part) for part in smaller)})
+
+
+def _texts(rows: int, width: int) -> tuple[int, int]:
+    """N of a unit: for texts of 32 tokens or more, and for shorter ones."""
+    return rows * max(1, width // 32), rows * (width // 4)
+
+
+def _fitting(rows: int, sizes: Sequence[int]) -> int:
+    """The size of the next unit if this many rows are left: the largest that they fill.
+
+    Or the next larger one, if they fill two thirds of it or there is no other.
     """
-    count, width, room = group[0].shape
-    parts = [pad([texts[row] for row in unit.rows], count, width, pad_id) for unit in group]
-    parts += [pad([], count, width, pad_id)] * (devices - len(group))
-    tokens = Tokens(*map(np.concatenate, zip(*parts, strict=True)))
-    if not skip_padding:
-        return tokens, None
-    # Rows that only fill up a unit get no tokens.
-    used = np.array([len(unit.rows) for unit in group] + [0] * (devices - len(group)))
-    length = np.where(np.arange(count) < used[:, None], tokens.length.reshape(devices, count), 0)
-    tokens = tokens._replace(length=length.reshape(-1))
-    return tokens, lay_end_to_end(length, width, room)
-
-
-def of_every_shape(limit: int, batching: Batching) -> Iterator[list[Text]]:
-    """Texts for which `plan`, if steady, gives units of every shape that it ever gives.
-
-    Each padded length has two shapes: for texts that fill it, and for shorter ones.
-    """
-    shortest = {_width(n, limit, batching): n for n in range(limit, 0, -1)}
-    for width, least in shortest.items():
-        fitting = max(batching.size * limit, width) // width
-        for length, count in ((width, fitting), (least, 1)):
-            yield [Text(*np.zeros((2, length), np.int32))] * count
-
-
-def _width(tokens: int, limit: int, batching: Batching) -> int:
-    """The padded length of a text; coarsely, `limit` or about half of it.
-
-    A GPU's compiler takes 3 to 6 s per program; an H200 encodes about 20 million tokens meanwhile.
-    """
-    half = bucket(limit // 2, limit)
-    if not batching.coarse:
-        return bucket(tokens, limit)
-    return half if tokens <= half else limit
-
-
-def _fitting(tokens: int, rooms: Sequence[int]) -> int:
-    """T of the next unit if this many tokens are left: the largest room that they fill.
-
-    Or the next larger room, if they fill two thirds of it or there is no other.
-    """
-    above = next((room for room in rooms if room >= tokens), rooms[-1])
-    if 3 * tokens >= 2 * above:
+    above = next((size for size in sizes if size >= rows), sizes[-1])
+    if 3 * rows >= 2 * above:
         return above
-    return max((room for room in rooms if room <= tokens), default=above)
+    return max((size for size in sizes if size <= rows), default=above)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from rocketjax.inference.batching import (
     Batching,
     Unit,
     groups,
-    lay_out,
+    lay_out_units,
     of_every_shape,
     plan,
 )
@@ -32,8 +33,8 @@ from rocketjax.runtime.devices import (
     shard_rows,
 )
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.progress import Advance, silent
-from rocketjax.text.batch import Text, Tokens
+from rocketjax.runtime.progress import Advance
+from rocketjax.text.batch import Rows, Text
 from rocketjax.text.tokenizer import Tokenizer
 
 
@@ -91,7 +92,7 @@ class TextModel:
     def _run(
         self, method: Method, texts: Sequence[Text], advance: Advance, steady: bool
     ) -> np.ndarray:
-        """Runs texts through a method, the longest first.
+        """Runs texts through a method.
 
         The shapes of batches are few, so that the number of compilations is bounded whatever texts
         come.
@@ -100,7 +101,7 @@ class TextModel:
             method: of `module`.
             texts: tokenised, each at most `method.limit` tokens long.
             advance: called with the number of texts just finished.
-            steady: use one size of batch for each padded length, however few texts there are.
+            steady: use one size of batch for each width of rows, however few texts there are.
 
         Returns:
             float32 [len(texts), *method.shape], in the order of `texts`.
@@ -109,36 +110,41 @@ class TextModel:
             InputError: called while jax traces a function, or in a process forked from one in which
                 jax runs.
         """
+        units = plan([len(text.ids) for text in texts], method.limit, self.batching, steady)
+        results = np.empty((len(texts), *method.shape), np.float32)
+        for unit, values in self._run_units(method, texts, units):
+            results[unit.texts] = values[: len(unit.texts)]
+            advance(len(unit.texts))
+        return results
+
+    def _run_units(
+        self, method: Method, texts: Sequence[Text], units: Sequence[Unit]
+    ) -> Iterator[tuple[Unit, np.ndarray]]:
+        """Runs each unit on a device; gives it with its results [N, ...]."""
         refuse_forked()
         if isinstance(jnp.zeros(()), Tracer):
             raise InputError(
                 "a model takes texts and cannot run inside jax.jit: call it outside, or compute "
                 "model.module.apply({'params': params}, tokens, method=...) inside"
             )
-        results = np.empty((len(texts), *method.shape), np.float32)
         mesh = local_mesh()
-        units = plan([len(text.ids) for text in texts], method.limit, self.batching, steady)
         # Results are fetched late, so that devices do not wait for the host; on a CPU, two programs
         # in flight would share its cores.
         in_flight = 1 if jax.default_backend() == "cpu" else 3
-        running: list[tuple[list[Unit], jax.Array]] = []
+        running: deque[tuple[list[Unit], jax.Array]] = deque()
         for group in groups(units, mesh.size):
-            batch = lay_out(
-                group, texts, self.tokenizer.pad_id, mesh.size, self.batching.skip_padding
-            )
-            placed = shard_rows(batch)
+            placed = shard_rows(lay_out_units(group, texts, self.tokenizer.pad_id, mesh.size))
             if len(running) == in_flight:
-                _fetch(results, *running.pop(0), advance)
-            values = apply(self.module, method.name, mesh, self._placed_params, *placed)
+                yield from _fetched(*running.popleft())
+            values = apply(self.module, method.name, mesh, self._placed_params, placed)
             running.append((group, values))
         for group, values in running:
-            _fetch(results, group, values, advance)
-        return results
+            yield from _fetched(group, values)
 
     def _compile(self, method: Method) -> None:
         """Compiles every program that `_run` may need with `steady`."""
-        for texts in of_every_shape(method.limit, self.batching):
-            self._run(method, texts, silent, steady=True)
+        for _ in self._run_units(method, [], list(of_every_shape(method.limit, self.batching))):
+            pass
 
     @cached_property
     def _placed_params(self) -> Params:
@@ -148,40 +154,29 @@ class TextModel:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def apply(
-    module: nn.Module,
-    method: str,
-    mesh: Mesh,
-    params: Params,
-    tokens: Tokens,
-    spots: jax.Array | None,
-) -> jax.Array:
+def apply(module: nn.Module, method: str, mesh: Mesh, params: Params, texts: Rows) -> jax.Array:
     """Runs a module's method on every device of a mesh, each with its own texts.
 
     Compiled once for each module, method and shape; equal modules share their programs.
 
     Args:
         module: a BiEncoder or a CrossEncoder.
-        method: of the module, from tokens to one result per text.
+        method: of the module, from N texts to one result for each.
         mesh: of this process' devices.
         params: the module's, on every device.
-        tokens: [devices * N, S].
-        spots: [devices, T], see unpadded.Spots; None: padding is computed like text.
+        texts: [devices, ...].
 
     Returns:
-        [devices * N, ...], a result per text.
+        [devices, N, ...], a result for each text.
     """
 
-    def part(params: Params, tokens: Tokens, spots: jax.Array | None) -> jax.Array:
-        own = None if spots is None else spots[0]
-        return module.apply({"params": params}, tokens, None, own, method=method)  # pyright: ignore
+    def part(params: Params, texts: Rows) -> jax.Array:
+        own = jax.tree.map(lambda x: x[0], texts)
+        return module.apply({"params": params}, own, method=method)[None]  # pyright: ignore
 
-    return on_each_device(part, mesh)(params, tokens, spots)
+    return on_each_device(part, mesh)(params, texts)
 
 
-def _fetch(results: np.ndarray, group: Sequence[Unit], values: jax.Array, advance: Advance) -> None:
-    """Writes one group's results into their rows."""
-    parts = np.asarray(values).reshape(-1, group[0].texts, *values.shape[1:])
-    for unit, part in zip(group, parts, strict=False):  # devices beyond the units were idle
-        results[unit.rows] = part[: len(unit.rows)]
-        advance(len(unit.rows))
+def _fetched(group: Sequence[Unit], values: jax.Array) -> Iterator[tuple[Unit, np.ndarray]]:
+    """Each unit with its results; devices beyond the units were idle."""
+    yield from zip(group, np.asarray(values), strict=False)

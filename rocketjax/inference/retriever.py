@@ -62,8 +62,8 @@ class Retriever(TextModel):
         Args:
             texts: N passages from this model's tokenizer.
             advance: called with the number of passages just finished.
-            steady: use batches of one size for each padded length, so that vectors do not depend on
-                the number of devices, to the last bit.
+            steady: use batches of one size for each width of rows, so that these texts' vectors do
+                not depend on the number of devices, to the last bit.
         """
         return self._run(self._passage, texts, advance, steady)
 

@@ -23,6 +23,7 @@ from rocketjax.models.encoder import Compute, EncoderConfig, Params
 from rocketjax.models.sentence_transformers import read_denses, transformer_folder
 from rocketjax.runtime.devices import refuse_forked
 from rocketjax.runtime.errors import InputError, shown
+from rocketjax.text import rows
 from rocketjax.text.batch import Tokens
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -193,13 +194,9 @@ def make_batching(config: ComputeConfig) -> Batching:
     """How texts are given to a device outside training, on this platform."""
     on_cpu = jax.default_backend() == "cpu"
     default = BATCHING.size if on_cpu else ON_ACCELERATORS
-    skips_padding = laid_out(config)
-    # Where padding is computed, padding a text to twice its length would double its cost.
-    return Batching(config.batch or default, skips_padding, coarse=skips_padding and not on_cpu)
+    return Batching(config.batch or default, row_widths(), coarse=not on_cpu)
 
 
-def laid_out(config: ComputeConfig) -> bool:
-    """Whether tokens are laid end to end on this platform, so that padding costs nothing."""
-    if config.padding == "auto":
-        return jax.default_backend() != "tpu"
-    return config.padding == "skip"
+def row_widths() -> tuple[int, ...]:
+    """The widths that rows of packed texts may have on this platform."""
+    return rows.ON_CPU if jax.default_backend() == "cpu" else rows.ON_ACCELERATORS

@@ -16,47 +16,37 @@ import jax.numpy as jnp
 Attention: TypeAlias = Literal["plain", "xla", "cudnn"] | None
 
 
-def attend(qkv: jax.Array, length: jax.Array, implementation: Attention) -> jax.Array:
-    """softmax(q k^T / sqrt(D)) v over each text's own tokens.
+def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attention) -> jax.Array:
+    """softmax(q k^T / sqrt(D)) v of every token over the tokens of its own text.
 
     Args:
-        qkv: [N, S, 3, H, D], queries, keys and values of H heads.
-        length: [N], tokens in each text. No token attends to padding; the rows of the result that
-            belong to padding are meaningless.
+        qkv: [R, S, 3 * heads * D]: queries, keys and values, each head by head.
+        text: [R, S] int32, the number of each token's text; -1 where there is none: such slots see
+            one another, and their results are finite and mean nothing.
+        heads: H.
         implementation: "plain" (for CPUs), or an implementation of
             `jax.nn.dot_product_attention`; None: the one jax chooses.
 
     Returns:
-        [N, S, H, D] in the dtype of `qkv`.
+        [R, S, heads * D] in the dtype of `qkv`.
     """
+    r, s, width = qkv.shape
+    split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
     if implementation == "plain":
-        return _plain(qkv, length)
-    with jax.default_matmul_precision(precision(qkv.dtype)):
-        return jax.nn.dot_product_attention(
-            *(qkv[:, :, i] for i in range(3)),
-            key_value_seq_lengths=length,
-            implementation=implementation,
-        )
+        out = _plain(split, text)
+    else:
+        with jax.default_matmul_precision(precision(qkv.dtype)):
+            out = jax.nn.dot_product_attention(
+                *(split[:, :, i] for i in range(3)),
+                mask=same_text(text)[:, None],
+                implementation=implementation,
+            )
+    return out.reshape(r, s, -1)
 
 
-def attend_first(query: jax.Array, keys_values: jax.Array, length: jax.Array) -> jax.Array:
-    """Attention of each text's first token only: all that [CLS] pooling needs of the last layer.
-
-    Args:
-        query: [N, H, D], of the first tokens.
-        keys_values: [N, S, 2, H, D], of all tokens.
-        length: [N], tokens in each text.
-
-    Returns:
-        [N, H, D] in the dtype of `query`.
-    """
-    keys, values = keys_values[:, :, 0], keys_values[:, :, 1]
-    scores = _dot("nhd,nshd->nhs", query, keys)
-    inside = jnp.arange(keys.shape[1]) < length[:, None, None]
-    weights = jax.nn.softmax(jnp.where(inside, scores * query.shape[-1] ** -0.5, -1e30))
-    weights = weights.astype(values.dtype)
-    out = jnp.einsum("nhs,nshd->nhd", weights, values, precision=precision(values.dtype))
-    return out.astype(query.dtype)
+def same_text(text: jax.Array) -> jax.Array:
+    """[R, S] -> [R, S, S] bool: which slots see each other."""
+    return text[:, :, None] == text[:, None, :]
 
 
 def precision(dtype: Any) -> Literal["highest"] | None:
@@ -68,18 +58,18 @@ def precision(dtype: Any) -> Literal["highest"] | None:
 
 
 @jax.custom_vjp
-def _plain(qkv: jax.Array, length: jax.Array) -> jax.Array:
-    return _forward(qkv, length)[0]
+def _plain(qkv: jax.Array, text: jax.Array) -> jax.Array:
+    """[R, S, 3, H, D] -> [R, S, H, D]."""
+    return _forward(qkv, text)[0]
 
 
-def _forward(qkv: jax.Array, length: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(qkv: jax.Array, text: jax.Array) -> tuple[jax.Array, Any]:
     """Returns the output and what the backward pass needs, such as the unnormalised weights."""
     q, k, v = (_heads_first(qkv[:, :, i]) for i in range(3))
-    s, d = q.shape[2:]
-    q = q * jnp.asarray(d**-0.5, q.dtype)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     scores = _dot("nhqd,nhkd->nhqk", q, k)
-    # Mask before taking the maximum: if padding held it, the text's own weights could underflow.
-    scores = jnp.where((jnp.arange(s) < length[:, None])[:, None, None], scores, -1e30)
+    # Mask before taking the maximum: if another text held it, its own weights could underflow.
+    scores = jnp.where(same_text(text)[:, None], scores, -1e30)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     # Normalise after the product: D numbers per token instead of S.

@@ -6,17 +6,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rocketjax.models.attention import same_text
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig
-from rocketjax.text.batch import Array, Tokens
+from rocketjax.text.batch import Rows, Tokens
+from rocketjax.text.rows import one_a_row
 
 Pooling: TypeAlias = Literal["cls", "mean"]
 
 
-def mean(hidden: jax.Array, length: jax.Array) -> jax.Array:
-    """Averages hidden states [N, S, D] over the first `length` [N] tokens of each text: [N, D]."""
-    text = jnp.arange(hidden.shape[1]) < length[:, None]
-    # A text without tokens only fills up the batch; its vector is 0.
-    return jnp.sum(hidden, axis=1, where=text[:, :, None]) / jnp.maximum(length, 1)[:, None]
+def mean(hidden: jax.Array, rows: Rows) -> jax.Array:
+    """Averages the states [R, S, D] of each text's tokens: [N, D], in float32.
+
+    As attention with equal weights would, so that no gather and no scatter is needed. A text that
+    is not there gets another's mean.
+    """
+    same = same_text(jnp.asarray(rows.text)).astype(jnp.float32)
+    share = same / jnp.sum(same, axis=2, keepdims=True)
+    highest = jax.lax.Precision.HIGHEST
+    means = jnp.einsum("rij,rjd->rid", share, hidden.astype(jnp.float32), precision=highest)
+    return rows.one_per_text(means.reshape(-1, means.shape[-1]))
 
 
 class BiEncoder(nn.Module):
@@ -42,38 +50,31 @@ class BiEncoder(nn.Module):
             self.query_tower = Encoder(self.config, self.compute, name="query")
             self.passage_tower = Encoder(self.config, self.compute, name="passage")
 
-    def encode_query(
-        self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
-    ) -> jax.Array:
-        """Queries [N, S] -> float32 vectors [N, D].
+    def encode_query(self, texts: Rows | Tokens, keys: jax.Array | None = None) -> jax.Array:
+        """Queries -> float32 vectors [N, D].
 
         Args:
-            tokens: [N, S], S at most `config.max_length`.
+            texts: N in packed rows [R, S], or padded [N, S].
             keys: [N] random keys for dropout, one per text; None: no dropout.
-            spots: [T], where the tokens are, so that padding is skipped (see unpadded.Spots).
 
         Raises:
-            ValueError: S is longer than the position table.
+            ValueError: padded texts are longer than the position table.
         """
-        return self._vector(self.query_tower, tokens, keys, spots)
+        return self._vector(self.query_tower, texts, keys)
 
-    def encode_passage(
-        self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
-    ) -> jax.Array:
-        """Passages [N, S] -> float32 vectors [N, D]; arguments as for `encode_query`."""
-        return self._vector(self.passage_tower, tokens, keys, spots)
+    def encode_passage(self, texts: Rows | Tokens, keys: jax.Array | None = None) -> jax.Array:
+        """Passages -> float32 vectors [N, D]; arguments as for `encode_query`."""
+        return self._vector(self.passage_tower, texts, keys)
 
-    def __call__(self, query: Tokens, passage: Tokens) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, query: Rows | Tokens, passage: Rows | Tokens) -> tuple[jax.Array, jax.Array]:
         """Runs both towers, so that `init` creates all parameters."""
         return self.encode_query(query), self.encode_passage(passage)
 
-    def _vector(
-        self, tower: Encoder, tokens: Tokens, keys: jax.Array | None, spots: Array | None
-    ) -> jax.Array:
-        hidden = tower(tokens, keys, spots, first_only=self.pooling == "cls")
-        vector = hidden.astype(jnp.float32)
+    def _vector(self, tower: Encoder, texts: Rows | Tokens, keys: jax.Array | None) -> jax.Array:
+        hidden = tower(texts, keys, first_only=self.pooling == "cls")
         if self.pooling == "mean":
-            vector = mean(vector, jnp.asarray(tokens.length))
+            hidden = mean(hidden, one_a_row(texts) if isinstance(texts, Tokens) else texts)
+        vector = hidden.astype(jnp.float32)
         if self.normalize:
             norm = jnp.linalg.norm(vector, axis=-1, keepdims=True)
             vector = vector / jnp.maximum(norm, 1e-12)

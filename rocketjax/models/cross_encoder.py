@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
-from rocketjax.text.batch import Array, Tokens
+from rocketjax.text.batch import Rows, Tokens
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -21,12 +21,10 @@ class CrossEncoder(nn.Module):
     pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' cross-encoders
 
     @nn.compact
-    def __call__(
-        self, tokens: Tokens, keys: jax.Array | None = None, spots: Array | None = None
-    ) -> jax.Array:
-        """Pairs [N, S] -> float32 scores [N]; arguments as for `BiEncoder.encode_query`."""
+    def __call__(self, pairs: Rows | Tokens, keys: jax.Array | None = None) -> jax.Array:
+        """Pairs -> float32 scores [N]; arguments as for `BiEncoder.encode_query`."""
         encoder = Encoder(self.config, self.compute, name="encoder")
-        first = encoder(tokens, keys, spots, first_only=True).astype(jnp.float32)
+        first = encoder(pairs, keys, first_only=True).astype(jnp.float32)
         if self.pooler:
             pooler = nn.Dense(self.config.hidden_size, precision=HIGHEST, name="pooler")
             first = jnp.tanh(pooler(first))

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.attention import Attention, attend, attend_first, precision
-from rocketjax.text.batch import Array, Tokens
-from rocketjax.text.unpadded import Layout
+from rocketjax.models.attention import Attention, attend, precision
+from rocketjax.text.batch import Rows, Tokens
+from rocketjax.text.rows import one_a_row
 
 Params: TypeAlias = Any  # a pytree of arrays
 Dtype: TypeAlias = Any
@@ -101,40 +101,32 @@ def layer(
     first_only: bool,
     x: jax.Array,
     indexed: tuple[Params, jax.Array | int],
-    layout: Layout,
+    rows: Rows,
     keys: jax.Array | None,
 ) -> jax.Array:
     """Self-attention and a two-layer perceptron, each followed by residual and LayerNorm.
 
     Args:
-        first_only: compute the first token of each text only. The others contribute just their keys
-            and values, so a model that reads only the first token saves most of its last layer.
-        x: [T, D], the tokens' states.
+        first_only: after attention, go on with the first token of each text only: a model that
+            reads no other saves most of its last layer.
+        x: [R * S, D], the states of all slots.
         indexed: this layer's parameters and its index, as `jax.lax.scan` passes them.
-        layout: where the tokens of each text are in [T].
-        keys: [T] random keys for dropout, one per token; None: no dropout.
+        rows: where the tokens of each text are.
+        keys: [R * S] random keys for dropout, one per token; None: no dropout.
 
     Returns:
-        [T, D], or [N, D] with `first_only`.
+        [R * S, D], or [N, D] with `first_only`.
     """
     params, index = indexed
     keys = fold_in(keys, index + 1)
-    dtype, rate, heads = compute.dtype, compute.dropout, config.num_heads
+    dtype, rate = compute.dtype, compute.dropout
+    text = jnp.asarray(rows.text)
+    qkv = _dense(params["qkv"], x, dtype).reshape(*text.shape, -1)
+    attended = attend(qkv, text, config.num_heads, compute.attention).reshape(x.shape)
     if first_only:
-        width = x.shape[-1]
-        keys = None if keys is None else keys[layout.start()]
-        keys_values = layout.grid(_dense(_columns(params["qkv"], slice(width, None)), x, dtype))
-        x = layout.first(x)
-        query = _dense(_columns(params["qkv"], slice(width)), x, dtype)
-        attended = attend_first(
-            _split(query, 1, heads)[:, 0],
-            _split(keys_values, 2, heads),
-            jnp.asarray(layout.length),
-        )
-    else:
-        qkv = _split(layout.grid(_dense(params["qkv"], x, dtype)), 3, heads)
-        attended = layout.flat(attend(qkv, jnp.asarray(layout.length), compute.attention))
-    attended = _dense(params["attention_out"], attended.reshape(x.shape), dtype)
+        x, attended = rows.one_per_text(x), rows.one_per_text(attended)
+        keys = None if keys is None else keys[rows.first]
+    attended = _dense(params["attention_out"], attended, dtype)
     x = _norm(params["attention_norm"], x + dropout(attended, fold_in(keys, 0), rate), config)
 
     hidden = _activation(config.activation, _dense(params["mlp_in"], x, dtype))
@@ -189,15 +181,6 @@ def _dense(params: Params, x: jax.Array, dtype: Dtype) -> jax.Array:
     return product + params["bias"].astype(dtype)
 
 
-def _columns(params: Params, part: slice) -> Params:
-    return {"kernel": params["kernel"][:, part], "bias": params["bias"][part]}
-
-
-def _split(x: jax.Array, parts: int, heads: int) -> jax.Array:
-    """[..., parts * D] -> [..., parts, heads, D / heads]."""
-    return x.reshape(*x.shape[:-1], parts, heads, -1)
-
-
 def _norm(params: Params, x: jax.Array, config: EncoderConfig) -> jax.Array:
     """LayerNorm in float32, in two passes: E[x^2] - E[x]^2 would cancel if a unit is large."""
     x = x.astype(jnp.float32)
@@ -214,36 +197,32 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        tokens: Tokens,
-        keys: jax.Array | None = None,
-        spots: Array | None = None,
-        first_only: bool = False,
+        self, texts: Rows | Tokens, keys: jax.Array | None = None, first_only: bool = False
     ) -> jax.Array:
-        """Encodes texts [N, S] to hidden states in the compute dtype.
+        """Encodes texts to hidden states in the compute dtype.
 
         Args:
-            tokens: [N, S] with S <= config.max_length.
+            texts: N in packed rows [R, S], or padded [N, S], which is a row for each. No text is
+                longer than config.max_length.
             keys: [N] random keys for dropout, one per text; None: no dropout.
-            spots: [T], where the tokens are, so that padding is skipped (see unpadded.Spots).
             first_only: return only the state of each text's first token.
 
         Returns:
-            [N, S, D], or [N, D] with `first_only`.
+            [R, S, D], or [N, D] with `first_only`.
 
         Raises:
-            ValueError: S is longer than the position table.
+            ValueError: padded texts are longer than the position table.
         """
         config, compute = self.config, self.compute
-        if tokens.ids.shape[1] > config.max_length:
+        if isinstance(texts, Tokens) and texts.ids.shape[1] > config.max_length:
             raise ValueError(
-                f"texts padded to {tokens.ids.shape[1]} tokens, but the encoder has positions "
+                f"texts padded to {texts.ids.shape[1]} tokens, but the encoder has positions "
                 f"for {config.max_length}: lower the text lengths of the config"
             )
-        layout = Layout(tokens.length, tokens.ids.shape[1], spots)
-        if keys is not None:  # one per token, the same however the texts are laid out
-            keys = fold_in(keys[layout.text()], layout.position())
-        x = self._embed(tokens, layout)
+        rows = one_a_row(texts) if isinstance(texts, Tokens) else texts
+        if keys is not None:  # one per token, the same wherever a text lies
+            keys = fold_in(rows.per_token(keys), jnp.asarray(rows.position).reshape(-1))
+        x = self._embed(rows)
         x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
         if self.has_variable("params", "layers"):
             layers = self.get_variable("params", "layers")
@@ -255,7 +234,7 @@ class Encoder(nn.Module):
         whole = config.num_layers - int(first_only)
 
         def body(x: jax.Array, indexed: tuple[Params, jax.Array | int]) -> tuple[jax.Array, None]:
-            return run(config, compute, False, x, indexed, layout, keys), None
+            return run(config, compute, False, x, indexed, rows, keys), None
 
         if isinstance(layers, tuple):
             for indexed in zip(layers[:whole], range(whole), strict=True):
@@ -265,12 +244,12 @@ class Encoder(nn.Module):
             unroll = max(1, min(compute.unroll, whole))
             x, _ = jax.lax.scan(body, x, (stacked, jnp.arange(whole)), unroll=unroll)
         if not first_only:
-            return layout.grid(x)
+            return x.reshape(*rows.text.shape, -1)
         last = layers[-1] if isinstance(layers, tuple) else jax.tree.map(lambda p: p[-1], layers)
-        return run(config, compute, True, x, (last, whole), layout, keys)
+        return run(config, compute, True, x, (last, whole), rows, keys)
 
-    def _embed(self, tokens: Tokens, layout: Layout) -> jax.Array:
-        """The normalised sum of word, position, segment (and task) embeddings: [T, D] float32."""
+    def _embed(self, rows: Rows) -> jax.Array:
+        """The normalised sum of word, position, segment (and task) embeddings, float32."""
         config = self.config
         init = nn.initializers.normal(0.02)
         width = config.hidden_size
@@ -278,10 +257,12 @@ class Encoder(nn.Module):
         def table(name: str, rows: int) -> jax.Array:
             return self.param(name, init, (rows, width), jnp.float32)
 
-        positions = layout.position() + config.position_offset
-        x = table("word_embedding", config.vocab_size)[layout.flat(tokens.ids)]
-        x = x + table("position_embedding", config.max_positions)[positions]
-        x = x + table("type_embedding", config.type_vocab_size)[layout.flat(tokens.types)]
+        ids, types, position = (
+            jnp.asarray(each).reshape(-1) for each in (rows.ids, rows.types, rows.position)
+        )
+        x = table("word_embedding", config.vocab_size)[ids]
+        x = x + table("position_embedding", config.max_positions)[position + config.position_offset]
+        x = x + table("type_embedding", config.type_vocab_size)[types]
         if config.task_type_vocab_size:  # ERNIE numbers its tasks; rocketjax trains one, number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
         norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from rocketjax.data.lists import TrainingList
-from rocketjax.inference.start import laid_out
+from rocketjax.inference.start import row_widths
 from rocketjax.models.encoder import Params
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.lists import lists_of_round, round_length
@@ -67,8 +67,9 @@ def make_collator(run: Run, slots: int, retriever: Tokenizer, reranker: Tokenize
         retriever,
         reranker,
         slots,
-        jax.device_count() if laid_out(run.config.compute) else 0,
+        jax.device_count(),
         run.config.compute.chunk,
+        row_widths(),
         judged=run.judged,
     )
 

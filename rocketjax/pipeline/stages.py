@@ -87,7 +87,7 @@ def warm_retriever(run: Run) -> None:
         "warm-retriever",
         stage,
         {"retriever": start.params},
-        retriever_objective(start.module, config.loss.retriever_temperature, config.compute.chunk),
+        retriever_objective(start.module, config.loss.retriever_temperature),
         OneRound(run, lists, collator, stage.batch),
     )
     warm = dataclasses.replace(start, params=trained["retriever"])
@@ -115,7 +115,7 @@ def warm_reranker(run: Run) -> None:
         "warm-reranker",
         stage,
         {"reranker": reranker.params},
-        reranker_objective(reranker.module, resolve_loss(config.loss), config.compute.chunk),
+        reranker_objective(reranker.module, resolve_loss(config.loss)),
         OneRound(run, lists, collator, stage.batch),
     )
     warm = dataclasses.replace(reranker, params=trained["reranker"])
@@ -140,7 +140,7 @@ def train_jointly(run: Run) -> None:
         "joint",
         config.joint,
         {"retriever": retriever.params, "reranker": reranker.params},
-        joint_objective(retriever.module, reranker.module, loss, config.compute.chunk),
+        joint_objective(retriever.module, reranker.module, loss),
         Rounds(run, start, collator),
         pool_judge(run, start),
     )

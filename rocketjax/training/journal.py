@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from rocketjax.config.schema import Config
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import remove, write_text
 from rocketjax.runtime.processes import from_main, is_main
-from rocketjax.text.batch import ListBatch, Tokens
+from rocketjax.text.batch import ListBatch
 from rocketjax.training.trackers import TensorBoard, Tracker, Wandb
 
 SMOOTHING = 0.9  # of the running mean: it looks back some 10 steps
@@ -100,7 +100,8 @@ class Journal:
 
     `time` is when a step's metrics were there, `seconds` what went by since those of the step
     before: saving is counted, and so is compiling, but not mining and judging. `tokens` are those
-    that the trained models read, padding left out. Where several processes run, process 0 notes.
+    that the trained models read, of `slots` that they computed. Where several processes run,
+    process 0 notes.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Journal:
         self._models = models
         self._timing = TrainLog(folder / "timing.jsonl", stage, start)
         self._judged = TrainLog(folder / "judged.jsonl", stage, start + 1 if start else 0)
-        self._tokens: deque[int] = deque()  # of steps whose metrics are not there yet
+        self._read: deque[Read] = deque()  # of steps whose metrics are not there yet
         self._since = time.monotonic()
         self._looked = {r["step"] for r in read_rows(self._judged.path) if r["stage"] == stage}
         self._trackers: list[Tracker] = []
@@ -129,17 +130,18 @@ class Journal:
     def counted(self, batches: Iterator[ListBatch]) -> Iterator[ListBatch]:
         """The same batches, whose tokens are counted; each is to become a step."""
         for batch in batches:
-            self._tokens.append(tokens_read(batch, self._models))
+            self._read.append(tokens_read(batch, self._models))
             yield batch
 
     def step(self, values: dict[str, Any]) -> None:
         """Notes a step: its number, and its metrics or what was bad about it."""
-        now = time.monotonic()
+        now, read = time.monotonic(), self._read.popleft()
         timing = {
             "step": values["step"],
             "time": round(time.time(), 3),
             "seconds": max(round(now - self._since, 4), 1e-4),  # a clock's tick, to divide by
-            "tokens": self._tokens.popleft(),
+            "tokens": read.tokens,
+            "slots": read.slots,
         }
         self._since = now
         self.log.write(values)
@@ -186,22 +188,27 @@ def forget(folder: Path, stage: str) -> None:
     remove(folder / "tensorboard" / stage)
 
 
-def tokens_read(batch: ListBatch, models: Collection[str]) -> int:
-    """Tokens of a batch's lists that these models read; padding and empty slots do not count.
+class Read(NamedTuple):
+    """What the trained models read of a batch."""
 
-    A query counts once for the retriever, and in each pair for the re-ranker.
+    tokens: int
+    slots: int  # of their rows, empty ones too, which cost as much
+
+
+def tokens_read(batch: ListBatch, models: Collection[str]) -> Read:
+    """Tokens of a batch's lists that these models read, and the slots that they compute.
+
+    A query counts once for the retriever, and in each pair for the re-ranker. What fills up an
+    empty slot of a list does not count as a token.
     """
     valid = np.asarray(batch.valid)
-
-    def of(texts: Tokens, taken: np.ndarray) -> int:
-        return int(np.sum(np.asarray(texts.length), where=taken))
-
-    tokens = 0
-    if "retriever" in models:
-        tokens += of(batch.query, valid[:, 0]) + of(batch.passage, valid)
-    if "reranker" in models:
-        tokens += of(batch.pair, valid)
-    return tokens
+    read = {
+        "retriever": [(batch.query, valid[:, :1]), (batch.passage, valid)],
+        "reranker": [(batch.pair, valid)],
+    }
+    kinds = [kind for model in models for kind in read[model]]
+    tokens = sum(int(np.sum(np.asarray(rows.text) >= 0) - np.sum(~taken)) for rows, taken in kinds)
+    return Read(tokens, sum(rows.text.size for rows, _ in kinds))
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

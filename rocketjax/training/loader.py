@@ -1,4 +1,4 @@
-"""Training lists to padded batches: seeded, reshuffled each epoch, addressable by step."""
+"""Training lists to batches of packed rows: seeded, reshuffled each epoch, addressable by step."""
 
 import dataclasses
 from collections import defaultdict
@@ -15,9 +15,9 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, chunk_count, pad
+from rocketjax.text.batch import ListBatch, Rows, Text
+from rocketjax.text.rows import ON_CPU, best_width, fitting, in_parts, pack
 from rocketjax.text.tokenizer import Tokenizer
-from rocketjax.text.unpadded import Spots, lay_end_to_end, rounded
 
 Known = TypeVar("Known")
 
@@ -55,10 +55,10 @@ def _ordered(lists: Sequence[TrainingList], seed: int) -> "grain.MapDataset[Trai
 
 
 class Shape(NamedTuple):
-    """What a kind of texts is laid out in where it fits, so that one compiled program serves."""
+    """The rows of a kind of texts, where they are enough: one compiled program then serves all."""
 
-    width: int = 0  # S, tokens of the longest text
-    room: int = 0  # T, tokens of the fullest part (see unpadded.Spots)
+    rows: int = 0  # R
+    width: int = 0  # S
 
 
 class Shapes(NamedTuple):
@@ -84,15 +84,16 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Collator:
-    """Looks up a list's texts, tokenises them, and lays the batch out in few shapes."""
+    """Looks up a list's texts, tokenises them, and packs them into rows of few shapes."""
 
     queries: Mapping[str, str]
     passages: Mapping[str, Passage]
     retriever_tokenizer: Tokenizer
     reranker_tokenizer: Tokenizer
     slots: int  # of a list
-    devices: int = 0  # share a batch, and lay its tokens end to end; 0: padding stays
+    devices: int = 1  # share a batch
     chunk: int = 0  # texts that a device takes at once; 0: all of its own
+    widths: Sequence[int] = ON_CPU  # that rows may have
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
 
@@ -101,8 +102,6 @@ class Collator:
 
         By the lists alone, not by what came before, so that a resumed run computes the same bits.
         """
-        if not self.devices:
-            return self
         stride = max(1, len(lists) // (SAMPLE * batch))
         some = [lists[i * stride % len(lists)] for i in range(SAMPLE * batch)]
         parts = (some[i : i + batch] for i in range(0, len(some), batch))
@@ -110,51 +109,40 @@ class Collator:
         shapes = (self._shape(kind) for kind in zip(*texts, strict=True))
         return dataclasses.replace(self, shapes=Shapes(*shapes))
 
-    def _shape(self, batches: Sequence[Tokens]) -> Shape:
-        """For all of these batches of one kind of texts, and a twentieth more tokens."""
-        lengths = [_parts(np.asarray(b.length), self.devices, self.chunk) for b in batches]
-        width = max(b.ids.shape[1] for b in batches)
-        need = max(int(length.sum(axis=1).max()) for length in lengths)
-        return Shape(width, rounded(round(1.05 * need), lengths[0].shape[1] * width))
+    def _shape(self, batches: Sequence[Sequence[Text]]) -> Shape:
+        """For all of these batches of one kind of texts, and a twentieth more rows."""
+        width = self._width([len(text.ids) for texts in batches for text in texts])
+        parts = (in_parts(texts, self.devices, self.chunk) for texts in batches)
+        need = max(pack(some, width, 0, 0).ids.shape[1] for some in parts)
+        return Shape(-(-21 * need // 20), width)
+
+    def _width(self, lengths: Sequence[int]) -> int:
+        """The best for texts of these lengths, which all have to fit."""
+        longest = fitting(max(lengths), self.widths)
+        return best_width(lengths, [longest, *(w for w in self.widths if w > longest)])
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
         members = [self._members(item) for item in lists]
         texts, valid = self._texts(lists, members)
-        spots = Spots()
-        if self.devices:
-            spots = Spots(*(self._spots(*item) for item in zip(texts, self.shapes, strict=True)))
-        query, passage, pair = texts
-
-        def slotted(some: Tokens) -> Tokens:
-            return Tokens(*(x.reshape(*valid.shape, *x.shape[1:]) for x in some))
-
-        relevant = self._relevant(lists, members)
-        return ListBatch(query, slotted(passage), slotted(pair), valid, relevant, spots)
+        de, ce = self.retriever_tokenizer.pad_id, self.reranker_tokenizer.pad_id
+        query, passage, pair = map(self._rows, texts, self.shapes, (de, de, ce))
+        return ListBatch(query, passage, pair, valid, self._relevant(lists, members))
 
     def _texts(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
-    ) -> tuple[tuple[Tokens, Tokens, Tokens], np.ndarray]:
-        """Padded queries [B, S], passages and pairs [B * L, S]; which slots are taken [B, L]."""
+    ) -> tuple[tuple[list[Text], list[Text], list[Text]], np.ndarray]:
+        """Queries [B], passages and pairs [B * L]; which slots are taken [B, L]."""
         passages = [member.passage for some in members for member in some]
         queries = [_known(self.queries, item.query, "query") for item in lists]
         repeated = [q for q, some in zip(queries, members, strict=True) for _ in some]
         titles, bodies = [p.title for p in passages], [p.text for p in passages]
         valid = np.arange(self.slots) < np.array([len(some) for some in members])[:, None]
-        slots = np.full(valid.shape, len(passages))
-        slots[valid] = np.arange(len(passages))
-
+        taken = valid.ravel().tolist()
         de, ce = self.retriever_tokenizer, self.reranker_tokenizer
-        kinds = (
-            (de.query(queries), de.config.query_length, de.pad_id, np.arange(len(queries))),
-            (de.passage(titles, bodies), de.config.passage_length, de.pad_id, slots.ravel()),
-            (ce.pair(repeated, titles, bodies), ce.config.pair_length, ce.pad_id, slots.ravel()),
-        )
-        query, passage, pair = (
-            _pad(some, limit, shape.width, pad_id, order)
-            for (some, limit, pad_id, order), shape in zip(kinds, self.shapes, strict=True)
-        )
-        return (query, passage, pair), valid
+        passage = _slotted(de.passage(titles, bodies), taken)
+        pair = _slotted(ce.pair(repeated, titles, bodies), taken)
+        return (list(de.query(queries)), passage, pair), valid
 
     def _members(self, item: TrainingList) -> list[Member]:
         """Positive and negatives; one that says what a positive says is no negative."""
@@ -198,11 +186,19 @@ class Collator:
 
         return answers
 
-    def _spots(self, texts: Tokens, shape: Shape) -> np.ndarray:
-        """Where the tokens of every device's every chunk are: [devices * chunks, T]."""
-        lengths = _parts(np.asarray(texts.length), self.devices, self.chunk)
-        fits = lengths.sum(axis=1).max() <= shape.room
-        return lay_end_to_end(lengths, texts.ids.shape[1], shape.room if fits else 0)
+    def _rows(self, texts: Sequence[Text], shape: Shape, pad_id: int) -> Rows:
+        """Packs one kind of texts: [devices * chunks, ...]."""
+        lengths = [len(text.ids) for text in texts]
+        rows, width = shape
+        if max(lengths) > width:
+            width = fitting(max(lengths), self.widths) if width else self._width(lengths)
+        return pack(in_parts(texts, self.devices, self.chunk), width, rows, pad_id)
+
+
+def _slotted(texts: Sequence[Text], taken: Sequence[bool]) -> list[Text]:
+    """A text for each slot. Empty ones hold one token: they are masked, but never degenerate."""
+    some, one = iter(texts), Text(texts[0].ids[:1], texts[0].types[:1])
+    return [next(some) if here else one for here in taken]
 
 
 def _known(texts: Mapping[str, Known], name: str, what: str) -> Known:
@@ -212,25 +208,3 @@ def _known(texts: Mapping[str, Known], name: str, what: str) -> Known:
         raise InputError(
             f"a training list has {what} {name!r}, which the collection has not; mine again"
         ) from error
-
-
-def _parts(length: np.ndarray, devices: int, chunk: int) -> np.ndarray:
-    """Lengths of a batch's texts [n] by device and chunk [K, m], cut as steps.in_chunks does."""
-    length = length.reshape(devices, -1)
-    chunks = chunk_count(length.shape[1], chunk)
-    size = chunk if chunks > 1 else length.shape[1]
-    rows = np.minimum(np.arange(chunks * size), length.shape[1] - 1)
-    return length[:, rows].reshape(-1, size)
-
-
-def _pad(texts: Sequence[Text], limit: int, width: int, pad_id: int, order: np.ndarray) -> Tokens:
-    """Texts by `order`, padded to `width` where they fit.
-
-    One more than there are stands for an empty slot: it is masked, but never degenerate, and so
-    holds one token.
-    """
-    longest = max(len(text.ids) for text in texts)
-    one = Text(texts[0].ids[:1], texts[0].types[:1])
-    width = width if longest <= width else bucket(longest, limit)
-    padded = pad([*texts, one], len(texts) + 1, width, pad_id)
-    return Tokens(*(x[order] for x in padded))

@@ -18,7 +18,7 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params, fold_in
 from rocketjax.runtime.devices import AXIS
-from rocketjax.text.batch import Array, ListBatch, Tokens, chunk_count
+from rocketjax.text.batch import Array, ListBatch, Rows
 from rocketjax.training.losses import (
     Term,
     divergence,
@@ -137,18 +137,13 @@ def share_of_loss(
     return loss, shares | {"loss": loss}
 
 
-def joint_objective(
-    retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig, chunk: int = 0
-) -> Objective:
-    """Joint training: both models score the same lists, each text encoded once.
-
-    `chunk`: see `in_chunks`.
-    """
+def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig) -> Objective:
+    """Joint training: both models score the same lists, each text encoded once."""
 
     def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys)
         de = list_scores(query, passage)
-        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys)
         terms = joint_terms(de, ce, batch.valid, loss)
         if loss.retriever_negatives == "batch":
             terms["retriever"] = in_batch_term(query, passage, batch, loss.retriever_temperature)
@@ -161,11 +156,11 @@ def joint_objective(
     return Objective(terms_of, joint_weights(loss))
 
 
-def reranker_objective(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0) -> Objective:
+def reranker_objective(reranker: CrossEncoder, loss: LossConfig) -> Objective:
     """The re-ranker's warm-up: on lists, alone."""
 
     def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        ce = reranker_scores(reranker, params["reranker"], batch, keys, chunk)
+        ce = reranker_scores(reranker, params["reranker"], batch, keys)
         return {
             "reranker": reranker_loss(ce, batch.valid, loss),
             "reranker_accuracy": accuracy(ce, batch.valid),
@@ -174,11 +169,11 @@ def reranker_objective(reranker: CrossEncoder, loss: LossConfig, chunk: int = 0)
     return Objective(terms_of, {"reranker": 1.0})
 
 
-def retriever_objective(retriever: BiEncoder, temperature: float, chunk: int = 0) -> Objective:
+def retriever_objective(retriever: BiEncoder, temperature: float) -> Objective:
     """The retriever's warm-up: the passages of all devices are negatives."""
 
     def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        query, passage = encode_lists(retriever, params["retriever"], batch, keys, chunk)
+        query, passage = encode_lists(retriever, params["retriever"], batch, keys)
         return {"retriever": in_batch_term(query, passage, batch, temperature)}
 
     return Objective(terms_of, {"retriever": 1.0})
@@ -204,29 +199,28 @@ def in_batch_term(
 
 
 def encode_lists(
-    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Vectors of a batch's queries [B, D] and passages [B, L, D]; `keys` [B]."""
     b, slots = batch.valid.shape
 
-    def encode(method: str, texts: Texts) -> jax.Array:
-        def program(some: Texts) -> jax.Array:
-            return retriever.apply({"params": params}, *some, method=method)  # pyright: ignore
+    def encode(method: str, texts: Rows, count: int, keys: jax.Array | None) -> jax.Array:
+        def program(some: Rows, keys: jax.Array | None) -> jax.Array:
+            return retriever.apply({"params": params}, some, keys, method=method)  # pyright: ignore
 
-        return in_chunks(program, texts, chunk)
+        return in_chunks(program, texts, count, keys)
 
-    spots = batch.spots
-    query = encode("encode_query", Texts(batch.query, fold_in(keys, 0), spots.query))
+    query = encode("encode_query", batch.query, b, fold_in(keys, 0))
     passage_keys = _slot_keys(fold_in(keys, 1), slots)
-    passage = encode("encode_passage", Texts(_flat(batch.passage), passage_keys, spots.passage))
+    passage = encode("encode_passage", batch.passage, b * slots, passage_keys)
     return query, passage.reshape(b, slots, -1)
 
 
 def retriever_scores(
-    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+    retriever: BiEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
 ) -> jax.Array:
     """s_de [B, L], equation 1. A query is encoded once, however many passages its list has."""
-    return list_scores(*encode_lists(retriever, params, batch, keys, chunk))
+    return list_scores(*encode_lists(retriever, params, batch, keys))
 
 
 def list_scores(query: jax.Array, passage: jax.Array) -> jax.Array:
@@ -238,47 +232,42 @@ def list_scores(query: jax.Array, passage: jax.Array) -> jax.Array:
 
 
 def reranker_scores(
-    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None, chunk: int = 0
+    reranker: CrossEncoder, params: Params, batch: ListBatch, keys: jax.Array | None
 ) -> jax.Array:
     """s_ce [B, L]."""
 
-    def program(some: Texts) -> jax.Array:
-        return reranker.apply({"params": params}, *some)  # pyright: ignore
+    def program(some: Rows, keys: jax.Array | None) -> jax.Array:
+        return reranker.apply({"params": params}, some, keys)  # pyright: ignore
 
-    pair_keys = _slot_keys(fold_in(keys, 2), batch.valid.shape[1])
-    scores = in_chunks(program, Texts(_flat(batch.pair), pair_keys, batch.spots.pair), chunk)
-    return scores.reshape(batch.valid.shape)
-
-
-class Texts(NamedTuple):
-    """What an encoder is given."""
-
-    tokens: Tokens  # [N, S]
-    keys: jax.Array | None  # [N]
-    spots: Array | None  # [K, T], of K chunks
+    b, slots = batch.valid.shape
+    pair_keys = _slot_keys(fold_in(keys, 2), slots)
+    return in_chunks(program, batch.pair, b * slots, pair_keys).reshape(b, slots)
 
 
-def in_chunks(program: Callable[[Texts], jax.Array], texts: Texts, chunk: int) -> jax.Array:
-    """program(texts) over N texts, `chunk` of them at a time; 0: all at once.
+def in_chunks(
+    program: Callable[[Rows, jax.Array | None], jax.Array],
+    texts: Rows,
+    count: int,
+    keys: jax.Array | None,
+) -> jax.Array:
+    """program(rows, keys) over a device's `count` texts, a chunk after the other.
 
     This is gradient caching (Gao et al. 2021). The losses see vectors and scores only, so no more
-    than those are kept for all N; the backward pass runs each chunk again, from the same tokens and
-    dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
+    than those are kept for all texts; the backward pass runs each chunk again, from the same tokens
+    and dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
+
+    Args:
+        texts: [K, ...], the device's chunks, N texts in each; of the last, perhaps, fewer.
+        keys: [count] random keys for dropout, or None.
     """
-    count, spots = texts.tokens.length.shape[0], texts.spots
-    if not 0 < chunk < count:
-        return program(texts._replace(spots=None if spots is None else spots[0]))
-    chunks = chunk_count(count, chunk)
-
-    def split(x: jax.Array) -> jax.Array:
-        # The last chunk is filled up with copies of the last text, whose outputs are cut off.
-        rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1)
-        return x[rows].reshape(chunks, chunk, *x.shape[1:])
-
-    tokens, keys = jax.tree.map(split, (texts.tokens, texts.keys))
-    parts = Texts(tokens, keys, spots)
-    outputs = jax.lax.map(jax.checkpoint(program), parts)
-    return outputs.reshape(chunks * chunk, *outputs.shape[2:])[:count]
+    chunks, size = texts.first.shape
+    if chunks == 1:
+        return program(jax.tree.map(lambda x: x[0], texts), keys)
+    if keys is not None:  # a text that is not there needs one too
+        texts_of_chunks = jnp.minimum(jnp.arange(chunks * size), count - 1)
+        keys = keys[texts_of_chunks].reshape(chunks, size)
+    outputs = jax.lax.map(lambda part: jax.checkpoint(program)(*part), (texts, keys))
+    return outputs.reshape(chunks * size, *outputs.shape[2:])[:count]
 
 
 def accuracy(scores: Array, valid: Array) -> Term:
@@ -291,11 +280,6 @@ def accuracy(scores: Array, valid: Array) -> Term:
 def _at_least_one(count: jax.Array) -> jax.Array:
     """Everyone's count; 1 where nobody has anything, whose sum is then 0."""
     return jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
-
-
-def _flat(tokens: Tokens) -> Tokens:
-    """[B, L, ...] -> [B * L, ...]."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tokens)
 
 
 def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:

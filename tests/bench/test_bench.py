@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from on_disk import make_weights
-from tiny import list_batch, models, vectors_folder
+from rocketjax.text.unpadded import Layout
+from tiny import list_batch, models, packed, vectors_folder
 
 from rocketjax.bench import __main__ as bench
 from rocketjax.bench import collectives, compiles, plan, search
@@ -29,7 +30,6 @@ from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
 from rocketjax.retrieval.scann import missing
 from rocketjax.runtime.devices import data_parallel
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.unpadded import Layout
 from rocketjax.training import step as steps
 from rocketjax.training.optimizer import make_optimizer
 from rocketjax.training.step import init_state
@@ -161,7 +161,7 @@ def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
     objective = steps.retriever_objective(retriever, 1.0)
     step = partial(steps.train_step, objective=objective, optimizer=optimizer)
     program = data_parallel(step, jax.devices()[:2], backend="shard_map")
-    lowered = program.lower(init_state(params, optimizer, 1), list_batch())  # pyright: ignore
+    lowered = program.lower(init_state(params, optimizer, 1), packed(list_batch(), 2))  # pyright: ignore
     sent = sum(collectives.sent(lowered.compile().as_text(), 2).values())
     size = sum(x.nbytes for x in jax.tree.leaves(params)) + 2 * 4 * 8 * 5 * 16  # there and back
     assert size <= sent <= size + 1_000  # ids and masks of 40 passages, counts and metrics

@@ -28,8 +28,7 @@ from rocketjax.serving.batcher import Batcher
 from rocketjax.serving.requests import Limits
 
 CLOSE = 1e-4  # of scores, in units of the largest, if that is above 1
-# Padding is computed where that is not what is tested: fewer shapes, less to compile.
-KEEP, SKIP = ComputeConfig(batch=4, padding="keep"), ComputeConfig(batch=4, padding="skip")
+COMPUTE = ComputeConfig(batch=4)
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
@@ -44,7 +43,7 @@ class Case:
 
     def __init__(self, path, seed, compute, **said):
         rng, self.compute = np.random.default_rng(seed), compute
-        self.options = ["--compute.batch", "4", "--compute.padding", compute.padding]
+        self.options = ["--compute.batch", "4"]
         self.path, self.run, self.exported = path, path / "run", path / "exported"
         self.queries = strangers.texts(rng, 2, 3) + strangers.texts(rng, 1, 60)
         texts = strangers.texts(rng, 3, 6) + strangers.texts(rng, 2, 80)
@@ -216,7 +215,7 @@ def check(case, library):
 @pytest.mark.parametrize("architecture", strangers.ARCHITECTURES)
 def test_a_text_has_one_score_whatever_the_door(library, tmp_path, architecture):
     seed = strangers.ARCHITECTURES.index(architecture)
-    check(Case(tmp_path, seed, KEEP, architecture=architecture), library)
+    check(Case(tmp_path, seed, COMPUTE, architecture=architecture), library)
 
 
 @pytest.mark.slow
@@ -225,4 +224,4 @@ def test_random_models_have_one_score_whatever_the_door(library, tmp_path, seed)
     drawn = strangers.drawn(seed)
     said = {name: getattr(drawn, name) for name in ("architecture", "lower", "inputs", "dtype")}
     said |= {"named_class": drawn.named_class, "side": drawn.side}
-    check(Case(tmp_path, seed, (KEEP, SKIP)[seed % 2], **said), library)
+    check(Case(tmp_path, seed, COMPUTE, **said), library)

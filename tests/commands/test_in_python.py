@@ -333,7 +333,7 @@ def test_models_can_be_keys_and_say_little(pair):
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        (ComputeConfig(padding="skipp"), r"compute\.padding: .*'skipp'"),
+        (ComputeConfig(remat="skipp"), r"compute\.remat: .*'skipp'"),
         (ComputeConfig(dtype="bf16"), r"compute\.dtype: .*'bf16'"),
         (ComputeConfig(batch=-3), r"compute\.batch: .*-3"),
         ("bfloat16", r"compute is 'bfloat16'; give a rocketjax\.ComputeConfig"),

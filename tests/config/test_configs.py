@@ -69,8 +69,8 @@ def test_a_joint_step_of_its_shapes_traces(path):
     shared = config.retriever.towers == "shared"
     retriever = BiEncoder(BASE, compute, shared)
     reranker = CrossEncoder(BASE, compute)
-    batch = shapes_of(config)
-    one = batch.query
+    batch = shapes_of(config, jax.device_count())
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch.query)
     params = {
         "retriever": jax.eval_shape(retriever.init, jax.random.key(0), one, one)["params"],
         "reranker": jax.eval_shape(reranker.init, jax.random.key(0), one)["params"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from on_disk import make_weights, untrained_pair
-from tiny import list_batch, models
+from tiny import list_batch, models, packed
 
 import rocketjax
 from rocketjax.config.loss import LossConfig
@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
         loss,
         dropout=0.3,
     )
-    batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
+    batch, keys = packed(list_batch(rows=8)), jax.random.split(jax.random.key(0), 8)
     objective = joint_objective(retriever, reranker, functions._pair.loss)
     specs = (P(), P(AXIS), P(AXIS))
     step = jax.shard_map(

@@ -18,7 +18,7 @@ from rocketjax.runtime.progress import unsaid
 
 CLOSE = 1e-4  # of scores, in units of the largest, if that is above 1
 # Padding is computed, so that there is one shape for each padded length: less to compile.
-COMPUTE = ComputeConfig(batch=4, padding="keep")
+COMPUTE = ComputeConfig(batch=4)
 NAMED = (  # notes on what is read otherwise here
     "by default_prompt_name or the names passage and corpus",
     "truncate_dim",

@@ -12,7 +12,7 @@ import pytest
 from on_disk import WORDS
 
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
-from rocketjax.inference.batching import Batching, plan
+from rocketjax.inference.batching import Batching, of_every_shape, plan
 from rocketjax.inference.folder import (
     load_reranker,
     load_retriever,
@@ -26,9 +26,10 @@ from rocketjax.inference.start import (
     pretrained_tokenizer,
 )
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import bucket
+from rocketjax.text.rows import ON_ACCELERATORS
 
 LIMIT = 128
+CPU, ACCELERATOR = Batching(), Batching(256, ON_ACCELERATORS, coarse=True)
 
 
 def lengths(kind, count, seed=0):
@@ -43,78 +44,53 @@ def lengths(kind, count, seed=0):
 @pytest.mark.parametrize("kind", ["short", "full", "mixed"])
 @pytest.mark.parametrize("count", [0, 1, 7, 300])
 @pytest.mark.parametrize("steady", [True, False])
-@pytest.mark.parametrize("skip", [True, False])
-def test_every_text_is_in_one_unit_that_has_room_for_it(kind, count, steady, skip):
-    length = lengths(kind, count)
-    units = plan(length.tolist(), LIMIT, Batching(16, skip), steady)
-    rows = [row for unit in units for row in unit.rows]
-    assert sorted(rows) == list(range(count))
+@pytest.mark.parametrize("batching", [CPU, ACCELERATOR])
+def test_every_text_is_in_one_unit_that_has_room_for_it(kind, count, steady, batching):
+    length = lengths(kind, count).tolist()
+    units = plan(length, LIMIT, batching, steady)
+    assert sorted(index for unit in units for index in unit.texts) == list(range(count))
     for unit in units:
-        assert len(unit.rows) <= unit.texts
-        assert all(bucket(length[row], LIMIT) == unit.width for row in unit.rows)
-        assert length[unit.rows].sum() <= unit.room
-        if not skip:
-            assert unit.texts * unit.width <= unit.room  # padded, they fit as well
-    widths = [unit.width for unit in units]
+        rows, width, texts = unit.shape
+        assert len(unit.rows) <= rows and len(unit.texts) <= texts
+        assert all(sum(length[i] for i in row) <= width for row in unit.rows)
+    widths = [unit.shape[1] for unit in units]
     assert widths == sorted(widths, reverse=True)
+    shapes = {unit.shape for unit in of_every_shape(LIMIT, batching)}
     if steady:
-        assert len({(unit.width, unit.room) for unit in units}) == len(set(widths))
+        assert {unit.shape for unit in units} <= shapes
 
 
-def test_shapes_are_few_whatever_comes():
+@pytest.mark.parametrize(("batching", "most"), [(CPU, 30), (ACCELERATOR, 12)])
+def test_shapes_are_few_whatever_comes(batching, most):
     shapes = set()
     for seed in range(200):
         rng = np.random.default_rng(seed)
         length = lengths(("short", "full", "mixed")[seed % 3], int(rng.integers(1, 400)), seed)
-        shapes |= {unit.shape for unit in plan(length.tolist(), LIMIT, Batching(), False)}
-    assert len(shapes) <= 4 * 6  # padded lengths; three sizes, for few long or many short ones
+        shapes |= {unit.shape for unit in plan(length.tolist(), LIMIT, batching, False)}
+    assert len(shapes) <= most  # widths; sizes, for few rows; few long texts or many short ones
+    assert len(list(of_every_shape(LIMIT, batching))) <= 10
 
 
-@pytest.mark.parametrize("steady", [True, False])
-def test_coarse_shapes_are_few(steady):
-    """For a GPU, whose compiler takes seconds over each."""
-    shapes = set()
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        length = lengths(("short", "full", "mixed")[seed % 3], int(rng.integers(1, 400)), seed)
-        units = plan(length.tolist(), LIMIT, Batching(coarse=True), steady)
-        assert sorted(row for unit in units for row in unit.rows) == list(range(len(length)))
-        for unit in units:
-            assert len(unit.rows) <= unit.texts
-            assert length[unit.rows].max() <= unit.width
-            assert length[unit.rows].sum() <= unit.room
-        shapes |= {unit.shape for unit in units}
-    assert {width for _, width, _ in shapes} == {LIMIT // 2, LIMIT}
-    assert len(shapes) == (2 if steady else 4)  # two sizes, where few texts may come alone
-
-
-def test_little_room_is_left_over():
-    """Real texts' spread: less than a tenth of what is computed is not text."""
-    length = lengths("mixed", 5_000)
-    units = plan(length.tolist(), LIMIT, Batching(), False)
-    assert length.sum() / sum(unit.room for unit in units) > 0.9
-    padded = plan(length.tolist(), LIMIT, Batching(skip_padding=False), False)
-    assert length.sum() / sum(unit.room for unit in padded) < 0.85
+@pytest.mark.parametrize("kind", ["short", "mixed", "full"])
+@pytest.mark.parametrize("batching", [CPU, ACCELERATOR])
+def test_little_room_is_left_over(kind, batching):
+    """Real texts' spread: less than a twentieth of what is computed is not text."""
+    length = lengths(kind, 5_000)
+    units = plan(length.tolist(), LIMIT, batching, False)
+    assert length.sum() / sum(unit.shape[0] * unit.shape[1] for unit in units) > 0.95
 
 
 @pytest.mark.parametrize(
-    ("platform", "padding", "want"),
-    [
-        ("cpu", "auto", Batching(16, True, False)),
-        ("gpu", "auto", Batching(256, True, True)),
-        ("gpu", "keep", Batching(256, False, False)),
-        ("tpu", "auto", Batching(256, False, False)),
-        ("tpu", "skip", Batching(256, True, True)),
-    ],
+    ("platform", "want"), [("cpu", CPU), ("gpu", ACCELERATOR), ("tpu", ACCELERATOR)]
 )
-def test_each_platform_has_its_batches(monkeypatch, platform, padding, want):
+def test_each_platform_has_its_batches(monkeypatch, platform, want):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert make_batching(ComputeConfig(padding=padding)) == want
-    assert make_batching(ComputeConfig(padding=padding, batch=4)) == want._replace(size=4)
+    assert make_batching(ComputeConfig()) == want
+    assert make_batching(ComputeConfig(batch=4)) == want._replace(size=4)
 
 
 def test_batches_of_accelerators_change_no_vector_and_no_score(weights):
-    """Padded texts, as a TPU has them by default, and coarse shapes, as a GPU has them."""
+    """Rows of 256, as accelerators have them."""
     rng = np.random.default_rng(0)
     queries, passages = (
         [" ".join(rng.choice(WORDS, n)) for n in rng.integers(1, most, 70)] for most in (10, 60)
@@ -130,12 +106,8 @@ def test_batches_of_accelerators_change_no_vector_and_no_score(weights):
         return vectors, other.score(queries, passages, steady=True)
 
     usual = retriever.batching
-    want = outputs(usual)
-    keep = make_batching(dataclasses.replace(compute, padding="keep"))
-    for batching in (keep, usual._replace(coarse=True)):
-        assert batching != usual
-        for got, wanted in zip(outputs(batching), want, strict=True):
-            np.testing.assert_allclose(got, wanted, atol=1e-5)
+    for got, wanted in zip(outputs(ACCELERATOR._replace(size=4)), outputs(usual), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_a_saved_model_is_loaded_with_the_dropout_it_is_trained_with(weights, tmp_path):

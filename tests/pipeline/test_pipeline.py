@@ -458,20 +458,20 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
     settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
     work = context.open_run(settings, folder, context.Watching(say, unwatched))
     for kind in ("retriever", "reranker", "joint"):  # what comes after the models
-        monkeypatch.setattr(stages, f"{kind}_objective", lambda *args: args[-2:])
+        monkeypatch.setattr(stages, f"{kind}_objective", lambda *args: args[-1])
     asked = {}
     for stage in (stages.warm_retriever, stages.warm_reranker, stages.train_jointly):
         name, _, objective, feed = stopped_at_training(stage, work, monkeypatch)
-        spots = next(feed.batches).spots
-        chunks = [len(some) // jax.device_count() for some in spots]  # of a device
+        texts = next(feed.batches)[:3]
+        chunks = [len(some.first) // jax.device_count() for some in texts]  # of a device
         asked[name] = (objective, chunks)
     paper = dataclasses.replace(PRESETS["paper"], retriever_temperature=0.05)
     lists = 8 // jax.device_count()  # of a device
     few, many = math.ceil(lists / 3), math.ceil(4 * lists / 3)
     assert asked == {
-        "warm-retriever": ((0.05, 3), [few, few, few]),
-        "warm-reranker": ((paper, 3), [few, many, many]),
-        "joint": ((paper, 3), [few, many, many]),
+        "warm-retriever": (0.05, [few, few, few]),
+        "warm-reranker": (paper, [few, many, many]),
+        "joint": (paper, [few, many, many]),
     }
 
 

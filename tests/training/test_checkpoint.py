@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import list_batch, models
+from tiny import list_batch, models, packed
 
 from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import OptimizerConfig
@@ -56,7 +56,7 @@ def open_(folder, said=None, keep=2):
 def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
     step, state = training()
     fresh = jax.tree.map(jnp.copy, state)
-    batches = [list_batch(seed) for seed in range(6)]
+    batches = [packed(list_batch(seed), devices=2) for seed in range(6)]
     with open_(tmp_path) as saved:
         assert saved.latest() is None and saved.best() is None
         for number, batch in enumerate(batches, 1):

@@ -9,11 +9,10 @@ import types
 import numpy as np
 import pytest
 from test_trainer import CONFIG, STAGE, preempt, train, with_
-from tiny import list_batch
+from tiny import list_batch, packed
 
 from rocketjax.config.schema import EvaluateConfig, LogConfig
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import Spots
 from rocketjax.training import trainer as training
 from rocketjax.training.journal import tokens_read
 from rocketjax.training.trackers import TensorBoard, check_wandb
@@ -85,18 +84,25 @@ def test_tensorboard_can_be_left_out(tmp_path):
     assert not (tmp_path / "tensorboard").exists() and len(rows(tmp_path / "timing.jsonl")) == 6
 
 
-def test_tokens_are_counted_without_padding():
-    """What each model reads, of slots that are taken."""
+def test_tokens_are_counted_and_the_slots_that_hold_them():
+    """What each model reads, of slots of lists that are taken."""
     batch = list_batch(rows=8, slots=5)
+    batch = batch._replace(  # an empty slot holds one token
+        query=batch.query._replace(length=np.where(batch.valid[:, 0], batch.query.length, 1)),
+        passage=batch.passage._replace(length=np.where(batch.valid, batch.passage.length, 1)),
+        pair=batch.pair._replace(length=np.where(batch.valid, batch.pair.length, 1)),
+    )
     valid = batch.valid
     passages = sum(batch.passage.length[valid].tolist())
     queries = sum(batch.query.length[valid[:, 0]].tolist())
     pairs = sum(batch.pair.length[valid].tolist())
     assert not valid.all() and not valid[1].any()
-    assert tokens_read(batch, ["retriever"]) == passages + queries
-    assert tokens_read(batch, ["reranker"]) == pairs
-    both = batch._replace(spots=Spots())
-    assert tokens_read(both, ["retriever", "reranker"]) == passages + queries + pairs
+    rows = packed(batch, devices=2, chunk=3)
+    of_retriever = rows.query.ids.size + rows.passage.ids.size
+    assert tokens_read(rows, ["retriever"]) == (passages + queries, of_retriever)
+    assert tokens_read(rows, ["reranker"]) == (pairs, rows.pair.ids.size)
+    both = passages + queries + pairs, of_retriever + rows.pair.ids.size
+    assert tokens_read(rows, ["retriever", "reranker"]) == both
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from rocketjax.pipeline.lists import _asked
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
 from rocketjax.text.tokenizer import Tokenizer
-from rocketjax.training.loader import Collator, list_batches
+from rocketjax.training.loader import Collator, Shape, Shapes, list_batches
 
 LISTS = [TrainingList(f"q{i}", f"p{i}", ()) for i in range(12)]
 WORDS = [
@@ -95,11 +95,23 @@ def tokenizer(tmp_path_factory):
     return Tokenizer(folder, TextConfig(query_length=12, passage_length=40, pair_length=64))
 
 
-def read(tokens, *index):
-    """The words of one text; what stands after it must be padding."""
-    size = tokens.length[index]
-    assert not tokens.ids[index][size:].any() and not tokens.types[index][size:].any()
-    return " ".join(WORDS[i] for i in tokens.ids[index][:size])
+def texts_of(rows):
+    """The texts of rows by their numbers, part by part: ids and types, and none twice."""
+    found = []
+    for ids, types, text, position, first in zip(*rows, strict=True):
+        for number, start in enumerate(first):
+            own = text == number
+            if own.any():
+                assert position[own].tolist() == list(range(own.sum()))
+                assert (text.reshape(-1)[start], position.reshape(-1)[start]) == (number, 0)
+                found.append((ids[own], types[own]))
+    assert sum(len(ids) for ids, _ in found) == (rows.text >= 0).sum()
+    return found
+
+
+def read(rows, number):
+    """The words of one text."""
+    return " ".join(WORDS[i] for i in texts_of(rows)[number][0])
 
 
 def collator(tokenizer, slots):
@@ -115,10 +127,8 @@ def test_a_batch_holds_the_right_texts(tokenizer):
         TrainingList("q0", "p4", ("p6", "p8", "p9", "p10")),  # one more than there is room for
     ]
     batch = collator(tokenizer, slots=4)(lists)
-    assert batch.query.ids.shape == (3, 12)  # its limit; each query once
-    assert batch.passage.ids.shape == batch.pair.ids.shape == (3, 4, 32)
-    assert batch.query.length.shape == (3,)
-    assert batch.passage.length.shape == batch.pair.length.shape == (3, 4)
+    assert batch.query.first.shape == (1, 3)  # each query once
+    assert batch.passage.first.shape == batch.pair.first.shape == (1, 12)
     assert batch.valid.tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4]
     for row, item in enumerate(lists):
         query = item.query
@@ -126,9 +136,10 @@ def test_a_batch_holds_the_right_texts(tokenizer):
         for slot, pid in enumerate([item.positive, *item.negatives][:4]):
             i = int(pid[1:])
             text = f"t{i} p{i} a" if i % 2 else f"p{i} a"
-            assert read(batch.passage, row, slot) == f"[CLS] {text} [SEP]"
-            assert read(batch.pair, row, slot) == f"[CLS] a {query} [SEP] {text} [SEP]"
-            types = batch.pair.types[row, slot][: batch.pair.length[row, slot]]
+            number = 4 * row + slot
+            assert read(batch.passage, number) == f"[CLS] {text} [SEP]"
+            assert read(batch.pair, number) == f"[CLS] a {query} [SEP] {text} [SEP]"
+            types = texts_of(batch.pair)[number][1]
             assert types.tolist() == [0] * 4 + [1] * (len(text.split()) + 1)
 
 
@@ -185,7 +196,7 @@ def test_queries_of_one_text_are_one_query(tokenizer):
     assert shared == {key: ["p0", "p1", "p6"] for key in ("q0", "again")}
     judged = dataclasses.replace(some, judged=Split(some.queries, qrels, shared=shared))
     batch = judged([TrainingList("q0", "p0", ("p6", "p3")), TrainingList("q2", "p6", ("p1",))])
-    assert read(batch.passage, 0, 1) == "[CLS] t3 p3 a [SEP]"  # not p6
+    assert read(batch.passage, 1) == "[CLS] t3 p3 a [SEP]"  # not p6
     assert relevant(batch) == [[(0, 0), (1, 0), (1, 1)], [(1, 0)]]
 
 
@@ -212,7 +223,7 @@ def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
     some.passages["copy"] = some.passages["p3"]._replace(id="copy")
     batch = some([TrainingList("q3", "p3", ("copy", "p5")), TrainingList("q1", "copy", ("p4",))])
     assert batch.valid.tolist() == [[True, True, False]] * 2
-    assert read(batch.passage, 0, 1) == "[CLS] t5 p5 a [SEP]"
+    assert read(batch.passage, 1) == "[CLS] t5 p5 a [SEP]"
     assert relevant(batch) == [[(0, 0), (1, 0)]] * 2
 
 
@@ -240,9 +251,9 @@ def test_thousands_of_positives_are_read_once(tokenizer):
 def test_empty_slots_hold_a_text_all_the_same(tokenizer):
     batch = collator(tokenizer, slots=3)([TrainingList("q3", "p0", ())])
     assert batch.valid.tolist() == [[True, False, False]]
-    for tokens in (batch.passage, batch.pair):
-        assert (tokens.length >= 1).all()
-        assert (tokens.ids[..., 0] == WORDS.index("[CLS]")).all()
+    for rows in (batch.passage, batch.pair):
+        texts = [ids.tolist() for ids, _ in texts_of(rows)]
+        assert len(texts) == 3 and texts[1:] == [[WORDS.index("[CLS]")]] * 2  # one token each
 
 
 def test_batches_of_texts_come_out_of_the_loader(tokenizer):
@@ -267,12 +278,6 @@ def test_what_the_collection_has_not_is_named(tokenizer, item, what):
         next(list_batches([item], some, 1, seed=1))
 
 
-@pytest.fixture
-def small_rooms(monkeypatch):
-    """Texts as few as these are given all the room they could take, otherwise."""
-    monkeypatch.setattr("rocketjax.text.unpadded.ROOM", 8)
-
-
 def laid(tokenizer, **options):
     """A collator of lists of two whose texts have from one to nine words."""
     queries = {f"q{i}": " ".join(["a"] * (1 + i % 9)) for i in range(12)}
@@ -282,41 +287,31 @@ def laid(tokenizer, **options):
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 0), (2, 0), (2, 3), (4, 1)])
-def test_spots_are_where_the_tokens_are(small_rooms, tokenizer, devices, chunk):
-    """Of each device's each chunk, cut as the train step cuts them, and in one shape."""
+def test_rows_hold_the_texts_of_each_devices_each_chunk(tokenizer, devices, chunk):
+    """In order, as the train step reads them, and in one shape."""
     collate, lists = laid(tokenizer, devices=devices, chunk=chunk)
     collate = collate.fitted(lists, 4)
-    shapes = set()
+    apart, shapes = laid(tokenizer)[0], set()
     for start in range(0, 12, 4):
-        batch = collate(lists[start : start + 4])
-        for tokens, spots in zip(
-            (batch.query, batch.passage, batch.pair), batch.spots, strict=True
-        ):
-            ids = tokens.ids.reshape(devices, -1, tokens.ids.shape[-1])
-            length = tokens.length.reshape(devices, -1)
-            size = chunk if 0 < chunk < length.shape[1] else length.shape[1]
-            parts = -(-length.shape[1] // size)
-            assert spots.shape[0] == devices * parts
-            for number, part in enumerate(spots):
-                device, first = number // parts, number % parts * size
-                rows = np.minimum(np.arange(first, first + size), length.shape[1] - 1)
-                grid = ids[device, rows].reshape(-1)
-                own = [ids[device, row, : length[device, row]] for row in rows]
-                inside = part[part < grid.size]
-                assert grid[inside].tolist() == np.concatenate(own).tolist()
-        shapes.add(
-            tuple((x.ids.shape, s.shape) for x, s in zip(batch[:3], batch.spots, strict=True))
-        )
-        assert (batch.passage.length[~batch.valid] == 1).all()  # an empty slot costs one token
+        batch, whole = (some(lists[start : start + 4]) for some in (collate, apart))
+        for rows, plain in zip(batch[:3], whole[:3], strict=True):
+            got, want = ([ids.tolist() for ids, _ in texts_of(each)] for each in (rows, plain))
+            assert got == want
+            own = plain.first.size // devices  # texts of a device
+            size = chunk if 0 < chunk < own else own
+            assert rows.first.shape == (devices * -(-own // size), size)
+        shapes.add(tuple(rows.ids.shape for rows in batch[:3]))
     assert len(shapes) == 1
     assert collate.fitted(lists, 4).shapes == collate.shapes  # by the lists alone
 
 
-def test_a_batch_that_does_not_fit_gets_room(small_rooms, tokenizer):
+def test_a_batch_that_does_not_fit_gets_room(tokenizer):
     collate, lists = laid(tokenizer, devices=2)
-    fitted = collate.fitted(lists[:1], 4)  # one word a text
-    long = [item for item in lists if len(collate.queries[item.query]) > 9][:4]
-    batch = fitted(long)
-    assert batch.spots.query.shape[1] > fitted.shapes.query.room
-    assert (batch.spots.query < 2 * batch.query.ids.shape[1]).sum() == batch.query.length.sum()
-    assert laid(tokenizer)[0].fitted(lists, 4)(lists[:4]).spots.query is None  # padding stays
+    lists = [item for item in lists if len(collate.queries[item.query]) > 9]
+    fitted = collate.fitted(lists[:1], 2)
+    fitted = dataclasses.replace(fitted, shapes=Shapes(*(Shape(1, 16) for _ in range(3))))
+    assert [rows.ids.shape[1:] for rows in fitted(lists[:2])[:3]] == [(1, 16), (1, 16), (1, 32)]
+    batch = fitted(lists[:8])
+    assert batch.query.ids.shape[1] > fitted.shapes.query.rows
+    for rows, plain in zip(batch[:3], laid(tokenizer)[0](lists[:8])[:3], strict=True):
+        assert (rows.text >= 0).sum() == (plain.text >= 0).sum()

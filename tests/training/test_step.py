@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import list_batch, models, own_positives, tokens
+from tiny import apart, list_batch, models, own_positives, packed, tokens
 
 from rocketjax.config.loss import PRESETS, LossConfig
 from rocketjax.config.schema import (
@@ -33,9 +33,7 @@ from rocketjax.pipeline.models import (
 from rocketjax.runtime.devices import AXIS, check_divisible, data_parallel
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
-from rocketjax.text.batch import ListBatch, Spots
-from rocketjax.text.unpadded import Layout, lay_end_to_end
-from rocketjax.training.loader import _parts
+from rocketjax.text.batch import ListBatch
 from rocketjax.training.losses import joint_terms
 from rocketjax.training.optimizer import decay_mask, make_optimizer, make_schedule
 from rocketjax.training.step import (
@@ -68,14 +66,13 @@ class Words:
     def __init__(self, rate):
         self.rate = rate
 
-    def apply(self, variables, text, keys=None, spots=None, method=None):
+    def apply(self, variables, rows, keys=None, method=None):
         params = variables["params"]
         tower = params if method is None else params[method.removeprefix("encode_")]
-        layout = Layout(text.length, text.ids.shape[1], spots)
         if keys is not None:
-            keys = fold_in(keys[layout.text()], layout.position())
-        x = dropout(tower["word_embedding"][layout.flat(text.ids)], keys, self.rate)
-        x = mean(layout.grid(jnp.tanh(x @ tower["kernel"])), jnp.asarray(text.length))
+            keys = fold_in(rows.per_token(keys), rows.position.reshape(-1))
+        x = dropout(tower["word_embedding"][rows.ids.reshape(-1)], keys, self.rate)
+        x = mean(jnp.tanh(x @ tower["kernel"]).reshape(*rows.ids.shape, -1), rows)
         return x if method else x @ tower["out"]
 
 
@@ -100,13 +97,16 @@ def program_of(terms_of, weights, devices, backend):
     return data_parallel(step, jax.devices()[:devices], backend)
 
 
-def gradient(params, batch, objective, devices, backend="pmap"):
+def gradient(params, batch, objective, devices, backend="pmap", chunk=0, width=32):
     """The very gradient the train step gives to optax, and its metrics, on some devices.
+
+    `width`: of the rows in which the batch's texts are packed; 0: each has one of its own.
 
     Gradients and not updated parameters: Adam would hide one that is N times too large.
     """
     weights = tuple(objective.weights.items())
     program = program_of(objective.terms_of, weights, devices, backend)
+    batch = packed(batch, devices, chunk, width) if width else apart(batch)
     state, metrics = program(init_state(params, KEEPS, seed=3), batch)
     assert state.skipped == 0  # or it would be that of no step
     values = {name: float(value) for name, value in metrics.items()}
@@ -131,33 +131,16 @@ def assert_same(got, want):
     assert got[1] == pytest.approx(want[1], rel=1e-4, abs=1e-6)
 
 
-def laid(batch, devices, chunk):
-    """The batch with its tokens laid end to end, as the loader does it."""
-    kinds = []
-    for texts in (batch.query, batch.passage, batch.pair):
-        lengths = _parts(texts.length, devices, chunk)
-        kinds.append(lay_end_to_end(lengths, texts.ids.shape[-1]))
-    found = batch._replace(spots=Spots(*kinds))
-    assert found.spots.pair.size < batch.pair.ids.size
-    return found
-
-
-@pytest.fixture
-def small_rooms(monkeypatch):
-    """Texts as few as these are given all the room they could take, otherwise."""
-    monkeypatch.setattr("rocketjax.text.unpadded.ROOM", 8)
-
-
-def test_two_devices_give_the_gradients_of_one(small_rooms):
+def test_two_devices_give_the_gradients_of_one():
     """Over every parameter, with uneven lists, a row that is none, and with dropout on.
 
-    Of the real models, and without padding on two; pmap, chunks and padding on both, below.
+    Of the real models; pmap and chunks below.
     """
     retriever, reranker, params = models(dropout=0.1)
     batch, config = list_batch(rows=8), PRESETS["default"]
     objective = joint_objective(retriever, reranker, config)
     one = gradient(params, batch, objective, 1)
-    two = gradient(params, laid(batch, 2, 0), objective, 2, "shard_map")
+    two = gradient(params, batch, objective, 2, "shard_map")
     assert_same(two, one)
 
 
@@ -235,9 +218,8 @@ def test_joint_training_with_the_negatives_of_all_lists():
     objective = joint_objective(retriever, reranker, config)
     one = gradient(params, batch, objective, 1)
     metrics = one[1]
-    chunked = joint_objective(retriever, reranker, config, chunk=3)
     assert_same(gradient(params, batch, objective, 2, "pmap"), one)
-    assert_same(gradient(params, batch, chunked, 2, "shard_map"), one)
+    assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
 
     own = dataclasses.replace(config, retriever_negatives="list")
     listed = joint_objective(retriever, reranker, own)
@@ -259,13 +241,13 @@ def test_what_answers_a_query_is_its_negative_on_no_device(chunk, backend):
     """As if its vector were nowhere: by the loss and the gradient, on one device and on two."""
     retriever, _, params = words()
     params = {"retriever": params["retriever"]}
-    objective = retriever_objective(retriever, temperature=20.0, chunk=chunk)  # so that all count
+    objective = retriever_objective(retriever, temperature=20.0)  # so that all count
     batch = list_batch(rows=8, slots=2, uneven=False)
     relevant = batch.relevant.copy()
     relevant[1, [3, 12, 13]] = relevant[6, 2] = True  # of either device's lists
 
     def wanted(params):
-        query, passage = encode_lists(retriever, params["retriever"], batch, None)
+        query, passage = encode_lists(retriever, params["retriever"], packed(batch), None)
         scores = query @ passage.reshape(16, -1).T / 20.0
         rows = jnp.arange(8)
         others = relevant & (jnp.arange(16) != 2 * rows[:, None])
@@ -275,7 +257,7 @@ def test_what_answers_a_query_is_its_negative_on_no_device(chunk, backend):
     one, metrics = gradient(params, batch._replace(relevant=relevant), objective, 1)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert_trees_close(one, grads)
-    two = gradient(params, batch._replace(relevant=relevant), objective, 2, backend)
+    two = gradient(params, batch._replace(relevant=relevant), objective, 2, backend, chunk)
     assert_same(two, (one, metrics))
     assert loss < gradient(params, batch, objective, 1)[1]["loss"]  # else all is none's negative
 
@@ -297,7 +279,7 @@ def test_products_of_float32_are_float32_on_every_device(dtype, attention):
     """Accelerators compute them from bfloat16 or TF32 unless each is asked not to."""
     compute = Compute(dtype=dtype, attention=attention, dropout=0.1)
     retriever, reranker, params = models(compute=compute)
-    loss, batch = LossConfig(retriever_negatives="batch"), list_batch()
+    loss, batch = LossConfig(retriever_negatives="batch"), packed(list_batch())
     objective = joint_objective(retriever, reranker, loss)
 
     def total(params):
@@ -319,16 +301,16 @@ def test_chunks_give_the_gradients_of_the_whole(rate, chunk, devices):
     One device has 8 queries and 40 passages and pairs.
     """
     params, batch, objective, want = of_words(rate)
-    assert_same(gradient(params, batch, objective(chunk), devices), want)
+    assert_same(gradient(params, batch, objective, devices, chunk=chunk), want)
 
 
 @cache
 def of_words(rate):
-    """Small models, a batch, and the gradient of one device that sees it all, with padding."""
+    """Small models, a batch, and the gradient of one device that sees it all, nothing packed."""
     retriever, reranker, params = words(rate)
     batch, config = list_batch(rows=8), PRESETS["default"]
-    objective = partial(joint_objective, retriever, reranker, config)
-    return params, batch, objective, gradient(params, batch, objective(), 1)
+    objective = joint_objective(retriever, reranker, config)
+    return params, batch, objective, gradient(params, batch, objective, 1, width=0)
 
 
 class Drawn:
@@ -337,9 +319,9 @@ class Drawn:
     def __init__(self, *width):
         self.width = width
 
-    def apply(self, variables, text, keys, spots, method=None):
+    def apply(self, variables, rows, keys, method=None):
         if keys is None:
-            return jnp.zeros((*text.length.shape, *self.width))
+            return jnp.zeros((*rows.first.shape, *self.width))
         return variables["params"] * jax.vmap(lambda key: jax.random.uniform(key, self.width))(keys)
 
 
@@ -359,7 +341,7 @@ def test_dropout_hangs_on_seed_and_step_and_not_on_devices(stage):
         program, found = data_parallel(step, jax.devices()[:devices]), []
         for seed, number in ((3, 0), (3, 1), (4, 0)):
             state = init_state(params, still, seed).replace(step=jnp.int32(number))
-            metrics = program(state, batch)[1]
+            metrics = program(state, packed(batch, devices))[1]
             found.append([float(metrics[name]) for name in objective.weights])
         return np.array(found)
 
@@ -372,7 +354,7 @@ def test_no_two_texts_share_a_dropout_key():
     """Over seeds, steps, rows, the kinds of texts and the slots of a list."""
 
     def drawn(rows, slots):
-        batch, params = list_batch(rows=4, slots=slots), jnp.ones(())
+        batch, params = packed(list_batch(rows=4, slots=slots)), jnp.ones(())
         query, passage = encode_lists(Drawn(), params, batch, rows)
         return query, passage.reshape(4, slots), reranker_scores(Drawn(), params, batch, rows)
 
@@ -413,25 +395,24 @@ def test_models_train_with_the_dropout_of_their_config(weights, tmp_path):
 @pytest.mark.parametrize(
     ("rate", "chunk", "devices", "backend"), [(0.1, 0, 2, "pmap"), (0.0, 16, 1, "shard_map")]
 )
-def test_skipping_padding_gives_the_gradients_of_keeping_it(
-    small_rooms, rate, chunk, devices, backend
-):
+@pytest.mark.parametrize("width", [16, 64])
+def test_packed_rows_give_the_gradients_of_padded_texts(rate, chunk, devices, backend, width):
     """Over every parameter, on any number of devices, whole or in chunks, with the same dropout."""
     params, batch, objective, want = of_words(rate)
-    batch = laid(batch, devices, chunk)
-    assert_same(gradient(params, batch, objective(chunk), devices, backend), want)
+    got = gradient(params, batch, objective, devices, backend, chunk, width)
+    assert_same(got, want)
 
 
 def test_chunks_work_for_the_warm_ups():
     retriever, reranker, params = words(0.1)
     batch = list_batch(rows=8, slots=3)
     for name, objective in (
-        ("retriever", partial(retriever_objective, retriever, 0.5)),
-        ("reranker", partial(reranker_objective, reranker, LossConfig())),
+        ("retriever", retriever_objective(retriever, 0.5)),
+        ("reranker", reranker_objective(reranker, LossConfig())),
     ):
         own = {name: params[name]}
-        want, _ = gradient(own, batch, objective(), 1)
-        got, _ = gradient(own, batch, objective(2), 2)
+        want, _ = gradient(own, batch, objective, 1)
+        got, _ = gradient(own, batch, objective, 2, chunk=2)
         assert_trees_close(got, want)
 
 
@@ -441,7 +422,7 @@ def test_memory_follows_the_chunk_not_the_batch():
     params = {"reranker": params["reranker"]}
 
     def bytes_of(rows, chunk):
-        objective = reranker_objective(reranker, LossConfig(), chunk)
+        objective = reranker_objective(reranker, LossConfig())
         step = partial(loss_gradient, objective=objective)
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (AXIS,))
         mapped = jax.shard_map(
@@ -451,7 +432,7 @@ def test_memory_follows_the_chunk_not_the_batch():
             out_specs=jax.sharding.PartitionSpec(),
             check_vma=False,
         )
-        batch = list_batch(rows=rows, slots=8)
+        batch = packed(list_batch(rows=rows, slots=8), chunk=chunk)
         compiled = jax.jit(mapped).lower(params, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -475,6 +456,7 @@ def test_other_lists_do_not_reach_a_lists_scores_but_its_dropout_does():
             reranker_scores(reranker, params["reranker"], batch, keys),
         )
 
+    batch, mixed = apart(batch), apart(mixed)
     for got, among_others, drawn_anew in zip(
         both(batch, keys), both(mixed, mixed_keys), both(batch, other_keys), strict=True
     ):
@@ -495,13 +477,14 @@ def topical_batch(seed, rows=8, slots=4, topics=5):
 
     query, passage = texts(np.repeat(topic[:, :1], slots, axis=1)), texts(topic)
     pair = passage._replace(length=np.full(topic.shape, 8, np.int32))
-    return ListBatch(
+    batch = ListBatch(
         texts(topic[:, 0]),
         texts(topic),
         pair._replace(ids=np.concatenate([query.ids, passage.ids], -1)[..., 4:12]),
         np.ones((rows, slots), bool),
         own_positives(rows, slots),
     )
+    return apart(batch)
 
 
 def test_training_raises_held_out_accuracy_of_both_models():
@@ -539,7 +522,7 @@ def test_each_model_follows_its_own_learning_rate():
         objective=joint_objective(retriever, reranker, config),
         optimizer=optimizer,
     )
-    state, _ = data_parallel(step)(init_state(params, optimizer, seed=0), list_batch())
+    state, _ = data_parallel(step)(init_state(params, optimizer, seed=0), packed(list_batch(), 2))
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), params, state.params)
     assert all(jax.tree.leaves(same["reranker"]))
     assert not any(jax.tree.leaves(same["retriever"]["query"]))
@@ -554,7 +537,7 @@ def test_warm_up_trains_the_reranker_alone():
         objective=reranker_objective(reranker, LossConfig()),
         optimizer=optimizer,
     )
-    state, metrics = data_parallel(step)(init_state(params, optimizer, 0), list_batch())
+    state, metrics = data_parallel(step)(init_state(params, optimizer, 0), packed(list_batch(), 2))
     assert set(state.params) == {"reranker"}
     assert float(metrics["loss"]) == pytest.approx(float(metrics["reranker"]))
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import list_batch
+from tiny import list_batch, packed
 
 from rocketjax.config.schema import CheckpointConfig, Config, OptimizerConfig, StageConfig
 from rocketjax.data.lists import TrainingList
@@ -31,7 +31,7 @@ CONFIG = Config(checkpoint=CheckpointConfig(every=2))
 
 def terms_of(params, batch, keys):
     """A row draws the parameters towards its number; -1 has no loss, -2 no gradient."""
-    number = batch.query.length[:, None].astype(jnp.float32)
+    number = batch.query.first.reshape(-1, 1).astype(jnp.float32)
     x = params["retriever"]["kernel"]
     steep = jnp.sqrt(jnp.where(number == -2, x - jax.lax.stop_gradient(x), 1.0))
     squares = (x - number) ** 2 + steep
@@ -41,12 +41,12 @@ def terms_of(params, batch, keys):
 
 def batches(bad, start, left_out):
     """Step s draws towards s; a bad step has one bad row, of the second device alone."""
-    base = list_batch(rows=8, slots=1)
+    base = packed(list_batch(rows=8, slots=1), devices=2)
     for step in itertools.count(start):
         if step != left_out:
             numbers = np.full(8, step, np.int32)
             numbers[7] = bad.get(step, step)
-            yield base._replace(query=base.query._replace(length=numbers))
+            yield base._replace(query=base.query._replace(first=numbers.reshape(2, 4)))
 
 
 def train(
