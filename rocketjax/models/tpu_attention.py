@@ -67,8 +67,9 @@ def _splash(
 ) -> jax.Array:
     rows, length, _ = qkv.shape
     q, k, v = qkv.reshape(rows, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    reach = None if window is None else window // 2
-    mask = masks.LocalMask((length, length), (reach, reach), offset=0)
+    mask = masks.FullMask((length, length))
+    if window is not None:
+        mask = masks.LocalMask(mask.shape, (window // 2, window // 2), offset=0)
     # The longest blocks that divide a row: short ones cost more steps than they save work.
     block = next(size for size in (512, 384, 256, 128) if length % size == 0)
     attend = kernels.make_splash_mha_single_device(
