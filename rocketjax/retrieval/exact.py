@@ -88,7 +88,7 @@ class ExactIndex:
         for start in range(0, len(self.vectors), self._piece):
             piece = self._place(start)
             best = [
-                _search_piece(
+                search_piece(
                     self._mesh, self._block, part, piece, (start, len(self.vectors)), found
                 )
                 for part, found in zip(parts, best, strict=True)
@@ -136,7 +136,7 @@ def _memory() -> int | None:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _search_piece(
+def search_piece(
     mesh: Mesh,
     block: int,
     queries: jax.Array,
@@ -153,6 +153,7 @@ def _search_piece(
     """
 
     (start, count), k = place, best[0].shape[1]
+    platform = mesh.devices.flat[0].platform  # the mesh may be of devices that are only described
 
     def per_device(
         queries: jax.Array, part: jax.Array, rows: jax.Array, scores: jax.Array
@@ -167,8 +168,8 @@ def _search_piece(
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             vectors, first = item
             new = first + jnp.arange(block, dtype=jnp.int32)
-            found = jnp.where(new < count, _scores(queries, vectors), -jnp.inf)
-            found, places = select(found, min(k, block))
+            found = jnp.where(new < count, _scores(queries, vectors, platform), -jnp.inf)
+            found, places = select(found, min(k, block), platform)
             return _best(best, (jnp.take(new, places), found), k), None
 
         own, _ = jax.lax.scan(merge, nothing, (blocks, firsts))
@@ -189,9 +190,9 @@ def _search_piece(
     return spread(queries, piece, *best)
 
 
-def _scores(queries: jax.Array, vectors: jax.Array) -> jax.Array:
+def _scores(queries: jax.Array, vectors: jax.Array, platform: str) -> jax.Array:
     """Dot products [Q, n], added up in float32."""
-    if jax.default_backend() == "cpu":  # slow at small types
+    if platform == "cpu":  # slow at small types
         vectors = vectors.astype(jnp.float32)
     return jax.lax.dot_general(
         queries.astype(vectors.dtype),
@@ -214,9 +215,8 @@ def _best(
     return jnp.take_along_axis(rows, places, axis=1), scores
 
 
-def select(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def select(scores: jax.Array, k: int, platform: str) -> tuple[jax.Array, jax.Array]:
     """The k highest of each row [Q, n] and their places [Q, k], as the platform does it best."""
-    platform = jax.default_backend()
     if platform == "tpu":
         found = jax.lax.approx_max_k(scores, k, recall_target=RECALL_ON_TPU)
         return found[0], found[1]
