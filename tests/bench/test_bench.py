@@ -20,6 +20,7 @@ from rocketjax.bench import collectives, compiles, plan, search
 from rocketjax.bench import facts as bench_facts
 from rocketjax.bench import measure as pair
 from rocketjax.bench.measure import worker_process
+from rocketjax.bench.recipes import BERT_BASE
 from rocketjax.bench.search import cut
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
@@ -251,7 +252,7 @@ def test_a_plan_multiplies_out():
 
 def test_a_plan_knows_what_backward_needs_of_a_layer():
     """By jax's own word, parameters left out: they are no text's."""
-    shape, texts, length = plan.BERT_BASE, 32, 128
+    shape, texts, length = BERT_BASE, 32, 128
     params = {"params": {"layers": jax.eval_shape(lambda: init_layers(jax.random.key(0), shape))}}
     layers = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
     compute = Compute(jnp.bfloat16, attention="xla", dropout=0.1)
@@ -270,7 +271,9 @@ def test_a_plan_knows_what_backward_needs_of_a_layer():
     matrices = {x.shape for x in jax.tree.leaves(layers)}
     of_texts = [x for x in leaves if x.size >= tokens and x.shape not in matrices]
     found = sum(x.size * x.dtype.itemsize for x in of_texts if x.dtype != keys.dtype)
-    assert plan._activations(texts, length) / shape.num_layers == pytest.approx(found, rel=0.05)
+    assert plan.activations(shape, texts, length) / shape.num_layers == pytest.approx(
+        found, rel=0.05
+    )
 
 
 def test_a_plan_counts_padding_where_it_is_computed_with():
@@ -285,7 +288,7 @@ def test_a_plan_counts_padding_where_it_is_computed_with():
         return {stage.name: (stage.tokens, stage.flops) for stage in stages}
 
     def forward(tokens):
-        return forward_flops(plan.BERT_BASE, tokens)
+        return forward_flops(BERT_BASE, tokens)
 
     chip, card = planned("v5e-8"), planned("h100")
     assert all(chip[name][0] == card[name][0] for name in card)  # real tokens, either way
