@@ -16,13 +16,13 @@ from rich.table import Table
 
 from rocketjax.bench import compiled
 from rocketjax.bench.machines import MACHINES, MachineName
-from rocketjax.bench.recipes import encoder_of, parameters, short
-from rocketjax.bench.shapes import KINDS, ROUNDED_UP, limits, shape_of
+from rocketjax.bench.recipes import encoder_of, parameters, short, sizes_of
+from rocketjax.bench.shapes import KINDS, ROUNDED_UP, chunk_of, limits, shape_of
 from rocketjax.bench.stages import Kind, Trained, Work, trained
 from rocketjax.bench.stages import stages as works
 from rocketjax.bench.work import forward_flops
 from rocketjax.cli.command import command, console
-from rocketjax.config.fields import Count, Positive, Size
+from rocketjax.config.fields import Amount, Count, Positive
 from rocketjax.config.options import load
 from rocketjax.config.schema import Config
 from rocketjax.inference.batching import ON_ACCELERATORS
@@ -40,23 +40,22 @@ class Plan:
 
     Utilisation is assumed, not measured (docs/plan.md).
 
-    Example: python -m rocketjax.bench.plan --config configs/nq.yaml --passages 21015324 --queries
-    8757 --query-tokens 11.7 --passage-tokens 127.3 --pair-tokens 147.6
+    Example: python -m rocketjax.bench.plan --config nq --machine v5e-8 --chunk 64
     """
 
     config: str = "configs/msmarco.yaml"
     """Config of the run."""
     machine: MachineName = "v5e-8"
     """Machine that it would run on."""
-    passages: Size = 8_841_823
-    """Passages in the corpus."""
-    queries: Size = 6_980
+    passages: Count = 0
+    """Passages in the corpus; 0, here and below: the recipe's, where it is known."""
+    queries: Count = 0
     """Queries to evaluate on."""
-    query_tokens: Positive = 9.0
-    """Mean length of a query; this default and those below were measured on samples of MS MARCO."""
-    passage_tokens: Positive = 70.5
+    query_tokens: Amount = 0.0
+    """Mean length of a query; those of MS MARCO and NQ were measured on samples."""
+    passage_tokens: Amount = 0.0
     """Mean length of a passage, cut as the config says."""
-    pair_tokens: Positive = 79.1
+    pair_tokens: Amount = 0.0
     """Mean length of a pair, cut as the config says."""
     utilisation: Positive = 0.3
     """Assumed share of the peak that encoding and training reach: on real tokens, or on all tokens
@@ -97,7 +96,7 @@ def _plan(options: Plan) -> None:
 def stages(config: Config, plan: Plan) -> Iterator[Stage]:
     """The stages in their order (`bench.stages`)."""
     compute = dataclasses.replace(config.compute, chunk=plan.chunk or config.compute.chunk)
-    config = dataclasses.replace(config, compute=compute)
+    config, plan = dataclasses.replace(config, compute=compute), _sized(config, plan)
     known, training = compiled.read(compiled.TABLE), trained(config)
     for work in works(config, plan.passages, plan.queries):
         stage = training.get(work.name)
@@ -114,6 +113,12 @@ def stages(config: Config, plan: Plan) -> Iterator[Stage]:
         yield Stage(work.name, tokens, flops, hours, found or memory, found is not None)
 
 
+def _sized(config: Config, plan: Plan) -> Plan:
+    """The plan with the recipe's sizes where it gives none."""
+    known = sizes_of(config)._asdict()
+    return dataclasses.replace(plan, **{k: getattr(plan, k) or v for k, v in known.items()})
+
+
 def _by_compiler(
     config: Config, plan: Plan, programs: list[str], known: list[compiled.Entry]
 ) -> float | None:
@@ -122,6 +127,8 @@ def _by_compiler(
     While pairs are scored, the corpus lies there for search, and the retriever's parameters.
     """
     machine, name = MACHINES[plan.machine], short(plan.config)
+    if programs[0] in trained(config) and chunk_of(config, machine) != config.compute.chunk:
+        return None  # the table has a smaller chunk, which fits
     found = [
         compiled.find(known, name, plan.machine, program, shape_of(config, machine, program))
         for program in programs

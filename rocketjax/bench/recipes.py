@@ -28,6 +28,7 @@ class Sizes(NamedTuple):
 _MSMARCO = Sizes(8_841_823, 6_980, 9.0, 70.5, 79.1)
 _SIZES = {
     "msmarco": _MSMARCO,
+    "msmarco_small": _MSMARCO._replace(passages=500_000),
     "nq": Sizes(21_015_324, 8_757, 11.7, 127.3, 147.6),
 }
 

@@ -226,9 +226,9 @@ def test_a_plan_multiplies_out():
     loaded = options.load(root / "configs" / "nq.yaml")
     planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}
     joint = planned["joint"]
-    assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
+    assert joint.tokens == pytest.approx(1838 * 96 * (11.7 + 32 * (127.3 + 147.6)))
     assert joint.hours * 3600 == pytest.approx(joint.flops / (989e12 * 0.3))
-    assert planned["encode"].tokens == pytest.approx(8_841_823 * 70.5)
+    assert planned["encode"].tokens == pytest.approx(21_015_324 * 127.3)
     none = dataclasses.replace(loaded.lists, denoised=0.0, refresh=1000)
     other = dataclasses.replace(
         loaded, lists=none, evaluate=dataclasses.replace(loaded.evaluate, start=True)
@@ -244,7 +244,7 @@ def test_a_plan_multiplies_out():
         for s in plan.stages(dataclasses.replace(loaded, index=floats), plan.Plan(machine="h100"))
     }
     assert loaded.index.dtype == "bfloat16"
-    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 8_841_823 * 768)
+    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 21_015_324 * 768)
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops
@@ -296,12 +296,12 @@ def test_a_plan_counts_padding_where_it_is_computed_with():
     assert chip["joint"][1] == pytest.approx(
         4 * 1838 * 96 * (forward(32) + 32 * (forward(128) + forward(158)))
     )
-    assert chip["encode"][1] == pytest.approx(8_841_823 * forward(70.5 + 15.5))  # sorted
-    assert card["encode"][1] == pytest.approx(8_841_823 * forward(70.5))
+    assert chip["encode"][1] == pytest.approx(21_015_324 * forward(128))  # sorted
+    assert card["encode"][1] == pytest.approx(21_015_324 * forward(127.3))
     assert planned("h100", "keep")["joint"] == chip["joint"] != card["joint"]
     assert planned("v5e-8", "skip")["joint"] == card["joint"]
-    assert planned("v5e-8", passage_length=80)["encode"][1] == pytest.approx(
-        8_841_823 * forward(80)
+    assert planned("v5e-8", passage_length=160)["encode"][1] == pytest.approx(
+        21_015_324 * forward(127.3 + 15.5)
     )
     longest = planned("v5e-8", passage_length=0)["warm-retriever"][1]  # as long as BERT reads
     assert longest == pytest.approx(3 * 2000 * 1024 * (forward(32) + forward(512)))
