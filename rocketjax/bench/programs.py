@@ -169,7 +169,7 @@ def _step(
     state = jax.eval_shape(lambda p: init_state(p, optimizer, target.config.seed), params)
     mesh = Mesh(np.array(target.devices), (AXIS,))
     if target.parallel == "pmap":
-        return mapped(step, target.devices).lower(state, _by_device(batch.arrays, mesh.size))
+        return mapped(step, target.devices).lower(state, _by_device(batch.arrays, target.devices))
     placed = _placed(state, mesh, P()), _placed(batch.arrays, mesh, P(AXIS))
     return sharded(step, mesh).lower(*placed)
 
@@ -193,9 +193,15 @@ def _placed(tree: Any, mesh: Mesh, spec: P) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def _by_device(tree: Any, devices: int) -> Any:
-    """[B, ...] -> [devices, B / devices, ...]."""
+def _by_device(tree: Any, devices: list[Device]) -> Any:
+    """[B, ...] -> [devices, B / devices, ...].
+
+    Before 0.8, jax maps over the devices of the process that lowers, as if it were the first host.
+    """
+    mapped_over = len(devices if jax.__version_info__ >= (0, 8) else _own(devices))
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype),
+        lambda x: jax.ShapeDtypeStruct(
+            (mapped_over, x.shape[0] // len(devices), *x.shape[1:]), x.dtype
+        ),
         tree,
     )
