@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.table import Table
 
-from rocketjax.bench.machines import MACHINES, TpuName
+from rocketjax.bench.machines import MACHINES, Machine, TpuName
 from rocketjax.cli.command import command, console, say
 from rocketjax.config.fields import Count
 from rocketjax.config.options import load
@@ -104,7 +104,7 @@ def _targets(options: Tpu) -> "Iterator[tuple[Target, str, str, Name]]":
 def _entry(
     target: "Target", config: str, machine: str, program: Name, known: "list[Entry]"
 ) -> "Entry":
-    """The entry of one program: the known one, if nothing has changed."""
+    """The entry of one program, compiled unless the very same one was before."""
     from rocketjax.bench.compiled import Entry
     from rocketjax.bench.programs import TRAINING, lower
     from rocketjax.bench.shapes import shape_of
@@ -120,14 +120,23 @@ def _entry(
     lowered = lower(target, program)
     digest = hashlib.blake2b(lowered.program.as_text().encode(), digest_size=8).hexdigest()
     entry = dataclasses.replace(entry, digest=digest)
-    for other in known:
-        same = (other.key, other.digest, other.versions, other.shape)
-        if same == (entry.key, entry.digest, entry.versions, entry.shape):
-            return other
-    return _compiled(entry, lowered, target)
+    same = [
+        other
+        for other in known
+        if (other.machine, other.digest, other.versions) == (machine, digest, entry.versions)
+    ]
+    done = _taken_over(entry, same[0]) if same else _compiled(entry, lowered)
+    return _estimated(done, lowered, target.machine)
 
 
-def _compiled(entry: "Entry", lowered: "Lowered", target: "Target") -> "Entry":
+def _taken_over(entry: "Entry", other: "Entry") -> "Entry":
+    """The entry with what the compiler said of the very same program."""
+    names = ("memory", "moved", "copies", "scatters", "wide_products", "collectives")
+    names += ("compile_seconds", "refused")
+    return dataclasses.replace(entry, **{name: getattr(other, name) for name in names})
+
+
+def _compiled(entry: "Entry", lowered: "Lowered") -> "Entry":
     """The entry with what the compiler says."""
     import jax
 
@@ -143,20 +152,27 @@ def _compiled(entry: "Entry", lowered: "Lowered", target: "Target") -> "Entry":
     program, memory = Program(done.as_text()), done.memory_analysis()
     took = memory.argument_size_in_bytes + memory.output_size_in_bytes
     took += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    machine, moved = target.machine, program.moved
     return dataclasses.replace(
         entry,
         memory=took + memory.generated_code_size_in_bytes,
-        tokens=lowered.tokens,
-        moved=moved,
-        per_token=moved / (lowered.tokens * lowered.layers) if lowered.tokens else 0.0,
-        flops=lowered.flops,
-        seconds=max(moved / machine.bandwidth, lowered.flops / machine.peak),
+        moved=program.moved,
         copies=len(program.copies()),
         scatters=program.scatters(),
         wide_products=sorted(set(program.wide_products())),
         collectives=program.collectives(),
         compile_seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _estimated(entry: "Entry", lowered: "Lowered", machine: Machine) -> "Entry":
+    """The entry with what follows from the program's shapes and the machine's data sheet."""
+    read = lowered.tokens * lowered.layers
+    return dataclasses.replace(
+        entry,
+        tokens=lowered.tokens,
+        flops=lowered.flops,
+        per_token=entry.moved / read if read else 0.0,
+        seconds=max(entry.moved / machine.bandwidth, lowered.flops / machine.peak),
     )
 
 

@@ -192,3 +192,35 @@ def test_a_host_that_starts_again_need_not_compile(tmp_path):
     assert kept and sorted(path.name for path in programs.iterdir()) == kept
     assert again.compile_seconds < first.compile_seconds / 2
     assert dataclasses.replace(again, compile_seconds=first.compile_seconds) == first
+
+
+# Four layers of all-MiniLM-L6-v2's width, of configs/msmarco_small.yaml, on a v5e: GB of the chip,
+# kB a real token and layer.
+SMALL = {
+    "jax 0.10.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
+    "jax 0.7.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
+}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_programs_move_no_more_than_they_did(tmp_path):
+    args = ("--machines", "v5e-1", "--configs", "msmarco_small", "--layers", "4")
+    margins = SMALL[f"jax {jax.__version__}"]
+    found = bench(tmp_path, *args, "--parallel", "shard_map", "--programs", *margins)
+    for program, (memory, per_token) in margins.items():
+        entry = found[program, "shard_map" if program in TRAINING else ""]
+        assert entry.memory / 1e9 == pytest.approx(memory, rel=0.1), program
+        assert entry.per_token / 1e3 == pytest.approx(per_token, rel=0.1), program
+        assert (entry.scatters, entry.wide_products) == (0, []), program
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_several_hosts_programs_compile_and_sum_over_all_chips(tmp_path):
+    args = ("--machines", "v4-32", "--configs", "msmarco_small", "--layers", "1")
+    both = ("--parallel", "pmap", "shard_map", "--programs", "joint")
+    found = bench(tmp_path, *args, *both)
+    assert set(found) == {("joint", "pmap"), ("joint", "shard_map")}
+    for entry in found.values():
+        assert entry.fits and entry.collectives["all-reduce"][1] > 2 * 4 * 23e6 / 4
