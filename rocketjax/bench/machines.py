@@ -1,0 +1,99 @@
+"""The accelerators that a run is planned and compiled for, by their makers' data sheets."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from rocketjax.runtime.devices import Device
+from rocketjax.runtime.errors import InputError
+
+MachineName: TypeAlias = Literal["v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32", "h100"]
+TpuName: TypeAlias = Literal["v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32"]
+
+
+class Machine(NamedTuple):
+    """The accelerators of a machine."""
+
+    count: int
+    peak: float  # of each, dense bfloat16 operations a second
+    bandwidth: float  # of each, bytes a second between it and its own memory
+    memory: float  # of each, bytes
+    chunk: int = 0  # BERT base's texts of 160 tokens whose activations fit; 0: as the config says
+    topology: str = ""  # by which libtpu describes the devices; empty: no TPU
+    layout: Mapping[str, Any] = MappingProxyType({})  # what else it has to be told
+
+    @property
+    def tpu(self) -> bool:
+        """Whether it is one."""
+        return bool(self.topology)
+
+
+# All chips on one host; libtpu would take four for a host.
+_ONE: dict[str, Any] = {"chips_per_host_bounds": [1, 1, 1]}
+_EIGHT: dict[str, Any] = {"chips_per_host_bounds": [2, 4, 1]}
+# A v4-32 has 32 cores on 16 chips, of which jax makes 16 devices, on four hosts.
+_PAIRS: dict[str, Any] = {"chip_config_name": "megacore"}
+MACHINES: dict[str, Machine] = {
+    "v5e-1": Machine(1, 197e12, 819e9, 16e9, 64, "v5e:1x1", _ONE),
+    "v5e-8": Machine(8, 197e12, 819e9, 16e9, 64, "v5e:2x4", _EIGHT),
+    "v6e-1": Machine(1, 918e12, 1_640e9, 32e9, 128, "v6e:1x1", _ONE),
+    "v6e-8": Machine(8, 918e12, 1_640e9, 32e9, 128, "v6e:2x4", _EIGHT),
+    "v4-32": Machine(16, 275e12, 1_228e9, 32e9, 128, "v4:2x2x4", _PAIRS),
+    "h100": Machine(1, 989e12, 3_350e9, 80e9),
+}
+
+
+def describe(name: str) -> list[Device]:
+    """The devices of a TPU that need not be there: programs can be compiled for them, not run.
+
+    Raises:
+        InputError: no TPU compiler is installed, or it does not know the machine.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    machine = MACHINES[name]
+    if find_spec("libtpu") is None:
+        raise InputError(
+            "libtpu, which has the TPU's compiler, is not installed; in an environment of its own: "
+            "pip install 'rocketjax[tpu]' (a TPU is not needed)"
+        )
+    # There is no TPU to look for, and libtpu must not lock or ask one that is there.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=machine.topology, **machine.layout
+        )
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"libtpu does not describe {name} ({machine.topology}): {first}"
+        ) from error
+    return sorted(described.devices, key=lambda device: device.process_index)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within its block programs are compiled for described devices, with any jax that we allow.
+
+    Older than 0.8, jax asks the devices afterwards for their default layouts, which those that are
+    only described do not know: the process would crash. Nothing of what is compiled depends on it.
+    """
+    import jax
+    from jax._src.interpreters import pxla
+
+    asked = pxla.is_default_layout
+    if jax.__version_info__ < (0, 8):
+        pxla.is_default_layout = lambda *_: True
+    try:
+        with warnings.catch_warnings():
+            # Donated memory that no result can take; pmap's, of jax 0.7.
+            warnings.filterwarnings("ignore", message="Some donated buffers")
+            yield
+    finally:
+        pxla.is_default_layout = asked

@@ -1,0 +1,81 @@
+"""What a recipe's files do not say: the shape of its weights, the size of its collection."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rocketjax.config.options import RECIPES
+from rocketjax.config.schema import MINILM, Config
+from rocketjax.models.encoder import EncoderConfig
+from rocketjax.models.pretrained import read_encoder_config, resolve_weights
+
+BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
+MINILM_L6 = EncoderConfig(30_522, 384, 6, 12, 1_536, 512)
+# Weights that recipes start from, known without a download.
+_KNOWN = {"google-bert/bert-base-uncased": BERT_BASE, MINILM: MINILM_L6}
+
+
+class Sizes(NamedTuple):
+    """A collection: how many texts there are, and how long they are in tokens on average."""
+
+    passages: int
+    queries: int  # to evaluate on
+    query_tokens: float
+    passage_tokens: float  # cut as the recipe says
+    pair_tokens: float  # likewise
+
+
+# docs/plan.md says how they were measured.
+_MSMARCO = Sizes(8_841_823, 6_980, 9.0, 70.5, 79.1)
+_SIZES = {
+    "msmarco": _MSMARCO,
+    "msmarco_small": _MSMARCO._replace(passages=500_000),
+    "nq": Sizes(21_015_324, 8_757, 11.7, 127.3, 147.6),
+}
+
+
+def encoder_of(weights: str) -> EncoderConfig:
+    """The shape of the encoder that some weights hold.
+
+    Raises:
+        InputError: weights that are not known here and not found.
+    """
+    if weights in _KNOWN:
+        return _KNOWN[weights]
+    return read_encoder_config(resolve_weights(weights))
+
+
+def pooling_of(config: Config) -> Literal["cls", "mean"]:
+    """How a recipe's retriever makes a vector, where "auto" leaves it to the weights."""
+    if config.retriever.pooling != "auto":
+        return config.retriever.pooling
+    return "mean" if encoder_of(config.retriever.weights) == MINILM_L6 else "cls"
+
+
+def sizes_of(config: Config) -> Sizes:
+    """The collection's sizes; of one that was not measured, all texts as long as they may be."""
+    known = _SIZES.get(config.name)
+    if known:
+        return known
+    text, most = config.text, encoder_of(config.retriever.weights).max_length
+    lengths = (text.query_length, text.passage_length, text.pair_length)
+    return Sizes(20_000, 300, *(float(length or most) for length in lengths))
+
+
+def parameters(encoder: EncoderConfig) -> int:
+    """Parameters of an encoder without a pooler."""
+    width, inner = encoder.hidden_size, encoder.intermediate_size
+    rows = encoder.vocab_size + encoder.max_positions + encoder.type_vocab_size
+    layer = 4 * width * width + 2 * width * inner + 4 * width + inner + width + 4 * width
+    return width * (rows + encoder.task_type_vocab_size + 2) + encoder.num_layers * layer
+
+
+def recipes() -> list[str]:
+    """The names of all recipes, but for the ablation's arms: those are laid over its base."""
+    names = (path.relative_to(RECIPES).with_suffix("") for path in RECIPES.rglob("*.yaml"))
+    return sorted(str(name) for name in names if not name.name.startswith("ablation"))
+
+
+def short(path: str) -> str:
+    """The name of a recipe: configs/gpu/squad.yaml -> gpu/squad."""
+    parts = Path(path).with_suffix("").parts
+    return "/".join(parts[-2:] if parts[-2:-1] == ("gpu",) else parts[-1:])

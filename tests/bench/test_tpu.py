@@ -1,0 +1,226 @@
+"""Programs compiled for described TPUs: how their text is read, the table, and what is in them."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from rocketjax.bench import compiled, plan, tpu
+from rocketjax.bench.hlo import Program
+from rocketjax.bench.machines import MACHINES
+from rocketjax.bench.programs import TRAINING, Target, lower
+from rocketjax.bench.recipes import recipes
+from rocketjax.bench.shapes import shape_of
+from rocketjax.bench.stages import trained
+from rocketjax.config.options import load
+from rocketjax.runtime.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the extra `tpu` brings libtpu"
+)
+
+# Four times: a product of bf16[256,256] with a slice of four, whose result is copied; b is in the
+# core's own memory, S(1). Once: a reduction over two devices.
+HLO = """\
+HloModule jit_run
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%fused (a: bf16[256,256], w: bf16[4,256,256]) -> bf16[256,256] {
+  %a = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[4,256,256]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %slice = bf16[256,256]{1,0:T(8,128)(2,1)} dynamic-slice(%w), dynamic_slice_sizes={1,256,256}
+  ROOT %dot = bf16[256,256]{1,0:T(8,128)(2,1)} convolution(%a, %slice), dim_labels=bf_io->bf
+}
+
+%condition (p: (s32[], bf16[256,256])) -> pred[] {
+  %p = (s32[]{:T(128)}, bf16[256,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %four = s32[]{:T(128)} constant(4)
+  ROOT %less = pred[]{:T(512)} compare(%i, %four), direction=LT
+}
+
+%body (p: (s32[], bf16[256,256], bf16[4,256,256], f32[512,768])) -> (s32[], bf16[256,256]) {
+  %p = (s32[], bf16[256,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %a = bf16[256,256]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
+  %w = bf16[4,256,256]{2,1,0:T(8,128)(2,1)} get-tuple-element(%p), index=2
+  %f = f32[512,768]{1,0:T(8,128)} get-tuple-element(%p), index=3
+  %b = f32[512,768]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=4
+  %product = bf16[256,256]{1,0:T(8,128)(2,1)} fusion(%a, %w), kind=kOutput, calls=%fused
+  %copy = f32[512,768]{0,1:T(8,128)} copy(%f), metadata={op_name="jit(run)/while/body/transpose"}
+  %wide = f32[8,128]{1,0:T(8,128)S(1)} convolution(%b, %b), dim_labels=bf_io->bf, \
+operand_precision={highest,highest}, metadata={op_name="jit(run)/while/body/dot_general"}
+  ROOT %out = (s32[], bf16[256,256]{1,0:T(8,128)(2,1)}) tuple(%a, %product)
+}
+
+ENTRY %main (x: bf16[256,256]) -> f32[100] {
+  %x = bf16[256,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %loop = (s32[], bf16[256,256]) while(%x), condition=%condition, body=%body
+  %grads = f32[100]{0:T(1024)} get-tuple-element(%loop), index=1
+  ROOT %all = f32[100]{0:T(1024)} all-reduce(%grads), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+
+
+def test_a_programs_text_says_what_it_moves():
+    program = Program(HLO)
+    outside, loop = program.loops()
+    matrix, wide = 2 * 256 * 256, 4 * 512 * 768
+    # Of the weights a step reads its own slice; the copy reads and writes all.
+    assert (loop.times, loop.moved) == (4, 3 * matrix + 2 * wide)
+    assert outside.moved == 2 * 4 * 1024  # f32[100] in tiles of 1,024
+    assert program.moved == outside.moved + 4 * loop.moved
+    assert program.copies() == [("f32[512,768] transpose", 2 * wide)]
+    assert program.wide_products() == ["dot_general"]
+    assert program.scatters() == 0
+    assert program.collectives() == {"all-reduce": (1, 400.0)}
+    assert Program(HLO.replace("highest,highest", "default")).wide_products() == []
+    assert Program(HLO.replace("copy(%f)", "scatter(%f, %f)")).scatters() == 1
+
+
+@pytest.fixture(scope="module")
+def table():
+    return compiled.read(compiled.TABLE)
+
+
+def test_the_package_has_the_table_of_the_docs():
+    assert compiled.TABLE.read_bytes() == (ROOT / "docs" / "tpu.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("machine", [name for name, m in MACHINES.items() if m.tpu])
+def test_every_recipe_fits_every_machine(name, machine, table):
+    """Every program of a run was compiled in the shapes that the recipe has now."""
+    config = load(Path(name))
+    idle = {stage for stage, own in trained(config).items() if not own.options.steps}
+    for program in (p for p in tpu.Tpu().programs if p not in idle):
+        shape = shape_of(config, MACHINES[machine], program)
+        entry = compiled.find(table, name, machine, program)
+        assert entry, f"{program} is missing: python -m rocketjax.bench.tpu --json docs/tpu.json"
+        assert entry.shape == shape, f"{program} has changed: compile it again"
+        assert entry.fits, f"{program}: {entry.memory / 1e9:.1f} GB {entry.refused}"
+        assert entry.memory > 0 and re.match(r"jax [\d.]+, libtpu [\d.]+$", entry.versions)
+
+
+def test_the_plan_takes_its_memory_from_the_table(tmp_path, monkeypatch):
+    config, machine = load(Path("msmarco")), MACHINES["v5e-1"]
+    entries = [
+        compiled.Entry(
+            "msmarco", "v5e-1", program, "", shape_of(config, machine, program), "", memory=size
+        )
+        for program, size in (("joint", 13e9), ("pairs", 2e9), ("search", 9e9))
+    ]
+    compiled.write(tmp_path / "tpu.json", entries)
+    monkeypatch.setattr(compiled, "TABLE", tmp_path / "tpu.json")
+    options = plan.Plan("msmarco", "v5e-1", chunk=64)
+    planned = {s.name: s for s in plan.stages(config, options)}
+    assert (planned["joint"].memory, planned["joint"].compiled) == (13e9, True)
+    towers = 2 * 4 * 108_891_648  # the retriever's, beside the pairs and the corpus
+    assert (planned["mine"].memory, planned["mine"].compiled) == (11e9 + towers, True)
+    assert not planned["encode"].compiled  # it has no entry
+    longer = dataclasses.replace(config, text=dataclasses.replace(config.text, pair_length=200))
+    changed = {s.name: s for s in plan.stages(longer, options)}
+    assert not changed["joint"].compiled and changed["joint"].memory > 13e9
+    whole = dataclasses.replace(options, chunk=0)  # the recipe's 256, for which there is no entry
+    assert not list(plan.stages(config, whole))[4].compiled
+
+
+def test_hours_add_up():
+    config = load(Path("msmarco"))
+    entry = compiled.Entry("msmarco", "v5e-8", "joint", "pmap", "", "", seconds=2.0)
+    passages = dataclasses.replace(entry, program="passages", tokens=1000.0, seconds=0.5)
+    found = compiled.hours(config, "msmarco", "v5e-8", [entry, passages])
+    assert found["joint"] == pytest.approx(10478 * 2.0 / 3600)
+    # 70.5 tokens on average, rounded up by 15.5; eight devices read 2,000 a second each.
+    assert found["encode"] == pytest.approx(8_841_823 * 86 / 16_000 / 3600)
+    assert "mine" not in found  # pairs are not in the table
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "shard_map"])
+@pytest.mark.parametrize("program", TRAINING)
+def test_batches_that_devices_cannot_share_are_refused_before_compiling(parallel, program):
+    config = load(Path("msmarco"))
+    stages = {
+        name: dataclasses.replace(getattr(config, name), batch=12)
+        for name in ("retriever_warmup", "reranker_warmup", "joint")
+    }
+    odd = dataclasses.replace(config, **stages)
+    target = Target(odd, MACHINES["v5e-8"], jax.devices()[:1] * 8, parallel)
+    with pytest.raises(InputError, match=r"batch is 12, which 8 devices .*; take 8 or 16"):
+        lower(target, program)
+
+
+def test_without_a_compiler_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("rocketjax.bench.machines.find_spec", lambda name: None)
+    assert tpu.main(["--machines", "v5e-1"]) == 2
+    assert "pip install 'rocketjax[tpu]'" in capsys.readouterr().err.replace("\n", " ")
+
+
+def bench(tmp_path, *args, **env):
+    """The entries of a command in a process of its own, which must see no simulated devices."""
+    path = tmp_path / "table.json"
+    command = [sys.executable, "-m", "rocketjax.bench.tpu", "--json", str(path), *args]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""} | env
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(path.read_text())["entries"]
+    return {(row["program"], row["parallel"]): compiled.Entry(**row) for row in rows}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_host_that_starts_again_need_not_compile(tmp_path):
+    args = ("--machines", "v5e-1", "--configs", "demo", "--programs", "queries", "--layers", "2")
+    programs = tmp_path / "programs"
+    env = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    first = bench(tmp_path, *args, **env)["queries", ""]
+    kept = sorted(path.name for path in programs.iterdir())
+    (tmp_path / "table.json").unlink()
+    again = bench(tmp_path, *args, **env)["queries", ""]
+    assert kept and sorted(path.name for path in programs.iterdir()) == kept
+    assert again.compile_seconds < first.compile_seconds / 2
+    assert dataclasses.replace(again, compile_seconds=first.compile_seconds) == first
+
+
+# Four layers of all-MiniLM-L6-v2's width, of configs/msmarco_small.yaml, on a v5e: GB of the chip,
+# kB a real token and layer.
+SMALL = {
+    "jax 0.10.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
+    "jax 0.7.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
+}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_programs_move_no_more_than_they_did(tmp_path):
+    args = ("--machines", "v5e-1", "--configs", "msmarco_small", "--layers", "4")
+    margins = SMALL[f"jax {jax.__version__}"]
+    found = bench(tmp_path, *args, "--parallel", "shard_map", "--programs", *margins)
+    for program, (memory, per_token) in margins.items():
+        entry = found[program, "shard_map" if program in TRAINING else ""]
+        assert entry.memory / 1e9 == pytest.approx(memory, rel=0.1), program
+        assert entry.per_token / 1e3 == pytest.approx(per_token, rel=0.1), program
+        assert (entry.scatters, entry.wide_products) == (0, []), program
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_several_hosts_programs_compile_and_sum_over_all_chips(tmp_path):
+    args = ("--machines", "v4-32", "--configs", "msmarco_small", "--layers", "1")
+    both = ("--parallel", "pmap", "shard_map", "--programs", "joint")
+    found = bench(tmp_path, *args, *both)
+    assert set(found) == {("joint", "pmap"), ("joint", "shard_map")}
+    for entry in found.values():
+        assert entry.fits and entry.collectives["all-reduce"][1] > 2 * 4 * 23e6 / 4
