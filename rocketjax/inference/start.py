@@ -180,12 +180,15 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
     config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
     refuse_forked()
-    on_cpu = (platform or jax.default_backend()) == "cpu"
+    platform = platform or jax.default_backend()
+    on_cpu = platform == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
     if attention == "auto":
-        attention = "plain" if on_cpu else "xla"
+        attention = {"cpu": "plain", "tpu": "rows"}.get(platform, "xla")
+    if attention == "rows" and platform != "tpu":
+        raise InputError(f"compute.attention is rows, a kernel for TPUs; this is a {platform}")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,
@@ -202,6 +205,7 @@ def make_batching(config: ComputeConfig) -> Batching:
     return Batching(config.batch or default, row_widths(), coarse=not on_cpu)
 
 
-def row_widths() -> tuple[int, ...]:
-    """The widths that rows of packed texts may have on this platform."""
-    return rows.ON_CPU if jax.default_backend() == "cpu" else rows.ON_ACCELERATORS
+def row_widths(platform: str = "") -> tuple[int, ...]:
+    """The widths that rows of packed texts may have; `platform` as for `make_compute`."""
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return rows.ON_CPU if on_cpu else rows.ON_ACCELERATORS
