@@ -44,7 +44,7 @@ def make_weights(folder, width=32, words=WORDS, segments=False, layers=2):
     params = jax.jit(Encoder(config).init)(jax.random.key(0), text)["params"]
     params = jax.tree.map(lambda x: np.asarray(x) * 2, params)
     tensors = convert.encoder_tensors(params, config)
-    pretrained.save_model(folder, config, tensors, "BertModel")
+    pretrained.save_model(folder, config, tensors, "Model")
     return folder
 
 

@@ -34,9 +34,10 @@ from rocketjax.inference.start import (
     pretrained_reranker,
     pretrained_retriever,
 )
-from rocketjax.models import convert, encoder, pretrained
+from rocketjax.models import convert, heads, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
-from rocketjax.models.encoder import Params
+from rocketjax.models.layer import Params
+from rocketjax.models.names import NAMES
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.runtime.files import new_folder, read_object, write_json
 from rocketjax.runtime.progress import Say, logged
@@ -264,7 +265,7 @@ def _write_retriever(folder: Path, model: Retriever) -> None:
         subfolder = folder if tower == "shared" else folder / tower
         subfolder.mkdir(exist_ok=True)
         tensors = convert.encoder_tensors(params, module.config)
-        pretrained.save_model(subfolder, module.config, tensors, "BertModel")
+        pretrained.save_model(subfolder, module.config, tensors, "Model")
     model.tokenizer.save(folder)
     settings = Settings(
         "retriever",
@@ -279,10 +280,10 @@ def _write_retriever(folder: Path, model: Retriever) -> None:
 def _write_reranker(folder: Path, model: Reranker) -> None:
     config = model.module.config
     params = _on_host(model.params)
-    prefix = f"{encoder.family(config)}."
+    prefix = f"{NAMES[config.family].prefixes[0]}."
     tensors = convert.encoder_tensors(params["encoder"], config, prefix)
-    tensors |= convert.head_tensors(params, config)
-    pretrained.save_model(folder, config, tensors, "BertForSequenceClassification")
+    tensors |= heads.head_tensors(params, config)
+    pretrained.save_model(folder, config, tensors, "ForSequenceClassification")
     model.tokenizer.save(folder)
     _write_settings(folder, Settings("reranker", model.tokenizer.config))
 

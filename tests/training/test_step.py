@@ -21,8 +21,9 @@ from rocketjax.config.schema import (
     TextConfig,
 )
 from rocketjax.inference.folder import save_reranker, save_retriever
+from rocketjax.models.architecture import Compute
 from rocketjax.models.bi_encoder import mean
-from rocketjax.models.encoder import Compute, dropout, fold_in
+from rocketjax.models.layer import dropout, fold_in
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.models import (
     start_reranker,

@@ -1,0 +1,89 @@
+"""What an encoder is: a family of models is a set of values here, not a class of its own.
+
+BERT, MiniLM, ERNIE 2.0, RoBERTa and XLM-R are the defaults; models/families.py has the others'.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import jax.numpy as jnp
+
+from rocketjax.models.attention import Attention
+
+Dtype: TypeAlias = Any
+RematPolicy: TypeAlias = Literal["none", "full", "dots"]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+# The dense layers of each Transformer layer, in the order in which a token passes them.
+DENSE = ("qkv", "attention_out", "mlp_in", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a cross-encoder computes between hidden states and the linear unit that scores."""
+
+    pooling: Literal["cls", "mean"] = "cls"
+    activation: Activation = "tanh"  # of W h + b
+    bias: bool = True  # whether there is a b
+    norm: bool = False  # LayerNorm after the activation, as in ModernBERT
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A checkpoint's shape and arithmetic, as in transformers' config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    type_vocab_size: int = 2  # ERNIE 2.0 has 4, RoBERTa 1, DistilBERT none: 0
+    task_type_vocab_size: int = 0  # ERNIE's optional task-type embedding; 0: none
+    position_offset: int = 0  # RoBERTa counts positions from pad_token_id + 1
+    layer_norm_eps: float = 1e-12
+    activation: Activation = "gelu"
+    pad_token_id: int = 0
+    family: str = "bert"  # the model_type that computes this in transformers
+    embedding_size: int = 0  # of ELECTRA's tables, then projected to hidden_size; 0: hidden_size
+    rope_theta: float = 0.0  # rotary positions instead of a table; 0: a table
+    local_rope_theta: float = 0.0  # that of local layers; 0: the same
+    relative_buckets: int = 0  # MPNet adds a learned number per head and distance to its scores
+    window: int = 0  # in local layers, tokens up to window // 2 apart see each other; 0: none are
+    global_every: int = 1  # every so many layers, from the first on, one is global
+    prenorm: bool = False  # sublayers read normalised states and add to unnormalised ones
+    gated: bool = False  # the perceptron is W (act(G x) * (U x)); mlp_in holds G and U
+    biases: tuple[str, ...] = DENSE  # the dense layers that have one
+    norm_bias: bool = True
+    head: Head = Head()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens in the longest text that can be encoded."""
+        return self.max_positions - self.position_offset
+
+    @property
+    def table_width(self) -> int:
+        """The width of the embedding tables."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def dense_shapes(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of each dense layer."""
+        width, inner = self.hidden_size, self.intermediate_size
+        return {
+            "qkv": (width, 3 * width),
+            "attention_out": (width, width),
+            "mlp_in": (width, 2 * inner if self.gated else inner),
+            "mlp_out": (inner, width),
+        }
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How an encoder runs; none of this changes what a checkpoint stores."""
+
+    dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
+    attention: Attention = None  # see models/attention.py; None: jax chooses
+    remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
+    unroll: int = 1  # layers in one step of the scan
+    dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped

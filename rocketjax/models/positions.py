@@ -1,0 +1,68 @@
+"""Positions as attention sees them: rotated queries and keys, or a bias by distance."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FAR = 128  # MPNet: tokens farther apart than this share a bucket
+
+
+class Places(NamedTuple):
+    """What a layer's attention is told of positions, beyond which text each slot belongs to."""
+
+    turns: tuple[jax.Array, jax.Array] | None = None  # see `turns`; None: nothing is rotated
+    bias: jax.Array | None = None  # [H, S, S], added to scores
+
+
+def turns(position: jax.Array, size: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of rotary embeddings (arXiv 2104.09864), [T, size / 2] each, float32.
+
+    Args:
+        position: [T] of each token in its text.
+        size: of a head, even.
+        theta: the base of the wavelengths.
+    """
+    frequency = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
+    angle = position[:, None].astype(jnp.float32) * jnp.asarray(frequency, jnp.float32)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotated(qkv: jax.Array, turned: tuple[jax.Array, jax.Array], heads: int) -> jax.Array:
+    """Turns queries and keys by their tokens' positions; values stay.
+
+    A head's numbers are rotated in pairs: each of its first half with that of its second.
+
+    Args:
+        qkv: [T, 3 * heads * D].
+        turned: of `turns`.
+        heads: H.
+    """
+    split = qkv.reshape(qkv.shape[0], 3, heads, 2, -1)
+    first, second = (split[:, :2, :, half].astype(jnp.float32) for half in range(2))
+    cos, sin = (each[:, None, None] for each in turned)
+    both = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=3)
+    return jnp.concatenate([both.astype(qkv.dtype), split[:, 2:]], axis=1).reshape(qkv.shape)
+
+
+def relative_bias(table: jax.Array, length: int) -> jax.Array:
+    """[buckets, H] -> [H, S, S], queries by keys: a learned number by distance (MPNet, T5).
+
+    A text's tokens are neighbours in a row, so the distance of slots is that of positions.
+    """
+    apart = np.arange(1 - length, length)
+    by_distance = table[_bucket(apart, len(table))]
+    place = np.arange(length)
+    return by_distance[place - place[:, None] + length - 1].transpose(2, 0, 1)
+
+
+def _bucket(apart: np.ndarray, buckets: int) -> np.ndarray:
+    """The bucket of each distance key - query: half of them after the query, ever wider ones."""
+    half = buckets // 2
+    exact = half // 2  # distances with a bucket of their own
+    far = np.maximum(np.abs(apart), 1).astype(np.float32)
+    wide = np.log(far / exact) / math.log(_FAR / exact) * (half - exact)
+    wide = np.minimum(exact + wide.astype(np.int64), half - 1)
+    return np.where(np.abs(apart) < exact, np.abs(apart), wide) + half * (apart > 0)
