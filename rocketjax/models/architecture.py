@@ -46,12 +46,14 @@ class EncoderConfig:
     family: str = "bert"  # the model_type that computes this in transformers
     embedding_size: int = 0  # of ELECTRA's tables, then projected to hidden_size; 0: hidden_size
     rope_theta: float = 0.0  # rotary positions instead of a table; 0: a table
+    rope_factor: float = 1.0  # wavelengths are this much longer
     local_rope_theta: float = 0.0  # that of local layers; 0: the same
     relative_buckets: int = 0  # MPNet adds a learned number per head and distance to its scores
     window: int = 0  # in local layers, tokens up to window // 2 apart see each other; 0: none are
     global_every: int = 1  # every so many layers, from the first on, one is global
     prenorm: bool = False  # sublayers read normalised states and add to unnormalised ones
-    gated: bool = False  # the perceptron is W (act(G x) * (U x)); mlp_in holds G and U
+    gated: bool = False  # the perceptron is W (act(G x) * (U x)); mlp_in holds G and U ..
+    gate_last: bool = False  # .. or U and G
     biases: tuple[str, ...] = DENSE  # the dense layers that have one
     norm_bias: bool = True
     head: Head = Head()

@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         if config.rope_theta:
             position = jnp.asarray(rows.position).reshape(-1)
             size = config.hidden_size // config.num_heads
-            turned = {theta: turns(position, size, theta) for theta in turned}
+            turned = {theta: turns(position, size, theta, config.rope_factor) for theta in turned}
         bias = None
         if config.relative_buckets:
             shape = config.relative_buckets, config.num_heads

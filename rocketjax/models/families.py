@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocketjax.models.architecture import DENSE, Activation, EncoderConfig, Head
+from rocketjax.models.fields import MOST_LAYERS, Fields
+from rocketjax.models.remote import translated
 from rocketjax.runtime.errors import InputError
-
-# More than any model has, so that an absurd config.json fails here and does not fill the memory.
-_MOST = 10_000_000
-_MOST_LAYERS = 1_000
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -25,40 +23,6 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-class _Fields(NamedTuple):
-    """A config.json; what is asked of it is checked, and its errors name file and field."""
-
-    path: Path
-    values: Mapping[str, Any]
-
-    def one_of(self, name: str, supported: tuple[Any, ...], default: Any) -> Any:
-        value = self.values.get(name, default)
-        # Types are compared too, as 1 == True.
-        if not any(type(value) is type(choice) and value == choice for choice in supported):
-            raise self.wrong(name, f"supported: {', '.join(map(str, supported))}")
-        return value
-
-    def size(self, name: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
-        value = self.values.get(name, default)
-        if type(value) is not int or not least <= value <= most:  # isinstance: a bool, too
-            raise self.wrong(name, f"it must be an integer from {least} to {most}")
-        return value
-
-    def between(self, name: str, default: float, low: float, high: float) -> float:
-        value = self.values.get(name, default)
-        if type(value) not in (int, float) or not low < value < high:
-            raise self.wrong(name, f"it must be between {low:g} and {high:g}")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        return self.one_of(name, (True, False), default)
-
-    def wrong(self, name: str, remedy: str) -> InputError:
-        """The error of a field that is missing or not as it must be."""
-        found = f"is {self.values[name]!r}" if name in self.values else "is missing"
-        return InputError(f"{self.path}: {name} {found}; {remedy}")
-
-
 class _Family(NamedTuple):
     """How a family's config.json differs from BERT's."""
 
@@ -67,7 +31,8 @@ class _Family(NamedTuple):
     fixed: Mapping[str, Any] = {}  # fields of ours that all of the family share
     pad: int = 0  # the default of pad_token_id
     epsilon: float = 1e-12
-    read: Callable[[_Fields], dict[str, Any]] = lambda fields: {}  # further fields of ours
+    activation: str = "gelu"
+    read: Callable[[Fields], dict[str, Any]] = lambda fields: {}  # further fields of ours
     written: Callable[[EncoderConfig], dict[str, Any]] = lambda config: {}  # and their keys
 
 
@@ -88,7 +53,7 @@ _KEYS = {  # our field -> its key in BERT's config.json
 # ---- ModernBERT
 
 
-def _read_modernbert(fields: _Fields) -> dict[str, Any]:
+def _read_modernbert(fields: Fields) -> dict[str, Any]:
     attention, mlp = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
     activations = tuple(_ACTIVATIONS)
     norm_bias = fields.flag("norm_bias", False)
@@ -140,9 +105,9 @@ def _layer_types(layers: int, every: int) -> list[str]:
     return [_LAYER_TYPES[i % every > 0] for i in range(layers)]
 
 
-def _global_every(fields: _Fields) -> int:
+def _global_every(fields: Fields) -> int:
     """The n of which every nth layer, from the first on, is global."""
-    layers = fields.size("num_hidden_layers", most=_MOST_LAYERS)
+    layers = fields.size("num_hidden_layers", most=MOST_LAYERS)
     types = fields.values.get("layer_types")
     if types is None:
         return min(fields.size("global_attn_every_n_layers", 3), layers)
@@ -157,30 +122,92 @@ def _global_every(fields: _Fields) -> int:
     return every
 
 
-def _theta(fields: _Fields, name: str, default: float, kind: str = "") -> float:
-    """The base of rotary positions, of layers of a kind; scaled ones are refused."""
-    if fields.values.get("rope_scaling") is not None:
-        raise fields.wrong("rope_scaling", "supported: none")
-    plain = {"rope_type": "default", "partial_rotary_factor": 1.0}
+def _theta(fields: Fields, name: str, default: float, kind: str) -> float:
+    """The base of rotary positions of a kind of layers; scaled ones are refused."""
+    _refuse_scaling(fields)
     given = fields.values.get("rope_parameters") or {}
-    own = given.get(kind) or {} if kind and isinstance(given, dict) else given
+    own = given.get(kind) or {} if isinstance(given, dict) else None
     if (
         not isinstance(own, dict)
-        or not set(given) <= set(_LAYER_TYPES if kind else own)
-        or not set(own) <= {"rope_theta", *plain}
-        or any(own.get(key, value) != value for key, value in plain.items())
+        or not set(given) <= set(_LAYER_TYPES)
+        or not set(own) <= {"rope_theta", "rope_type"}
+        or own.get("rope_type", "default") != "default"
     ):
         raise fields.wrong(
-            "rope_parameters", "supported: rope_theta, and rope_type where it is 'default'"
+            "rope_parameters",
+            f"supported: rope_theta and rope_type 'default' of {' and '.join(_LAYER_TYPES)}",
         )
     theta = {name: own["rope_theta"]} if "rope_theta" in own else fields.values
-    return _Fields(fields.path, theta).between(name, default, 1, 1e12)
+    return Fields(fields.path, theta).between(name, default, 1, 1e12)
+
+
+def _refuse_scaling(fields: Fields) -> None:
+    """The older name of what is now in rope_parameters."""
+    if fields.values.get("rope_scaling") is not None:
+        raise fields.wrong("rope_scaling", "supported: none")
+
+
+# ---- NomicBERT and GTE
+
+
+def _read_nomic(fields: Fields) -> dict[str, Any]:
+    _check_head_dim(fields)
+    return _rope(fields, 1_000.0)
+
+
+def _read_gte(fields: Fields) -> dict[str, Any]:
+    return _rope(fields, 160_000.0) | {"type_vocab_size": fields.size("type_vocab_size", 1, 0)}
+
+
+def _rope(fields: Fields, default: float) -> dict[str, Any]:
+    """Rotary positions, the same in all layers."""
+    _refuse_scaling(fields)
+    given = fields.values.get("rope_parameters") or {}
+    known = {"rope_theta", "rope_type", "factor"}
+    kind = given.get("rope_type", "default") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not set(given) <= known or kind not in ("default", "linear"):
+        raise fields.wrong(
+            "rope_parameters", "supported: rope_theta, rope_type 'default' or 'linear', factor"
+        )
+    own = Fields(fields.path, {"rope_theta": default} | dict(given))
+    factor = own.between("factor", 1.0, 0, 1e6) if kind == "linear" else 1.0
+    return {"rope_theta": own.between("rope_theta", default, 1, 1e12), "rope_factor": factor}
+
+
+def _check_head_dim(fields: Fields) -> None:
+    size = fields.size("hidden_size") // fields.size("num_attention_heads")
+    fields.one_of("head_dim", (size, None), None)
+
+
+def _write_rope(config: EncoderConfig) -> dict[str, Any]:
+    scaled = {"factor": config.rope_factor} if config.rope_factor != 1 else {}
+    kind = "linear" if scaled else "default"
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": config.rope_theta, **scaled}}
 
 
 # ---- all
 
 
-def _read_roberta(fields: _Fields) -> dict[str, Any]:
+def _read_electra(fields: Fields) -> dict[str, Any]:
+    narrow = fields.size("embedding_size", 128)
+    return {"embedding_size": 0 if narrow == fields.values["hidden_size"] else narrow}
+
+
+def _write_electra(config: EncoderConfig) -> dict[str, Any]:
+    return {"embedding_size": config.table_width}
+
+
+def _read_mpnet(fields: Fields) -> dict[str, Any]:
+    # transformers reads both fields and computes with these values all the same.
+    fields.one_of("pad_token_id", (1,), 1)
+    return {"relative_buckets": fields.one_of("relative_attention_num_buckets", (32,), 32)}
+
+
+def _write_mpnet(config: EncoderConfig) -> dict[str, Any]:
+    return {"relative_attention_num_buckets": config.relative_buckets}
+
+
+def _read_roberta(fields: Fields) -> dict[str, Any]:
     pad, positions = fields.size("pad_token_id", 1, 0), fields.size("max_position_embeddings")
     if positions <= pad + 1:
         raise InputError(
@@ -191,7 +218,7 @@ def _read_roberta(fields: _Fields) -> dict[str, Any]:
     return {"position_offset": pad + 1}
 
 
-def _read_ernie(fields: _Fields) -> dict[str, Any]:
+def _read_ernie(fields: Fields) -> dict[str, Any]:
     if not fields.flag("use_task_id", False):
         return {"family": "bert"}  # which computes the same
     return {"task_type_vocab_size": fields.size("task_type_vocab_size", 3)}
@@ -211,8 +238,50 @@ FAMILIES = {
         {"type_vocab_size": 0, "prenorm": True, "gated": True},
         50_283,
         1e-5,
-        _read_modernbert,
-        _write_modernbert,
+        read=_read_modernbert,
+        written=_write_modernbert,
+    ),
+    "distilbert": _Family(
+        "DistilBert",
+        {
+            "hidden_size": "dim",
+            "num_layers": "n_layers",
+            "num_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "activation": "activation",
+        },
+        {"type_vocab_size": 0, "layer_norm_eps": 1e-12, "head": Head(activation="relu")},
+    ),
+    "electra": _Family(
+        "Electra",
+        fixed={"head": Head(activation="gelu")},
+        read=_read_electra,
+        written=_write_electra,
+    ),
+    "mpnet": _Family(
+        "MPNet",
+        fixed={"type_vocab_size": 0, "position_offset": 2},
+        pad=1,
+        read=_read_mpnet,
+        written=_write_mpnet,
+    ),
+    "nomic_bert": _Family(
+        "NomicBert",
+        fixed={"gated": True, "gate_last": True, "biases": ()},
+        activation="silu",
+        read=_read_nomic,
+        written=_write_rope,
+    ),
+    "gte": _Family(
+        "Gte",
+        fixed={
+            "gated": True,
+            "gate_last": True,
+            "biases": ("qkv", "attention_out", "mlp_out"),
+        },
+        pad=1,
+        read=_read_gte,
+        written=_write_rope,
     ),
 }
 _ABSOLUTE = ("bert", "ernie", "roberta")  # transformers once had other positions for these
@@ -233,8 +302,8 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
     Raises:
         InputError: a field is missing, out of range, or asks for what the encoder does not compute.
     """
-    fields = _Fields(path, values)
-    model_type = fields.one_of("model_type", tuple(MODEL_TYPES), None)
+    fields = translated(Fields(path, values))
+    model_type = fields.one_of("model_type", (*MODEL_TYPES, "new"), None)
     name = MODEL_TYPES[model_type]
     family = FAMILIES[name]
     if name in _ABSOLUTE:
@@ -250,7 +319,7 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
     own = {
         "vocab_size": fields.size(keys["vocab_size"]),
         "hidden_size": hidden,
-        "num_layers": fields.size(keys["num_layers"], most=_MOST_LAYERS),
+        "num_layers": fields.size(keys["num_layers"], most=MOST_LAYERS),
         "num_heads": heads,
         "intermediate_size": fields.size(keys["intermediate_size"]),
         "max_positions": fields.size(keys["max_positions"]),
@@ -260,7 +329,7 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
         "family": name,
         **family.fixed,
     }
-    if "type_vocab_size" not in own:
+    if "type_vocab_size" not in own and name != "gte":
         own["type_vocab_size"] = fields.size(keys["type_vocab_size"], 2)
     if "layer_norm_eps" not in own:
         own["layer_norm_eps"] = fields.between(keys["layer_norm_eps"], family.epsilon, 0, 1)

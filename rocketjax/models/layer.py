@@ -76,6 +76,7 @@ def layer(
     hidden = dense(params["mlp_in"], states.normed, compute.dtype)
     if config.gated:
         gate, hidden = jnp.split(hidden, 2, axis=-1)
+        gate, hidden = (hidden, gate) if config.gate_last else (gate, hidden)
         hidden = activate(config.activation, gate) * hidden
     else:
         hidden = activate(config.activation, hidden)

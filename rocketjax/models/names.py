@@ -43,7 +43,6 @@ _OWN_HEAD = {
     "pooler_in_encoder": False,
     "unit": "classifier.out_proj",
 }
-_TRIO = ("bert", "ernie", "roberta")
 NAMES = {
     # An ERNIE without task embeddings is of BERT's family, but its tensors are named "ernie.".
     "bert": Names(("bert", "ernie", "roberta")),
@@ -60,6 +59,52 @@ NAMES = {
         "head.dense",
         False,
         "head.norm",
+    ),
+    "distilbert": Names(
+        ("distilbert",),
+        layer="transformer.layer.{}.",
+        dense=(
+            ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            ("attention.out_lin",),
+            ("ffn.lin1",),
+            ("ffn.lin2",),
+        ),
+        attention_norm="sa_layer_norm",
+        mlp_norm="output_layer_norm",
+        pooler="pre_classifier",
+        pooler_in_encoder=False,
+    ),
+    "electra": Names(("electra",), **_OWN_HEAD),
+    "mpnet": Names(
+        ("mpnet",),
+        dense=(
+            ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+            ("attention.attn.o",),
+            ("intermediate.dense",),
+            ("output.dense",),
+        ),
+        attention_norm="attention.LayerNorm",
+        **_OWN_HEAD,
+    ),
+    # As on the hub, and as transformers 5 writes them, which renames them when it reads them.
+    "nomic_bert": Names(
+        ("nomic_bert", "bert"),
+        embedding_norm="emb_ln",
+        layer="encoder.layers.{}.",
+        dense=(("attn.Wqkv",), ("attn.out_proj",), ("mlp.fc11", "mlp.fc12"), ("mlp.fc2",)),
+        attention_norm="norm1",
+        mlp_norm="norm2",
+    ),
+    "gte": Names(
+        ("gte", "new"),
+        dense=(
+            ("attention.qkv_proj",),
+            ("attention.o_proj",),
+            ("mlp.up_gate_proj",),
+            ("mlp.down_proj",),
+        ),
+        attention_norm="attn_ln",
+        mlp_norm="mlp_ln",
     ),
 }
 

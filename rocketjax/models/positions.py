@@ -17,16 +17,20 @@ class Places(NamedTuple):
     bias: jax.Array | None = None  # [H, S, S], added to scores
 
 
-def turns(position: jax.Array, size: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def turns(
+    position: jax.Array, size: int, theta: float, factor: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of rotary embeddings (arXiv 2104.09864), [T, size / 2] each, float32.
 
     Args:
         position: [T] of each token in its text.
         size: of a head, even.
         theta: the base of the wavelengths.
+        factor: by which all are longer.
     """
     frequency = 1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
-    angle = position[:, None].astype(jnp.float32) * jnp.asarray(frequency, jnp.float32)
+    frequency = jnp.asarray(frequency / factor, jnp.float32)
+    angle = position[:, None].astype(jnp.float32) * frequency
     return jnp.cos(angle), jnp.sin(angle)
 
 
