@@ -135,11 +135,13 @@ def row_fits(length: int, width: int, heads: int, dtype: Any) -> bool:
 
 def _lanes(length: int, width: int, dtype: Any) -> int:
     """The most lanes a step that leave room in VMEM; 0: none do."""
-    # Scores and their gradients of the heads worked on together, and some more of that size.
-    scores = (2 * _together(length) + 2) * length * length * 4
+    size = jnp.dtype(dtype).itemsize
+    # Scores and their gradients of the heads worked on together, and some more of that size: twice
+    # as much in float32, whose products at the highest precision split what they multiply.
+    scores = (2 * _together(length) + 2) * length * length * 2 * size
     for lanes in range(width, 0, -LANES):
         # Blocks of the backward kernel: q, k, v and the output's gradient; the gradients of all.
-        blocks = 2 * length * (4 * lanes + 3 * width) * jnp.dtype(dtype).itemsize
+        blocks = 2 * length * (4 * lanes + 3 * width) * size
         if width % lanes == 0 and blocks + scores <= VMEM:
             return lanes
     return 0
