@@ -8,28 +8,45 @@ MODULES = "sentence_transformers.models."
 TEXTS = ["the Cat is purring", "what is a Dog", "sea waves of salt " * 6, "leaf"]
 
 
-def bert(folder, labels=None, positions=64, lower=False, family="Bert", **tokenizer):
+# What is in the config of other families, and whether their tokenizers give segments.
+FAMILIES = {
+    "ModernBert": {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 0},
+    "DistilBert": {},
+    "Electra": {"embedding_size": 16},
+    "MPNet": {},
+    "Camembert": {"type_vocab_size": 1},
+    "NomicBert": {},
+    "Gte": {"type_vocab_size": 0, "pad_token_id": 0},
+}
+_SEGMENTS = ("Bert", "Ernie", "Electra", "NomicBert")
+
+
+def bert(folder, labels=None, positions=64, lower=False, family="Bert", fields=(), **tokenizer):
     """A BERT of two layers of 32, with a head of so many labels, and its WordPiece tokenizer.
 
     `family`: of its class in transformers. RoBERTa's positions begin after its padding's id.
+    `fields`: more of its config.
     """
     import torch
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    roberta = "Roberta" in family
+    roberta = "Roberta" in family or family in ("MPNet", "Camembert")
     special = ["[UNK]", "[PAD]"] if roberta else ["[PAD]", "[UNK]"]
     vocabulary = [*special, "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    differs = {"type_vocab_size": 1, "pad_token_id": 1} if roberta else {}
-    if roberta:
+    differs = {"type_vocab_size": 1} if "Roberta" in family else {}
+    differs |= ({"pad_token_id": 1} if roberta else {}) | FAMILIES.get(family, {}) | dict(fields)
+    if family not in _SEGMENTS:
         tokenizer = {"model_input_names": ["input_ids", "attention_mask"]} | tokenizer
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    special = dict.fromkeys(("bos_token_id", "eos_token_id"))
     config = getattr(transformers, f"{family}Config")(
+        **special,
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=64,
+        **{"hidden_dim" if family == "DistilBert" else "intermediate_size": 64},
         max_position_embeddings=positions + 2 * roberta,
         **differs,
         **({} if labels is None else {"num_labels": labels}),

@@ -1,12 +1,14 @@
 """Tiny random models and batches that several tests share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rocketjax.models.architecture import Compute, EncoderConfig, Head
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Compute, EncoderConfig
 from rocketjax.text.batch import ListBatch, Text, Tokens
 from rocketjax.text.rows import ON_ACCELERATORS, fitting, in_parts, one_a_row, pack
 
@@ -18,6 +20,35 @@ ENCODER = EncoderConfig(
     intermediate_size=32,
     max_positions=24,
 )
+
+# Windows are narrower than the texts, and layers are no multiple of those that take turns.
+MODERN = dataclasses.replace(
+    ENCODER,
+    family="modernbert",
+    num_layers=5,
+    type_vocab_size=0,
+    rope_theta=100.0,
+    local_rope_theta=10.0,
+    window=4,
+    global_every=3,
+    prenorm=True,
+    gated=True,
+    biases=(),
+    norm_bias=False,
+    head=Head("mean", "gelu", bias=False, norm=True),
+)
+KINDS = {
+    "modernbert": MODERN,
+    "mpnet": dataclasses.replace(
+        ENCODER, family="mpnet", type_vocab_size=0, position_offset=2, relative_buckets=32
+    ),
+    "electra": dataclasses.replace(
+        ENCODER, family="electra", embedding_size=8, head=Head(activation="gelu")
+    ),
+    "nomic": dataclasses.replace(
+        ENCODER, family="nomic_bert", rope_theta=50.0, gated=True, gate_last=True, biases=()
+    ),
+}
 
 
 def tokens(rng, *shape, length=12):

@@ -154,17 +154,24 @@ def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) ->
     return Pooling(*chosen, tuple(notes))
 
 
-def head_notes(folder: Path, head: Mapping[str, Any]) -> list[str]:
+def head_notes(folder: Path, head: Mapping[str, Any], lone: bool) -> list[str]:
     """The notes on a cross-encoder's head.
 
     Args:
         folder: the model's root.
         head: the tensors that hold the head.
+        lone: whether it has no pooler, though transformers has one in models of this class.
 
     Raises:
         InputError: of two labels, the first is the positive one by their names.
     """
-    return [*_two_labels(folder, head), *_lone_unit(folder, head)]
+    if not lone:
+        return _two_labels(folder, head)
+    return [
+        *_two_labels(folder, head),
+        f"{folder}: a head without a pooler: its unit reads [CLS] as it is, while transformers "
+        "would draw a pooler at random",
+    ]
 
 
 def _two_labels(folder: Path, head: Mapping[str, Any]) -> list[str]:
@@ -197,16 +204,6 @@ def halved(folder: Path, tensors: Mapping[str, Any]) -> list[str]:
     return [
         f"{folder}: weights are {', '.join(sorted(kinds))}: read as float32, and computed as "
         "--compute.dtype says, where transformers 5 computes in their own type"
-    ]
-
-
-def _lone_unit(folder: Path, head: Mapping[str, Any]) -> list[str]:
-    """The note on a head without the pooler that transformers has before the unit; else none."""
-    if "classifier.weight" not in head or any(n.endswith("pooler.dense.weight") for n in head):
-        return []
-    return [
-        f"{folder}: a head without a pooler: its unit reads [CLS] as it is, while transformers "
-        "would draw a pooler at random"
     ]
 
 

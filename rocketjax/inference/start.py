@@ -57,7 +57,7 @@ def pretrained_retriever(
     )
     params = jax.device_put(by_tower(params, params, shared=module.shared))
     notes = [*reading.notes, *vectors.notes, *halved(root, tensors)]
-    if reading.text.title == "segment":
+    if reading.text.title == "segment" and encoder.type_vocab_size > 1:
         notes += segments(folder, tokenizer)
     return Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
 
@@ -89,8 +89,10 @@ def pretrained_reranker(
     head = heads.head_params(head_of, encoder, str(root))
     has_pooler = heads.has_own_pooler(encoder) if head is None else "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
-    notes = [*reading.notes, *segments(folder, tokenizer), *halved(root, tensors)]
-    notes += head_notes(root, head_of)
+    lone = head_of is tensors and head is not None and not has_pooler
+    notes = [*reading.notes, *halved(root, tensors), *head_notes(root, head_of, lone)]
+    if encoder.type_vocab_size > 1:
+        notes += segments(folder, tokenizer)
     if head is None:
         if seed is None:
             raise InputError(
@@ -125,6 +127,11 @@ def _head_tensors(
 ) -> pretrained.Tensors:
     """What holds a cross-encoder's head: its weights, or the modules behind its encoder."""
     denses = [pretrained.load_tensors(dense) for dense in read_denses(root)]
+    if denses and heads.has_own_pooler(config):
+        raise InputError(
+            f"{root}/modules.json: a {config.family} with a head in modules; supported: the head "
+            "of transformers' class for sequence classification, among its weights"
+        )
     return heads.head_of_modules(denses, config) if denses else tensors
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rocketjax.models.architecture import EncoderConfig
 from rocketjax.models.layer import Params
-from rocketjax.models.names import NAMES
+from rocketjax.models.names import NAMES, Names
 from rocketjax.models.pretrained import FLOATS, Tensors
 from rocketjax.runtime.errors import InputError
 
@@ -91,7 +91,8 @@ def head_of_modules(denses: Sequence[Tensors], config: EncoderConfig) -> Tensors
         denses: the tensors of one Dense module, which scores, or of two, the first a pooler.
         config: of the encoder.
     """
-    names = list(_head_names({}, config))[-len(denses) :]
+    own = NAMES["roberta"] if NAMES[config.family] in _TRIO else NAMES[config.family]
+    names = [_in_full(own), own.unit][-len(denses) :]
     tensors: Tensors = {}
     for name, dense in zip(names, denses, strict=True):
         weight = dense.get("linear.weight", np.zeros(0, np.float32))
@@ -137,8 +138,12 @@ def _head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tup
             poolers = [f"{prefix}{names.pooler}" for prefix in (*prefixes, "")]
             found = (pooler for pooler in poolers if f"{pooler}.weight" in tensors)
             return next(found, poolers[0]), names.unit
-    prefix = f"{own.prefixes[0]}." if own.pooler_in_encoder else ""
-    return prefix + own.pooler, own.unit
+    return _in_full(own), own.unit
+
+
+def _in_full(names: Names) -> str:
+    """The pooler's name, with the encoder's prefix if it is a part of the encoder."""
+    return f"{names.prefixes[0]}.{names.pooler}" if names.pooler_in_encoder else names.pooler
 
 
 _TRIO = [NAMES[name] for name in ("bert", "ernie", "roberta")]  # their names have been mixed up

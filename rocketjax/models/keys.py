@@ -51,6 +51,50 @@ _TOKENS = """
     additional_special_tokens bos_token cls_token eos_token extra_special_tokens mask_token
     pad_token sep_token unk_token"""
 
+# Of no effect in any version of transformers: a table of positions would be of another kind.
+_MODERN = """
+    causal_mask classifier_dropout decoder_bias deterministic_flash_attn embedding_dropout
+    initializer_cutoff_factor layer_norm_eps mlp_dropout attention_dropout position_embedding_type
+    reference_compile repad_logits_with_grad sparse_pred_ignore_index sparse_prediction"""
+_NOMIC = """
+    attn_pdrop dense_seq_output embd_pdrop fused_bias_fc fused_dropout_add_ln
+    last_layer_subset pad_vocab_size_multiple reorder_and_upcast_attn resid_pdrop
+    rotary_scaling_factor summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj use_flash_attn use_xentropy"""
+_READ_NOMIC = """
+    activation_function causal max_trained_positions mlp_fc1_bias mlp_fc2_bias moe_every_n_layers
+    n_embd n_head n_inner n_layer n_positions layer_norm_epsilon num_experts parallel_block prenorm
+    qkv_proj_bias rotary_emb_base rotary_emb_fraction rotary_emb_interleaved rotary_emb_scale_base
+    scale_attn_by_inverse_layer_idx scale_attn_weights use_rms_norm"""
+
+# What config.json has beside the keys of BERT, by model_type.
+FAMILIES: dict[str, Keys] = {
+    "modernbert": Keys(
+        """attention_bias classifier_activation classifier_bias classifier_pooling
+        global_attn_every_n_layers global_rope_theta hidden_activation layer_types
+        local_attention local_rope_theta mlp_bias norm_bias norm_eps rope_parameters rope_scaling""",
+        _MODERN,
+        {"is_causal": (False,)},
+    ),
+    "distilbert": Keys(
+        "activation dim hidden_dim n_heads n_layers",
+        "attention_dropout dropout qa_dropout seq_classif_dropout sinusoidal_pos_embds "
+        "tie_weights_",
+    ),
+    "electra": Keys(
+        "embedding_size",
+        "summary_activation summary_last_dropout summary_type summary_use_proj",
+    ),
+    "mpnet": Keys("relative_attention_num_buckets"),
+    "nomic_bert": Keys(f"head_dim rope_parameters rope_scaling {_READ_NOMIC}", _NOMIC),
+    "gte": Keys("rope_parameters rope_scaling"),
+    "new": Keys(
+        """layer_norm_type logn_attention_clip1 logn_attention_scale pack_qkv rope_scaling
+        rope_theta""",
+        "unpad_inputs use_memory_efficient_attention",
+    ),
+}
+
 FILES: dict[str, Keys] = {
     "config.json": Keys(
         """architectures hidden_act hidden_size id2label intermediate_size is_decoder
@@ -112,7 +156,7 @@ FILES: dict[str, Keys] = {
         "bias in_features module_output_name out_features",
     ),
     "Normalize/config.json": Keys("module_input_name module_output_name"),
-}
+} | {f"config.json of {kind}": keys for kind, keys in FAMILIES.items()}
 
 
 def unheeded(folder: Path) -> str:
@@ -127,6 +171,9 @@ def unheeded(folder: Path) -> str:
             if (folder / name).is_file():  # the library does not read it either
                 found[name] = ["as a whole, as there is no modules.json"]
     for file, keys, fields in _contents(folder):
+        if keys is FILES["config.json"]:
+            more = FAMILIES.get(str(fields.get("model_type")), Keys(""))
+            keys = Keys(*(f"{a} {b}" for a, b in zip(keys[:2], more[:2])), keys.only | more.only)
         for name, value in fields.items():
             if text := _strange(keys, name, value):
                 found.setdefault(file, []).append(text)

@@ -6,9 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from others import TEXTS, bert, dense, edit, modular, write
+from others import FAMILIES, TEXTS, bert, dense, edit, modular, write
 
 import rocketjax
 from rocketjax import ComputeConfig, InputError, TextOptions, encode, search
@@ -69,7 +70,7 @@ def export_with(folder, reranker):
 # ---- what a file says is heeded
 
 
-@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Ernie"])
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Ernie", *FAMILIES])
 def test_other_families_are_read_as_well(library, family, tmp_path):
     vectors = modular(bert(tmp_path / "de", family=family), similarity_fn_name="dot")
     write(vectors / "sentence_bert_config.json", {"max_seq_length": 20})
@@ -77,6 +78,27 @@ def test_other_families_are_read_as_well(library, family, tmp_path):
     scores = bert(tmp_path / "ce", labels=1, family=family)
     edit(scores / "tokenizer_config.json", model_max_length=20)
     assert same_scores(library, scores).tokenizer.config.pair_length == 20
+
+
+@pytest.mark.parametrize("family", ["ModernBert", "DistilBert", "Electra", "MPNet"])
+@pytest.mark.parametrize("labels", [1, None])
+def test_other_families_are_exported_and_read_again(library, family, labels, tmp_path):
+    """With the head that their weights have, or a fresh one; what is computed stays the same."""
+    folder = bert(tmp_path / "m", labels=labels, family=family)
+    retriever = pretrained_retriever(RetrieverConfig(str(folder)), SHORT, ComputeConfig())
+    reranker = pretrained_reranker(RerankerConfig(str(folder)), SHORT, ComputeConfig(), seed=1)
+    fresh = [note for note in reranker.notes if "a fresh one is drawn" in note]
+    assert len(fresh) == (labels is None)
+    export(tmp_path / "out", retriever, reranker, {"retriever": "", "reranker": ""})
+    vectors = library.SentenceTransformer(str(tmp_path / "out" / "retriever" / "query"))
+    close(retriever.encode_query(QUERIES), vectors.encode_query(QUERIES))
+    again = same_scores(library, tmp_path / "out" / "reranker")
+    for ours, saved in [
+        (reranker, again),
+        (retriever, rocketjax.open_retriever(tmp_path / "out" / "retriever")),
+    ]:
+        assert saved.module.config == ours.module.config
+        jax.tree.map(np.testing.assert_array_equal, saved.params, ours.params)
 
 
 def test_texts_are_lower_cased_where_the_folder_says_so(library, tmp_path):
