@@ -284,7 +284,12 @@ FAMILIES = {
         written=_write_rope,
     ),
 }
-_ABSOLUTE = ("bert", "ernie", "roberta")  # transformers once had other positions for these
+_ABSOLUTE = (
+    "bert",
+    "ernie",
+    "roberta",
+    "electra",
+)  # transformers once had other positions for these
 # What model_type may be, and the family that computes the same.
 MODEL_TYPES = {name: name for name in FAMILIES} | {
     "xlm-roberta": "roberta",
@@ -323,7 +328,9 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
         "num_heads": heads,
         "intermediate_size": fields.size(keys["intermediate_size"]),
         "max_positions": fields.size(keys["max_positions"]),
-        "activation": _ACTIVATIONS[fields.one_of(keys["activation"], tuple(_ACTIVATIONS), "gelu")],
+        "activation": _ACTIVATIONS[
+            fields.one_of(keys["activation"], tuple(_ACTIVATIONS), family.activation)
+        ],
         # Older files leave out some fields; transformers' defaults apply.
         "pad_token_id": fields.size(keys["pad_token_id"], family.pad, least=0),
         "family": name,

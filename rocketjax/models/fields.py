@@ -26,6 +26,7 @@ class Fields(NamedTuple):
         return value
 
     def size(self, name: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
+        """An integer within limits."""
         value = self.values.get(name, default)
         if type(value) is not int or not least <= value <= most:  # isinstance: a bool, too
             raise self.wrong(name, f"it must be an integer from {least} to {most}")

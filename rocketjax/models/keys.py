@@ -72,7 +72,8 @@ FAMILIES: dict[str, Keys] = {
     "modernbert": Keys(
         """attention_bias classifier_activation classifier_bias classifier_pooling
         global_attn_every_n_layers global_rope_theta hidden_activation layer_types
-        local_attention local_rope_theta mlp_bias norm_bias norm_eps rope_parameters rope_scaling""",
+        local_attention local_rope_theta mlp_bias norm_bias norm_eps rope_parameters
+        rope_scaling""",
         _MODERN,
         {"is_causal": (False,)},
     ),
@@ -173,7 +174,9 @@ def unheeded(folder: Path) -> str:
     for file, keys, fields in _contents(folder):
         if keys is FILES["config.json"]:
             more = FAMILIES.get(str(fields.get("model_type")), Keys(""))
-            keys = Keys(*(f"{a} {b}" for a, b in zip(keys[:2], more[:2])), keys.only | more.only)
+            keys = Keys(
+                f"{keys.read} {more.read}", f"{keys.idle} {more.idle}", {**keys.only, **more.only}
+            )
         for name, value in fields.items():
             if text := _strange(keys, name, value):
                 found.setdefault(file, []).append(text)

@@ -1,6 +1,5 @@
 """Every family of encoders against transformers, live, in small: one test for all of them each."""
 
-import dataclasses
 import json
 import warnings
 
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 
 from rocketjax.models import convert, heads, pretrained
-from rocketjax.models.architecture import Compute, EncoderConfig
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Encoder, unstacked
-from rocketjax.models.layer import init_layers
+from rocketjax.models.encoder import Encoder
 from rocketjax.models.names import NAMES
+from rocketjax.models.positions import turns
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import Text, Tokens
 from rocketjax.text.rows import pack
@@ -131,7 +129,6 @@ def test_states_and_gradients_are_those_of_transformers(family, tmp_path):
     weight *= own(tokens)[:, :, None]
     hidden = theirs_of(model, config, tokens).last_hidden_state
     (hidden * torch.from_numpy(weight)).sum().backward()
-    model.zero_grad if False else None
 
     def loss(params):
         states = Encoder(config).apply({"params": params}, tokens)
@@ -150,3 +147,233 @@ def test_states_and_gradients_are_those_of_transformers(family, tmp_path):
         jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(theirs), strict=True
     ):
         assert np.abs(ours - want).max() <= 1e-4 * max(np.abs(want).max(), 1e-2 * largest), path
+
+
+@each_family
+def test_what_we_save_transformers_reads_and_in_out_in_is_exact(family, tmp_path):
+    model_of(family, tmp_path / "theirs")
+    config, params, _ = load(tmp_path / "theirs")
+    (tmp_path / "ours").mkdir()
+    tensors = convert.encoder_tensors(params, config)
+    pretrained.save_model(tmp_path / "ours", config, tensors, "Model")
+    again_config, again, _ = load(tmp_path / "ours")
+    assert again_config == config
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    model, info = transformers.AutoModel.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not {key for key in info["missing_keys"] if "pooler" not in key}
+    assert not info["unexpected_keys"]
+    tokens = tokens_of(config)
+    with torch.no_grad():
+        theirs = theirs_of(model.eval(), config, tokens).last_hidden_state.numpy()
+    ours = Encoder(config).apply({"params": params}, tokens)
+    assert np.abs(ours - theirs)[own(tokens)].max() <= 1e-4
+
+
+@each_family
+def test_scores_are_those_of_the_familys_own_head(family, tmp_path):
+    model = model_of(family, tmp_path / "theirs", "ForSequenceClassification", num_labels=1)
+    config, params, tensors = load(tmp_path / "theirs")
+    head = heads.head_params(tensors, config, "here")
+    assert head is not None and "pooler" in head
+    tokens = tokens_of(config)
+    with torch.no_grad():
+        theirs = theirs_of(model, config, tokens).logits[:, 0].numpy()
+    module = CrossEncoder(config, pooler=True)
+    scores = module.apply({"params": {"encoder": params, **head}}, tokens)
+    assert np.ptp(theirs) > 0.1
+    np.testing.assert_allclose(scores, theirs, atol=1e-4)
+    again = heads.head_params(heads.head_tensors(head, config), config, "here")
+    jax.tree.map(np.testing.assert_array_equal, again, head)
+    # The module draws just such parameters where weights have no head.
+    drawn = jax.eval_shape(module.init, jax.random.key(0), tokens)["params"]
+    assert jax.tree.map(lambda x: x.shape, drawn) == jax.tree.map(
+        lambda x: x.shape, {"encoder": params, **head}
+    )
+
+
+@pytest.mark.parametrize("family", ["distilbert", "electra", "modernbert"])
+def test_a_head_without_its_pooler_is_refused(family, tmp_path):
+    model_of(family, tmp_path, "ForSequenceClassification", num_labels=1)
+    config, _, tensors = load(tmp_path)
+    pooler = NAMES[config.family].pooler
+    del tensors[f"{pooler}.weight"]
+    with pytest.raises(InputError, match=rf"^here: {pooler}\.weight is missing"):
+        heads.head_params(tensors, config, "here")
+
+
+@pytest.mark.parametrize(
+    ("family", "length"), [("modernbert", 2_048), ("mpnet", 500), ("nomic", 600)]
+)
+def test_long_texts(family, length, tmp_path):
+    """Wider than any window, beyond the last bucket; in float32, as they stand in packed rows."""
+    model = model_of(family, tmp_path, max_position_embeddings=length + 2)
+    config, params, _ = load(tmp_path)
+    lengths = np.array([length, 77], np.int32)
+    tokens = tokens_of(config, lengths)
+    with torch.no_grad():
+        theirs = theirs_of(model, config, tokens).last_hidden_state.numpy()
+    rows = packed(tokens, length + 80)
+    states = jax.jit(Encoder(config).apply)({"params": params}, rows).reshape(-1, 16)
+    for text, (first, size) in enumerate(zip(rows.first, lengths, strict=True)):
+        assert np.abs(states[first : first + size] - theirs[text, :size]).max() <= 1e-4
+
+
+# ---- fields
+
+
+def config_with(tmp_path, kind, **fields):
+    values = {"model_type": kind, **SIZES, **fields}
+    values = {key: value for key, value in values.items() if value != "absent"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return pretrained.read_encoder_config(tmp_path)
+
+
+FLAT = {"rope_theta": 500.0, "rope_type": "default"}
+NESTED = {"full_attention": FLAT, "sliding_attention": FLAT}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("modernbert", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("modernbert", {"rope_parameters": FLAT}),
+        ("modernbert", {"rope_parameters": NESTED | {"full_attention": FLAT | {"factor": 2.0}}}),
+        ("modernbert", {"rope_parameters": NESTED | {"chunked_attention": FLAT}}),
+        ("modernbert", {"rope_parameters": [FLAT]}),
+        ("modernbert", {"layer_types": ["sliding_attention"] * 3}),
+        ("modernbert", {"layer_types": ["full_attention"] * 2}),
+        ("modernbert", {"hidden_activation": "mish"}),
+        ("modernbert", {"classifier_activation": "mish"}),
+        ("modernbert", {"classifier_pooling": "max"}),
+        ("modernbert", {"attention_bias": "no"}),
+        ("modernbert", {"norm_bias": 1}),
+        ("modernbert", {"local_attention": 0}),
+        ("modernbert", {"local_rope_theta": None}),
+        ("modernbert", {"global_attn_every_n_layers": 0}),
+        ("mpnet", {"relative_attention_num_buckets": 64}),
+        ("mpnet", {"pad_token_id": 0}),
+        ("electra", {"embedding_size": 0}),
+        ("electra", {"position_embedding_type": "relative_key"}),
+        ("distilbert", {"dim": "absent"}),
+        ("nomic_bert", {"rope_parameters": FLAT | {"rope_type": "yarn"}}),
+        ("nomic_bert", {"rope_parameters": FLAT | {"partial_rotary_factor": 0.5}}),
+        ("nomic_bert", {"head_dim": 8}),
+        ("gte", {"rope_scaling": {"type": "ntk", "factor": 8.0}}),
+        ("new", {"layer_norm_type": "rms_norm"}),
+        ("new", {"logn_attention_scale": True}),
+        ("new", {"position_embedding_type": "absolute"}),
+        ("new", {"pack_qkv": False}),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 8.0, "mixed_b": 0.5}}),
+        ("new", {"rope_scaling": {"type": "dynamic", "factor": 8.0}}),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(kind, fields, tmp_path):
+    (name,) = fields
+    with pytest.raises(InputError, match=rf"config\.json: {name} (is|\d)") as refused:
+        config_with(tmp_path, kind, **fields)
+    assert "supported" in str(refused.value) or "must be" in str(refused.value)
+
+
+def test_modernberts_older_fields_say_the_same(tmp_path):
+    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 500, "local_rope_theta": 40.0}
+    new = {
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 40.0},
+        },
+    }
+    assert config_with(tmp_path, "modernbert", **old) == config_with(tmp_path, "modernbert", **new)
+    every = config_with(tmp_path, "modernbert", global_attn_every_n_layers=1)
+    assert (every.window, every.global_every) == (0, 1)
+
+
+# ---- models with code of their own, which is not run
+
+# As nomic-ai wrote it.
+NOMIC = {
+    "activation_function": "swiglu",
+    "causal": False,
+    "layer_norm_epsilon": 1e-12,
+    "max_trained_positions": 48,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "n_embd": 16,
+    "n_head": 4,
+    "n_inner": 24,
+    "n_layer": 3,
+    "n_positions": 64,
+    "parallel_block": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "rotary_scaling_factor": 2.0,
+    "type_vocab_size": 2,
+    "vocab_size": 60,
+}
+
+
+def nomic_with(tmp_path, **fields):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "nomic_bert", **NOMIC, **fields})
+    )
+    return pretrained.read_encoder_config(tmp_path)
+
+
+def test_nomics_own_fields_are_read_as_those_of_transformers(tmp_path):
+    theirs = config_with(tmp_path, "nomic_bert", max_position_embeddings=48)
+    assert nomic_with(tmp_path) == theirs
+    assert nomic_with(tmp_path, max_trained_positions=80).max_length == 64
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"qkv_proj_bias": True},
+        {"rotary_emb_fraction": 0.5},
+        {"rotary_emb_interleaved": True},
+        {"prenorm": True},
+        {"activation_function": "gelu"},
+        {"num_experts": 8},
+        {"moe_every_n_layers": 2},
+    ],
+)
+def test_what_nomics_code_would_do_otherwise_is_refused(fields, tmp_path):
+    with pytest.raises(InputError, match=rf"config\.json: {next(iter(fields))} is"):
+        nomic_with(tmp_path, **fields)
+
+
+def test_new_is_gte_with_scaled_wavelengths(tmp_path):
+    """By the formula in the code that came with it: base times factor, frequencies divided by
+    factor ** (2 / size), at any length."""
+    plain = config_with(tmp_path, "new", rope_theta=500, type_vocab_size=0)
+    assert plain == config_with(
+        tmp_path, "gte", rope_parameters=FLAT, type_vocab_size=0, pad_token_id=0
+    )
+    scaling = {"type": "ntk", "factor": 8.0}
+    scaled = config_with(tmp_path, "new", rope_theta=500, rope_scaling=scaling)
+    cos, sin = turns(jnp.arange(60), 4, scaled.rope_theta, scaled.rope_factor)
+    frequency = 1 / (500 * 8.0) ** (np.arange(0, 4, 2) / 4) / 8.0 ** (2 / 4)
+    angle = np.arange(60)[:, None] * frequency
+    np.testing.assert_allclose(cos, np.cos(angle), atol=1e-5)
+    np.testing.assert_allclose(sin, np.sin(angle), atol=1e-5)
+
+
+def test_scaled_wavelengths_are_those_of_transformers(tmp_path):
+    rope = {"rope_type": "linear", "rope_theta": 500.0, "factor": 1.5}
+    model = model_of("gte", tmp_path, rope_parameters=rope)
+    config, params, _ = load(tmp_path)
+    assert config.rope_factor == 1.5
+    tokens = tokens_of(config)
+    with torch.no_grad():
+        theirs = theirs_of(model, config, tokens).last_hidden_state.numpy()
+    ours = Encoder(config).apply({"params": params}, tokens)
+    assert np.abs(ours - theirs)[own(tokens)].max() <= 1e-4
+    pretrained.save_model(tmp_path, config, convert.encoder_tensors(params, config), "Model")
+    assert load(tmp_path)[0] == config

@@ -33,8 +33,8 @@ def library():
     )
 
 
-def close(ours, theirs):
-    assert np.ptp(np.asarray(theirs)) > 0.05
+def close(ours, theirs, apart=0.05):
+    assert np.ptp(np.asarray(theirs)) > apart
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -47,7 +47,7 @@ def same_vectors(library, folder):
     return ours
 
 
-def same_scores(library, folder, **how):
+def same_scores(library, folder, apart=0.05, **how):
     """Opens a re-ranker and compares its scores with CrossEncoder's raw ones."""
     from torch.nn import Identity
 
@@ -55,7 +55,7 @@ def same_scores(library, folder, **how):
     theirs = library.CrossEncoder(str(folder), device="cpu", **how)
     pairs = list(zip(QUERIES, TEXTS, strict=True))
     scores = theirs.predict(pairs, activation_fn=Identity())
-    close(ours.score(QUERIES, TEXTS), scores)
+    close(ours.score(QUERIES, TEXTS), scores, apart)
     return ours
 
 
@@ -80,7 +80,7 @@ def test_other_families_are_read_as_well(library, family, tmp_path):
     assert same_scores(library, scores).tokenizer.config.pair_length == 20
 
 
-@pytest.mark.parametrize("family", ["ModernBert", "DistilBert", "Electra", "MPNet"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("labels", [1, None])
 def test_other_families_are_exported_and_read_again(library, family, labels, tmp_path):
     """With the head that their weights have, or a fresh one; what is computed stays the same."""
@@ -90,9 +90,9 @@ def test_other_families_are_exported_and_read_again(library, family, labels, tmp
     fresh = [note for note in reranker.notes if "a fresh one is drawn" in note]
     assert len(fresh) == (labels is None)
     export(tmp_path / "out", retriever, reranker, {"retriever": "", "reranker": ""})
-    vectors = library.SentenceTransformer(str(tmp_path / "out" / "retriever" / "query"))
+    vectors = library.SentenceTransformer(str(tmp_path / "out" / "retriever"))
     close(retriever.encode_query(QUERIES), vectors.encode_query(QUERIES))
-    again = same_scores(library, tmp_path / "out" / "reranker")
+    again = same_scores(library, tmp_path / "out" / "reranker", apart=0.01)  # fresh ones are small
     for ours, saved in [
         (reranker, again),
         (retriever, rocketjax.open_retriever(tmp_path / "out" / "retriever")),
