@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 
-from rocketjax.models.attention import Attention
+from rocketjax.models.attention.attend import Attention
 
 Dtype: TypeAlias = Any
 RematPolicy: TypeAlias = Literal["none", "full", "dots"]
@@ -85,7 +85,7 @@ class Compute:
     """How an encoder runs; none of this changes what a checkpoint stores."""
 
     dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
-    attention: Attention = None  # see models/attention.py; None: jax chooses
+    attention: Attention = None  # see attention/attend.py; None: jax chooses
     remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
     unroll: int = 1  # layers in one step of the scan
     dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.models.architecture import Compute, EncoderConfig
+from rocketjax.models.dropout import dropout
 from rocketjax.models.encoder import Encoder
-from rocketjax.models.layer import activate, dropout, fold_in, init_norm, layer_norm
+from rocketjax.models.layer import activate, init_norm, layer_norm
 from rocketjax.models.pooling import mean
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
@@ -34,7 +35,8 @@ class CrossEncoder(nn.Module):
         state = state.astype(jnp.float32)
         if self.pooler:
             state = Pooler(self.config, name="pooler")(state)
-        state = dropout(state, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
+        site = 2 * self.config.num_layers + 1  # after those of the layers
+        state = dropout(state, keys, self.compute.dropout, site)
         init = nn.initializers.normal(0.02)
         unit = nn.Dense(1, kernel_init=init, precision=HIGHEST, name="head")
         return unit(state)[:, 0]

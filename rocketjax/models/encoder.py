@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.models.architecture import Compute, EncoderConfig, RematPolicy
+from rocketjax.models.dropout import dropout, fold_in
 from rocketjax.models.layer import (
     How,
     Params,
     States,
     dense,
-    dropout,
-    fold_in,
     init_layers,
     init_norm,
     layer,
@@ -80,7 +79,7 @@ class Encoder(nn.Module):
         rows = one_a_row(texts) if isinstance(texts, Tokens) else texts
         if keys is not None:  # one per token, the same wherever a text lies
             keys = fold_in(rows.per_token(keys), jnp.asarray(rows.position).reshape(-1))
-        x = self._embed(rows, fold_in(keys, 0))
+        x = self._embed(rows, keys)
         states = States(x.astype(compute.dtype), x if config.prenorm else None)
         if self.has_variable("params", "layers"):
             layers = self.get_variable("params", "layers")

@@ -1,5 +1,7 @@
 """One layer of the encoder, a pure function of its parameters: attention and a perceptron."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
@@ -7,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.models.architecture import Compute, Dtype, EncoderConfig
-from rocketjax.models.attention import attend, precision
+from rocketjax.models.attention.attend import attend
+from rocketjax.models.dropout import dropout
 from rocketjax.models.positions import Places, rotated
+from rocketjax.models.precision import precision
 from rocketjax.text.batch import Rows
 
 Params: TypeAlias = Any  # a pytree of arrays
@@ -57,7 +61,7 @@ def layer(
         The states of all slots, or of N texts with `first_only`.
     """
     (config, compute, window, first_only), (params, index) = how, indexed
-    keys = fold_in(keys, index + 1)
+    contract = _cheaply_kept(partial(_contract, config=config, dtype=compute.dtype), compute.dtype)
     x, total = states
     text = jnp.asarray(rows.text)
     qkv = dense(params["qkv"], x, compute.dtype)
@@ -71,28 +75,39 @@ def layer(
         total = None if total is None else rows.one_per_text(total)
         keys = None if keys is None else keys[rows.first]
     attended = dense(params["attention_out"], attended, compute.dtype)
-    states = _added(how, params["attention_norm"], States(x, total), attended, fold_in(keys, 0))
+    attended = dropout(attended, keys, compute.dropout, 2 * index + 1)
+    states = _added(how, params["attention_norm"], States(x, total), attended)
+    hidden = contract(params["mlp_out"], dense(params["mlp_in"], states.normed, compute.dtype))
+    hidden = dropout(hidden, keys, compute.dropout, 2 * index + 2)
+    x, total = _added(how, params["mlp_norm"], states, hidden)
+    return States(x.astype(compute.dtype), total)
 
-    hidden = dense(params["mlp_in"], states.normed, compute.dtype)
+
+def _added(how: How, norm: Params, states: States, result: jax.Array) -> States:
+    """The states after a sublayer's result is added to them."""
+    total = result + (states.normed if states.total is None else states.total)
+    run = _cheaply_kept(partial(layer_norm, epsilon=how.config.layer_norm_eps), how.compute.dtype)
+    return States(run(norm, total), None if states.total is None else total)
+
+
+def _contract(params: Params, hidden: jax.Array, config: EncoderConfig, dtype: Dtype) -> jax.Array:
+    """The perceptron's second half: [T, F] or, gated, [T, 2 F] -> [T, D]."""
     if config.gated:
         gate, hidden = jnp.split(hidden, 2, axis=-1)
         gate, hidden = (hidden, gate) if config.gate_last else (gate, hidden)
         hidden = activate(config.activation, gate) * hidden
     else:
         hidden = activate(config.activation, hidden)
-    hidden = dense(params["mlp_out"], hidden, compute.dtype)
-    x, total = _added(how, params["mlp_norm"], states, hidden, fold_in(keys, 1))
-    return States(x.astype(compute.dtype), total)
+    return dense(params, hidden, dtype)
 
 
-def _added(
-    how: How, norm: Params, states: States, result: jax.Array, keys: jax.Array | None
-) -> States:
-    """The states after a sublayer's result is added to them."""
-    base = states.normed if states.total is None else states.total
-    total = base + dropout(result, keys, how.compute.dropout)
-    normed = layer_norm(norm, total, how.config.layer_norm_eps)
-    return States(normed, None if states.total is None else total)
+def _cheaply_kept(part: Callable[..., jax.Array], dtype: Dtype) -> Callable[..., jax.Array]:
+    """`part`, which the backward pass computes again from its arguments.
+
+    LayerNorm and gelu would keep several float32 arrays of each: in bfloat16 training, writing and
+    reading those takes a TPU longer than computing them (docs/tpu.md).
+    """
+    return part if dtype == jnp.float32 else jax.checkpoint(part, prevent_cse=False)
 
 
 def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
@@ -139,10 +154,7 @@ def activate(name: str, x: jax.Array) -> jax.Array:
         return {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh}[name](x)
     if name == "gelu_tanh":
         return nn.gelu(x, approximate=True)
-    if x.dtype == jnp.float32:
-        return _gelu(x)
-    # Recomputed in the backward pass, which would otherwise keep three float32 arrays of it.
-    return jax.checkpoint(_gelu, prevent_cse=False)(x)
+    return _gelu(x)
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -151,24 +163,3 @@ def _gelu(x: jax.Array) -> jax.Array:
     # bfloat16.
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Zeroes a share `rate` of x [N, ...] and scales up the rest; without keys, returns x.
-
-    Each row has its own key [N], so that what is dropped from a text depends neither on the number
-    of devices nor on how a batch is laid out or cut into chunks.
-    """
-    if keys is None or rate == 0.0:
-        return x
-    # 16 random bits per value: half the cost of 32, and the rate is exact to 1 in 65,536.
-    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
-    kept = bits >= jnp.uint16(round(rate * 65536))
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
-    """Folds one number, or one per key [N], into `keys` [N]; None stays None."""
-    if keys is None:
-        return None
-    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(data) else None))(keys, data)

@@ -1,0 +1,53 @@
+"""Self-attention over packed rows: by what is fastest where it runs."""
+
+from typing import Literal, TypeAlias
+
+import jax
+
+from rocketjax.models.attention.cpu import attend_on_cpu
+from rocketjax.models.attention.visible import visible
+from rocketjax.models.precision import precision
+
+Attention: TypeAlias = Literal["plain", "tpu", "xla", "cudnn"] | None
+
+
+def attend(
+    qkv: jax.Array,
+    text: jax.Array,
+    heads: int,
+    implementation: Attention,
+    window: int | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v of every token over the tokens of its own text.
+
+    Args:
+        qkv: [R, S, 3 * heads * D]: queries, keys and values, each head by head.
+        text: [R, S] int32, the number of each token's text; -1 where there is none: such slots see
+            one another, and their results are finite and mean nothing.
+        heads: H.
+        implementation: "plain" (for CPUs, cpu.py), "tpu" (tpu.py), or an implementation of
+            `jax.nn.dot_product_attention`; None: the one jax chooses.
+        window: tokens more than window // 2 apart do not see each other; None: no limit.
+        bias: [H, S, S], queries by keys; "tpu" leaves it to XLA. None: no bias.
+
+    Returns:
+        [R, S, heads * D] in the dtype of `qkv`.
+    """
+    if implementation == "tpu" and bias is None:
+        # Imported where it is used: Pallas takes longer to import than all else here.
+        from rocketjax.models.attention.tpu import attend_on_tpu
+
+        return attend_on_tpu(qkv, text, heads, window)
+    r, s, width = qkv.shape
+    split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
+    if implementation == "plain":
+        return attend_on_cpu(split, text, bias, window).reshape(r, s, -1)
+    with jax.default_matmul_precision(precision(qkv.dtype)):
+        out = jax.nn.dot_product_attention(
+            *(split[:, :, i] for i in range(3)),
+            bias=None if bias is None else bias[None].astype(qkv.dtype),
+            mask=visible(text, window)[:, None],
+            implementation="xla" if implementation == "tpu" else implementation,
+        )
+    return out.reshape(r, s, -1)
