@@ -21,6 +21,7 @@ from rocketjax.inference.start import make_compute
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import EncoderConfig, Params
+from rocketjax.models.heads import has_own_pooler
 from rocketjax.retrieval.exact import QUERIES, SHARE_OF_MEMORY, cut, few, search_piece
 from rocketjax.retrieval.vectors import DTYPES
 from rocketjax.runtime.devices import AXIS, Backend, Device, check_divisible, mapped, sharded
@@ -81,6 +82,7 @@ class Target(NamedTuple):
             CrossEncoder(
                 self.encoder(reranker.weights),
                 make_compute(config.compute, reranker.dropout, platform),
+                pooler=has_own_pooler(encoder_of(reranker.weights)),
             ),
         )
 

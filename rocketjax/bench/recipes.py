@@ -1,17 +1,58 @@
 """What a recipe's files do not say: the shape of its weights, the size of its collection."""
 
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rocketjax.config.options import RECIPES
 from rocketjax.config.schema import MINILM, Config
-from rocketjax.models.encoder import EncoderConfig
+from rocketjax.models.architecture import EncoderConfig, Head
+from rocketjax.models.names import leaves
 from rocketjax.models.pretrained import read_encoder_config, resolve_weights
 
 BERT_BASE = EncoderConfig(30_522, 768, 12, 12, 3_072, 512)
 MINILM_L6 = EncoderConfig(30_522, 384, 6, 12, 1_536, 512)
+MODERNBERT_BASE = EncoderConfig(
+    50_368,
+    768,
+    22,
+    12,
+    1_152,
+    8_192,
+    type_vocab_size=0,
+    layer_norm_eps=1e-5,
+    pad_token_id=50_283,
+    family="modernbert",
+    rope_theta=160_000.0,
+    local_rope_theta=10_000.0,
+    window=128,
+    global_every=3,
+    prenorm=True,
+    gated=True,
+    biases=(),
+    norm_bias=False,
+    head=Head("mean", "gelu", bias=False, norm=True),
+)
+XLMR_BASE = EncoderConfig(
+    250_002,
+    768,
+    12,
+    12,
+    3_072,
+    514,
+    type_vocab_size=1,
+    position_offset=2,
+    layer_norm_eps=1e-5,
+    pad_token_id=1,
+    family="roberta",
+)
 # Weights that recipes start from, known without a download.
-_KNOWN = {"google-bert/bert-base-uncased": BERT_BASE, MINILM: MINILM_L6}
+_KNOWN = {
+    "google-bert/bert-base-uncased": BERT_BASE,
+    MINILM: MINILM_L6,
+    "answerdotai/ModernBERT-base": MODERNBERT_BASE,
+    "intfloat/multilingual-e5-base": XLMR_BASE,
+}
 
 
 class Sizes(NamedTuple):
@@ -28,6 +69,7 @@ class Sizes(NamedTuple):
 _MSMARCO = Sizes(8_841_823, 6_980, 9.0, 70.5, 79.1)
 _SIZES = {
     "msmarco": _MSMARCO,
+    "msmarco_modern": _MSMARCO,
     "msmarco_small": _MSMARCO._replace(passages=500_000),
     "nq": Sizes(21_015_324, 8_757, 11.7, 127.3, 147.6),
 }
@@ -63,10 +105,7 @@ def sizes_of(config: Config) -> Sizes:
 
 def parameters(encoder: EncoderConfig) -> int:
     """Parameters of an encoder without a pooler."""
-    width, inner = encoder.hidden_size, encoder.intermediate_size
-    rows = encoder.vocab_size + encoder.max_positions + encoder.type_vocab_size
-    layer = 4 * width * width + 2 * width * inner + 4 * width + inner + width + 4 * width
-    return width * (rows + encoder.task_type_vocab_size + 2) + encoder.num_layers * layer
+    return sum(len(leaf.names) * math.prod(leaf.shape) for leaf in leaves(encoder))
 
 
 def recipes() -> list[str]:

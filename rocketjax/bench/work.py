@@ -202,9 +202,9 @@ def make_collator(
 def forward_flops(config: EncoderConfig, tokens: float) -> float:
     """Floating-point operations of one text of `tokens` tokens, forward; 2 for a multiply-add.
 
-    Only matrix products count: the projections' weights [4 D^2 + 2 D F a layer] meet every token,
-    and attention's two products bring every token together with every other [2 S^2 D a layer].
+    Only matrix products count: the weights of a layer [4 D^2 + 2 D F in BERT] meet every token, and
+    attention's two products bring every token together with every other [2 S^2 D a layer], windows
+    or not: tokens of a text that do not see each other are masked.
     """
-    d, f = config.hidden_size, config.intermediate_size
-    weights = 4 * d * d + 2 * d * f
-    return 2 * config.num_layers * (tokens * weights + 2 * tokens**2 * d)
+    weights = sum(inputs * outputs for inputs, outputs in config.dense_shapes.values())
+    return 2 * config.num_layers * (tokens * weights + 2 * tokens**2 * config.hidden_size)

@@ -7,20 +7,20 @@ import jax
 import pytest
 from tiny import shapes_of
 
+from rocketjax.bench.recipes import encoder_of
 from rocketjax.config.loss import resolve_loss
 from rocketjax.config.options import load
 from rocketjax.config.schema import Config
 from rocketjax.inference.start import make_compute
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import EncoderConfig
+from rocketjax.models.heads import has_own_pooler
 from rocketjax.runtime.devices import check_divisible, data_parallel
 from rocketjax.training.optimizer import make_optimizer
 from rocketjax.training.step import init_state, joint_objective, train_step
 
 HOME = Path(__file__).parents[2]
 CONFIGS = sorted((HOME / "configs").rglob("*.yaml"))
-BASE = EncoderConfig(30522, 768, 12, 12, 3072, 512)
 
 
 def test_the_demo_is_the_default():
@@ -45,7 +45,7 @@ def test_first_lines_hold_the_command(path):
 TRAINED = [path for path in CONFIGS if "ablation_" not in path.name]
 # Shared and separate towers, no dropout and some, a list's negatives and the whole batch's: the
 # others repeat one of these in other sizes.
-KINDS = ("demo.yaml", "msmarco.yaml", "squad.yaml")
+KINDS = ("demo.yaml", "msmarco.yaml", "msmarco_modern.yaml", "squad.yaml")
 
 
 def by_kind(path):
@@ -63,12 +63,14 @@ def test_eight_devices_can_share_its_batches(path):
 
 @pytest.mark.parametrize("path", [by_kind(path) for path in TRAINED])
 def test_a_joint_step_of_its_shapes_traces(path):
-    """Through the real step on all devices with BERT base, by shapes alone: nothing is computed."""
+    """Through the real step on all devices, by shapes alone: nothing is computed."""
     config = read(path)
     compute = make_compute(config.compute, config.retriever.dropout)
     shared = config.retriever.towers == "shared"
-    retriever = BiEncoder(BASE, compute, shared)
-    reranker = CrossEncoder(BASE, compute)
+    encoder = encoder_of(config.retriever.weights)
+    retriever = BiEncoder(encoder, compute, shared)
+    encoder = encoder_of(config.reranker.weights)
+    reranker = CrossEncoder(encoder, compute, has_own_pooler(encoder))
     batch = shapes_of(config, jax.device_count())
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch.query)
     params = {
