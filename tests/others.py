@@ -23,6 +23,12 @@ FAMILIES = {
 _SEGMENTS = ("Bert", "Ernie", "Electra", "NomicBert")
 
 
+# As sentencepiece has them: "▁" begins a word.
+PIECES = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+PIECES += [("▁" * (not word.startswith("##")) + word.strip("#"), -2.0) for word in WORDS]
+PIECES += [(letter, -9.0) for letter in "▁bcdefghijklmnopqrtuvwxyz"]
+
+
 def bert(folder, labels=None, positions=64, lower=False, family="Bert", fields=(), **tokenizer):
     """A BERT of two layers of 32, with a head of so many labels, and its WordPiece tokenizer.
 
@@ -46,13 +52,12 @@ def bert(folder, labels=None, positions=64, lower=False, family="Bert", fields=(
     special = dict.fromkeys(("bos_token_id", "eos_token_id"))
     config = getattr(transformers, f"{family}Config")(
         **special,
-        vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         **{"hidden_dim" if family == "DistilBert" else "intermediate_size": 64},
         max_position_embeddings=positions + 2 * roberta,
-        **differs,
+        **{"vocab_size": len(vocabulary), **differs},
         **({} if labels is None else {"num_labels": labels}),
     )
     kind = "Model" if labels is None else "ForSequenceClassification"

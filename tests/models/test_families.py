@@ -173,7 +173,7 @@ def test_what_we_save_transformers_reads_and_in_out_in_is_exact(family, tmp_path
 
 
 @each_family
-def test_scores_are_those_of_the_familys_own_head(family, tmp_path):
+def test_scores_are_those_of_the_own_head_of_a_family(family, tmp_path):
     model = model_of(family, tmp_path / "theirs", "ForSequenceClassification", num_labels=1)
     config, params, tensors = load(tmp_path / "theirs")
     head = heads.head_params(tensors, config, "here")

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from others import FAMILIES, TEXTS, bert, dense, edit, modular, write
+from others import FAMILIES, PIECES, TEXTS, bert, dense, edit, modular, write
 
 import rocketjax
 from rocketjax import ComputeConfig, InputError, TextOptions, encode, search
@@ -78,6 +78,26 @@ def test_other_families_are_read_as_well(library, family, tmp_path):
     scores = bert(tmp_path / "ce", labels=1, family=family)
     edit(scores / "tokenizer_config.json", model_max_length=20)
     assert same_scores(library, scores).tokenizer.config.pair_length == 20
+
+
+@pytest.mark.parametrize("family", ["XLMRoberta", "Camembert"])
+def test_pieces_of_words_are_those_of_transformers(library, family, tmp_path):
+    """The tokenizers of sentencepiece's models, in the class that the folder names."""
+    import transformers
+
+    tokenizer = getattr(transformers, f"{family}Tokenizer")(vocab=PIECES)
+    folder = modular(
+        bert(tmp_path, family=family, fields={"vocab_size": len(tokenizer)}),
+        similarity_fn_name="cosine",
+        prompts={"query": "query: ", "document": "passage: "},
+    )
+    (folder / "vocab.txt").unlink()
+    tokenizer.save_pretrained(folder)
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 20})
+    ours = rocketjax.open_retriever(folder, normalize=False)
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    close(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
+    close(ours.encode_passage(TEXTS), theirs.encode_document(TEXTS))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import KINDS, as_texts, drawn, tokens
 
 from rocketjax.models.architecture import Compute
-from rocketjax.models.attention import attend
+from rocketjax.models.attention.attend import attend
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
@@ -50,29 +50,29 @@ def same(one, other, least=1e-3):
 
 
 @each_kind
-@settings(max_examples=4)
-@given(
-    lengths=st.lists(st.integers(1, 12), min_size=7, max_size=7),
-    width=st.sampled_from([12, 32]),
-    rate=st.sampled_from([0.0, 0.1]),
-)
-def test_packing_changes_neither_outputs_nor_gradients(kind, lengths, width, rate):
+@settings(max_examples=6)
+@given(lengths=st.lists(st.integers(1, 12), min_size=7, max_size=7))
+def test_packing_changes_neither_outputs_nor_gradients(kind, lengths):
     """Of scores through the family's own head, whose dropout is the texts' and not the rows'."""
-    module = CrossEncoder(KINDS[kind], Compute(dropout=rate), pooler=True)
     padded = tokens(np.random.default_rng(0), 7)._replace(length=np.array(lengths, np.int32))
-    rows = jax.tree.map(lambda x: x[0], pack([as_texts(padded)], width, 0, 0))
+    rows = jax.tree.map(lambda x: x[0], pack([as_texts(padded)], 32, 7, 0))  # some stay empty
+    grad, params = gradient_of_scores(kind), params_of(kind)["reranker"]
+    (_, apart), grad_apart = grad(params, padded)
+    (_, together), grad_together = grad(params, rows)
+    same(together, apart)
+    same(grad_together, grad_apart)
+
+
+@cache
+def gradient_of_scores(kind):
+    module = CrossEncoder(KINDS[kind], Compute(dropout=0.1), pooler=True)
     keys = jax.random.split(jax.random.key(0), 7)
 
     def loss(params, texts):
         scores = module.apply({"params": params}, texts, keys)
         return jnp.sum(scores**3), scores
 
-    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    params = params_of(kind)["reranker"]
-    (_, apart), grad_apart = grad(params, padded)
-    (_, together), grad_together = grad(params, rows)
-    same(together, apart)
-    same(grad_together, grad_apart)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 @each_kind
@@ -91,9 +91,9 @@ def test_first_tokens_stacks_and_recomputation_change_nothing(kind):
 
     want = of(params, first_only=False)
     same(of(params), want)
-    same(of(params, unroll=1_000), want)
-    same(of(params, remat="full"), want)
-    same(of(params, remat="dots"), want)
+    if kind == "modernbert":  # whose step is several layers
+        same(of(params, unroll=1_000), want)
+        same(of(params, remat="full"), want)
     apart = jax.jit(partial(encode, kind, texts=text, first_only=True))(params=unstacked(params))
     same(apart, want[0])
 
