@@ -15,7 +15,7 @@ from rocketjax.pipeline.data import Data, Pairs
 from rocketjax.pipeline.publish import export_run, push_export
 from rocketjax.pipeline.run import run
 from rocketjax.report import page
-from rocketjax.report.live import LivePictures
+from rocketjax.report.notebook import LivePictures, show
 from rocketjax.retrieval.load import load
 from rocketjax.retrieval.model import Hits, Model
 from rocketjax.runtime import signals
@@ -47,7 +47,7 @@ class Trained:
         return self.model.search(query, top_k, depth)
 
     def report(self) -> "Page":
-        """report.html, which a notebook shows in the cell."""
+        """Writes report.html; a notebook shows its tables and figures in the cell."""
         return Page(page.write(self.folder))
 
     def export(self, output: str | Path, license: str = "") -> Path:
@@ -77,15 +77,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of HTML in a file; notebooks show it."""
+    """A run's report in a file; notebooks show its tables and figures.
+
+    Attributes:
+        path: report.html, in the run's folder.
+    """
 
     path: Path
 
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        text = escape(self.path.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{text}" style="width: 100%; height: 600px; border: 0"></iframe>'
+    def _ipython_display_(self) -> None:
+        show(self.path.parent)
 
 
 def fit(

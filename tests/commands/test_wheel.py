@@ -18,7 +18,7 @@ from rocketjax.report.render import render
 assert Path(options.__file__).is_relative_to(Path.cwd() / "installed"), options.__file__
 assert options.load(Path("msmarco")).lists.length == 128
 assert options.load(Path("gpu/squad")).name
-assert "grid" in render("live.html", pictures=[])
+assert "grid" in render("macros.html")
 """
 
 
