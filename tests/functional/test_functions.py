@@ -1,5 +1,6 @@
 """Both models as pure functions: what the models and the train step compute, in any program."""
 
+import doctest
 import re
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,41 @@ def test_every_example_of_the_page_runs(pair, monkeypatch):
     monkeypatch.setattr(rocketjax, "load", lambda folder: pair, raising=False)
     assert len(EXAMPLES) == 5
     exec("\n".join(EXAMPLES), {})
+
+
+def examples():
+    """The examples of the class and of each of its public methods."""
+    found = doctest.DocTestFinder(recurse=True).find(rocketjax.Functions, "Functions")
+    return {test.name: test for test in found if not re.search(r"\._", test.name)}
+
+
+def public():
+    own = {name for name in vars(rocketjax.Functions) if name[0] != "_"}
+    return {"Functions", *(f"Functions.{n}" for n in own - {"model", "loss", "chunk", "dropout"})}
+
+
+def test_every_public_function_has_an_example():
+    assert {name for name, test in examples().items() if test.examples} == public()
+    assert len(public()) == 13
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """An untrained pair with vectors as long as the demo's."""
+    words = sorted(set(re.findall(r"\w+", PAGE)))
+    folder = make_weights(tmp_path_factory.mktemp("wide"), width=384, words=words, layers=1)
+    return untrained_pair(folder, TextConfig(query_length=32, passage_length=64, pair_length=64))
+
+
+@pytest.mark.parametrize("name", sorted(public()))
+def test_every_example_of_a_function_runs(name, wide, monkeypatch):
+    monkeypatch.setattr(rocketjax, "load", lambda folder: wide, raising=False)
+    test = examples()[name]
+    test.globs = {"functions": rocketjax.Functions(wide), "rocketjax": rocketjax}
+    test.globs |= {"jax": jax, "jnp": jnp}
+    said = []
+    result = doctest.DocTestRunner().run(test, out=said.append)
+    assert result.attempted and not result.failed, "".join(said)
 
 
 def test_they_compute_what_the_models_do_for_texts(pair):
