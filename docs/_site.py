@@ -1,4 +1,4 @@
-"""Pages of the documentation site that come from the code: every option, every command.
+"""Pages of the documentation site that come from elsewhere: options, commands, recipes, changes.
 
 mkdocs calls this (mkdocs.yml, hooks); the site is built by `make docs`.
 """
@@ -20,9 +20,11 @@ SOURCE = "https://github.com/OWNER/rocketjax/blob/main/"
 
 
 def on_files(files, config):
-    """Adds the pages of options and commands."""
-    files.append(File.generated(config, "options.md", content=options()))
-    files.append(File.generated(config, "commands.md", content=commands()))
+    """Adds the pages that are made here."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pages = {"options": options(), "commands": commands(), "recipes": recipes(), "changes": changes}
+    for name, content in pages.items():
+        files.append(File.generated(config, f"{name}.md", content=content))
     return files
 
 
@@ -43,6 +45,21 @@ def options():
     for name, rows in sections.items():
         lines += ["", f"## {name or 'The run'}", ""]
         lines += ["| option | default | |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def recipes():
+    """Every config file: what its first lines say of it, and all of it."""
+    lines = [
+        "# Recipes",
+        "",
+        "They come with the package: `--config NAME`, `rocketjax.fit(config=NAME)`.",
+    ]
+    lines += ["Those of the [ablations](ablation.md) change one thing each of the base `ablation`."]
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+        text = path.read_text(encoding="utf-8").rstrip()
+        lines += ["", f"## {name}", "", "```yaml", text, "```"]
     return "\n".join(lines) + "\n"
 
 
