@@ -50,11 +50,7 @@ def options():
 
 def recipes():
     """Every config file: what its first lines say of it, and all of it."""
-    lines = [
-        "# Recipes",
-        "",
-        "They come with the package: `--config NAME`, `rocketjax.fit(config=NAME)`.",
-    ]
+    lines = ["# Recipes", "", "They come with the package: `--config NAME`."]
     lines += ["Those of the [ablations](ablation.md) change one thing each of the base `ablation`."]
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()

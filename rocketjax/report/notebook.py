@@ -1,7 +1,7 @@
 """A run in a notebook's cell: one figure that grows while it is at work, and its report.
 
-Pictures are PNGs and tables plain HTML, without frames, styles or scripts: Jupyter, Colab, GitHub
-and this documentation show them alike.
+Pictures are PNG files and tables plain HTML, without frames, styles or scripts: Jupyter, Colab,
+GitHub and the documentation show them alike.
 """
 
 import time
