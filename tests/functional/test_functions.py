@@ -1,7 +1,10 @@
 """Both models as pure functions: what the models and the train step compute, in any program."""
 
 import doctest
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +42,29 @@ def test_every_example_of_the_page_runs(pair, monkeypatch):
     monkeypatch.setattr(rocketjax, "load", lambda folder: pair, raising=False)
     assert len(EXAMPLES) == 5
     exec("\n".join(EXAMPLES), {})
+
+
+@pytest.mark.slow
+def test_the_examples_on_a_mesh_run_on_eight_devices(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+import rocketjax
+from on_disk import make_weights, untrained_pair
+from rocketjax.config.schema import TextConfig
+
+words = {sorted(set(re.findall(r"[a-z]+", PAGE)))!r}
+folder = make_weights(Path(sys.argv[1]), words=words, layers=1)
+pair = untrained_pair(folder, TextConfig(query_length=12, passage_length=12, pair_length=24))
+rocketjax.load = lambda folder: pair
+exec({EXAMPLES[0] + "".join(EXAMPLES[3:])!r}, names := {{}})
+assert names["mesh"].size == 8
+"""
+    flags = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, env=env, check=True)
 
 
 def examples():
