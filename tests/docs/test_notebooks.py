@@ -27,7 +27,6 @@ SHOWN = {  # cells whose outputs are kept; of those with True, pictures
         "gradient": False,
         "chunks": False,
         "train": True,
-        "devices": False,
     },
     "msmarco_tpu": {"devices": False},
     "quickstart": {
