@@ -41,6 +41,7 @@ OWNERS = {
     "starlette": {"serving"},
     "uvicorn": {"serving.server"},
     "matplotlib": {"report", "ablation.page"},
+    "PIL": {"report.figures"},
     "jinja2": {"report"},
     "tensorboardX": {"training.trackers"},
     "wandb": {"training.trackers"},
