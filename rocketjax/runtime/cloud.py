@@ -8,9 +8,9 @@ lease.py do without.
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,13 +112,17 @@ class Cloud:
                 found = {blob.name[len(self.path) + 1 :]: blob for blob in blobs}
         # A name that ends in / stands for a folder, in the console's eyes.
         found = {name: blob for name, blob in found.items() if not name.endswith("/")}
-        for name in found:
-            if name and {"", ".", ".."} & {*name.split("/")}:  # would lead out of a folder here
-                raise InputError(f"{self.address}/{name}: no file can have that name; rename it")
+        self.check_names(found)
         return {
             name: Object(blob.size, _hex(blob.md5_hash), blob.generation)
             for name, blob in found.items()
         }
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises InputError where a name would lead out of a folder here."""
+        for name in names:
+            if name and {"", ".", ".."} & {*name.split("/")}:
+                raise InputError(f"{self.address}/{name}: no file can have that name; rename it")
 
     def get(self, name: str, path: Path) -> None:
         """Writes an object into a file; its bytes are checked on the way."""
@@ -135,15 +139,14 @@ class Cloud:
 
     def read(self, name: str) -> tuple[bytes, int] | None:
         """An object's bytes and its generation; None where there is none."""
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
         with self._asking(name):
-            blob = self._blob(name)
-            try:
-                data = blob.download_as_bytes(checksum="crc32c")
-            except NotFound:
-                return None
-            return data, blob.generation
+            while blob := self._bucket.get_blob(self._full(name)):
+                with suppress(NotFound, PreconditionFailed):  # written again since: look again
+                    match = blob.generation
+                    return blob.download_as_bytes(if_generation_match=match), match
+            return None
 
     def write(self, name: str, data: bytes, generation: int) -> int | None:
         """Writes an object in place of that generation (0: where there is none).
@@ -174,11 +177,8 @@ class Cloud:
         """Removes an object, if it is there; given a generation, only that one."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        with self._asking(name):
-            try:
-                self._blob(name).delete(if_generation_match=generation)
-            except (NotFound, PreconditionFailed):
-                pass
+        with self._asking(name), suppress(NotFound, PreconditionFailed):
+            self._blob(name).delete(if_generation_match=generation)
 
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._full(name))

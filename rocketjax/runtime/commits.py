@@ -79,11 +79,13 @@ def read_commit(cloud: Cloud) -> Commit:
     try:
         values = json.loads(there[0])
         files = {str(name): Kept(int(n), str(md5)) for name, (n, md5) in values["files"].items()}
-        return Commit(str(values["id"]), there[1], files, list(map(str, values["gone"])))
+        commit = Commit(str(values["id"]), there[1], files, list(map(str, values["gone"])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{cloud.address}/{COMMIT}: damaged ({error}); delete it, and what is there counts"
         ) from error
+    cloud.check_names([*commit.files, *commit.gone])
+    return commit
 
 
 def places(cloud: Cloud, commit: Commit) -> dict[str, str]:
@@ -122,8 +124,8 @@ def bring(cloud: Cloud, folder: Path, commit: Commit, say: Say) -> None:
                 path.rmdir()
     if not where:
         return
-    size = sum(commit.files[name].size for name in where)
-    say(f"{cloud.address}: fetching {len(where):,} files, {size / 1e6:,.2f} MB, into {folder}")
+    size = sum(commit.files[name].size for name in where) / 1e6
+    say(f"{cloud.address}: fetching {len(where):,} files, {size:,.2f} MB, into {folder}")
 
     def fetch(name: str) -> None:
         path, kept = folder / name, commit.files[name]
@@ -173,7 +175,7 @@ def link_files(folder: Path, aside: Path, skip: Skip) -> dict[str, File]:
         remove(aside)
         files = files_of(folder, skip)
         with writing(aside, "ROCKETJAX_CACHE takes another file system"):
-            linked = all([_link(folder / name, aside / name) for name in files])
+            linked = all(_link(folder / name, aside / name) for name in files)
         again = files_of(folder, skip)
         if linked and {n: f.inode for n, f in again.items()} == {
             n: f.inode for n, f in files.items()

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from rocketjax.runtime.cloud import Cloud
 from rocketjax.runtime.errors import InputError
@@ -24,6 +25,8 @@ NAME = ".lock"
 EVERY = 15.0  # seconds between two signs of life
 STALE = 60.0  # seconds without one after which a lock is nobody's
 LOOK = 3.0  # seconds between two looks at another's
+
+Owner: TypeAlias = dict[str, Any]
 
 
 class Lease:
@@ -73,47 +76,47 @@ def leased(cloud: Cloud, folder: Path, say: Say) -> Iterator[Lease]:
     Raises:
         InputError: another process is at work there; it is named.
     """
-    here = f"{socket.gethostname()}:{folder}"
-    content = {"process": os.getpid(), "host": socket.gethostname(), "folder": here}
-    data = json.dumps(content | {"token": uuid.uuid4().hex}).encode()
-    lease = Lease(cloud, data, _acquire(cloud, data, here, say))
+    host = socket.gethostname()
+    owner = {"process": os.getpid(), "host": host, "folder": str(folder), "id": uuid.uuid4().hex}
+    lease = Lease(cloud, json.dumps(owner).encode(), _acquire(cloud, owner, say))
     try:
         yield lease
     finally:
         lease.release()
 
 
-def _acquire(cloud: Cloud, data: bytes, here: str, say: Say) -> int:
+def _acquire(cloud: Cloud, owner: Owner, say: Say) -> int:
     """The generation of the lock that was written."""
-    seen, since, said = 0, time.monotonic(), False
-    while True:
+    generation = None
+    while generation is None:
         there = cloud.read(NAME)
         if there is None:
-            generation = cloud.write(NAME, data, 0)
-        else:
-            owner = _owner(there[0])
-            if seen and there[1] != seen:
-                raise InputError(
-                    f"{cloud.address}: {_named(owner)} is at work here; wait for it, stop it, or "
-                    "choose another address"
-                )
-            if owner.get("folder") == here or time.monotonic() - since > STALE and seen:
-                generation = cloud.write(NAME, data, there[1])
-            else:
-                seen = there[1]
-                if not said:
-                    say(
-                        f"{cloud.address}: {_named(owner)} was at work here; watching for "
-                        f"{STALE:.0f} s whether it still is"
-                    )
-                    said = True
-                time.sleep(LOOK)
-                continue
-        if generation is not None:
-            return generation
+            generation = cloud.write(NAME, json.dumps(owner).encode(), 0)
+            continue
+        other = _owner(there[0])
+        if any(other.get(key) != owner[key] for key in ("host", "folder")):
+            say(f"{cloud.address}: {_named(other)} has the lock; watching whether it still lives")
+            _watch(cloud, there[1])
+        generation = cloud.write(NAME, json.dumps(owner).encode(), there[1])
+    return generation
 
 
-def _owner(data: bytes) -> dict[str, object]:
+def _watch(cloud: Cloud, generation: int) -> None:
+    """Waits until a lock counts as stale. Raises InputError where its holder lives."""
+    end = time.monotonic() + STALE
+    while time.monotonic() < end:
+        time.sleep(LOOK)
+        there = cloud.read(NAME)
+        if there is None:
+            return  # given back
+        if there[1] != generation:
+            raise InputError(
+                f"{cloud.address}: {_named(_owner(there[0]))} is at work here; wait for it, stop "
+                "it, or choose another address"
+            )
+
+
+def _owner(data: bytes) -> Owner:
     try:
         found = json.loads(data)
     except ValueError:
@@ -121,5 +124,5 @@ def _owner(data: bytes) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _named(owner: dict[str, object]) -> str:
+def _named(owner: Owner) -> str:
     return f"process {owner.get('process', '?')} on {owner.get('host', '?')}"

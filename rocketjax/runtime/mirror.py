@@ -82,7 +82,7 @@ class Mirror:
         """Makes the folder what the address holds, unless it is newer."""
         self._cloud, self._folder, self._lease = cloud, folder, lease
         self._say, self._skip = say, skip
-        self._last = read_commit(cloud)
+        self._last = _taken_over(cloud)
         self._known: dict[str, File] = {}  # as they were when the last commit was made of them
         self._open()
         self._numbers = itertools.count()
@@ -151,12 +151,10 @@ class Mirror:
     def _open(self) -> None:
         noted = self._folder.parent / NOTED
         ids = read_json(noted) if noted.is_file() else []
-        if not self._last.id or not isinstance(ids, list) or self._last.id not in ids:
-            remove(noted)  # others have been at work, or nobody ever: what is here is of no use
+        if not isinstance(ids, list) or self._last.id not in ids:
+            remove(noted)  # others have been at work there since
             bring(self._cloud, self._folder, self._last, self._say)
             write_json(noted, [self._last.id])
-        if not self._last.id:
-            return
         where = places(self._cloud, self._last)
         left = [name for name in self._cloud.objects() if name.startswith(f"{ASIDE}/")]
         self._tidy([name for name in where if where[name] != name], left)
@@ -192,7 +190,7 @@ class Mirror:
         for name, file in state.files.items():
             same = self._known.get(name) == file
             files[name] = before[name] if same else kept_of(state.folder / name, file.size)
-        if files != before or not self._last.id:
+        if files != before:
             new = [name for name, kept in files.items() if before.get(name) != kept]
             paths = {_aside(files[name]): name for name in new}  # equal files once
 
@@ -223,6 +221,16 @@ class Mirror:
         with at_once() as pool:
             list(pool.map(self._cloud.copy, where, new))
             list(pool.map(self._cloud.delete, [*aside, *self._last.gone]))
+
+
+def _taken_over(cloud: Cloud) -> Commit:
+    """The last commit, written once more: who held the lock before cannot commit any more."""
+    while True:
+        last = read_commit(cloud)
+        last = last._replace(id=last.id or uuid.uuid4().hex)
+        generation = cloud.write(COMMIT, last.data(), last.generation)
+        if generation is not None:
+            return last._replace(generation=generation)
 
 
 def _aside(kept: Kept) -> str:

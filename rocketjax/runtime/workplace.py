@@ -26,9 +26,7 @@ def uncommitted() -> None:
 
 
 @contextmanager
-def opened(
-    name: str, say: Say, shared: bool = False, skip: Skip = nothing
-) -> Iterator[Workplace]:
+def opened(name: str, say: Say, shared: bool = False, skip: Skip = nothing) -> Iterator[Workplace]:
     """Opens a folder, or an address, for one command; process 0 of several holds it for all.
 
     Args:
