@@ -41,7 +41,8 @@ class DataConfig:
     collection: str = at("start", "demo")
     """The collection: "demo" (docstrings of the installed packages); a folder or file in a format
     of BEIR, MS MARCO, DPR, RocketQA, Tevatron, FlagEmbedding or sentence-transformers, or of
-    pairs (docs/data.md); hf:NAME, a Hugging Face dataset; irds:ID, of ir_datasets."""
+    pairs (docs/data.md), or its gs://BUCKET/PATH; hf:NAME, a Hugging Face dataset; irds:ID, of
+    ir_datasets."""
     on_bad_rows: Literal["fail", "skip"] = at("start", "fail", judged=True)
     """Rows that are not what they should be: fail at the first, or skip and count them."""
     train_split: str = at("start", "train")

@@ -27,6 +27,7 @@ from rocketjax.runtime.progress import Say
 
 COMMIT = ".commit.json"
 ASIDE = ".aside"
+FROM = ".from"  # files that processes other than the first have written, on their way to it
 _TRIES = 9  # to see a folder between two changes
 
 Skip: TypeAlias = Callable[[Path], bool]  # whether a folder is left out
@@ -122,12 +123,20 @@ def bring(cloud: Cloud, folder: Path, commit: Commit, say: Say) -> None:
         if path.is_dir():
             with suppress(OSError):  # it holds something
                 path.rmdir()
-    if not where:
-        return
-    size = sum(commit.files[name].size for name in where) / 1e6
-    say(f"{cloud.address}: fetching {len(where):,} files, {size:,.2f} MB, into {folder}")
+    if where:
+        size = sum(commit.files[name].size for name in where) / 1e6
+        say(f"{cloud.address}: fetching {len(where):,} files, {size:,.2f} MB, into {folder}")
+        fetch(cloud, folder, commit, where)
 
-    def fetch(name: str) -> None:
+
+def fetch(cloud: Cloud, folder: Path, commit: Commit, where: dict[str, str]) -> None:
+    """Fetches files of a commit, each whole or not at all; `where`: by name, where each lies.
+
+    Raises:
+        InputError: one is gone, or does not arrive as it was named.
+    """
+
+    def get(name: str) -> None:
         path, kept = folder / name, commit.files[name]
         aside = folder / f".fetched.{threading.get_ident()}.{os.getpid()}"
         with writing(path):
@@ -139,7 +148,7 @@ def bring(cloud: Cloud, folder: Path, commit: Commit, say: Say) -> None:
             aside.replace(path)
 
     with at_once() as pool:
-        list(pool.map(fetch, where))
+        list(pool.map(get, where))
 
 
 def kept_of(path: Path, size: int) -> Kept:

@@ -18,6 +18,7 @@ from rocketjax.runtime.cloud import Cloud, at_once
 from rocketjax.runtime.commits import (
     ASIDE,
     COMMIT,
+    FROM,
     Commit,
     File,
     Kept,
@@ -28,7 +29,7 @@ from rocketjax.runtime.commits import (
     places,
     read_commit,
 )
-from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import read_json, remove, write_json
 from rocketjax.runtime.lease import Lease, leased
 from rocketjax.runtime.progress import Advance, Say, Watch
@@ -140,6 +141,22 @@ class Mirror:
                     "same command on this machine resumes"
                 ) from self._failure
 
+    def take(self, names: list[str]) -> None:
+        """Takes files of other processes (follower.py) into the folder, and commits them."""
+
+        def get(name: str) -> None:
+            path, aside = self._folder / name, self._folder / f".taken.{threading.get_ident()}"
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._cloud.get(f"{FROM}/{name}", aside)
+                aside.replace(path)
+
+        with at_once() as pool:
+            list(pool.map(get, names))
+        self.flush()
+        with at_once() as pool:
+            list(pool.map(self._cloud.delete, [f"{FROM}/{name}" for name in names]))
+
     def close(self) -> None:
         """Ends the thread, once it has uploaded what waits."""
         with self._changed:
@@ -156,7 +173,7 @@ class Mirror:
             bring(self._cloud, self._folder, self._last, self._say)
             write_json(noted, [self._last.id])
         where = places(self._cloud, self._last)
-        left = [name for name in self._cloud.objects() if name.startswith(f"{ASIDE}/")]
+        left = [n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)]
         self._tidy([name for name in where if where[name] != name], left)
 
     def _upload_all(self) -> None:

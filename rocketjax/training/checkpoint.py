@@ -107,7 +107,10 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, state: TrainState, facts: Facts) -> None:
-        """Saves a state, and facts that JSON can hold; what is saved of `step` already stays."""
+        """Saves a state, and facts that JSON can hold; what is saved of `step` already stays.
+
+        Waits for the checkpoint before and for a copy of the state on its devices, no longer.
+        """
         self.wait()
         if step in self._facts:
             return
@@ -116,14 +119,7 @@ class Checkpoints:
             return
         # A copy: the train step takes its state's memory back while this is still written.
         copied = jax.block_until_ready(_copy(jax.block_until_ready(state)))
-        if jax.process_count() > 1:
-            copied = jax.device_get(copied)
-        path = self._path(step)
-        with self._writing():
-            remove(path)
-            path.mkdir()
-            self._checkpointer.save(path / "state", copied)
-        self._saving = self._thread.submit(self._finish, step, dict(facts))
+        self._saving = self._thread.submit(self._write, step, copied, dict(facts))
 
     def wait(self) -> None:
         """Until what was saved is on disk, and whole; then removes what need not be kept.
@@ -141,9 +137,13 @@ class Checkpoints:
             (self._path(step) / SUMS).unlink()  # half-written from now on, should this be stopped
             remove(self._path(step))
 
-    def _finish(self, step: int, facts: Facts) -> None:
-        self._checkpointer.wait_until_finished()
+    def _write(self, step: int, state: TrainState, facts: Facts) -> None:
         path = self._path(step)
+        remove(path)
+        path.mkdir()
+        alone = state if jax.process_count() == 1 else jax.device_get(state)
+        self._checkpointer.save(path / "state", alone)
+        self._checkpointer.wait_until_finished()
         write_json(path / "facts.json", facts)
         write_json(path / SUMS, _sums(path))
         self._facts[step] = facts

@@ -1,7 +1,9 @@
 """Runs at a gs:// address, whose machines are lost, end with the bits of a run on a disk."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -204,3 +206,51 @@ def test_processes_killed_in_an_upload_end_with_the_same_bits(
     )
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def trained_by_two(folder, caches, run_dir, arguments):
+    """Trains with two processes of one device each, by their own caches."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
+    shared = {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+    shared |= {"ROCKETJAX_COORDINATOR": f"localhost:{port}", "ROCKETJAX_PROCESSES": "2"}
+    command = [sys.executable, "-m", "rocketjax.train", *arguments, "--run-dir", str(run_dir)]
+    running = [
+        subprocess.Popen(
+            command,
+            env=os.environ
+            | shared
+            | {"ROCKETJAX_PROCESS": str(number), "ROCKETJAX_CACHE": str(cache)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number, cache in enumerate(caches)
+    ]
+    said = [process.communicate(timeout=900)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    return said
+
+
+@pytest.mark.slow
+def test_two_machines_that_share_no_disk_train_what_two_on_one_disk_train(
+    bucket, weights, collection, tmp_path
+):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(settings(weights, collection, "")))
+    on_disk, arguments = tmp_path / "disk", ["--config", str(file)]
+    trained_by_two(tmp_path, [tmp_path / "a", tmp_path / "b"], on_disk, arguments)
+    caches = [tmp_path / "c", tmp_path / "d"]
+    stages = ["--stages", "start", "warm-retriever", "encode", "warm-reranker", "mine"]
+    trained_by_two(tmp_path, caches, ADDRESS, [*arguments, *stages])
+    caches[0] = tmp_path / "e"  # another process 0 goes on
+    said = trained_by_two(tmp_path, caches, ADDRESS, arguments)[0]
+    assert f"{ADDRESS}: fetching" in said.replace("\n", "")
+    wanted, found = (
+        results(files_below(on_disk), str(on_disk)),
+        results(objects_of(bucket), ADDRESS),
+    )
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert not [name for name in bucket.objects if "/.from/" in name or "/.aside/" in name]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rocketjax import draw
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.runtime.cloud import Cloud, is_address
 from rocketjax.runtime.copies import local
@@ -48,8 +49,10 @@ def test_each_address_has_a_folder_of_its_own(monkeypatch, tmp_path):
     assert run_folder(Config(run_dir="gs://data/runs/x/")) in folders
 
 
-def test_nothing_makes_a_folder_called_gs(tmp_path, monkeypatch):
+def test_nothing_makes_a_folder_called_gs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    assert draw.main(["--run", "gs://data/x"]) == 2
+    assert "its report.html lies there" in capsys.readouterr().err
     with pytest.raises(InputError, match="only training, encode and mine write to an address"):
         write_text(Path("gs://data/x"), "text")
     assert not list(tmp_path.iterdir())
