@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from emulated import emulator, fresh_machine, needs_emulator
+from on_disk import make_weights
 from small_run import config
 
 from rocketjax import encode, search
@@ -46,7 +47,12 @@ def bucket(monkeypatch, tmp_path):
         yield running
 
 
-def settings(weights, collection, run_dir):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return make_weights(tmp_path_factory.mktemp("weights"), layers=1)
+
+
+def settings(weights, collection, run_dir, refresh=0):
     """Little to compile: joint training alone, on lists that the starting models mine."""
     optimizer = OptimizerConfig(retriever_lr=3e-3, reranker_lr=3e-3)
     return config(
@@ -56,8 +62,8 @@ def settings(weights, collection, run_dir):
         retriever=RetrieverConfig(str(weights)),
         retriever_warmup=StageConfig(0),
         reranker_warmup=StageConfig(0),
-        joint=StageConfig(steps=7, batch=8, optimizer=optimizer),
-        lists=ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=4),
+        joint=StageConfig(steps=6, batch=8, optimizer=optimizer),
+        lists=ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=refresh),
         index=IndexConfig(shard=25, kind="exact"),
         evaluate=EvaluateConfig(top_k=20, rerank_depth=10, start=False, every=0),
     )
@@ -185,8 +191,8 @@ def test_processes_killed_in_an_upload_end_with_the_same_bits(
 ):
     """By SIGKILL: before an upload, between two, as a commit is written, as files are moved."""
     on_disk = tmp_path / "disk"
-    run(settings(weights, collection, on_disk), lambda _: None, unwatched)
-    (tmp_path / "config.yaml").write_text(dump(settings(weights, collection, ADDRESS)))
+    run(settings(weights, collection, on_disk, 4), lambda _: None, unwatched)
+    (tmp_path / "config.yaml").write_text(dump(settings(weights, collection, ADDRESS, 4)))
     programs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
     arguments = ["--config", str(tmp_path / "config.yaml")]
     dying = Path(__file__).parent / "dying.py"
@@ -199,7 +205,7 @@ def test_processes_killed_in_an_upload_end_with_the_same_bits(
         assert done.returncode == -signal.SIGKILL
         bucket.remove("runs/some/.lock")  # or the next would watch it for a minute
     fresh_machine(monkeypatch, tmp_path / "last")
-    run(settings(weights, collection, ADDRESS), lambda _: None, unwatched)
+    run(settings(weights, collection, ADDRESS, 4), lambda _: None, unwatched)
     wanted, found = (
         results(files_below(on_disk), str(on_disk)),
         results(objects_of(bucket), ADDRESS),
@@ -238,7 +244,7 @@ def test_two_machines_that_share_no_disk_train_what_two_on_one_disk_train(
     bucket, weights, collection, tmp_path
 ):
     file = tmp_path / "config.yaml"
-    file.write_text(dump(settings(weights, collection, "")))
+    file.write_text(dump(settings(weights, collection, "", 4)))
     on_disk, arguments = tmp_path / "disk", ["--config", str(file)]
     trained_by_two(tmp_path, [tmp_path / "a", tmp_path / "b"], on_disk, arguments)
     caches = [tmp_path / "c", tmp_path / "d"]
