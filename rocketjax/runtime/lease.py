@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from rocketjax.runtime.cloud import Cloud
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import read_json, write_json
 from rocketjax.runtime.progress import Say
 
 NAME = ".lock"
@@ -76,8 +77,12 @@ def leased(cloud: Cloud, folder: Path, say: Say) -> Iterator[Lease]:
     Raises:
         InputError: another process is at work there; it is named.
     """
-    host = socket.gethostname()
-    owner = {"process": os.getpid(), "host": host, "folder": str(folder), "id": uuid.uuid4().hex}
+    owner = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "folder": _mark(folder.parent / "folder.json"),
+        "id": uuid.uuid4().hex,
+    }
     lease = Lease(cloud, json.dumps(owner).encode(), _acquire(cloud, owner, say))
     try:
         yield lease
@@ -94,7 +99,7 @@ def _acquire(cloud: Cloud, owner: Owner, say: Say) -> int:
             generation = cloud.write(NAME, json.dumps(owner).encode(), 0)
             continue
         other = _owner(there[0])
-        if any(other.get(key) != owner[key] for key in ("host", "folder")):
+        if other.get("folder") != owner["folder"]:
             say(f"{cloud.address}: {_named(other)} has the lock; watching whether it still lives")
             _watch(cloud, there[1])
         generation = cloud.write(NAME, json.dumps(owner).encode(), there[1])
@@ -114,6 +119,13 @@ def _watch(cloud: Cloud, generation: int) -> None:
                 f"{cloud.address}: {_named(_owner(there[0]))} is at work here; wait for it, stop "
                 "it, or choose another address"
             )
+
+
+def _mark(path: Path) -> str:
+    """Of a folder, unlike that of any other; names of hosts and paths may be equal."""
+    if not path.is_file():
+        write_json(path, uuid.uuid4().hex)
+    return str(read_json(path))
 
 
 def _owner(data: bytes) -> Owner:
