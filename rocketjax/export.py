@@ -41,9 +41,10 @@ def _export(options: Export) -> None:
     from rocketjax.pipeline.publish import check_repository, export_run, push_export
     from rocketjax.report.card import Owner
     from rocketjax.retrieval.load import load
+    from rocketjax.runtime.copies import local
     from rocketjax.runtime.errors import InputError
 
-    run, output = Path(options.model).expanduser(), Path(options.output).expanduser()
+    run, output = local(options.model, say), Path(options.output).expanduser()
     if options.format == "stablehlo":
         if options.push or options.license or options.language:
             raise InputError(

@@ -54,6 +54,7 @@ OWNERS = {
     "faiss": {"bench.rivals"},
     "sentence_transformers": {"bench.rivals", "ablation.recipe"},
     "bm25s": {"retrieval.bm25"},
+    "google": {"runtime.cloud"},
 }
 
 
