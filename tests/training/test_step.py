@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import apart, list_batch, models, own_positives, packed, tokens
+from tiny import KINDS, apart, list_batch, models, own_positives, packed, tokens
 
 from rocketjax.config.loss import PRESETS, LossConfig
 from rocketjax.config.schema import (
@@ -416,6 +416,18 @@ def test_lists_laid_out_for_several_devices_are_right_on_one():
 
     for got, want in zip(scores(packed(batch, 2, 3)), scores(apart(batch)), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "modernbert" else pytest.mark.slow) for k in KINDS]
+)
+def test_every_kind_of_encoder_gives_one_gradient(kind):
+    """On two devices, in chunks, with dropout: that of one device, nothing packed."""
+    retriever, reranker, params = models(0.1, shared=True, scale=1.0, encoder=KINDS[kind])
+    objective = joint_objective(retriever, reranker, PRESETS["default"])
+    batch = list_batch(rows=4, slots=2)
+    want = gradient(params, batch, objective, 1, width=0)
+    assert_same(gradient(params, batch, objective, 2, chunk=2), want)
 
 
 def test_chunks_work_for_the_warm_ups():
