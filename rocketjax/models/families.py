@@ -27,7 +27,7 @@ class _Family(NamedTuple):
     """How a family's config.json differs from BERT's."""
 
     title: str  # how classes of transformers begin
-    names: Mapping[str, str] = {}  # our field -> its key, where that is not BERT's
+    names: dict[str, str] = {}  # our field -> its key, where that is not BERT's
     fixed: Mapping[str, Any] = {}  # fields of ours that all of the family share
     pad: int = 0  # the default of pad_token_id
     epsilon: float = 1e-12

@@ -1,6 +1,6 @@
 """Self-attention over packed rows: by what is fastest where it runs."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 
@@ -42,7 +42,8 @@ def attend(
     r, s, width = qkv.shape
     split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
     if implementation == "plain":
-        return attend_on_cpu(split, text, bias, window).reshape(r, s, -1)
+        plain: Any = attend_on_cpu(split, text, bias, window)
+        return plain.reshape(r, s, -1)
     with jax.default_matmul_precision(precision(qkv.dtype)):
         out = jax.nn.dot_product_attention(
             *(split[:, :, i] for i in range(3)),
