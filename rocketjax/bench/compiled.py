@@ -7,7 +7,7 @@ from typing import Any
 
 from rocketjax.bench.machines import MACHINES
 from rocketjax.bench.recipes import sizes_of
-from rocketjax.bench.shapes import width
+from rocketjax.bench.shapes import means
 from rocketjax.bench.stages import Kind, stages
 from rocketjax.config.schema import Config
 from rocketjax.retrieval.exact import QUERIES
@@ -109,7 +109,7 @@ def hours(config: Config, name: str, machine: str, entries: list[Entry]) -> dict
     def each(program: str, kind: Kind) -> float:
         """Seconds a text, all devices at work."""
         entry = found[program]
-        return entry.seconds * width(config, kind) / (entry.tokens * devices)
+        return entry.seconds * means(config)[kind] / (entry.tokens * devices)
 
     estimated: dict[str, float] = {}
     for work in stages(config, sizes.passages, sizes.queries):
