@@ -196,25 +196,19 @@ def test_a_host_that_starts_again_need_not_compile(tmp_path):
     assert dataclasses.replace(again, compile_seconds=first.compile_seconds) == first
 
 
-# Four layers of all-MiniLM-L6-v2's width, of configs/msmarco_small.yaml, on a v5e: GB of the chip,
-# kB a real token and layer.
-SMALL = {
-    "jax 0.10.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
-    "jax 0.7.2": {"passages": (0.0, 0.0), "pairs": (0.0, 0.0), "warm-reranker": (0.0, 0.0)},
-}
-
-
 @needs_libtpu
 @pytest.mark.slow
-def test_programs_move_no_more_than_they_did(tmp_path):
-    args = ("--machines", "v5e-1", "--configs", "msmarco_small", "--layers", "4")
-    margins = SMALL[f"jax {jax.__version__}"]
-    found = bench(tmp_path, *args, "--parallel", "shard_map", "--programs", *margins)
-    for program, (memory, per_token) in margins.items():
-        entry = found[program, "shard_map" if program in TRAINING else ""]
-        assert entry.memory / 1e9 == pytest.approx(memory, rel=0.1), program
-        assert entry.per_token / 1e3 == pytest.approx(per_token, rel=0.1), program
-        assert (entry.scatters, entry.wide_products) == (0, []), program
+def test_programs_take_no_more_than_the_table_says(tmp_path, table):
+    """With Colab's older jax they compile, and fit; what they take may differ there."""
+    args = ("--machines", "v5e-1", "--configs", "msmarco_small", "--parallel", "shard_map")
+    found = bench(tmp_path, *args, "--programs", "passages", "pairs", "warm-reranker")
+    assert len(found) == 3
+    for entry in found.values():
+        assert (entry.fits, entry.scatters, entry.wide_products) == (True, 0, []), entry
+        known = compiled.find(table, "msmarco_small", "v5e-1", entry.program)
+        if known.versions == entry.versions:
+            assert entry.memory == pytest.approx(known.memory, rel=0.1), entry.program
+            assert entry.per_token == pytest.approx(known.per_token, rel=0.1), entry.program
 
 
 @needs_libtpu
