@@ -180,12 +180,15 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         raise InputError(f"compute is {shown(config)}; give a rocketjax.ComputeConfig")
     config = validated(ComputeConfig, dataclasses.asdict(config), lambda name: f"compute.{name}")
     refuse_forked()
-    on_cpu = (platform or jax.default_backend()) == "cpu"
+    platform = platform or jax.default_backend()
+    on_cpu = platform == "cpu"
     dtype, attention = config.dtype, config.attention
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
     if attention == "auto":
-        attention = "plain" if on_cpu else "xla"
+        attention = {"cpu": "plain", "tpu": "rows"}.get(platform, "xla")
+    if attention == "rows" and platform != "tpu":
+        raise InputError(f"compute.attention is rows, a kernel for TPUs; this is a {platform}")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,

@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-Attention: TypeAlias = Literal["plain", "xla", "cudnn"] | None
+from rocketjax.models.rows_attention import attend_rows, row_fits
+
+Attention: TypeAlias = Literal["plain", "rows", "xla", "cudnn"] | None
 
 
 def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attention) -> jax.Array:
@@ -24,13 +26,15 @@ def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attentio
         text: [R, S] int32, the number of each token's text; -1 where there is none: such slots see
             one another, and their results are finite and mean nothing.
         heads: H.
-        implementation: "plain" (for CPUs), or an implementation of
-            `jax.nn.dot_product_attention`; None: the one jax chooses.
+        implementation: "plain" (for CPUs), "rows" (for TPUs, see rows_attention.py), or an
+            implementation of `jax.nn.dot_product_attention`; None: the one jax chooses.
 
     Returns:
         [R, S, heads * D] in the dtype of `qkv`.
     """
     r, s, width = qkv.shape
+    if implementation == "rows" and row_fits(s, width // 3, heads, qkv.dtype):
+        return attend_rows(qkv, text, heads)
     split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
     if implementation == "plain":
         out = _plain(split, text)
@@ -39,7 +43,7 @@ def attend(qkv: jax.Array, text: jax.Array, heads: int, implementation: Attentio
             out = jax.nn.dot_product_attention(
                 *(split[:, :, i] for i in range(3)),
                 mask=same_text(text)[:, None],
-                implementation=implementation,
+                implementation="xla" if implementation == "rows" else implementation,
             )
     return out.reshape(r, s, -1)
 
