@@ -40,7 +40,7 @@ class Entry:
         default_factory=list
     )  # in loops, float32 in several passes
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # of processors, whatever else they had to do
     refused: str = ""  # what the compiler said, if it did not compile
 
     @property
