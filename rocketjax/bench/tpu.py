@@ -180,7 +180,8 @@ def _line(entry: "Entry") -> str:
     what = f"{entry.config} on {entry.machine}: {entry.program} {entry.parallel}".rstrip()
     if entry.refused:
         return f"{what}: refused: {entry.refused}"
-    return f"{what}: {entry.memory / 1e9:.2f} GB, compiled in {entry.compile_seconds:.0f} s of processors"
+    took = f"{entry.compile_seconds:.0f} s of processors"
+    return f"{what}: {entry.memory / 1e9:.2f} GB, compiled in {took}"
 
 
 def _table(entries: "list[Entry]") -> Table:
