@@ -106,7 +106,7 @@ def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
         out_specs=P(),
         check_vma=False,
     )
-    wanted, metrics = jax.jit(step)(params, batch, keys)
+    wanted, metrics = jax.jit(step)(params, packed(list_batch(rows=8), devices=2), keys)
     (value, parts), grads = jax.value_and_grad(functions.joint_loss, has_aux=True)(
         functions.params, batch, keys
     )

@@ -403,6 +403,19 @@ def test_packed_rows_give_the_gradients_of_padded_texts(rate, chunk, devices, ba
     assert_same(got, want)
 
 
+def test_lists_laid_out_for_several_devices_are_right_on_one():
+    """In parts that are not full, the first ones among them."""
+    retriever, reranker, params = words(0.1)
+    batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
+
+    def scores(rows):
+        query, passage = encode_lists(retriever, params["retriever"], rows, keys)
+        return query, passage, reranker_scores(reranker, params["reranker"], rows, keys)
+
+    for got, want in zip(scores(packed(batch, 2, 3)), scores(apart(batch)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_chunks_work_for_the_warm_ups():
     retriever, reranker, params = words(0.1)
     batch = list_batch(rows=8, slots=3)
