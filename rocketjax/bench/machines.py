@@ -47,6 +47,15 @@ MACHINES: dict[str, Machine] = {
 }
 
 
+# libtpu must not look for a TPU, nor complain that it finds none, nor lock one that is there.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
 def describe(name: str) -> list[Device]:
     """The devices of a TPU that need not be there: programs can be compiled for them, not run.
 
@@ -62,9 +71,8 @@ def describe(name: str) -> list[Device]:
             "libtpu, which has the TPU's compiler, is not installed; in an environment of its own: "
             "pip install 'rocketjax[tpu]' (a TPU is not needed)"
         )
-    # There is no TPU to look for, and libtpu must not lock or ask one that is there.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
     try:
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=machine.topology, **machine.layout
