@@ -143,9 +143,9 @@ class ComputeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = at("start", "auto")
     """Of matrix products; auto: bfloat16 on TPU and GPU, else float32, which is float32 there, too,
     and slow. Parameters stay float32."""
-    attention: Literal["auto", "plain", "rows", "xla", "cudnn"] = at("start", "auto")
-    """plain: matrix products laid out for a CPU; rows: a kernel for TPUs, whole rows at once; xla,
-    cudnn: jax.nn.dot_product_attention's. auto: plain on a CPU, rows on a TPU, else xla."""
+    attention: Literal["auto", "plain", "tpu", "xla", "cudnn"] = at("start", "auto")
+    """plain: matrix products laid out for a CPU; tpu: a kernel of whole rows; xla, cudnn:
+    jax.nn.dot_product_attention's. auto: plain on a CPU, tpu on a TPU, else xla."""
     remat: Literal["none", "full", "dots"] = at("warm-retriever", "none")
     """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
     unroll: Count = at("start", 0)

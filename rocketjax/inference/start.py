@@ -186,9 +186,9 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
     if attention == "auto":
-        attention = {"cpu": "plain", "tpu": "rows"}.get(platform, "xla")
-    if attention == "rows" and platform != "tpu":
-        raise InputError(f"compute.attention is rows, a kernel for TPUs; this is a {platform}")
+        attention = {"cpu": "plain", "tpu": "tpu"}.get(platform, "xla")
+    if attention == "tpu" and platform != "tpu":
+        raise InputError(f"compute.attention is tpu, and this is a {platform}; leave it out")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,

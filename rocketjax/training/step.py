@@ -16,7 +16,8 @@ import optax
 from rocketjax.config.loss import LossConfig
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Params, fold_in
+from rocketjax.models.dropout import fold_in
+from rocketjax.models.encoder import Params
 from rocketjax.runtime.devices import AXIS
 from rocketjax.text.batch import Array, ListBatch, Rows
 from rocketjax.training.losses import (

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rocketjax.models import rows_attention
-from rocketjax.models.rows_attention import attend_rows, row_fits
-from rocketjax.models.tpu_attention import attend_on_tpu, choose
+from rocketjax.models.attention import rows as rows_attention
+from rocketjax.models.attention.rows import attend_rows, row_fits
+from rocketjax.models.attention.tpu import attend_on_tpu, choose
 
 ON_CPU = partial(attend_rows, interpret=True)
 

@@ -22,7 +22,8 @@ from rocketjax.config.schema import (
 )
 from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.models.bi_encoder import mean
-from rocketjax.models.encoder import Compute, dropout, fold_in
+from rocketjax.models.dropout import dropout, fold_in
+from rocketjax.models.encoder import Compute
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.models import (
     start_reranker,
@@ -71,7 +72,7 @@ class Words:
         tower = params if method is None else params[method.removeprefix("encode_")]
         if keys is not None:
             keys = fold_in(rows.per_token(keys), rows.position.reshape(-1))
-        x = dropout(tower["word_embedding"][rows.ids.reshape(-1)], keys, self.rate)
+        x = dropout(jnp.asarray(tower["word_embedding"])[rows.ids.reshape(-1)], keys, self.rate)
         x = mean(jnp.tanh(x @ tower["kernel"]).reshape(*rows.ids.shape, -1), rows)
         return x if method else x @ tower["out"]
 
@@ -408,6 +409,7 @@ def test_lists_laid_out_for_several_devices_are_right_on_one():
     retriever, reranker, params = words(0.1)
     batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
 
+    @jax.jit
     def scores(rows):
         query, passage = encode_lists(retriever, params["retriever"], rows, keys)
         return query, passage, reranker_scores(reranker, params["reranker"], rows, keys)

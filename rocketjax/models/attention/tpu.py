@@ -2,7 +2,7 @@
 
 By shapes alone, so that what is compiled does not depend on what happens to fail:
 
-    rows    our kernel (see rows_attention.py), wherever a row fits: BERT, MiniLM and ERNIE up to
+    rows    our kernel (rows.py), wherever a row fits: BERT, MiniLM and ERNIE up to
             512 tokens a row
     splash  jax's own kernel, for other widths and longer rows in bfloat16. It wants heads first,
             so queries, keys and values are transposed and copied
@@ -22,8 +22,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
-from rocketjax.models.attention import precision
-from rocketjax.models.rows_attention import LANES, attend_rows, row_fits
+from rocketjax.models.attention.rows import LANES, attend_rows, row_fits
+from rocketjax.models.attention.visible import visible
+from rocketjax.models.precision import precision
 
 Program: TypeAlias = Literal["rows", "splash", "plain"]
 
@@ -96,13 +97,9 @@ def _plain(
     qkv: jax.Array, text: jax.Array, heads: int, window: int | None, scale: float
 ) -> jax.Array:
     rows, length, _ = qkv.shape
-    seen = text[:, :, None] == text[:, None]
-    if window is not None:
-        at = jnp.arange(length)
-        seen &= jnp.abs(at[:, None] - at) <= window // 2
     q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, heads, -1), 2, 0)
     with jax.default_matmul_precision(precision(qkv.dtype)):
         out = jax.nn.dot_product_attention(
-            q, k, v, mask=seen[:, None], scale=scale, implementation="xla"
+            q, k, v, mask=visible(text, window)[:, None], scale=scale, implementation="xla"
         )
     return out.reshape(rows, length, -1)
