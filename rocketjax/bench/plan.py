@@ -156,7 +156,11 @@ def _training_memory(config: Config, plan: Plan, stage: Trained) -> float:
     texts, _ = _texts(config, plan, stage)
     encoder = encoder_of(config.retriever.weights)
     held = max(
-        activations(encoder, texts * _lengths(plan)[kind] / FULL, row_width(config, kind))
+        activations(
+            encoder,
+            texts * _lengths(plan)[kind] / FULL,
+            0 if MACHINES[plan.machine].tpu else row_width(config, kind),
+        )
         for kind in stage.kinds
     )
     return MARGIN * (STATE * _parameters(config, stage.kinds) + held)
@@ -222,10 +226,10 @@ def _forward(config: Config, plan: Plan, kind: Kind) -> float:
 def activations(encoder: EncoderConfig, slots: float, width: int) -> float:
     """Bytes that backward needs for so many slots of rows, by what jax keeps of each layer.
 
-    25 D values of two bytes a slot, and 11 bytes per pair of slots in a row for each attention
-    head.
+    16 D values of two bytes a slot, and 11 bytes per pair of slots in a row for each attention
+    head; a TPU's kernel keeps nothing of pairs (`width` 0).
     """
-    slot = 2 * 25 * encoder.hidden_size + 11 * encoder.num_heads * width
+    slot = 2 * 16 * encoder.hidden_size + 11 * encoder.num_heads * width
     return encoder.num_layers * slots * slot
 
 
