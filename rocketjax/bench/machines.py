@@ -87,17 +87,21 @@ def describe(name: str) -> list[Device]:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within its block programs are compiled for described devices, with any jax that we allow.
+    """Within its block programs are lowered and compiled for described devices, with any jax.
 
     Older than 0.8, jax asks the devices afterwards for their default layouts, which those that are
     only described do not know: the process would crash. Nothing of what is compiled depends on it.
+    And it asks the devices that are there, not those described, how old libtpu is: a kernel is
+    written in the version that Colab's reads, as it would be there.
     """
     import jax
+    from jax._src import tpu_custom_call as kernels
     from jax._src.interpreters import pxla
 
-    asked = pxla.is_default_layout
+    asked, version = pxla.is_default_layout, getattr(kernels, "get_ir_version", None)
     if jax.__version_info__ < (0, 8):
         pxla.is_default_layout = lambda *_: True
+        kernels.get_ir_version = lambda _: 7
     try:
         with warnings.catch_warnings():
             # Donated memory that no result can take; pmap's, of jax 0.7.
@@ -105,3 +109,5 @@ def compiling() -> Iterator[None]:
             yield
     finally:
         pxla.is_default_layout = asked
+        if jax.__version_info__ < (0, 8):
+            kernels.get_ir_version = version

@@ -106,6 +106,7 @@ def _entry(
 ) -> "Entry":
     """The entry of one program, compiled unless the very same one was before."""
     from rocketjax.bench.compiled import Entry
+    from rocketjax.bench.machines import compiling
     from rocketjax.bench.programs import TRAINING, lower
     from rocketjax.bench.shapes import shape_of
 
@@ -117,7 +118,8 @@ def _entry(
         shape_of(target.config, target.machine, program),
         f"jax {version('jax')}, libtpu {version('libtpu')}",
     )
-    lowered = lower(target, program)
+    with compiling():
+        lowered = lower(target, program)
     digest = hashlib.blake2b(lowered.program.as_text().encode(), digest_size=8).hexdigest()
     entry = dataclasses.replace(entry, digest=digest)
     same = [
