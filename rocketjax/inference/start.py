@@ -208,14 +208,14 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
     )
 
 
-def make_batching(config: ComputeConfig) -> Batching:
-    """How texts are given to a device outside training, on this platform."""
-    on_cpu = jax.default_backend() == "cpu"
+def make_batching(config: ComputeConfig, platform: str = "") -> Batching:
+    """How texts are given to a device outside training, on a platform as `make_compute` takes."""
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     default = BATCHING.size if on_cpu else ON_ACCELERATORS
-    return Batching(config.batch or default, row_widths(), coarse=not on_cpu)
+    return Batching(config.batch or default, row_widths(platform), coarse=not on_cpu)
 
 
 def row_widths(platform: str = "") -> tuple[int, ...]:
-    """The widths that rows of packed texts may have; `platform` as for `make_compute`."""
+    """The widths that rows of packed texts may have on a platform as `make_compute` takes."""
     on_cpu = (platform or jax.default_backend()) == "cpu"
     return rows.ON_CPU if on_cpu else rows.ON_ACCELERATORS
