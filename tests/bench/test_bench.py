@@ -26,7 +26,9 @@ from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
 from rocketjax.config.schema import ComputeConfig, OptimizerConfig
 from rocketjax.data.load import load_collection
-from rocketjax.models.encoder import Compute, EncoderConfig, init_layers, layer
+from rocketjax.models.architecture import Compute, EncoderConfig
+from rocketjax.models.layer import How, States, init_layers, layer
+from rocketjax.models.positions import Places
 from rocketjax.retrieval.scann import missing
 from rocketjax.runtime.devices import data_parallel
 from rocketjax.runtime.errors import InputError
@@ -259,11 +261,13 @@ def test_a_plan_knows_what_backward_needs_of_a_layer():
     compute = Compute(jnp.bfloat16, attention="xla", dropout=0.1)
 
     def kept(layers, x, keys):
-        run = partial(layer, shape, compute, False)
+        run = partial(layer, How(shape, compute))
         whole = Tokens(*jnp.ones((2, texts, length), jnp.int32), jnp.full(texts, length))
         rows = one_a_row(whole)
         return jax.vjp(
-            lambda layers, x: run(x, (layers, 0), rows, keys), layers["params"]["layers"], x
+            lambda layers, x: run(States(x, None), (layers, 0), rows, Places(), keys),
+            layers["params"]["layers"],
+            x,
         )[1]
 
     tokens = texts * length
