@@ -27,7 +27,7 @@ class _Family(NamedTuple):
     """How a family's config.json differs from BERT's."""
 
     title: str  # how classes of transformers begin
-    names: dict[str, str] = {}  # our field -> its key, where that is not BERT's
+    names: Mapping[str, str] = {}  # our field -> its key, where that is not BERT's
     fixed: Mapping[str, Any] = {}  # fields of ours that all of the family share
     pad: int = 0  # the default of pad_token_id
     epsilon: float = 1e-12
@@ -314,7 +314,7 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
     if name in _ABSOLUTE:
         fields.one_of("position_embedding_type", ("absolute",), "absolute")
     fields.one_of("is_decoder", (False,), False)
-    keys = _KEYS | family.names
+    keys = {**_KEYS, **family.names}
     hidden, heads = fields.size(keys["hidden_size"]), fields.size(keys["num_heads"])
     if hidden % heads:
         raise InputError(
@@ -349,7 +349,7 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
 def fields_of(config: EncoderConfig) -> dict[str, Any]:
     """The config.json of an encoder, without the classes and labels of a model."""
     family = FAMILIES[config.family]
-    keys = _KEYS | family.names
+    keys = {**_KEYS, **family.names}
     values = {key: getattr(config, ours) for ours, key in keys.items() if ours not in family.fixed}
     values[keys["activation"]] = _activation_name(config.activation)
     if config.family in _ABSOLUTE:
