@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, say, watch
-from rocketjax.config.fields import Count, NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.fields import (
+    Count,
+    NormalizeOption,
+    OnBadRows,
+    PoolingOption,
+    Size,
+    TruncateOption,
+)
 from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig, TextOptions
 
 if TYPE_CHECKING:
@@ -42,6 +49,7 @@ class Encode:
     """How it reads texts; what is not given is as the model's folder says."""
     pooling: PoolingOption = "auto"
     normalize: NormalizeOption = None
+    truncate: TruncateOption = None
     index: IndexConfig = field(default_factory=IndexConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
@@ -63,7 +71,13 @@ def _encode(options: Encode) -> None:
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(
-        options.model, options.compute, options.text, options.pooling, options.normalize, say
+        options.model,
+        options.compute,
+        options.text,
+        options.pooling,
+        options.normalize,
+        say,
+        options.truncate,
     )
     folder = Path(options.output)
     processes.check_shared(folder)

@@ -142,7 +142,7 @@ def _trained(target: Target, name: Program) -> Lowered:
     resolved = resolve_loss(loss)
     objective, models = {
         "warm-retriever": (
-            retriever_objective(retriever, loss.retriever_temperature, chunk),
+            retriever_objective(retriever, loss, chunk),
             {"retriever": retriever},
         ),
         "warm-reranker": (reranker_objective(reranker, resolved, chunk), {"reranker": reranker}),

@@ -11,6 +11,7 @@ import pydantic
 import tyro
 import yaml
 
+from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import Config, Depths, ListConfig
 from rocketjax.runtime.errors import InputError, shown
 
@@ -185,6 +186,7 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     _check_limits(place, ("text.query_length", config.text.query_length, longest))
     check_depths(config.evaluate, place)
     check_lists(config.lists, place)
+    _check_widths(config.loss, place)
     return config
 
 
@@ -231,6 +233,18 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
             "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
+        )
+
+
+def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:
+    """Refuses widths that are given twice, and weights that are not one a width."""
+    widths, weights = loss.matryoshka, loss.matryoshka_weights
+    if len(set(widths)) < len(widths):
+        raise InputError(f"{place('loss.matryoshka')}: {[*widths]} holds a width twice; delete one")
+    if weights and (len(weights) != len(widths) or not any(weights)):
+        raise InputError(
+            f"{place('loss.matryoshka_weights')}: {len(weights)} weights for {len(widths)} widths; "
+            "give one for each, not all of them 0"
         )
 
 

@@ -117,6 +117,9 @@ class RetrieverConfig:
     normalize: bool | None = at("start", None, judged=True)
     """Scale vectors to length 1, so that the score is a cosine. None: as modules.json says, not
     scaled where there is none."""
+    truncate: Count | None = at("start", None, judged=True)
+    """Keep the first N numbers of a vector, 0: all; scaled after the cut. None: truncate_dim of the
+    weights' config_sentence_transformers.json."""
     dropout: Share = at("warm-retriever", 0.0)
     """Share of hidden units dropped while training. 0 for the demo, which sees no list twice; the
     paper: 0.1."""
@@ -375,7 +378,7 @@ class Config:
     # Its steps and batch decide how many queries are mined for.
     joint: StageConfig = section(lambda: StageConfig(24), lists="mine", training="joint")
     """Both models, on the same lists."""
-    loss: LossConfig = section(lambda: LossConfig(retriever_temperature=0.05))
+    loss: LossConfig = section(lambda: LossConfig(retriever_temperature=None))
     evaluate: EvaluateConfig = section(EvaluateConfig)
     checkpoint: CheckpointConfig = section(CheckpointConfig)
     log: LogConfig = section(LogConfig)

@@ -45,7 +45,7 @@ def make_manifest(
     return Manifest(
         **origin_of(retriever, name, collection)._asdict(),
         passages=count,
-        width=retriever.module.config.hidden_size,
+        width=retriever.module.width,
         dtype=config.dtype,
         shard=config.shard or min(max(count // 64, 4_096), 65_536),
     )
