@@ -251,8 +251,12 @@ class IndexConfig:
 
     kind: Literal["auto", "scann", "exact"] = at("start", "auto")
     """auto: ScaNN where it is installed, else exact search on the devices."""
-    dtype: Literal["float32", "float16", "bfloat16"] = at("start", "float32")
-    """Of the stored vectors."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8", "binary"] = at("start", "float32")
+    """Of the stored vectors. int8 (a quarter of float32) and binary (a bit a number) are searched
+    exactly on the devices; what that costs in recall is measured and said."""
+    rescore: Size = at("start", 2)
+    """Candidates for each passage asked for that int8 and binary vectors score again, with the
+    query in float32."""
     shard: Count = at("start", 0)
     """Passages in a file; a stopped encode resumes at the file it was at. 0: a 64th of the corpus,
     but at least 4,096 and at most 65,536."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from rocketjax.config.loss import LossConfig
 from rocketjax.inference.folder import load_reranker, load_retriever
@@ -14,6 +15,7 @@ from rocketjax.pipeline.context import Run
 from rocketjax.retrieval.encode import encode_corpus, origin_of
 from rocketjax.retrieval.model import Corpus
 from rocketjax.retrieval.open import build_index, open_index
+from rocketjax.retrieval.quantised import is_quantised, keep_sample
 from rocketjax.runtime import processes
 from rocketjax.training.matryoshka import temperature_of
 
@@ -112,14 +114,22 @@ def warmed_corpus_folder(run: Run) -> Path:
 
 def encode_into(run: Run, retriever: Retriever, name: str, folder: Path) -> Corpus:
     """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
+    sample = sorted(run.train.queries)[:SAMPLE]
+    if is_quantised(run.config.index.dtype):
+        queries = _encoded(run, retriever, sample)
+        processes.from_main(lambda: keep_sample(folder, queries))
     vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
     assert vectors is not None  # all processes have done their part
     if processes.from_main((folder / "scann").is_dir):
         return open_encoded(run, retriever, folder)
-    sample = sorted(run.train.queries)[:SAMPLE]
-    queries = retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
+    queries = _encoded(run, retriever, sample)
     index = build_index(vectors, run.config.index, queries, min(100, len(vectors)), run.say)
     return Corpus(index, run.collection.by_id)
+
+
+def _encoded(run: Run, retriever: Retriever, sample: list[str]) -> np.ndarray:
+    """Training queries as vectors [S, D]."""
+    return retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
 
 
 def open_encoded(run: Run, retriever: Retriever, folder: Path) -> Corpus:
