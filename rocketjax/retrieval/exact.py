@@ -134,10 +134,8 @@ class ExactIndex:
             def part(index: Any) -> np.ndarray:
                 first, last, _ = index[0].indices(self._piece)
                 rows = read(min(start + first, len(vectors)), min(start + last, len(vectors)))
-                missing = last - first - len(rows)
-                return (
-                    np.pad(rows, ((0, missing), *[(0, 0)] * (rows.ndim - 1))) if missing else rows
-                )
+                missing = [(0, last - first - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+                return np.pad(rows, missing) if missing[0][1] else rows
 
             shape = (self._piece, *read(0, 0).shape[1:])
             return jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)

@@ -31,7 +31,7 @@ def build_index(
     Raises:
         InputError: ScaNN is required and not installed, or several processes run.
     """
-    _check_kind(config, vectors.manifest.dtype)
+    _check_kind(config, vectors)
     if vectors.quantised:
         index = ExactIndex(vectors, rescore=config.rescore)
         say(_measured(index, config))
@@ -58,7 +58,7 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
             ScaNN required where several processes run.
     """
     vectors = Vectors(folder)
-    _check_kind(config, vectors.manifest.dtype)
+    _check_kind(config, vectors)
     for what in ("model", "collection"):
         (old, old_hash), (new, new_hash) = (
             (getattr(origin, what), getattr(origin, f"{what}_hash"))
@@ -107,8 +107,8 @@ def _measured(index: ExactIndex, config: IndexConfig) -> str:
     return f"{line}; {', '.join(shares)} of float32 on {len(queries)} queries"
 
 
-def _check_kind(config: IndexConfig, dtype: str) -> None:
-    check_index(dataclasses.replace(config, dtype=dtype), str)
+def _check_kind(config: IndexConfig, vectors: Vectors) -> None:
+    check_index(dataclasses.replace(config, dtype=vectors.manifest.dtype), str)
     if config.kind == "scann" and not _alone():
         raise InputError(
             "ScaNN searches within one process; where several run take --index.kind auto or exact "

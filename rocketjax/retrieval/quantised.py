@@ -13,7 +13,7 @@ beside it: the recall of the finished index is measured against them.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -27,10 +27,10 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Codes(NamedTuple):
-    """n vectors; numpy's or jax's arrays."""
+    """n vectors; numpy's arrays, or jax's on the devices."""
 
-    codes: np.ndarray  # int8 [n, D], or uint8 [n, D / 8 rounded up], the first number's bit highest
-    scales: np.ndarray  # float32 [n]
+    codes: Any  # int8 [n, D], or uint8 [n, D / 8 rounded up], the first number's bit highest
+    scales: Any  # float32 [n]
 
 
 def is_quantised(dtype: str) -> TypeGuard[Quantised]:

@@ -122,8 +122,8 @@ def write_shard(folder: Path, shard: int, ids: list[str], vectors: np.ndarray) -
             finite = np.isfinite(stored).all(axis=1)
     if not finite.all():
         raise InputError(
-            f"passage {ids[int(np.argmin(finite))]}: its vector is not finite in {manifest.dtype}; take "
-            "--index.dtype float32, or, if it is not finite there either, sound weights"
+            f"passage {ids[int(np.argmin(finite))]}: its vector is not finite in {manifest.dtype}; "
+            "take --index.dtype float32, or, if it is not finite there either, sound weights"
         )
     write_npy(folder / f"{shard:05d}.ids.npy", np.array(encoded))
     if dtype == ml_dtypes.bfloat16:

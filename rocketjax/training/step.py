@@ -217,7 +217,7 @@ def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: 
     passages, valid = jax.lax.all_gather(own, AXIS, tiled=True)
     positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
     relevant = jnp.asarray(batch.relevant)
-    query = query / loss.retriever_temperature
+    query = query / (loss.retriever_temperature or 1.0)  # a settled one has it
     return in_batch_cross_entropy(query, passages, valid, positive, relevant)
 
 

@@ -135,7 +135,7 @@ def test_damaged_scales_and_vectors_that_are_not_finite_are_named(tmp_path, dtyp
     vectors_folder(tmp_path / "v", passages, shard=7, dtype=dtype)
     scales = tmp_path / "v" / "00001.scales.npy"
     np.save(scales, np.ones(3, np.float32))
-    with pytest.raises(InputError, match="00001.scales.npy: not the scales of 7 passages"):
+    with pytest.raises(InputError, match=r"00001\.scales\.npy: not the scales of 7 passages"):
         Vectors(tmp_path / "v")
     scales.unlink()
     with pytest.raises(InputError, match=r"00001.scales.npy"):
