@@ -103,7 +103,7 @@ def encode_corpus(
 def _claim(folder: Path, manifest: Manifest) -> None:
     """Records in the folder what it will hold; refuses one that holds something else."""
     # Checked first: another worker may claim it at this very moment.
-    empty = is_empty(folder) or [path.name for path in folder.iterdir()] == [SAMPLE]
+    empty = is_empty(folder, but=SAMPLE)
     if (folder / MANIFEST).is_file():
         other = read_manifest(folder)
         for what in ("model", "collection", "passages", "width", "dtype", "shard"):

@@ -399,7 +399,7 @@ def test_a_run_says_once_what_it_starts_from(weights, tmp_path):
     [
         (True, None, "is 0.05, the default for those"),
         (False, None, "is 1, the default for those"),
-        (True, 1.0, "is 1, as given. Cosines divided by that hardly differ"),
+        (True, 1.0, "Cosines divided by that hardly differ"),
         (False, 1.0, "is 1, as given"),
     ],
 )
