@@ -253,7 +253,7 @@ class IndexConfig:
     """auto: ScaNN where it is installed, else exact search on the devices."""
     dtype: Literal["float32", "float16", "bfloat16", "int8", "binary"] = at("start", "float32")
     """Of the stored vectors. int8 (a quarter of float32) and binary (a bit a number) are searched
-    exactly on the devices; what that costs in recall is measured and said."""
+    exactly on the devices; what that costs in recall is measured and said (docs/speed.md)."""
     rescore: Size = at("start", 2)
     """Candidates for each passage asked for that int8 and binary vectors score again, with the
     query in float32."""
