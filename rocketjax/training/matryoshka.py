@@ -56,7 +56,7 @@ def at_widths(
     terms_of: TermsOfVectors,
     vectors: tuple[jax.Array, jax.Array],
     loss: LossConfig,
-    normalize: bool,
+    retriever: BiEncoder,
 ) -> dict[str, Term]:
     """The retriever's terms, weighed over the widths; nothing where no widths are given.
 
@@ -64,13 +64,16 @@ def at_widths(
         terms_of: of both kinds of vectors.
         vectors: queries [B, D] and passages [B, L, D], as the retriever gives them.
         loss: a settled one.
-        normalize: whether each width is scaled to length 1 after its cut.
+        retriever: whether it scales to length 1 decides whether each width is scaled.
     """
-    whole = vectors[0].shape[-1]
-    at_each = [
-        terms_of(*(vectors if width == whole else (cut(x, width, normalize) for x in vectors)))
-        for width in loss.matryoshka
-    ]
+
+    def shortened(width: int) -> tuple[jax.Array, jax.Array]:
+        if width == retriever.width:  # it is scaled already
+            return vectors
+        query, passage = (cut(x, width, retriever.normalize) for x in vectors)
+        return query, passage
+
+    at_each = [terms_of(*shortened(width)) for width in loss.matryoshka]
 
     def weighed(name: str) -> Term:
         weighted = zip(loss.matryoshka_weights, at_each, strict=True)

@@ -158,7 +158,7 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
 
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
-        terms |= at_widths(of_vectors, (query, passage), loss, retriever.normalize)
+        terms |= at_widths(of_vectors, (query, passage), loss, retriever)
         return terms | {
             "kl": divergence(de, ce, batch.valid, loss),
             "retriever_accuracy": accuracy(de, batch.valid),
@@ -196,7 +196,7 @@ def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
             return {"retriever": in_batch_term(query, passage, batch, loss)}
 
         whole = of_vectors(*vectors)
-        return whole | at_widths(of_vectors, vectors, loss, retriever.normalize)
+        return whole | at_widths(of_vectors, vectors, loss, retriever)
 
     return Objective(terms_of, {"retriever": 1.0})
 

@@ -400,7 +400,7 @@ def test_dropout_hangs_on_seed_and_step_and_not_on_devices(stage):
     """Of the train step itself, in every stage; nothing is trained, so dropout alone moves it."""
     config, batch, still = LossConfig(), list_batch(rows=8), optax.set_to_zero()
     objective = {
-        "retriever": retriever_objective(Drawn(4), 0.5),
+        "retriever": retriever_objective(Drawn(4), LossConfig(retriever_temperature=0.5)),
         "reranker": reranker_objective(Drawn(), config),
         "joint": joint_objective(Drawn(4), Drawn(), config),
     }[stage]
