@@ -3,7 +3,7 @@
 PYTHON ?= python
 TESTS ?=
 
-.PHONY: setup test fast slow soak oldest tpu colab style fix docs bench
+.PHONY: setup test fast slow soak oldest tpu colab style fix notebooks docs bench
 
 setup:  ## the package with everything the tests and checks use, and the hooks of pre-commit
 	$(PYTHON) -m pip install -e '.[test,style,notebooks]'
@@ -41,12 +41,16 @@ style:  ## lint, format, types, spelling, workflows; changes nothing
 	ruff format --check .
 	typos
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	nbstripout --verify --keep-output --keep-id colab/*.ipynb
 	pyright --pythonpath $$(command -v $(PYTHON))
 
 fix:  ## what of it can be mended by itself
 	ruff check --fix .
 	ruff format .
-	nbstripout colab/*.ipynb
+	nbstripout --keep-output --keep-id colab/*.ipynb
+
+notebooks:  ## run them as they are, and keep what they show: ten minutes on two cores
+	.ci/notebooks quickstart bring_your_data inside_the_step msmarco_tpu:devices
 
 docs:  ## the site, into site/: strictly, a link that leads nowhere is an error (extra docs)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --clean

@@ -1,16 +1,16 @@
-"""Pages of the documentation site that come from the code: every option, every command.
+"""Pages of the documentation site that come from elsewhere: options, commands, recipes, changes.
 
 mkdocs calls this (mkdocs.yml, hooks); the site is built by `make docs`.
 """
 
-import ast
-import dataclasses
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 from mkdocs.structure.files import File
+from option_texts import leaves, text_of  # beside this file
 
 from rocketjax.__main__ import COMMANDS
 from rocketjax.config.schema import Config
@@ -20,9 +20,11 @@ SOURCE = "https://github.com/OWNER/rocketjax/blob/main/"
 
 
 def on_files(files, config):
-    """Adds the pages of options and commands."""
-    files.append(File.generated(config, "options.md", content=options()))
-    files.append(File.generated(config, "commands.md", content=commands()))
+    """Adds the pages that are made here."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pages = {"options": options(), "commands": commands(), "recipes": recipes(), "changes": changes}
+    for name, content in pages.items():
+        files.append(File.generated(config, f"{name}.md", content=content))
     return files
 
 
@@ -34,33 +36,26 @@ def on_page_markdown(markdown, page, config, files):
 
 def options():
     """Every option, by section, with its default and what it says of itself."""
-    texts = {}
-    for path in sorted((ROOT / "rocketjax" / "config").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                for item, after in zip(node.body, node.body[1:], strict=False):
-                    if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr):
-                        texts[node.name, item.target.id] = ast.literal_eval(after.value)
     lines = ["# Options", "", "As `--section.option` on the command line, nested in a config file."]
+    default, sections = Config(), {}
+    for cls, field, option in leaves(Config):
+        shown = " ".join(text_of(cls, field).split()).replace("|", "\\|").replace("<", "&lt;")
+        row = f"| `{field}` | `{attrgetter(option)(default)!r}` | {shown} |"
+        sections.setdefault(option.rpartition(".")[0], []).append(row)
+    for name, rows in sections.items():
+        lines += ["", f"## {name or 'The run'}", ""]
+        lines += ["| option | default | |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
 
-    def section(value, prefix):
-        rows, parts = [], []
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            if dataclasses.is_dataclass(inner):
-                parts.append((inner, f"{prefix}{field.name}."))
-                continue
-            owners = (cls.__name__ for cls in type(value).__mro__)
-            text = next((texts[o, field.name] for o in owners if (o, field.name) in texts), "")
-            shown = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-            rows.append(f"| `{field.name}` | `{inner!r}` | {shown} |")
-        if rows:
-            title = prefix.rstrip(".") or "The run"
-            lines.extend(["", f"## {title}", "", "| option | default | |", "|---|---|---|", *rows])
-        for part in parts:
-            section(*part)
 
-    section(Config(), "")
+def recipes():
+    """Every config file: what its first lines say of it, and all of it."""
+    lines = ["# Recipes", "", "They come with the package: `--config NAME`."]
+    lines += ["Those of the [ablations](ablation.md) change one thing each of the base `ablation`."]
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+        text = path.read_text(encoding="utf-8").rstrip()
+        lines += ["", f"## {name}", "", "```yaml", text, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -70,9 +70,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Imports on first use: `import rocketjax` and --help need no jax."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("rocketjax")
+        try:
+            return version("rocketjax")
+        except PackageNotFoundError:  # a source tree on the path, not installed
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'rocketjax' has no attribute {name!r}")
     from importlib import import_module

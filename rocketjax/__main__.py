@@ -27,9 +27,9 @@ def main(args: Sequence[str] | None = None) -> int:
         module = "bench.__main__" if name == "bench" else name
         return import_module(f"rocketjax.{module}").main(rest)
     if name == "--version":
-        from importlib.metadata import version
+        from rocketjax import __version__
 
-        print(f"rocketjax {version('rocketjax')}")
+        print(f"rocketjax {__version__}")
         return 0
     width = max(map(len, COMMANDS))
     usage = "\n".join(f"  {known:{width}}  {what}" for known, what in COMMANDS.items())

@@ -22,7 +22,14 @@ class Draw:
 
 def _draw(options: Draw) -> None:
     from rocketjax.report import page  # matplotlib: not for --help
+    from rocketjax.runtime.cloud import is_address
+    from rocketjax.runtime.errors import InputError
 
+    if is_address(options.run):
+        raise InputError(
+            f"{options.run}: its report.html lies there; to draw it anew, fetch the folder "
+            f"(gcloud storage cp -r {options.run} .) and give that"
+        )
     say(str(page.write(Path(options.run))))
 
 

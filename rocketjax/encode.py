@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rocketjax.data.collection import Collection
     from rocketjax.inference.retriever import Retriever
+    from rocketjax.runtime.workplace import Workplace
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Encode:
     collection: str
     """The collection, of any format that training takes."""
     output: str
-    """Folder of the vectors and the index."""
+    """Folder of the vectors and the index, or gs://BUCKET/PATH."""
     on_bad_rows: OnBadRows = "fail"
     queries: str = "train"
     """Split whose first 200 queries measure the index's recall; passages do where there is none."""
@@ -66,7 +67,7 @@ def _encode(options: Encode) -> None:
     from rocketjax.inference.folder import open_retriever
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.lock import held_by_main
+    from rocketjax.runtime.workplace import opened
     from rocketjax.text.cut import cut_line
 
     if options.workers > 1 and jax.process_count() > 1:
@@ -83,8 +84,7 @@ def _encode(options: Encode) -> None:
         say,
         options.truncate,
     )
-    folder = Path(options.output)
-    processes.check_shared(folder)
+    processes.check_shared(Path(options.output))
     collection = processes.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
@@ -92,29 +92,30 @@ def _encode(options: Encode) -> None:
     if line := cut_line(name, Split({}, {}), corpus, retriever.tokenizer, None):
         say(line)
     alone = options.workers == 1
-    with held_by_main(folder, say, shared=not alone):
-        _encode_into(folder, options, retriever, collection)
+    with opened(options.output, say, shared=not alone) as place:
+        _encode_into(place, options, retriever, collection)
 
 
 def _encode_into(
-    folder: Path, options: Encode, retriever: "Retriever", collection: "Collection"
+    place: "Workplace", options: Encode, retriever: "Retriever", collection: "Collection"
 ) -> None:
     from rocketjax.retrieval.encode import encode_corpus, origin_of
     from rocketjax.retrieval.open import build_index, open_index
     from rocketjax.retrieval.quantised import is_quantised, keep_sample
     from rocketjax.runtime import processes
 
+    folder, watched = place.folder, place.watched(watch)
     worker = (options.worker, options.workers) if options.workers > 1 else None
     if is_quantised(options.index.dtype):
         sample = _sample(options, retriever, collection)
         processes.from_main(lambda: keep_sample(folder, sample))
     vectors = encode_corpus(
-        retriever, options.model, collection, options.index, folder, watch, worker
+        retriever, options.model, collection, options.index, folder, watched, worker
     )
     if vectors is None:
-        say(f"{folder}: this worker's shards are done, others are missing")
+        say(f"{options.output}: this worker's shards are done, others are missing")
         return
-    say(f"{folder}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
+    say(f"{options.output}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
     if processes.from_main((folder / "scann").is_dir):
         open_index(folder, options.index, origin_of(retriever, options.model, collection))
         return

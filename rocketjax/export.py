@@ -32,24 +32,30 @@ class Export:
     """Make the uploaded repositories public."""
     license: str = ""
     """Licence that the model cards name, as hubs spell it (apache-2.0); empty: none."""
+    language: tuple[str, ...] = ()
+    """Languages of the texts that the model cards name, as codes (en de); empty: none."""
 
 
 def _export(options: Export) -> None:
     from rocketjax.functional.stablehlo import export_stablehlo
     from rocketjax.pipeline.publish import check_repository, export_run, push_export
+    from rocketjax.report.card import Owner
     from rocketjax.retrieval.load import load
+    from rocketjax.runtime.copies import local
     from rocketjax.runtime.errors import InputError
 
-    run, output = Path(options.model).expanduser(), Path(options.output).expanduser()
+    run, output = local(options.model, say), Path(options.output).expanduser()
     if options.format == "stablehlo":
-        if options.push or options.license:
-            raise InputError("--push and --license are of model folders, not of --format stablehlo")
+        if options.push or options.license or options.language:
+            raise InputError(
+                "--push, --license and --language are of model folders, not of --format stablehlo"
+            )
         export_stablehlo(output, load(run))
         say(f"{output}: functions for CPUs, CUDA GPUs and TPUs; functions.json tells how to call")
         return
     if options.push:
         check_repository(options.push)
-    export_run(run, output, options.license, say)
+    export_run(run, output, Owner(options.license, options.language), say)
     if options.push:
         push_export(output, options.push, options.public, say)
 

@@ -22,7 +22,7 @@ class Mine:
     model: str
     """Folder of a finished run."""
     output: str
-    """Folder of the lists."""
+    """Folder of the lists, or gs://BUCKET/PATH."""
     collection: str = ""
     """The collection; empty: the run's."""
     on_bad_rows: OnBadRows = "fail"
@@ -52,7 +52,7 @@ def _mine(options: Mine) -> None:
     from rocketjax.retrieval.load import collection_for, load, open_corpus
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
-    from rocketjax.runtime.lock import held_by_main
+    from rocketjax.runtime.workplace import opened
     from rocketjax.text.cut import cut_line
 
     check_lists(options.lists, option)
@@ -85,16 +85,15 @@ def _mine(options: Mine) -> None:
     shared = shared_positives(queries, split.qrels)
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
-    # One process of several holds the lock for all.
-    with held_by_main(Path(options.output), say):
+    with opened(options.output, say) as place:
         lists, report = mine(
             model,
             corpus,
             Split(queries, split.qrels, shared=shared),
             options.lists,
             options.seed,
-            Path(options.output),
-            watch,
+            place.folder,
+            place.watched(watch),
         )
     texts = collection.by_id
     say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))

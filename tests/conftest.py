@@ -52,6 +52,7 @@ LONGEST = (
     "test_hosts.py",
     "test_ablation.py",
     "test_kill.py",
+    "test_gs.py",
     "test_notebooks.py",
     "test_commands.py",
     "test_serving.py",

@@ -41,6 +41,7 @@ OWNERS = {
     "starlette": {"serving"},
     "uvicorn": {"serving.server"},
     "matplotlib": {"report", "ablation.page"},
+    "PIL": {"report.figures"},
     "jinja2": {"report"},
     "tensorboardX": {"training.trackers"},
     "wandb": {"training.trackers"},
@@ -53,6 +54,7 @@ OWNERS = {
     "faiss": {"bench.rivals"},
     "sentence_transformers": {"bench.rivals", "ablation.recipe"},
     "bm25s": {"retrieval.bm25"},
+    "google": {"runtime.cloud"},
 }
 
 

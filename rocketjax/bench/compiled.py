@@ -7,7 +7,7 @@ from typing import Any
 
 from rocketjax.bench.machines import MACHINES
 from rocketjax.bench.recipes import sizes_of
-from rocketjax.bench.shapes import width
+from rocketjax.bench.shapes import means
 from rocketjax.bench.stages import Kind, stages
 from rocketjax.config.schema import Config
 from rocketjax.retrieval.exact import QUERIES
@@ -40,7 +40,7 @@ class Entry:
         default_factory=list
     )  # in loops, float32 in several passes
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # of processors, whatever else they had to do
     refused: str = ""  # what the compiler said, if it did not compile
 
     @property
@@ -63,7 +63,7 @@ def read(path: Path) -> list[Entry]:
     if not path.is_file():
         return []
     try:
-        rows: list[dict[str, Any]] = read_json(path)["entries"]
+        rows: list[dict[str, Any]] = read_json(path.resolve())["entries"]
         return [Entry(**row) for row in rows]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a table of python -m rocketjax.bench.tpu") from error
@@ -109,7 +109,7 @@ def hours(config: Config, name: str, machine: str, entries: list[Entry]) -> dict
     def each(program: str, kind: Kind) -> float:
         """Seconds a text, all devices at work."""
         entry = found[program]
-        return entry.seconds * width(config, kind) / (entry.tokens * devices)
+        return entry.seconds * means(config)[kind] / (entry.tokens * devices)
 
     estimated: dict[str, float] = {}
     for work in stages(config, sizes.passages, sizes.queries):

@@ -47,6 +47,15 @@ MACHINES: dict[str, Machine] = {
 }
 
 
+# libtpu must not look for a TPU, nor complain that it finds none, nor lock one that is there.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
 def describe(name: str) -> list[Device]:
     """The devices of a TPU that need not be there: programs can be compiled for them, not run.
 
@@ -62,9 +71,8 @@ def describe(name: str) -> list[Device]:
             "libtpu, which has the TPU's compiler, is not installed; in an environment of its own: "
             "pip install 'rocketjax[tpu]' (a TPU is not needed)"
         )
-    # There is no TPU to look for, and libtpu must not lock or ask one that is there.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
     try:
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=machine.topology, **machine.layout
@@ -79,17 +87,21 @@ def describe(name: str) -> list[Device]:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within its block programs are compiled for described devices, with any jax that we allow.
+    """Within its block programs are lowered and compiled for described devices, with any jax.
 
     Older than 0.8, jax asks the devices afterwards for their default layouts, which those that are
     only described do not know: the process would crash. Nothing of what is compiled depends on it.
+    And it asks the devices that are there, not those described, how old libtpu is: a kernel is
+    written in the version that Colab's reads, as it would be there.
     """
     import jax
+    from jax._src import tpu_custom_call as kernels
     from jax._src.interpreters import pxla
 
-    asked = pxla.is_default_layout
+    asked, version = pxla.is_default_layout, getattr(kernels, "get_ir_version", None)
     if jax.__version_info__ < (0, 8):
         pxla.is_default_layout = lambda *_: True
+        kernels.get_ir_version = lambda _: 7
     try:
         with warnings.catch_warnings():
             # Donated memory that no result can take; pmap's, of jax 0.7.
@@ -97,3 +109,5 @@ def compiling() -> Iterator[None]:
             yield
     finally:
         pxla.is_default_layout = asked
+        if jax.__version_info__ < (0, 8):
+            kernels.get_ir_version = version

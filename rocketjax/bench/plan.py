@@ -17,7 +17,7 @@ from rich.table import Table
 from rocketjax.bench import compiled
 from rocketjax.bench.machines import MACHINES, MachineName
 from rocketjax.bench.recipes import encoder_of, parameters, short, sizes_of
-from rocketjax.bench.shapes import KINDS, ROUNDED_UP, chunk_of, limits, shape_of
+from rocketjax.bench.shapes import KINDS, chunk_of, limits, row_width, shape_of
 from rocketjax.bench.stages import Kind, Trained, Work, trained
 from rocketjax.bench.stages import stages as works
 from rocketjax.bench.work import forward_flops
@@ -29,6 +29,7 @@ from rocketjax.inference.batching import ON_ACCELERATORS
 from rocketjax.models.encoder import EncoderConfig
 
 STATE = 16  # bytes per parameter: itself, its gradient and Adam's two moments, float32
+FULL = 0.95  # of the slots of packed rows hold a token (text/rows.py, measured on such lengths)
 # What the compiler takes beside what the formula knows: BERT base's joint step at MS MARCO's shapes
 # took 13.48 GB on a v5e where the formula alone says 12.42.
 MARGIN = 1.09
@@ -58,8 +59,7 @@ class Plan:
     pair_tokens: Amount = 0.0
     """Mean length of a pair, cut as the config says."""
     utilisation: Positive = 0.3
-    """Assumed share of the peak that encoding and training reach: on real tokens, or on all tokens
-    where padding is computed, as on a TPU."""
+    """Assumed share of the peak that encoding and training reach, on all slots of packed rows."""
     search_utilisation: Positive = 0.05
     """Assumed share of the peak that exact search reaches; choosing the top k takes most of it."""
     chunk: Count = 0
@@ -71,7 +71,7 @@ class Stage(NamedTuple):
 
     name: str
     tokens: float  # real ones
-    flops: float  # including those of padding, where it is computed
+    flops: float  # including those of empty slots
     hours: float
     memory: float  # bytes of a device at its peak
     compiled: bool  # whether that is the compiler's, or a formula's
@@ -142,24 +142,27 @@ def _by_compiler(
 def _training_cost(config: Config, plan: Plan, stage: Trained) -> tuple[float, float]:
     """Real tokens and operations of a stage that trains.
 
-    Backward is twice forward's work; a chunk is run forward once more. A padded batch is as wide as
-    its longest text: among hundreds of texts, one has the limit's length.
+    Backward is twice forward's work; a chunk is run forward once more.
     """
-    encoder, lengths = encoder_of(config.retriever.weights), _lengths(plan)
-    widths = limits(config) if _pads(config, plan) else lengths
-    rows = stage.options.steps * stage.options.batch
+    lengths, rows = _lengths(plan), stage.options.steps * stage.options.batch
     count = {kind: rows * (1 if kind == "query" else stage.slots) for kind in stage.kinds}
     tokens = sum(count[kind] * lengths[kind] for kind in stage.kinds)
-    forward = sum(count[kind] * forward_flops(encoder, widths[kind]) for kind in stage.kinds)
+    forward = sum(count[kind] * _forward(config, plan, kind) for kind in stage.kinds)
     return tokens, (4 if _texts(config, plan, stage)[1] else 3) * forward
 
 
 def _training_memory(config: Config, plan: Plan, stage: Trained) -> float:
     """Bytes of a device, by the formula."""
     texts, _ = _texts(config, plan, stage)
-    length = max(limits(config)[kind] for kind in stage.kinds)
     encoder = encoder_of(config.retriever.weights)
-    held = activations(encoder, texts, length)
+    held = max(
+        activations(
+            encoder,
+            texts * _lengths(plan)[kind] / FULL,
+            0 if MACHINES[plan.machine].tpu else row_width(config, kind),
+        )
+        for kind in stage.kinds
+    )
     return MARGIN * (STATE * _parameters(config, stage.kinds) + held)
 
 
@@ -173,21 +176,19 @@ def _texts(config: Config, plan: Plan, stage: Trained) -> tuple[float, bool]:
 
 def _running_cost(config: Config, plan: Plan, work: Work) -> tuple[float, float]:
     """Real tokens and operations of a stage that encodes passages or scores pairs."""
-    encoder = encoder_of(config.retriever.weights)
     tokens = work.passages * plan.passage_tokens + work.pairs * plan.pair_tokens
-    flops = work.passages * forward_flops(encoder, _width(config, plan, "passage"))
-    return tokens, flops + work.pairs * forward_flops(encoder, _width(config, plan, "pair"))
+    flops = work.passages * _forward(config, plan, "passage")
+    return tokens, flops + work.pairs * _forward(config, plan, "pair")
 
 
 def _running_memory(config: Config, plan: Plan, work: Work) -> float:
     """Bytes of a device, by the formula; the corpus' vectors lie there where it is searched."""
     encoder, texts = encoder_of(config.retriever.weights), config.compute.batch or ON_ACCELERATORS
     if not work.searches:
-        return 4 * parameters(encoder) + _layer(encoder, texts, limits(config)["passage"])
+        return 4 * parameters(encoder) + _layer(config, texts, "passage")
     width = encoder.hidden_size * (4 if config.index.dtype == "float32" else 2)  # bytes
     vectors = plan.passages * width / MACHINES[plan.machine].count
-    held = _layer(encoder, texts, limits(config)["pair"])
-    return 4 * _parameters(config, KINDS) + vectors + held
+    return 4 * _parameters(config, KINDS) + vectors + _layer(config, texts, "pair")
 
 
 def _parameters(config: Config, kinds: tuple[Kind, ...]) -> int:
@@ -215,30 +216,31 @@ def _lengths(plan: Plan) -> dict[Kind, float]:
     return {"query": plan.query_tokens, "passage": plan.passage_tokens, "pair": plan.pair_tokens}
 
 
-def _width(config: Config, plan: Plan, kind: Kind) -> float:
-    """Tokens computed per text outside training, on average."""
-    mean = _lengths(plan)[kind]
-    return min(mean + ROUNDED_UP, limits(config)[kind]) if _pads(config, plan) else mean
+def _forward(config: Config, plan: Plan, kind: Kind) -> float:
+    """Operations of a text, forward: its share of a packed row, empty slots included."""
+    width = row_width(config, kind)
+    share = min(1.0, _lengths(plan)[kind] / (FULL * width))
+    return share * forward_flops(encoder_of(config.retriever.weights), width)
 
 
-def _pads(config: Config, plan: Plan) -> bool:
-    """Whether padding is computed on the plan's machine; inference.start.laid_out: on this one."""
-    padding = config.compute.padding
-    return MACHINES[plan.machine].tpu if padding == "auto" else padding == "keep"
+def activations(encoder: EncoderConfig, slots: float, width: int) -> float:
+    """Bytes that backward needs for so many slots of rows, by what jax keeps of each layer.
 
-
-def activations(encoder: EncoderConfig, texts: float, length: int) -> float:
-    """Bytes that backward needs for `texts` texts, by what jax keeps of each layer.
-
-    25 D values of two bytes per token, and 11 bytes per pair of tokens for each attention head.
+    16 D values of two bytes a slot, and 11 bytes per pair of slots in a row for each attention
+    head; a TPU's kernel keeps nothing of pairs (`width` 0).
     """
-    token = 2 * 25 * encoder.hidden_size + 11 * encoder.num_heads * length
-    return encoder.num_layers * texts * length * token
+    slot = 2 * 16 * encoder.hidden_size + 11 * encoder.num_heads * width
+    return encoder.num_layers * slots * slot
 
 
-def _layer(encoder: EncoderConfig, texts: float, length: int) -> float:
-    """Bytes of one layer, forward: 16 D values of two bytes per token, and attention in float32."""
-    return texts * length * (2 * 16 * encoder.hidden_size + 4 * encoder.num_heads * length)
+def _layer(config: Config, texts: float, kind: Kind) -> float:
+    """Bytes of one layer, forward, of texts as long as they may be.
+
+    16 D values of two bytes a slot, and attention in float32.
+    """
+    encoder, width = encoder_of(config.retriever.weights), row_width(config, kind)
+    slot = 2 * 16 * encoder.hidden_size + 4 * encoder.num_heads * width
+    return texts * limits(config)[kind] * slot
 
 
 main = command(Plan, _plan, "rocketjax.bench.plan")

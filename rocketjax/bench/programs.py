@@ -106,7 +106,7 @@ def _encoded(target: Target, kind: Kind, method: str) -> Lowered:
     mesh = Mesh(np.array(_own(target.devices)), (AXIS,))
     batch = texts(target.config, kind, mesh.size)
     params = _placed(_params(module), mesh, P())
-    program = apply.lower(module, method, mesh, params, *_placed(batch.arrays, mesh, P(AXIS)))
+    program = apply.lower(module, method, mesh, params, _placed(batch.arrays, mesh, P(AXIS)))
     return Lowered(program, batch.tokens, module.config.num_layers, batch.flops)
 
 
@@ -142,17 +142,17 @@ def _trained(target: Target, name: Program) -> Lowered:
     resolved = resolve_loss(loss)
     objective, models = {
         "warm-retriever": (
-            retriever_objective(retriever, loss, chunk),
+            retriever_objective(retriever, loss),
             {"retriever": retriever},
         ),
-        "warm-reranker": (reranker_objective(reranker, resolved, chunk), {"reranker": reranker}),
+        "warm-reranker": (reranker_objective(reranker, resolved), {"reranker": reranker}),
         "joint": (
-            joint_objective(retriever, reranker, resolved, chunk),
+            joint_objective(retriever, reranker, resolved),
             {"retriever": retriever, "reranker": reranker},
         ),
     }[name]
     params = {name: _params(model) for name, model in models.items()}
-    batch = lists(config, stage, devices)
+    batch = lists(config, target.machine, stage)
     program = _step(target, stage.options, params, objective, batch)
     again = chunk_count(stage.options.batch * stage.slots // devices, chunk) > 1
     layers = target.encoder(config.retriever.weights).num_layers

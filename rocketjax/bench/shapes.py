@@ -6,18 +6,19 @@ import jax
 import numpy as np
 
 from rocketjax.bench.machines import Machine
-from rocketjax.bench.recipes import encoder_of, sizes_of
+from rocketjax.bench.recipes import BERT_BASE, encoder_of, sizes_of
 from rocketjax.bench.stages import Kind, Trained, trained
 from rocketjax.bench.work import forward_flops
 from rocketjax.config.schema import Config
-from rocketjax.inference.batching import ON_ACCELERATORS
-from rocketjax.text.batch import ListBatch, Tokens
+from rocketjax.inference.batching import ON_ACCELERATORS, plan
+from rocketjax.inference.start import make_batching, row_widths
+from rocketjax.text.batch import ListBatch, Rows, Text
+from rocketjax.text.rows import best_width, fitting, in_parts, pack
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Programs that read texts outside training, and of which kind.
 KIND_OF: dict[str, Kind] = {"queries": "query", "passages": "passage", "pairs": "pair"}
-# Outside training, texts are sorted and padded to the next multiple of 32: by this on average.
-ROUNDED_UP = 15.5
+SPREAD = 0.35  # of the logarithm of texts' lengths
 
 
 class Batch(NamedTuple):
@@ -25,44 +26,79 @@ class Batch(NamedTuple):
 
     arrays: Any  # of all devices: the first axis is split over them
     tokens: float  # real tokens of one device
-    flops: float  # matrix products of one device, forward, padding that is computed included
+    flops: float  # matrix products of one device, forward, empty slots included
 
 
 def texts(config: Config, kind: Kind, devices: int) -> Batch:
     """A full batch of one kind of texts, outside training: what `inference.model.apply` takes.
 
-    Texts are sorted by length and padded to the next multiple of 32, at most to their limit; the
-    batch is of those that are as long as the longest.
+    Packed as `inference.batching` packs them on a TPU.
     """
-    length, count = limits(config)[kind], config.compute.batch or ON_ACCELERATORS
-    flops = forward_flops(encoder_of(config.retriever.weights), length)
-    return Batch((_tokens(devices * count, length), None), count * length, count * flops)
+    limit, batching = limits(config)[kind], make_batching(config.compute, "tpu")
+    some = lengths(config, kind, 2 * batching.size * limit // min(means(config)[kind], limit))
+    unit = plan(some, limit, batching, steady=True)[0]
+    shape = _rows(devices, *unit.shape)
+    return Batch(shape, sum(some[i] for i in unit.texts), _flops(config, shape, devices))
 
 
-def width(config: Config, kind: Kind) -> float:
-    """Tokens computed for a text outside training, on average: see `texts`."""
-    mean = dict(zip(KINDS, sizes_of(config)[2:], strict=True))[kind]
-    return min(mean + ROUNDED_UP, limits(config)[kind])
+def lists(config: Config, machine: Machine, stage: Trained) -> Batch:
+    """A step's lists, as `training.loader` packs them for `training.step.train_step`."""
+    count, slots = stage.options.batch, stage.slots
+    chunk = chunk_of(config, machine)
+    packed: dict[Kind, Rows] = {
+        kind: _packed(config, kind, count * (1 if kind == "query" else slots), chunk, machine.count)
+        for kind in KINDS
+    }
+    valid: Any = jax.ShapeDtypeStruct((count, slots), bool)
+    relevant: Any = jax.ShapeDtypeStruct((count, count * slots), bool)
+    arrays = ListBatch(packed["query"], packed["passage"], packed["pair"], valid, relevant)
+    own = {kind: count * (1 if kind == "query" else slots) // machine.count for kind in KINDS}
+    tokens = sum(sum(lengths(config, kind, own[kind])) for kind in stage.kinds)
+    flops = sum(_flops(config, packed[kind], machine.count) for kind in stage.kinds)
+    return Batch(arrays, tokens, flops)
 
 
-def lists(config: Config, stage: Trained, devices: int) -> Batch:
-    """A step's lists, as `training.step.train_step` takes them."""
-    limit, means = limits(config), dict(zip(KINDS, sizes_of(config)[2:], strict=True))
-    rows, slots = stage.options.batch, stage.slots
-    valid: Any = jax.ShapeDtypeStruct((rows, slots), bool)
-    relevant: Any = jax.ShapeDtypeStruct((rows, rows * slots), bool)
-    arrays = ListBatch(
-        _tokens(rows, limit["query"]),
-        _tokens(rows, slots, limit["passage"]),
-        _tokens(rows, slots, limit["pair"]),
-        valid,
-        relevant,
-    )
-    count = {"query": rows, "passage": rows * slots, "pair": rows * slots}
-    encoder = encoder_of(config.retriever.weights)
-    tokens = sum(count[kind] * means[kind] for kind in stage.kinds)
-    flops = sum(count[kind] * forward_flops(encoder, limit[kind]) for kind in stage.kinds)
-    return Batch(arrays, tokens / devices, flops / devices)
+def lengths(config: Config, kind: Kind, count: float) -> list[int]:
+    """Lengths of texts as they may come: of the recipe's mean, in an order drawn once."""
+    mean, limit = means(config)[kind], limits(config)[kind]
+    if mean >= limit:
+        return [limit] * int(count)
+    draw = np.random.default_rng(0).lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD, int(count))
+    return np.clip(draw, 4, limit).round().astype(int).tolist()
+
+
+def means(config: Config) -> dict[Kind, float]:
+    """Tokens of a text of each kind, on average."""
+    return dict(zip(KINDS, sizes_of(config)[2:], strict=True))
+
+
+def row_width(config: Config, kind: Kind) -> int:
+    """The least width that rows of these texts have on accelerators."""
+    return fitting(limits(config)[kind], row_widths("tpu"))
+
+
+def _packed(config: Config, kind: Kind, count: int, chunk: int, devices: int) -> Rows:
+    """A step's texts of one kind, by `Collator.fitted`'s rule: what is needed, and a twentieth."""
+    widths = row_widths("tpu")
+    own = lengths(config, kind, count // devices)  # of one device; all have the like
+    longest = fitting(max(own), widths)
+    width = best_width(own, [longest, *(w for w in widths if w > longest)])
+    nothing = [Text(*np.zeros((2, length), np.int32)) for length in own]
+    parts = pack(in_parts(nothing, 1, chunk), width, 0, 0)
+    chunks, rows, _ = parts.ids.shape
+    return _rows(devices * chunks, -(-21 * rows // 20), width, parts.first.shape[1])
+
+
+def _rows(parts: int, rows: int, width: int, texts: int) -> Rows:
+    slots: Any = jax.ShapeDtypeStruct((parts, rows, width), np.int32)
+    first: Any = jax.ShapeDtypeStruct((parts, texts), np.int32)
+    return Rows(slots, slots, slots, slots, first)
+
+
+def _flops(config: Config, packed: Rows, devices: int) -> float:
+    """Of one device, forward: a row costs what a text of its width does."""
+    parts, rows, width = packed.ids.shape
+    return parts // devices * rows * forward_flops(encoder_of(config.retriever.weights), width)
 
 
 def limits(config: Config) -> dict[Kind, int]:
@@ -74,7 +110,10 @@ def limits(config: Config) -> dict[Kind, int]:
 
 def chunk_of(config: Config, machine: Machine) -> int:
     """Texts whose activations a device holds in training: the recipe's, or fewer if need be."""
-    return min(config.compute.chunk or machine.chunk, machine.chunk or config.compute.chunk)
+    encoder = encoder_of(config.retriever.weights)
+    size = encoder.num_layers * encoder.hidden_size
+    most = machine.chunk * BERT_BASE.num_layers * BERT_BASE.hidden_size // size
+    return min(config.compute.chunk or most, most or config.compute.chunk)
 
 
 def shape_of(config: Config, machine: Machine, program: str) -> str:
@@ -83,11 +122,11 @@ def shape_of(config: Config, machine: Machine, program: str) -> str:
     model = f"{encoder.num_layers} layers of {encoder.hidden_size}"
     stage = trained(config).get(program)
     if stage:
-        lengths = ", ".join(str(limit[kind]) for kind in stage.kinds)
+        most = ", ".join(str(limit[kind]) for kind in stage.kinds)
         chunk = chunk_of(config, machine)
-        lists = f"{stage.options.batch} lists of {stage.slots}"
+        batch = f"{stage.options.batch} lists of {stage.slots}"
         towers = f"{config.retriever.towers} towers, dropout {config.retriever.dropout}"
-        return f"{lists}, {lengths} tokens, chunk {chunk}, {model}, {towers}"
+        return f"{batch}, {most} tokens, chunk {chunk}, {model}, {towers}"
     if program == "search":
         corpus = f"{sizes_of(config).passages} passages of {encoder.hidden_size}"
         return f"{corpus} {config.index.dtype}, {searched(config)} best"
@@ -98,9 +137,3 @@ def shape_of(config: Config, machine: Machine, program: str) -> str:
 def searched(config: Config) -> int:
     """Passages that a search asks for."""
     return max(config.evaluate.top_k, config.lists.top_n)
-
-
-def _tokens(*shape: int) -> Tokens:
-    ids: Any = jax.ShapeDtypeStruct(shape, np.int32)
-    length: Any = jax.ShapeDtypeStruct(shape[:-1], np.int32)
-    return Tokens(ids, ids, length)

@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
 
 
-def load(path: Path, default: Config | None = None) -> Config:
+def load(path: str | Path, default: Config | None = None) -> Config:
     """Reads a config file; what it leaves out stays as in `default` (None: as in Config()).
 
     Args:
@@ -31,7 +31,7 @@ def load(path: Path, default: Config | None = None) -> Config:
         InputError: what `find_recipe` or `read_values` raises, or a value that does not
             fit its field; file, line and field are named.
     """
-    path = find_recipe(path)
+    path = find_recipe(Path(path))
     values, lines = read_values(path)
     values = _merged(dataclasses.asdict(default or Config()), values)
     return checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")

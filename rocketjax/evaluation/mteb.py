@@ -9,6 +9,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from rocketjax.inference.model import TextModel
@@ -80,10 +81,18 @@ class MtebReranker:
 
 
 def _meta(name: str, model: TextModel, about: dict[str, Any]) -> Any:
-    """What mteb files results under."""
+    """What mteb files results under: what the model knows of itself, and nothing else."""
     from mteb.models.model_meta import ModelMeta
 
-    known = {"name": name, "revision": model.fingerprint, "framework": ["JAX"]}
+    leaves, text = jax.tree.leaves(model.params), model.tokenizer.config
+    known = {
+        "name": name,
+        "revision": model.fingerprint,
+        "framework": ["JAX"],
+        "n_parameters": sum(leaf.size for leaf in leaves),
+        "memory_usage_mb": sum(leaf.nbytes for leaf in leaves) / 2**20,
+        "use_instructions": bool(text.query_prompt or text.passage_prompt),
+    }
     return ModelMeta.create_empty(known | about)
 
 

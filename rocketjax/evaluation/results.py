@@ -96,8 +96,9 @@ def write(
     before: Runs | None,
     after: Runs,
     config: Depths,
+    name: str,
 ) -> Report:
-    """Measures, compares, and writes runs/*.per_query.tsv and report.json."""
+    """Measures, compares, and writes runs/*.per_query.tsv and report.json, which names the run."""
     new = measure(split, collection, after, config)
     old = measure(split, collection, before, config) if before else None
     for name, values in new.items():
@@ -107,7 +108,7 @@ def write(
         for name, measures in new.items()
         for key, values in measures.items()
     ]
-    result = Report(str(folder), len(split.qrels), rows)
+    result = Report(name, len(split.qrels), rows)
     save(result, folder)
     return result
 

@@ -48,7 +48,8 @@ class Functions:
     Examples:
         >>> functions = rocketjax.Functions(rocketjax.load("runs/demo"))
         >>> tokens = functions.tokenize_queries(["mean of an array"])
-        >>> functions.encode_queries(functions.params, tokens)  # [1, D]
+        >>> functions.encode_queries(functions.params, tokens).shape  # [N, D]
+        (1, 384)
 
     Every method that takes `params` is pure and jitted, and may be called inside a transformation.
     Those that take texts run on the host, outside.
@@ -75,14 +76,25 @@ class Functions:
 
     @property
     def params(self) -> Params:
-        """The parameters of both models: {"retriever": .., "reranker": ..}."""
+        """The parameters of both models: {"retriever": .., "reranker": ..}.
+
+        Examples:
+            >>> sorted(functions.params)
+            ['reranker', 'retriever']
+        """
         return {
             "retriever": self.model.retriever.params,
             "reranker": self.model.reranker.params,
         }
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters of both models, as `params`, of the same shapes."""
+        """Fresh parameters of both models, as `params`, of the same shapes.
+
+        Examples:
+            >>> fresh = functions.init(jax.random.key(0))
+            >>> jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, functions.params)
+            True
+        """
         one = jnp.ones((1, 1), jnp.int32)
         text = Tokens(one, one, one[0])
         first, second = jax.random.split(key)
@@ -116,17 +128,40 @@ class Functions:
             params: of both models.
             tokens: [N, S], as `tokenize_queries` makes them.
             keys: [N] for dropout.
+
+        Examples:
+            >>> tokens = functions.tokenize_queries(["mean of an array", "sort a list"])
+            >>> jax.jit(functions.encode_queries)(functions.params, tokens).shape
+            (2, 384)
         """
         keys, module = self._checked(keys, len(tokens.length)), self._pair.retriever
         return _apply(module, "encode_query", params["retriever"], tokens, keys)
 
     def encode_passages(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
-        """Passages [N, S] -> float32 vectors [N, D]: E_P of equation 1."""
+        """Passages [N, S] -> float32 vectors [N, D]: E_P of equation 1.
+
+        Examples:
+            >>> queries = functions.tokenize_queries(["mean of an array"])
+            >>> passages = functions.tokenize_passages(["the average", "wait", "sorted in order"])
+            >>> vectors = functions.encode_passages(functions.params, passages)  # [N, D]
+            >>> (functions.encode_queries(functions.params, queries) @ vectors.T).shape
+            (1, 3)
+        """
         keys, module = self._checked(keys, len(tokens.length)), self._pair.retriever
         return _apply(module, "encode_passage", params["retriever"], tokens, keys)
 
     def score_pairs(self, params: Params, tokens: Tokens, keys: Keys = None) -> jax.Array:
-        """Pairs [N, S] -> the re-ranker's raw scores [N], float32."""
+        """Pairs [N, S] -> the re-ranker's raw scores [N], float32.
+
+        Examples:
+            >>> tokens = functions.tokenize_pairs(["mean of an array"], ["the average"])
+            >>> functions.score_pairs(functions.params, tokens).shape
+            (1,)
+            >>> params = [functions.params, functions.init(jax.random.key(0))]
+            >>> both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            >>> jax.vmap(functions.score_pairs, in_axes=(0, None))(both, tokens).shape
+            (2, 1)
+        """
         keys, module = self._checked(keys, len(tokens.length)), self._pair.reranker
         return _apply(module, "__call__", params["reranker"], tokens, keys)
 
@@ -139,6 +174,12 @@ class Functions:
             params: of both models.
             batch: as `tokenize_lists` makes it; scores where it is not `valid` mean nothing.
             keys: [B] for dropout.
+
+        Examples:
+            >>> batch = functions.tokenize_lists(["mean of an array"], [["the average", "wait"]])
+            >>> retriever, reranker = functions.score_lists(functions.params, batch)
+            >>> retriever.shape, reranker.shape
+            ((1, 2), (1, 2))
         """
         return _scores(self._pair, params, batch, self._checked(keys, len(batch.valid)))
 
@@ -154,6 +195,13 @@ class Functions:
 
         Returns:
             "retriever", "reranker" and "distill" (equations 5 and 4), and what is only reported.
+
+        Examples:
+            >>> lists = [["the average", "wait"], ["sorted in order", "the average"]]
+            >>> batch = functions.tokenize_lists(["mean of an array", "sort a list"], lists)
+            >>> total, count = functions.joint_terms(functions.params, batch)["reranker"]
+            >>> total.shape, float(count)
+            ((), 2.0)
         """
         keys = self._checked(keys, len(batch.valid))
         return _alone(_terms, self._pair, params, batch, keys)
@@ -164,6 +212,15 @@ class Functions:
         """The joint loss [] of B lists, and its parts by name; take its gradient by `params`.
 
         The re-ranker gets no gradient through the distillation (unless `loss` says otherwise).
+
+        Examples:
+            >>> batch = functions.tokenize_lists(["mean of an array"], [["the average", "wait"]])
+            >>> gradient = jax.grad(functions.joint_loss, has_aux=True)
+            >>> grads, parts = gradient(functions.params, batch)
+            >>> jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, functions.params)
+            True
+            >>> sorted(parts)[:3]
+            ['distill', 'kl', 'loss']
         """
         keys = self._checked(keys, len(batch.valid))
         return _alone(share_of_loss, self._pair, params, batch, keys)
@@ -172,6 +229,11 @@ class Functions:
 
     def tokenize_queries(self, queries: Sequence[str]) -> Tokens:
         """N queries -> tokens [N, S], S a multiple of 32 or the model's `query_length`.
+
+        Examples:
+            >>> tokens = functions.tokenize_queries(["mean of an array", "sort a list"])
+            >>> tokens.ids.shape, tokens.length.shape
+            ((2, 32), (2,))
 
         Raises:
             InputError: a query is empty or not a text; its index is named.
@@ -182,7 +244,12 @@ class Functions:
     def tokenize_passages(
         self, passages: Sequence[str], titles: Sequence[str] | None = None
     ) -> Tokens:
-        """N passages -> tokens [N, S]; errors as `tokenize_queries`."""
+        """N passages -> tokens [N, S]; errors as `tokenize_queries`.
+
+        Examples:
+            >>> functions.tokenize_passages(["the average", "wait"], ["mean", "sleep"]).ids.shape
+            (2, 32)
+        """
         tokenizer = self.model.retriever.tokenizer
         return _padded(
             tokenizer.passage(titles, passages),
@@ -196,7 +263,12 @@ class Functions:
         passages: Sequence[str],
         titles: Sequence[str] | None = None,
     ) -> Tokens:
-        """N pairs (queries[i], passages[i]) -> tokens [N, S]; errors as `tokenize_queries`."""
+        """N pairs (queries[i], passages[i]) -> tokens [N, S]; errors as `tokenize_queries`.
+
+        Examples:
+            >>> functions.tokenize_pairs(["a mean", "a pause"], ["average", "wait"]).ids.shape
+            (2, 32)
+        """
         tokenizer = self.model.reranker.tokenizer
         texts = tokenizer.pair(queries, titles, passages)
         return _padded(texts, tokenizer.config.pair_length, tokenizer.pad_id)
@@ -213,6 +285,11 @@ class Functions:
             passages: B lists of texts.
             devices: that share the batch: it may be split into as many parts along the leading
                 axis of its arrays.
+
+        Examples:
+            >>> lists = [["the average", "wait"], ["sorted in order"]]
+            >>> functions.tokenize_lists(["mean of an array", "sort a list"], lists).valid.tolist()
+            [[True, True], [True, False]]
 
         Raises:
             InputError: not as many lists as queries, an empty list, or lists that `devices` do not

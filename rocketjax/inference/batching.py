@@ -89,7 +89,7 @@ def of_every_shape(limit: int, batching: Batching) -> Iterator[Unit]:
 def _widths(limit: int, batching: Batching) -> list[int]:
     """Widths of rows for texts of up to `limit` tokens: up to twice as wide, for fuller rows."""
     longest = fitting(limit, batching.widths)
-    return [longest, *(w for w in batching.widths if w <= 2 * longest and w != longest)]
+    return sorted({longest, *(w for w in batching.widths if w <= 2 * longest)})
 
 
 def _sizes(width: int, limit: int, batching: Batching, steady: bool) -> list[int]:

@@ -37,6 +37,7 @@ from rocketjax.inference.start import (
 from rocketjax.models import convert, encoder, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.encoder import Params
+from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.runtime.files import new_folder, read_object, write_json
 from rocketjax.runtime.progress import Say, logged
@@ -193,7 +194,7 @@ def load_reranker(
 
 def _model_folder(folder: str | Path, kind: str) -> Path:
     """The subfolder of that kind if this is a run's folder, else the folder itself."""
-    folder = Path(folder).expanduser()
+    folder = local(folder)
     if (folder / kind).is_dir():
         return folder / kind
     if (folder / "retriever").is_dir() or (folder / "reranker").is_dir():

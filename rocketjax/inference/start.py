@@ -187,9 +187,9 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
     if attention == "auto":
-        attention = {"cpu": "plain", "tpu": "rows"}.get(platform, "xla")
-    if attention == "rows" and platform != "tpu":
-        raise InputError(f"compute.attention is rows, a kernel for TPUs; this is a {platform}")
+        attention = {"cpu": "plain", "tpu": "tpu"}.get(platform, "xla")
+    if attention == "tpu" and platform != "tpu":
+        raise InputError(f"compute.attention is tpu, and this is a {platform}; leave it out")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,
@@ -199,14 +199,14 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
     )
 
 
-def make_batching(config: ComputeConfig) -> Batching:
-    """How texts are given to a device outside training, on this platform."""
-    on_cpu = jax.default_backend() == "cpu"
+def make_batching(config: ComputeConfig, platform: str = "") -> Batching:
+    """How texts are given to a device outside training, on a platform as `make_compute` takes."""
+    on_cpu = (platform or jax.default_backend()) == "cpu"
     default = BATCHING.size if on_cpu else ON_ACCELERATORS
-    return Batching(config.batch or default, row_widths(), coarse=not on_cpu)
+    return Batching(config.batch or default, row_widths(platform), coarse=not on_cpu)
 
 
 def row_widths(platform: str = "") -> tuple[int, ...]:
-    """The widths that rows of packed texts may have; `platform` as for `make_compute`."""
+    """The widths that rows of packed texts may have on a platform as `make_compute` takes."""
     on_cpu = (platform or jax.default_backend()) == "cpu"
     return rows.ON_CPU if on_cpu else rows.ON_ACCELERATORS

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.attention import same_text
+from rocketjax.models.attention.visible import visible
 from rocketjax.models.encoder import Compute, Encoder, EncoderConfig
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
@@ -20,7 +20,7 @@ def mean(hidden: jax.Array, rows: Rows) -> jax.Array:
     As attention with equal weights would, so that no gather and no scatter is needed. A text that
     is not there gets another's mean.
     """
-    same = same_text(jnp.asarray(rows.text)).astype(jnp.float32)
+    same = visible(jnp.asarray(rows.text)).astype(jnp.float32)
     share = same / jnp.sum(same, axis=2, keepdims=True)
     highest = jax.lax.Precision.HIGHEST
     means = jnp.einsum("rij,rjd->rid", share, hidden.astype(jnp.float32), precision=highest)

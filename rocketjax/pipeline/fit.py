@@ -15,7 +15,8 @@ from rocketjax.pipeline.data import Data, Pairs
 from rocketjax.pipeline.publish import export_run, push_export
 from rocketjax.pipeline.run import run
 from rocketjax.report import page
-from rocketjax.report.live import LivePictures
+from rocketjax.report.card import Owner
+from rocketjax.report.notebook import LivePictures, show
 from rocketjax.retrieval.load import load
 from rocketjax.retrieval.model import Hits, Model
 from rocketjax.runtime import signals
@@ -47,27 +48,36 @@ class Trained:
         return self.model.search(query, top_k, depth)
 
     def report(self) -> "Page":
-        """report.html, which a notebook shows in the cell."""
+        """Writes report.html; a notebook shows its tables and figures in the cell."""
         return Page(page.write(self.folder))
 
-    def export(self, output: str | Path, license: str = "") -> Path:
+    def export(self, output: str | Path, license: str = "", languages: Sequence[str] = ()) -> Path:
         """Writes both models as sentence-transformers loads them, with model cards.
 
+        Args:
+            output: a folder that does not exist yet.
+            license: that the cards name, as hubs spell it (apache-2.0).
+            languages: of the texts that the cards name, as codes (en).
+
         Raises:
-            InputError: the folder exists.
+            InputError: the folder exists, or a language is no code.
         """
-        export_run(self.folder, Path(output).expanduser(), license, say)
+        export_run(self.folder, Path(output).expanduser(), Owner(license, languages), say)
         return Path(output)
 
-    def push(self, name: str, public: bool = False, license: str = "") -> None:
+    def push(
+        self, name: str, public: bool = False, license: str = "", languages: Sequence[str] = ()
+    ) -> None:
         """Uploads both models to the Hugging Face hub as `name`-retriever and `name`-reranker.
+
+        What was exported before to the folder `export` of the run is uploaded as it is.
 
         Raises:
             InputError: `name` is not ORG/NAME, or the upload failed.
         """
         output = self.folder / "export"
         if not output.exists():
-            export_run(self.folder, output, license, say)
+            export_run(self.folder, output, Owner(license, languages), say)
         push_export(output, name, public, say)
 
     def _repr_html_(self) -> str:
@@ -77,15 +87,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of HTML in a file; notebooks show it."""
+    """A run's report in a file; notebooks show its tables and figures.
+
+    Attributes:
+        path: report.html, in the run's folder.
+    """
 
     path: Path
 
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        text = escape(self.path.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{text}" style="width: 100%; height: 600px; border: 0"></iframe>'
+    def _ipython_display_(self) -> None:
+        show(self.path.parent)
 
 
 def fit(

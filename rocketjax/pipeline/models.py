@@ -91,7 +91,8 @@ def warmed_reranker(run: Run) -> Reranker:
 def encode_warmed(run: Run, retriever: Retriever) -> Corpus:
     """The corpus by the warmed retriever; the start has encoded it if nothing was warmed."""
     warmed = run.config.retriever_warmup.steps > 0
-    name = str(run.folder / "warmup" / "retriever") if warmed else run.config.retriever.weights
+    folder = run.folder / "warmup" / "retriever"
+    name = run.name_of(folder) if warmed else run.config.retriever.weights
     return encode_into(run, retriever, name, warmed_corpus_folder(run))
 
 

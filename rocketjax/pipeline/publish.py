@@ -7,13 +7,13 @@ from rocketjax.config.options import load as load_config
 from rocketjax.evaluation import results
 from rocketjax.inference.export import export, reranker_differences, retriever_differences
 from rocketjax.inference.upload import push
-from rocketjax.report.card import reranker_card, retriever_card
+from rocketjax.report.card import Owner, reranker_card, retriever_card
 from rocketjax.retrieval.load import load
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say
 
 
-def export_run(run: Path, output: Path, license: str, say: Say) -> None:
+def export_run(run: Path, output: Path, owner: Owner, say: Say) -> None:
     """Writes both models of a run with model cards, and says what others compute differently.
 
     Raises:
@@ -23,7 +23,7 @@ def export_run(run: Path, output: Path, license: str, say: Say) -> None:
     for name in ("config.yaml", "report.json"):
         if not (run / name).is_file():
             raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
-    about = (load_config(run / "config.yaml"), results.load(run), license)
+    about = (load_config(run / "config.yaml"), results.load(run), owner)
     cards = {
         "retriever": retriever_card(model.retriever, *about),
         "reranker": reranker_card(model.reranker, *about),

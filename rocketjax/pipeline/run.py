@@ -11,7 +11,7 @@ import jax
 from rocketjax.config.fields import Stage
 from rocketjax.config.loss import overruled
 from rocketjax.config.options import checked, dump
-from rocketjax.config.schema import Config, run_folder
+from rocketjax.config.schema import Config, run_name
 from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
 from rocketjax.inference.start import pretrained_tokenizer
@@ -28,15 +28,17 @@ from rocketjax.pipeline.resume import (
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
 from rocketjax.runtime import processes
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.devices import check_divisible
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_json, write_json
-from rocketjax.runtime.lock import held_by_main
 from rocketjax.runtime.memory import release_freed_memory
 from rocketjax.runtime.progress import Say, Watch
 from rocketjax.runtime.signals import Preempted
+from rocketjax.runtime.workplace import opened
 from rocketjax.text.cut import cut_line
 from rocketjax.training.callbacks import Callback
+from rocketjax.training.checkpoint import half_written
 from rocketjax.training.trackers import check_wandb
 
 
@@ -66,14 +68,13 @@ def run(
     config = checked(dataclasses.asdict(config), str)  # one built in Python is not checked yet
     for name in WITH_STEPS:
         check_divisible(getattr(config, name).batch, jax.device_count(), f"{name}.batch")
-    folder = run_folder(config)
     check_wandb(config)
     processes.check_same("options", dump(lasting(config)))
-    processes.check_shared(folder)
-    # One process of several holds the lock for all.
-    with held_by_main(folder, say):
+    processes.check_shared(Path(run_name(config)))
+    with opened(run_name(config), say, skip=half_written) as place:
         told = tuple(callbacks) if processes.is_main() else ()
-        return _run(config, folder, Watching(say, watch, told))
+        watching = Watching(say, place.watched(watch), told, place.commit)
+        return _run(config, place.folder, watching)
 
 
 def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
@@ -82,6 +83,7 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
         context = open_run(config, folder, watching)
     content = content_of(context) if context else None
     done = processes.from_main(lambda: open_folder(folder, config, say, content))
+    watching.commit()
     waiting = [stage for stage in STAGES if stage.name not in done]
     chosen = [stage for stage in waiting if not config.stages or stage.name in config.stages]
     if chosen:
@@ -106,6 +108,7 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
                 release_freed_memory()
             done[stage.name] = seconds()
             processes.from_main(lambda stage=stage: write_done(folder, done, stage.name))
+            watching.commit()
     else:
         say(f"{folder}: every stage asked for is done; --overwrite starts again")
     if "evaluate" not in done:
@@ -114,7 +117,8 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
     if processes.is_main() and (chosen or not (folder / "report.html").is_file()):
         page.write(folder)
     found = results.load(folder)  # it may name the folder that the run was in before
-    return dataclasses.replace(found, folder=str(folder), seconds=done)  # pyright: ignore
+    name = run_name(config) if is_address(run_name(config)) else str(folder)
+    return dataclasses.replace(found, folder=name, seconds=done)  # pyright: ignore
 
 
 def _say_what_is_cut(context: Run) -> None:

@@ -153,7 +153,7 @@ def index_corpus(run: Run) -> None:
     """The corpus by the trained retriever."""
     folder = run.folder / "retriever"
     retriever = load_retriever(folder, run.config.compute)
-    encode_into(run, retriever, str(folder), run.folder / "index")
+    encode_into(run, retriever, run.name_of(folder), run.folder / "index")
 
 
 def evaluate(run: Run) -> None:
@@ -172,7 +172,8 @@ def evaluate(run: Run) -> None:
 
     def write() -> None:
         depths = run.config.evaluate
-        results.write(run.folder, run.held_out, run.collection, before, after, depths)
+        name = run.name_of(run.folder)
+        results.write(run.folder, run.held_out, run.collection, before, after, depths, name)
 
     processes.from_main(write)
 

@@ -1,4 +1,4 @@
-"""What the report's page is made of, as its template takes it: captioned pictures and tables."""
+"""What a report is made of: captioned pictures and tables."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -11,12 +11,17 @@ from rocketjax.report import figures
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its caption, as an SVG that lies in the page itself."""
+    """A figure with its caption."""
 
     title: str
     note: str
     alt: str  # the title and what is written in the figure, for readers who cannot see it
-    data: str  # the SVG in base64
+    figure: Figure
+
+    @property
+    def data(self) -> str:
+        """The figure as SVG, in base64."""
+        return b64encode(figures.svg(self.figure)).decode()
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Table:
 
 
 def captioned(figure: Figure, title: str, note: str) -> Picture:
-    """Draws a figure and puts a caption to it."""
+    """Puts a caption to a figure."""
     labels = [text.get_text() for axes in figure.axes for text in axes.texts]
     alt = f"{title}: {', '.join(labels)}" if labels else title
-    return Picture(title, note, " ".join(alt.split()), b64encode(figures.svg(figure)).decode())
+    return Picture(title, note, " ".join(alt.split()), figure)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 from rocketjax.report import drawing
 from rocketjax.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, WIDTH, YELLOW
@@ -23,6 +24,7 @@ KINDS = {  # of passages whose scores are drawn
 }
 BINS = 24
 MIN_HALF_RANGE = 0.06  # of a measure's axis: a narrower one would make much of little
+COLUMNS, COLOURS_OF_SHEET = 2, 64
 OFF_SCALE = 4  # medians: what takes longer is counted, and not drawn
 
 
@@ -202,4 +204,26 @@ def svg(figure: Figure) -> bytes:
     buffer = BytesIO()
     with rc_context({"svg.hashsalt": "rocketjax"}):  # or its ids are random
         figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def sheet(titled: Sequence[tuple[str, Figure]]) -> bytes:
+    """Figures of one width in two columns, each under its title, as one PNG."""
+    drawn: list[np.ndarray] = []
+    for title, figure in titled:
+        figure.suptitle(title, fontsize=10, fontweight="bold")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn.append(np.asarray(canvas.buffer_rgba())[..., :3])
+    rows = [drawn[i : i + COLUMNS] for i in range(0, len(drawn), COLUMNS)]
+    heights = [max(len(cell) for cell in row) for row in rows]
+    width = drawn[0].shape[1]
+    page = np.full((sum(heights), width * len(rows[0]), 3), 255, np.uint8)
+    for row, bottom in zip(rows, np.cumsum(heights), strict=True):
+        for column, cell in enumerate(row):
+            top = bottom - max(map(len, row))
+            page[top : top + len(cell), column * width : (column + 1) * width] = cell
+    buffer = BytesIO()
+    # Few colours are drawn: a palette makes a third of the size, and notebooks are kept in git.
+    Image.fromarray(page).quantize(COLOURS_OF_SHEET).save(buffer, "png", optimize=True)
     return buffer.getvalue()

@@ -16,6 +16,7 @@ from rocketjax.inference.retriever import Retriever
 from rocketjax.retrieval.encode import origin_of
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.open import open_index
+from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Say, unsaid
 
@@ -38,7 +39,7 @@ def load(
     Raises:
         InputError: the folder holds no finished run, or a file in it is damaged; it is named.
     """
-    folder = Path(folder).expanduser()
+    folder = local(folder)
     pair = load_pair(folder, compute)
     if not index and not (folder / "index").is_dir():
         return pair
@@ -91,10 +92,11 @@ def open_corpus(
     Raises:
         InputError: an index of another model or collection; both are named.
     """
+    folder = local(folder)
     path = folder / "config.yaml"
     own = not index and path.is_file()
     opened = open_index(
-        Path(index) if index else folder / "index",
+        local(index) if index else folder / "index",
         load_config(path).index if own else IndexConfig(),
         origin_of(retriever, str(folder), collection),
         say if index else unsaid,
@@ -110,7 +112,7 @@ def collection_for(folder: Path, name: str, policy: Policy, say: Say) -> Collect
     """
     if name:
         return load_collection(name, policy, say)
-    path = folder / "config.yaml"
+    path = local(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml that names a collection; give --collection")
     data = load_config(path).data
@@ -129,7 +131,7 @@ def load_pair(folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> M
     Raises:
         InputError: the folder holds no finished run, or a file in it is damaged; it is named.
     """
-    folder = Path(folder).expanduser()
+    folder = local(folder)
     for name in ("retriever", "reranker"):
         if not (folder / name / SETTINGS).is_file():
             raise InputError(

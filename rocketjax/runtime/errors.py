@@ -1,5 +1,6 @@
 """Bad input: the error that every command reports in one line, with exit status 2, no traceback."""
 
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,13 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
     No permission, a full disk, a file where a folder should be.
 
     Raises:
-        InputError: for any OSError of the block; names `path`, and `remedy` if there is one.
+        InputError: for any OSError of the block; names `path`, and `remedy` if there is one. Or
+            `path` is an address, of which pathlib would make a folder called "gs:".
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise InputError(
+            f"{path}: only training, encode and mine write to an address; give a folder"
+        )
     try:
         yield
     except OSError as error:

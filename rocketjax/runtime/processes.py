@@ -2,7 +2,7 @@
 
 All processes run the same program on the same inputs and call these functions in the same order;
 each has its own devices (see devices.py). The run's folder is on a file system that all of them
-share. With one process, nothing here costs anything.
+share, or at an address (`exchanging`). With one process, nothing here costs anything.
 
 Values are exchanged through jax's coordination service, not through the devices: a process may wait
 for another as long as it takes, which a collective on devices does not allow.
@@ -12,19 +12,32 @@ import itertools
 import json
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax._src.distributed import global_state  # its client has no public name
 from jax.experimental import multihost_utils
 
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.signals import ShouldStop
 
 T = TypeVar("T")
 POLL = 2_000  # milliseconds; a Ctrl-C is heard between two polls only
+
+
+class Exchange(NamedTuple):
+    """How processes with no disk in common share what they write."""
+
+    share: Callable[[], None]  # process 0: lets the others have what is there; they: fetch it
+    give: Callable[[], list[str]]  # lets process 0 have what was written here; the files' names
+    take: Callable[[list[str]], None]  # process 0: takes files that were given
+
+
+_exchange: Exchange | None = None  # on a disk that all see, none is needed
 _calls = itertools.count()  # equal in all processes, since their calls are
 _steps = itertools.count()  # jax wants one count for the whole run
 
@@ -32,6 +45,11 @@ _steps = itertools.count()  # jax wants one count for the whole run
 def is_main() -> bool:
     """Whether this is process 0, which writes what all processes share."""
     return jax.process_index() == 0
+
+
+def number() -> int:
+    """Which process this is, from 0."""
+    return jax.process_index()
 
 
 def from_main(work: Callable[[], T]) -> T:
@@ -44,9 +62,14 @@ def from_main(work: Callable[[], T]) -> T:
     key = f"rocketjax/from_main/{next(_calls)}"
     if is_main():
         result = work()
+        if _exchange:
+            _exchange.share()
         _client().key_value_set(key, json.dumps(result))
         return result
-    return json.loads(_wait_for(key))
+    result = json.loads(_wait_for(key))
+    if _exchange:
+        _exchange.share()
+    return result
 
 
 def main_first(work: Callable[[], T]) -> T:
@@ -67,9 +90,29 @@ def allgather(value: Any) -> list[Any]:
     """Every process' `value`, by process number. Values must survive JSON."""
     if jax.process_count() == 1:
         return [value]
+    exchange = _exchange
+    if exchange is None:
+        return _gathered(value)
+    values = _gathered([value, exchange.give()])
+    from_main(lambda: exchange.take([name for _, names in values for name in names]))
+    return [value for value, _ in values]
+
+
+def _gathered(value: Any) -> list[Any]:
     key = f"rocketjax/allgather/{next(_calls)}"
     _client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
     return [json.loads(_wait_for(f"{key}/{i}")) for i in range(jax.process_count())]
+
+
+@contextmanager
+def exchanging(exchange: Exchange) -> Iterator[None]:
+    """In its block, files that one process writes are there for all where they wait for it."""
+    global _exchange
+    _exchange = exchange
+    try:
+        yield
+    finally:
+        _exchange = None
 
 
 def check_same(what: str, value: str) -> None:
@@ -93,10 +136,12 @@ def check_same(what: str, value: str) -> None:
 def check_shared(folder: Path) -> None:
     """Refuses a folder that is not the same one for all processes; makes it if it is missing.
 
+    An address is the same one everywhere.
+
     Raises:
         InputError: in every process; names the first host that does not see what process 0 writes.
     """
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or is_address(folder):
         return
     mark = folder / f".shared.{from_main(lambda: _leave_mark(folder))}"
     sightings = allgather([socket.gethostname(), mark.is_file()])

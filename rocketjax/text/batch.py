@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     types: Array  # [..., R, S] int32
     text: Array  # [..., R, S] int32, the number of each token's text, below N
     position: Array  # [..., R, S] int32, of each token in its text
-    first: Array  # [..., N] int32, where in R * S each text begins; 0 for a text that is not there
+    first: Array  # [..., N] int32, where in R * S each text begins; -1 for one that is not there
 
     def one_per_text(self, x: jax.Array) -> jax.Array:
         """[R * S, ...] -> [N, ...], of each text's first token."""

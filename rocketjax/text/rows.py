@@ -134,7 +134,7 @@ def lay_out(
     ids = np.full((count, width), pad_id, np.int32)
     types, position = np.zeros((2, count, width), np.int32)
     text = np.full((count, width), -1, np.int32)
-    first, place = np.zeros(number, np.int32), np.arange(width, dtype=np.int32)
+    first, place = np.full(number, -1, np.int32), np.arange(width, dtype=np.int32)
     for row, some in enumerate(rows):
         start = 0
         for index in some:

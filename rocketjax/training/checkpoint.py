@@ -9,7 +9,7 @@ ever read. Tensorstore alone would not notice a flipped bit.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_object, remove, write_json
 from rocketjax.runtime.progress import Say
+from rocketjax.runtime.workplace import uncommitted
 from rocketjax.training.step import TrainState
 
 SUMS = "sums.json"
@@ -43,10 +44,15 @@ class Checkpoints:
     saves and each restores; all of them hold the same state.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Say) -> None:
-        """Opens or makes the folder; says which checkpoints are no good, and removes them."""
+    def __init__(
+        self, folder: Path, keep: int, say: Say, commit: Callable[[], None] = uncommitted
+    ) -> None:
+        """Opens or makes the folder; says which checkpoints are no good, and removes them.
+
+        `commit` is called in the background after each that is whole.
+        """
         self._folder = folder.resolve()
-        self._keep = keep
+        self._keep, self._commit = keep, commit
         # Each process by itself: orbax refuses to share out arrays that lie on one's own devices.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
@@ -101,7 +107,10 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, state: TrainState, facts: Facts) -> None:
-        """Saves a state, and facts that JSON can hold; what is saved of `step` already stays."""
+        """Saves a state, and facts that JSON can hold; what is saved of `step` already stays.
+
+        Waits for the checkpoint before and for a copy of the state on its devices, no longer.
+        """
         self.wait()
         if step in self._facts:
             return
@@ -110,14 +119,7 @@ class Checkpoints:
             return
         # A copy: the train step takes its state's memory back while this is still written.
         copied = jax.block_until_ready(_copy(jax.block_until_ready(state)))
-        if jax.process_count() > 1:
-            copied = jax.device_get(copied)
-        path = self._path(step)
-        with self._writing():
-            remove(path)
-            path.mkdir()
-            self._checkpointer.save(path / "state", copied)
-        self._saving = self._thread.submit(self._finish, step, dict(facts))
+        self._saving = self._thread.submit(self._write, step, copied, dict(facts))
 
     def wait(self) -> None:
         """Until what was saved is on disk, and whole; then removes what need not be kept.
@@ -135,17 +137,24 @@ class Checkpoints:
             (self._path(step) / SUMS).unlink()  # half-written from now on, should this be stopped
             remove(self._path(step))
 
-    def _finish(self, step: int, facts: Facts) -> None:
-        self._checkpointer.wait_until_finished()
+    def _write(self, step: int, state: TrainState, facts: Facts) -> None:
         path = self._path(step)
+        remove(path)
+        path.mkdir()
+        alone = state if jax.process_count() == 1 else jax.device_get(state)
+        self._checkpointer.save(path / "state", alone)
+        self._checkpointer.wait_until_finished()
         write_json(path / "facts.json", facts)
         write_json(path / SUMS, _sums(path))
         self._facts[step] = facts
+        self._commit()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except InputError:  # a ValueError, too
+            raise
         except (OSError, ValueError) as error:  # tensorstore raises ValueError where a disk is full
             raise InputError(f"{self._folder}: a checkpoint cannot be written: {error}") from error
 
@@ -166,6 +175,12 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._checkpointer.close()
+
+
+def half_written(folder: Path) -> bool:
+    """Whether a folder of a run is that of a checkpoint which is not whole yet."""
+    among_them = folder.parent.parent.name == "checkpoints" and folder.name.isdecimal()
+    return among_them and not (folder / SUMS).is_file()
 
 
 def _check_whole(path: Path) -> None:

@@ -16,7 +16,8 @@ import optax
 from rocketjax.config.loss import LossConfig
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
-from rocketjax.models.encoder import Params, fold_in
+from rocketjax.models.dropout import fold_in
+from rocketjax.models.encoder import Params
 from rocketjax.runtime.devices import AXIS
 from rocketjax.text.batch import Array, ListBatch, Rows
 from rocketjax.training.losses import (
@@ -280,17 +281,18 @@ def in_chunks(
     and dropout keys, and adds its gradient up. Memory is one chunk's, for one more forward pass.
 
     Args:
-        texts: [K, ...], the device's chunks, N texts in each; of the last, perhaps, fewer.
+        texts: [K, ...], the device's chunks, N texts in each; in some, perhaps, fewer.
         keys: [count] random keys for dropout, or None.
     """
     chunks, size = texts.first.shape
     if chunks == 1:
         return program(jax.tree.map(lambda x: x[0], texts), keys)
+    there = jnp.asarray(texts.first).reshape(-1) >= 0
     if keys is not None:  # a text that is not there needs one too
-        texts_of_chunks = jnp.minimum(jnp.arange(chunks * size), count - 1)
-        keys = keys[texts_of_chunks].reshape(chunks, size)
+        keys = keys[jnp.maximum(jnp.cumsum(there) - 1, 0)].reshape(chunks, size)
     outputs = jax.lax.map(lambda part: jax.checkpoint(program)(*part), (texts, keys))
-    return outputs.reshape(chunks * size, *outputs.shape[2:])[:count]
+    outputs = outputs.reshape(chunks * size, *outputs.shape[2:])
+    return outputs[jnp.nonzero(there, size=count)[0]]
 
 
 def accuracy(scores: Array, valid: Array) -> Term:

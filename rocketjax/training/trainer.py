@@ -57,6 +57,11 @@ class Context(Protocol):
         """Told of steps and judgements."""
         ...
 
+    @property
+    def commit(self) -> Callable[[], None]:
+        """What is in the run's folder is to outlast this machine."""
+        ...
+
 
 class Feeds(Protocol):
     """The batches of a stage, by rounds: a refresh mines lists with the models as they are."""
@@ -103,7 +108,7 @@ def train_stage(
     state = replicate(init_state(params, optimizer, config.seed))
     checkpoints = run.folder / "checkpoints" / name
     with (
-        Checkpoints(checkpoints, config.checkpoint.keep, run.say) as saved,
+        Checkpoints(checkpoints, config.checkpoint.keep, run.say, run.commit) as saved,
         run.watch(name, stage.steps, "steps") as advance,
     ):
         state, facts = _resume(saved, state, name, run)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from on_disk import TOPICS
-from option_texts import docstrings, help_of_type, leaves
+from option_texts import leaves, text_of
 from option_texts import words as letters
 
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
@@ -137,8 +137,7 @@ def test_help_says_what_every_option_means_and_gives_an_example(options, capsys,
     said = letters(shown)
     assert letters(f"python -m {command.__name__.removesuffix('.__main__')}") in said
     for cls, field, option in leaves(options):
-        text = docstrings(sys.modules[cls.__module__]).get((cls.__name__, field))
-        text = text or help_of_type(cls, field)
+        text = text_of(cls, field)
         assert text, f"{option} has no docstring"
         assert letters(text) in said, option
         named = re.search(rf"--{option.replace('_', '-')}\b", shown)

@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from option_texts import docstrings, leaves, words
+from option_texts import leaves, text_of, words
 
-from rocketjax.config import loss
-from rocketjax.config import schema as module
 from rocketjax.config.changes import changes, differences
 from rocketjax.config.fields import effects
 from rocketjax.config.loss import PRESETS, LossConfig, overruled, resolve_loss
@@ -176,13 +174,13 @@ def test_help_shows_every_option_and_what_it_means(capsys, monkeypatch):
         parse(["--help"], "rocket", "Trains it all.\n\nExample: rocket")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    said, texts = words(shown), docstrings(module) | docstrings(loss)
+    said = words(shown)
     assert words("Trains it all. --config FILE") in said
     for cls, name, option in leaves(Config):
         spelled = "from" if option == "from_stage" else option.replace("_", "-")
         assert re.search(rf"--{spelled}\b", shown), option
-        assert (cls.__name__, name) in texts, f"{option} has no docstring"
-        assert words(texts[cls.__name__, name]) in said, option
+        assert text_of(cls, name), f"{option} has no docstring"
+        assert words(text_of(cls, name)) in said, option
 
 
 @pytest.mark.parametrize(

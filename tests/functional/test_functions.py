@@ -1,6 +1,10 @@
 """Both models as pure functions: what the models and the train step compute, in any program."""
 
+import doctest
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +42,64 @@ def test_every_example_of_the_page_runs(pair, monkeypatch):
     monkeypatch.setattr(rocketjax, "load", lambda folder: pair, raising=False)
     assert len(EXAMPLES) == 5
     exec("\n".join(EXAMPLES), {})
+
+
+@pytest.mark.slow
+def test_the_examples_on_a_mesh_run_on_eight_devices(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+import rocketjax
+from on_disk import make_weights, untrained_pair
+from rocketjax.config.schema import TextConfig
+
+words = {sorted(set(re.findall(r"[a-z]+", PAGE)))!r}
+folder = make_weights(Path(sys.argv[1]), words=words, layers=1)
+pair = untrained_pair(folder, TextConfig(query_length=12, passage_length=12, pair_length=24))
+rocketjax.load = lambda folder: pair
+exec({EXAMPLES[0] + "".join(EXAMPLES[3:])!r}, names := {{}})
+assert names["mesh"].size == 8
+"""
+    flags = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, env=env, check=True)
+
+
+def examples():
+    """The examples of the class and of each of its public methods."""
+    found = doctest.DocTestFinder(recurse=True).find(rocketjax.Functions, "Functions")
+    return {test.name: test for test in found if not re.search(r"\._", test.name)}
+
+
+def public():
+    own = {name for name in vars(rocketjax.Functions) if name[0] != "_"}
+    return {"Functions", *(f"Functions.{n}" for n in own - {"model", "loss", "chunk", "dropout"})}
+
+
+def test_every_public_function_has_an_example():
+    assert {name for name, test in examples().items() if test.examples} == public()
+    assert len(public()) == 13
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """An untrained pair with vectors as long as the demo's."""
+    words = sorted(set(re.findall(r"\w+", PAGE)))
+    folder = make_weights(tmp_path_factory.mktemp("wide"), width=384, words=words, layers=1)
+    return untrained_pair(folder, TextConfig(query_length=32, passage_length=64, pair_length=64))
+
+
+@pytest.mark.parametrize("name", sorted(public()))
+def test_every_example_of_a_function_runs(name, wide, monkeypatch):
+    monkeypatch.setattr(rocketjax, "load", lambda folder: wide, raising=False)
+    test = examples()[name]
+    test.globs = {"functions": rocketjax.Functions(wide), "rocketjax": rocketjax}
+    test.globs |= {"jax": jax, "jnp": jnp}
+    said = []
+    result = doctest.DocTestRunner().run(test, out=said.append)
+    assert result.attempted and not result.failed, "".join(said)
 
 
 def test_they_compute_what_the_models_do_for_texts(pair):
@@ -106,7 +168,7 @@ def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
         out_specs=P(),
         check_vma=False,
     )
-    wanted, metrics = jax.jit(step)(params, batch, keys)
+    wanted, metrics = jax.jit(step)(params, packed(list_batch(rows=8), devices=2), keys)
     (value, parts), grads = jax.value_and_grad(functions.joint_loss, has_aux=True)(
         functions.params, batch, keys
     )

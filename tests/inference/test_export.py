@@ -22,7 +22,7 @@ from rocketjax.inference import folder as model_folder
 from rocketjax.inference import start as start_module
 from rocketjax.inference.export import export
 from rocketjax.models.pretrained import resolve_weights
-from rocketjax.report.card import reranker_card, retriever_card
+from rocketjax.report.card import Owner, reranker_card, retriever_card
 from rocketjax.retrieval import load
 from rocketjax.retrieval.model import Model
 from rocketjax.runtime.errors import InputError
@@ -35,7 +35,7 @@ REPORT = Report("run", 3, [Row("retriever", "MRR@10", 0.5, 0.6, 0.01)])
 
 def export_pair(folder, model):
     """As the command does it, with the cards of a report that someone else wrote."""
-    about = (Config(), REPORT, "")
+    about = (Config(), REPORT, Owner())
     cards = {
         "retriever": retriever_card(model.retriever, *about),
         "reranker": reranker_card(model.reranker, *about),

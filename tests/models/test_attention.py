@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rocketjax.models.attention import attend
+from rocketjax.models.attention.attend import attend
 
 
 def inputs(n, s, h, d, scale=1.0, dtype=jnp.float32):

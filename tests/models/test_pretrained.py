@@ -18,9 +18,11 @@ from safetensors.numpy import save_file
 from rocketjax.models import convert, pretrained
 from rocketjax.models import encoder as encoder_module
 from rocketjax.models.bi_encoder import mean
-from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, _activation, dropout
+from rocketjax.models.dropout import dropout, fold_in
+from rocketjax.models.encoder import Compute, Encoder, EncoderConfig, _activation
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import Tokens
+from rocketjax.text.rows import one_a_row
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = EncoderConfig(
@@ -187,7 +189,7 @@ def test_real_minilm_parity(torch, transformers, minilm):
         hidden = torch_hidden(torch, model, tokens)
     mask = torch.from_numpy(in_text(tokens)).unsqueeze(-1)
     theirs = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-    pooled = mean(jnp.asarray(ours), jnp.asarray(tokens.length))
+    pooled = mean(jnp.asarray(ours), one_a_row(tokens))
     np.testing.assert_allclose(pooled, theirs, atol=1e-5, rtol=0)
 
 
@@ -308,7 +310,8 @@ def test_dropout_of_a_text_is_its_own():
     for i in range(3):
         text = Tokens(*(field[i : i + 1] for field in tokens))
         alone = apply(text, keys[i : i + 1])
-        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+        size = tokens.length[i]
+        np.testing.assert_allclose(together[i, :size], alone[0, :size], atol=1e-5)
     other = apply(tokens, keys[::-1])
     assert np.abs(np.asarray(other - together))[0].max() > 0.1
 
@@ -323,6 +326,29 @@ def test_dropout_rate_and_scale(rate):
     assert not np.array_equal(dropped[0], dropped[1])
     ones = jnp.ones((8, 5))
     assert dropout(ones, None, rate) is ones
+
+
+def test_what_is_dropped_hangs_together_with_nothing():
+    """Between rows, places, sites and keys of one seed, any two drop the same by chance alone."""
+    keys = fold_in(
+        jnp.repeat(jax.random.split(jax.random.key(0), 4), 64), jnp.tile(jnp.arange(64), 4)
+    )
+    ones = jnp.ones((256, 512))
+    kept = np.stack([np.asarray(dropout(ones, keys, 0.5, site)) > 0 for site in range(3)]) * 2.0 - 1
+    size = kept[0].size
+
+    def together(a, b):
+        return abs(np.mean(a * b)) * np.sqrt(a.size)  # about 1 by chance
+
+    for a, b in ((kept[0], kept[1]), (kept[1], kept[2]), (kept[:, 1:], kept[:, :-1])):
+        assert together(a, b) < 5
+    for step in (1, 2, 3, 64, 256):
+        assert together(kept[:, :, step:], kept[:, :, :-step]) < 5
+    rows = kept[0] @ kept[0].T / np.sqrt(512)
+    assert np.abs(rows - np.diag(np.diag(rows))).max() < 6  # of 65,280 pairs
+    columns = kept[0].T @ kept[0] / np.sqrt(256)
+    assert np.abs(columns - np.diag(np.diag(columns))).max() < 6
+    assert abs(kept.sum()) < 5 * np.sqrt(3 * size)
 
 
 def test_padding_does_not_reach_the_text():

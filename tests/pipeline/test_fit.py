@@ -76,7 +76,7 @@ def test_a_stop_saves_and_it_resumes_with_the_data_under_another_name(stopped_an
     assert second.stages == ["joint", "index", "evaluate"]
     assert run.results.queries == 6
     assert "MRR@10" in run._repr_html_()
-    assert "iframe srcdoc" in run.report()._repr_html_()
+    assert run.report().path.is_file()
 
 
 def test_what_was_trained_searches_and_shows_both_orders(stopped_and_resumed):

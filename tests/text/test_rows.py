@@ -67,7 +67,7 @@ def test_the_width_suits_the_texts():
 def test_texts_lie_where_they_are_said_to():
     texts = as_texts(tokens(np.random.default_rng(0), 5))
     rows = pack(in_parts(texts, 1, 2), 16, 0, pad_id=49)
-    assert rows.first.shape == (3, 2) and rows.first[2, 1] == 0  # the last part has one text
+    assert rows.first.shape == (3, 2) and rows.first[2, 1] == -1  # the last part has one text
     for number, text in enumerate(texts):
         part, own = divmod(number, 2)
         start, size = rows.first[part, own], len(text.ids)
@@ -182,7 +182,7 @@ def test_texts_and_rows_that_are_not_there_do_no_harm():
     retriever, _, params = models()
     texts = as_texts(tokens(np.random.default_rng(0), 4))
     less, more = (pack([texts], 24, rows, 0) for rows in (0, 7))
-    more = more._replace(first=np.pad(more.first, ((0, 0), (0, 3))))
+    more = more._replace(first=np.pad(more.first, ((0, 0), (0, 3)), constant_values=-1))
     for pooling in ("mean", "cls"):
         module = retriever.clone(pooling=pooling)
 

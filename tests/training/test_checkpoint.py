@@ -12,7 +12,7 @@ from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import OptimizerConfig
 from rocketjax.runtime.devices import data_parallel, replicate
 from rocketjax.runtime.errors import InputError
-from rocketjax.training.checkpoint import Checkpoints
+from rocketjax.training.checkpoint import Checkpoints, half_written
 from rocketjax.training.optimizer import make_optimizer
 from rocketjax.training.step import init_state, reranker_objective, train_step
 
@@ -86,6 +86,33 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         assert [int(saved.restore(step, state).step) for step in (6, 2)] == [6, 2]
         saved.save(7, state, {"loss": 1.0})  # as good, and later
     assert step_folders(tmp_path) == ["7"]
+
+
+def test_a_commit_comes_once_a_checkpoint_is_whole_and_a_half_written_one_is_known(tmp_path):
+    state, folder = small_state(), tmp_path / "checkpoints" / "joint"
+    seen = []
+
+    def commit():
+        paths = sorted(folder.iterdir())
+        seen.append([(path.name, half_written(path)) for path in paths])
+
+    with Checkpoints(folder, 2, lambda _: None, commit) as saved:
+        saved.save(1, state, {})
+        saved.save(2, state, {})
+    assert seen == [[("1", False)], [("1", False), ("2", False)]]
+    (folder / "2" / "sums.json").unlink()
+    assert half_written(folder / "2") and not half_written(folder)
+
+
+def test_what_a_commit_refuses_is_passed_on_as_it_is(tmp_path):
+    def commit():
+        raise InputError("another process has taken over")
+
+    with (
+        pytest.raises(InputError, match=r"^another process has taken over$"),
+        Checkpoints(tmp_path, 2, lambda _: None, commit) as saved,
+    ):
+        saved.save(1, small_state(), {})
 
 
 def truncated(path):

@@ -22,7 +22,8 @@ from rocketjax.config.schema import (
 )
 from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.models.bi_encoder import mean
-from rocketjax.models.encoder import Compute, dropout, fold_in
+from rocketjax.models.dropout import dropout, fold_in
+from rocketjax.models.encoder import Compute
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.models import (
     start_reranker,
@@ -73,7 +74,7 @@ class Words:
         tower = params if method is None else params[method.removeprefix("encode_")]
         if keys is not None:
             keys = fold_in(rows.per_token(keys), rows.position.reshape(-1))
-        x = dropout(tower["word_embedding"][rows.ids.reshape(-1)], keys, self.rate)
+        x = dropout(jnp.asarray(tower["word_embedding"])[rows.ids.reshape(-1)], keys, self.rate)
         x = mean(jnp.tanh(x @ tower["kernel"]).reshape(*rows.ids.shape, -1), rows)
         return x if method else x @ tower["out"]
 
@@ -471,6 +472,20 @@ def test_packed_rows_give_the_gradients_of_padded_texts(rate, chunk, devices, ba
     params, batch, objective, want = of_words(rate)
     got = gradient(params, batch, objective, devices, backend, chunk, width)
     assert_same(got, want)
+
+
+def test_lists_laid_out_for_several_devices_are_right_on_one():
+    """In parts that are not full, the first ones among them."""
+    retriever, reranker, params = words(0.1)
+    batch, keys = list_batch(rows=8), jax.random.split(jax.random.key(0), 8)
+
+    @jax.jit
+    def scores(rows):
+        query, passage = encode_lists(retriever, params["retriever"], rows, keys)
+        return query, passage, reranker_scores(reranker, params["reranker"], rows, keys)
+
+    for got, want in zip(scores(packed(batch, 2, 3)), scores(apart(batch)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_chunks_work_for_the_warm_ups():

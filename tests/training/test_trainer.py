@@ -68,7 +68,14 @@ def train(
 
     params = {"retriever": {"kernel": jnp.arange(3.0)}}
     say = (lambda _: None) if said is None else said.append
-    run = SimpleNamespace(config=config, folder=folder, say=say, watch=unwatched, callbacks=())
+    run = SimpleNamespace(
+        config=config,
+        folder=folder,
+        say=say,
+        watch=unwatched,
+        callbacks=(),
+        commit=lambda: None,
+    )
     objective = Objective(terms_of, {"retriever": 1.0})
     trained = train_stage(run, "joint", stage, params, objective, Feeds())
     return np.asarray(trained["retriever"]["kernel"])

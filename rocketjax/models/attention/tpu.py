@@ -2,14 +2,16 @@
 
 By shapes alone, so that what is compiled does not depend on what happens to fail:
 
-    rows    our kernel (see rows_attention.py), wherever a row fits: BERT, MiniLM and ERNIE up to
+    rows    our kernel (rows.py), wherever a row fits: BERT, MiniLM and ERNIE up to
             512 tokens a row
-    splash  jax's own kernel, for other widths and longer rows. It wants heads first, so queries,
-            keys and values are transposed and copied
-    plain   XLA's matrix products, for rows that are no multiple of 128. Scores pass through HBM
+    splash  jax's own kernel, for other widths and longer rows in bfloat16. It wants heads first,
+            so queries, keys and values are transposed and copied
+    plain   XLA's matrix products, for rows that are no multiple of 128, and for what is left in
+            float32: splash cannot be told to multiply it at more than a TPU's default precision,
+            bfloat16, in its backward pass. Scores pass through HBM
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
-from rocketjax.models.attention import precision
-from rocketjax.models.rows_attention import LANES, attend_rows, row_fits
+from rocketjax.models.attention.rows import LANES, attend_rows, row_fits
+from rocketjax.models.attention.visible import visible
+from rocketjax.models.precision import precision
 
 Program: TypeAlias = Literal["rows", "splash", "plain"]
 
@@ -30,7 +33,7 @@ def choose(length: int, width: int, heads: int, dtype: jnp.dtype) -> Program:
     """The fastest program for rows of `length` tokens, `width` numbers each in `heads` heads."""
     if row_fits(length, width, heads, dtype):
         return "rows"
-    return "plain" if length % LANES else "splash"
+    return "splash" if length % LANES == 0 and dtype == jnp.bfloat16 else "plain"
 
 
 def attend_on_tpu(
@@ -46,15 +49,13 @@ def attend_on_tpu(
     Takes and returns what `attend_rows` does, at any width and length.
     """
     width = qkv.shape[-1] // 3
-    scale = (width // heads) ** -0.5 if scale is None else scale
+    factor = (width // heads) ** -0.5 if scale is None else scale
     program = choose(qkv.shape[1], width, heads, qkv.dtype)
     if program == "rows":
-        return attend_rows(qkv, text, heads, window, scale, interpret)
-    # Splash has no argument for it: by default a TPU multiplies float32 as bfloat16.
-    with jax.default_matmul_precision(precision(qkv.dtype)):
-        if program == "splash":
-            return _splash(qkv, text, heads, window, scale, interpret)
-        return _plain(qkv, text, heads, window, scale)
+        return attend_rows(qkv, text, heads, window, factor, interpret)
+    if program == "splash":
+        return _splash(qkv, text, heads, window, factor, interpret)
+    return _plain(qkv, text, heads, window, factor)
 
 
 def _splash(
@@ -69,10 +70,11 @@ def _splash(
     q, k, v = qkv.reshape(rows, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     mask = masks.FullMask((length, length))
     if window is not None:
-        mask = masks.LocalMask(mask.shape, (window // 2, window // 2), offset=0)
+        reach = window // 2
+        mask = masks.LocalMask((length, length), (reach, reach), offset=0)
     # The longest blocks that divide a row: short ones cost more steps than they save work.
     block = next(size for size in (512, 384, 256, 128) if length % size == 0)
-    attend = kernels.make_splash_mha_single_device(
+    attend: Any = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=kernels.BlockSizes(
             block_q=block,
@@ -95,12 +97,9 @@ def _plain(
     qkv: jax.Array, text: jax.Array, heads: int, window: int | None, scale: float
 ) -> jax.Array:
     rows, length, _ = qkv.shape
-    seen = text[:, :, None] == text[:, None]
-    if window is not None:
-        at = jnp.arange(length)
-        seen &= jnp.abs(at[:, None] - at) <= window // 2
     q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, heads, -1), 2, 0)
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=seen[:, None], scale=scale, implementation="xla"
-    )
+    with jax.default_matmul_precision(precision(qkv.dtype)):
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=visible(text, window)[:, None], scale=scale, implementation="xla"
+        )
     return out.reshape(rows, length, -1)

@@ -1,0 +1,254 @@
+"""A folder of this machine that is kept at an address of Google Cloud Storage.
+
+Work is done in the folder. `commit` notes its state, which is what a kill at that moment would
+leave, and a thread uploads what is new and makes a commit of it (commits.py). Meanwhile the work
+goes on; of the states that come while one is uploaded, only the newest is.
+"""
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rocketjax.runtime.cloud import Cloud, at_once
+from rocketjax.runtime.commits import (
+    ASIDE,
+    COMMIT,
+    FROM,
+    Commit,
+    File,
+    Kept,
+    Skip,
+    bring,
+    kept_of,
+    link_files,
+    places,
+    read_commit,
+)
+from rocketjax.runtime.errors import InputError, writing
+from rocketjax.runtime.files import read_json, remove, write_json
+from rocketjax.runtime.lease import Lease, leased
+from rocketjax.runtime.progress import Advance, Say, Watch
+
+EVERY = 60.0  # seconds between two commits in the middle of work, at least
+STATES, NOTED = "states", "commits.json"  # beside the folder
+
+
+class State(NamedTuple):
+    """The files of a moment, linked into a folder of their own."""
+
+    folder: Path
+    files: dict[str, File]
+
+
+@contextmanager
+def mirrored(address: str | Path, folder: Path, say: Say, skip: Skip) -> Iterator["Mirror"]:
+    """Keeps a folder at an address while the block runs; hold the folder's own lock meanwhile.
+
+    At first the folder is made what the address holds, unless it is newer: made from that here, by
+    a process that was killed. At the end, with an error too, all is committed.
+
+    Args:
+        skip: which folders are left out.
+
+    Raises:
+        InputError: another process is at work there; or, at the end of a block that had none
+            itself, not all could be uploaded.
+    """
+    cloud = Cloud(address)
+    with leased(cloud, folder, say) as lease:
+        mirror = Mirror(cloud, folder, lease, say, skip)
+        try:
+            yield mirror
+        except BaseException:
+            try:
+                mirror.flush()
+            except InputError as error:
+                say(str(error))
+            raise
+        else:
+            mirror.flush()
+        finally:
+            mirror.close()
+
+
+class Mirror:
+    """A folder and the address that it is kept at, by the one process that holds its lock."""
+
+    def __init__(self, cloud: Cloud, folder: Path, lease: Lease, say: Say, skip: Skip) -> None:
+        """Makes the folder what the address holds, unless it is newer."""
+        self._cloud, self._folder, self._lease = cloud, folder, lease
+        self._say, self._skip = say, skip
+        self._last = _taken_over(cloud)
+        self._known: dict[str, File] = {}  # as they were when the last commit was made of them
+        self._open()
+        self._numbers = itertools.count()
+        self._waiting: State | None = None  # the newest, while an earlier one is uploaded
+        self._failure: InputError | None = None
+        self._changed, self._busy, self._ending = threading.Condition(), False, False
+        self._committed = time.monotonic()
+        self._thread = threading.Thread(target=self._upload_all, daemon=True)
+        self._thread.start()
+
+    def commit(self) -> None:
+        """Notes the folder's state, to be uploaded in the background. Any thread may call it.
+
+        Raises:
+            InputError: another process has taken over.
+        """
+        self._lease.check()
+        with self._changed:
+            self._committed = time.monotonic()
+            aside = self._folder.parent / STATES / str(next(self._numbers))
+            state = State(aside, link_files(self._folder, aside, self._skip))
+            if self._waiting:
+                remove(self._waiting.folder)
+            self._waiting = state
+            self._changed.notify_all()
+
+    def watched(self, watch: Watch) -> Watch:
+        """A `Watch` that also commits now and then as work gets done."""
+
+        @contextmanager
+        def watching(name: str, total: int, unit: str) -> Iterator[Advance]:
+            with watch(name, total, unit) as advance:
+
+                def advanced(count: int) -> None:
+                    advance(count)
+                    if time.monotonic() - self._committed > EVERY:
+                        self.commit()
+
+                yield advanced
+
+        return watching
+
+    def flush(self) -> None:
+        """Commits, and waits until that is done.
+
+        Raises:
+            InputError: it could not be uploaded, or another process has taken over.
+        """
+        self.commit()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+            if self._failure:
+                raise InputError(
+                    f"{self._failure}; what is not there yet is in {self._folder}, from where the "
+                    "same command on this machine resumes"
+                ) from self._failure
+
+    def take(self, names: list[str]) -> None:
+        """Takes files of other processes (follower.py) into the folder, and commits them."""
+
+        def get(name: str) -> None:
+            path, aside = self._folder / name, self._folder / f".taken.{threading.get_ident()}"
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._cloud.get(f"{FROM}/{name}", aside)
+                aside.replace(path)
+
+        with at_once() as pool:
+            list(pool.map(get, names))
+        self.flush()
+        with at_once() as pool:
+            list(pool.map(self._cloud.delete, [f"{FROM}/{name}" for name in names]))
+
+    def close(self) -> None:
+        """Ends the thread, once it has uploaded what waits."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+        remove(self._folder.parent / STATES)
+
+    def _open(self) -> None:
+        noted = self._folder.parent / NOTED
+        ids = read_json(noted) if noted.is_file() else []
+        if not isinstance(ids, list) or self._last.id not in ids:
+            remove(noted)  # others have been at work there since
+            bring(self._cloud, self._folder, self._last, self._say)
+            write_json(noted, [self._last.id])
+        where = places(self._cloud, self._last)
+        left = [n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)]
+        self._tidy([name for name in where if where[name] != name], left)
+
+    def _upload_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                state, self._waiting = self._waiting, None
+                if state is None:
+                    return
+                self._busy = True
+            failure = self._try_to_upload(state)
+            remove(state.folder)
+            with self._changed:
+                self._busy, self._failure = False, failure
+                self._changed.notify_all()
+
+    def _try_to_upload(self, state: State) -> InputError | None:
+        """What went wrong: no reason to stop the work, whose next commit may get through."""
+        try:
+            self._upload(state)
+        except InputError as error:
+            self._say(f"not uploaded: {error}; the next commit tries again")
+            return error
+        except Exception as error:  # whatever a library raises: this thread must not end
+            self._say(f"not uploaded: {type(error).__name__}: {error}")
+            return InputError(f"{self._cloud.address}: {type(error).__name__}: {error}")
+        return None
+
+    def _upload(self, state: State) -> None:
+        before, files = self._last.files, {}
+        for name, file in state.files.items():
+            same = self._known.get(name) == file
+            files[name] = before[name] if same else kept_of(state.folder / name, file.size)
+        if files != before:
+            new = [name for name, kept in files.items() if before.get(name) != kept]
+            paths = {_aside(files[name]): name for name in new}  # equal files once
+
+            def put(to: str) -> None:
+                name = paths[to]
+                self._cloud.put(to, state.folder / name, *files[name])
+
+            with at_once() as pool:
+                list(pool.map(put, paths))
+            gone = sorted(before.keys() - files.keys())
+            self._write(Commit(uuid.uuid4().hex, 0, files, gone))
+            self._tidy(new, list(paths))
+        self._known = state.files
+
+    def _write(self, commit: Commit) -> None:
+        noted = self._folder.parent / NOTED
+        write_json(noted, [self._last.id, commit.id])  # a kill may come before or after
+        generation = self._cloud.write(COMMIT, commit.data(), self._last.generation)
+        if generation is None:
+            raise InputError(f"{self._cloud.address}: another process has committed here since")
+        self._last = commit._replace(generation=generation)
+        write_json(noted, [commit.id])
+
+    def _tidy(self, new: list[str], aside: list[str]) -> None:
+        """Copies files to their places, and removes what is not needed any more."""
+        self._lease.check()
+        where = [_aside(self._last.files[name]) for name in new]
+        with at_once() as pool:
+            list(pool.map(self._cloud.copy, where, new))
+            list(pool.map(self._cloud.delete, [*aside, *self._last.gone]))
+
+
+def _taken_over(cloud: Cloud) -> Commit:
+    """The last commit, written once more: who held the lock before cannot commit any more."""
+    while True:
+        last = read_commit(cloud)
+        last = last._replace(id=last.id or uuid.uuid4().hex)
+        generation = cloud.write(COMMIT, last.data(), last.generation)
+        if generation is not None:
+            return last._replace(generation=generation)
+
+
+def _aside(kept: Kept) -> str:
+    return f"{ASIDE}/{kept.md5}"
