@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, say, watch
-from rocketjax.config.fields import Count, NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.fields import (
+    Count,
+    NormalizeOption,
+    OnBadRows,
+    PoolingOption,
+    Size,
+    TruncateOption,
+)
 from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig, TextOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rocketjax.data.collection import Collection
     from rocketjax.inference.retriever import Retriever
     from rocketjax.runtime.workplace import Workplace
@@ -43,6 +52,7 @@ class Encode:
     """How it reads texts; what is not given is as the model's folder says."""
     pooling: PoolingOption = "auto"
     normalize: NormalizeOption = None
+    truncate: TruncateOption = None
     index: IndexConfig = field(default_factory=IndexConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
@@ -51,6 +61,7 @@ class Encode:
 def _encode(options: Encode) -> None:
     import jax
 
+    from rocketjax.config.options import check_index, option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection
     from rocketjax.inference.folder import open_retriever
@@ -61,10 +72,17 @@ def _encode(options: Encode) -> None:
 
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
+    check_index(options.index, option)
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(
-        options.model, options.compute, options.text, options.pooling, options.normalize, say
+        options.model,
+        options.compute,
+        options.text,
+        options.pooling,
+        options.normalize,
+        say,
+        options.truncate,
     )
     processes.check_shared(Path(options.output))
     collection = processes.main_first(
@@ -81,14 +99,16 @@ def _encode(options: Encode) -> None:
 def _encode_into(
     place: "Workplace", options: Encode, retriever: "Retriever", collection: "Collection"
 ) -> None:
-    import numpy as np
-
     from rocketjax.retrieval.encode import encode_corpus, origin_of
     from rocketjax.retrieval.open import build_index, open_index
+    from rocketjax.retrieval.quantised import is_quantised, keep_sample
     from rocketjax.runtime import processes
 
     folder, watched = place.folder, place.watched(watch)
     worker = (options.worker, options.workers) if options.workers > 1 else None
+    if is_quantised(options.index.dtype):
+        sample = _sample(options, retriever, collection)
+        processes.from_main(lambda: keep_sample(folder, sample))
     vectors = encode_corpus(
         retriever, options.model, collection, options.index, folder, watched, worker
     )
@@ -99,14 +119,18 @@ def _encode_into(
     if processes.from_main((folder / "scann").is_dir):
         open_index(folder, options.index, origin_of(retriever, options.model, collection))
         return
-    split = collection.splits.get(options.queries)
-    texts = list(split.queries.values())[:200] if split else []
-    sample = (
-        retriever.encode_query(texts, steady=True)
-        if texts
-        else vectors.rows(0, min(200, len(vectors))).astype(np.float32)
-    )
+    sample = _sample(options, retriever, collection)
     build_index(vectors, options.index, sample, min(100, len(vectors)), say)
+
+
+def _sample(options: Encode, retriever: "Retriever", collection: "Collection") -> "np.ndarray":
+    """Vectors [S, D] of the queries on which recall is measured, or of passages."""
+    split = collection.splits.get(options.queries)
+    if texts := list(split.queries.values())[:200] if split else []:
+        return retriever.encode_query(texts, steady=True)
+    first = collection.passages[:200]
+    texts, titles = [p.text for p in first], [p.title for p in first]
+    return retriever.encode_passage(texts, titles, steady=True)
 
 
 main = command(Encode, _encode)

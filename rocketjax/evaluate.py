@@ -1,5 +1,6 @@
 """python -m rocketjax.evaluate: judges TREC runs, or a trained pair, on a split's queries."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from rocketjax.cli.command import command, console, say, watch
-from rocketjax.config.fields import Count, OnBadRows, Share
+from rocketjax.config.fields import Count, OnBadRows, Share, TruncateOption
 from rocketjax.config.schema import ComputeConfig, Depths, HostsConfig
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Evaluate:
     index: str = ""
     """Folder of vectors of that collection by that model, searched by ScaNN where that was built
     there, else exactly; empty: the run's index."""
+    truncate: TruncateOption = None
+    """The retriever's vectors cut to their first N numbers, as those of --index were, which
+    `python -m rocketjax.encode --truncate N` made."""
     runs: tuple[str, ...] = ()
     """TREC runs."""
     bm25: bool = False
@@ -110,6 +114,9 @@ def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict
     from rocketjax.text.cut import cut_line
 
     model = load(options.model, options.compute)
+    if options.truncate is not None:
+        retriever = model.retriever.truncated(options.truncate)
+        model = dataclasses.replace(model, retriever=retriever)
     tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
     if line := cut_line(options.split, split, collection.passages, *tokenizers):
         say(line)

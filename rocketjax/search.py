@@ -15,7 +15,14 @@ from rocketjax.cli.command import (
     say,
     watch,
 )
-from rocketjax.config.fields import Count, NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.fields import (
+    Count,
+    NormalizeOption,
+    OnBadRows,
+    PoolingOption,
+    Size,
+    TruncateOption,
+)
 from rocketjax.config.schema import ComputeConfig, TextOptions
 
 if TYPE_CHECKING:
@@ -60,6 +67,7 @@ class Search:
     """How both models read texts; what is not given is as the model's folder says."""
     pooling: PoolingOption = "auto"
     normalize: NormalizeOption = None
+    truncate: TruncateOption = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -76,7 +84,13 @@ def _search(options: Search) -> None:
     if options.output:
         ensure_parent(Path(options.output))
     retriever = open_retriever(
-        options.model, options.compute, options.text, options.pooling, options.normalize, say
+        options.model,
+        options.compute,
+        options.text,
+        options.pooling,
+        options.normalize,
+        say,
+        options.truncate,
     )
     reranker = None
     if options.depth:

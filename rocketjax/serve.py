@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import pydantic
 
 from rocketjax.cli.command import command, keep_programs, say
-from rocketjax.config.fields import NormalizeOption, OnBadRows, PoolingOption, Size
+from rocketjax.config.fields import NormalizeOption, OnBadRows, PoolingOption, Size, TruncateOption
 from rocketjax.config.schema import ComputeConfig, TextOptions
 from rocketjax.serving.requests import Limits
 
@@ -52,6 +52,7 @@ class Serve:
     """How both models read texts; what is not given is as the model's folder says."""
     pooling: PoolingOption = "auto"
     normalize: NormalizeOption = None
+    truncate: TruncateOption = None
     limits: Limits = field(default_factory=Limits)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """How to compute. Here --compute.batch 0 means 4 on a CPU and 32 elsewhere, since a request
@@ -110,7 +111,13 @@ def open_answers(options: Serve) -> "Answers":
         on_cpu = jax.default_backend() == "cpu"
         compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
     retriever = open_retriever(
-        options.model, compute, options.text, options.pooling, options.normalize, say
+        options.model,
+        compute,
+        options.text,
+        options.pooling,
+        options.normalize,
+        say,
+        options.truncate,
     )
     reranker = open_reranker(options.reranker or options.model, compute, options.text, say)
     folder = Path(options.model)

@@ -112,9 +112,7 @@ def _stage_steps(config: EncoderConfig) -> dict[str, StageStep]:
         "joint": StageStep(
             {"retriever": de, "reranker": ce}, joint_objective(retriever, reranker, LOSS)
         ),
-        "warm-up": StageStep(
-            {"retriever": de}, retriever_objective(retriever, LOSS.retriever_temperature)
-        ),
+        "warm-up": StageStep({"retriever": de}, retriever_objective(retriever, LOSS)),
     }
 
 

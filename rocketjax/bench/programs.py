@@ -144,7 +144,7 @@ def _trained(target: Target, name: Program) -> Lowered:
     resolved = resolve_loss(loss)
     objective, models = {
         "warm-retriever": (
-            retriever_objective(retriever, loss.retriever_temperature),
+            retriever_objective(retriever, loss),
             {"retriever": retriever},
         ),
         "warm-reranker": (reranker_objective(reranker, resolved), {"reranker": reranker}),

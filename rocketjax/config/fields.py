@@ -34,6 +34,13 @@ NormalizeOption: TypeAlias = Annotated[
         "model's folder says, unscaled where it does not."
     ),
 ]
+TruncateOption: TypeAlias = Annotated[
+    Annotated[int, pydantic.Field(ge=0)] | None,
+    tyro.conf.arg(
+        help="Keep the first N numbers of the retriever's vectors (Matryoshka), 0: all; None: as "
+        "the model's folder says."
+    ),
+]
 Stage: TypeAlias = Literal[
     "start", "warm-retriever", "encode", "warm-reranker", "mine", "joint", "index", "evaluate"
 ]

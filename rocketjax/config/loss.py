@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rocketjax.config.fields import Amount, Positive, at
+from rocketjax.config.fields import Amount, Positive, Size, at
 
 Preset: TypeAlias = Literal["default", "paper", "released", "distilled", "custom"]
 
@@ -16,7 +16,7 @@ class LossConfig:
     preset: Preset = at("joint", "default")
     """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), distilled
     (the re-ranker leads, the label follows, as in CADET), or custom: only then do the fields below
-    count, but retriever_negatives and retriever_temperature, which always do."""
+    count, but retriever_negatives, retriever_temperature and matryoshka, which always do."""
     retriever_weight: Amount = at("joint", 1.0)
     """Weight of the retriever's own cross-entropy."""
     retriever_negatives: Literal["list", "batch"] = at("joint", "list")
@@ -41,8 +41,15 @@ class LossConfig:
     """Both models' scores are divided by it in the distillation."""
     teacher_temperature: Positive | None = at("joint", None)
     """The re-ranker's scores are divided by it in the distillation; None: distill_temperature."""
-    retriever_temperature: Positive = at("warm-retriever", 1.0)
-    """The retriever's scores are divided by it in every term; cosines want about 0.05."""
+    retriever_temperature: Positive | None = at("warm-retriever", 1.0)
+    """The retriever's scores are divided by it in every term. None: 0.05 for cosines, which are
+    between -1 and 1 (vectors scaled to length 1), 1 for other dot products."""
+    matryoshka: tuple[Size, ...] = at("warm-retriever", ())
+    """Widths of vectors at which the retriever's losses are computed, its own among them
+    (arXiv 2205.13147): 384 128 64 trains vectors whose first 64 numbers serve too. Empty: its own
+    alone."""
+    matryoshka_weights: tuple[Amount, ...] = at("warm-retriever", ())
+    """Weight of each of those widths; empty: the same for all, 1 together."""
 
 
 PRESETS: dict[Preset, LossConfig] = {
@@ -78,14 +85,16 @@ PRESETS: dict[Preset, LossConfig] = {
 
 
 def resolve_loss(loss: LossConfig) -> LossConfig:
-    """The weights and options a preset stands for; the retriever's temperature and negatives stay
-    as set."""
+    """The weights and options a preset stands for; the retriever's temperature, negatives and
+    widths stay as set."""
     if loss.preset == "custom":
         return loss
     return dataclasses.replace(
         PRESETS[loss.preset],
         retriever_temperature=loss.retriever_temperature,
         retriever_negatives=loss.retriever_negatives,
+        matryoshka=loss.matryoshka,
+        matryoshka_weights=loss.matryoshka_weights,
     )
 
 

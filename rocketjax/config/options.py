@@ -11,7 +11,8 @@ import pydantic
 import tyro
 import yaml
 
-from rocketjax.config.schema import Config, Depths, ListConfig
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
@@ -185,6 +186,8 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     _check_limits(place, ("text.query_length", config.text.query_length, longest))
     check_depths(config.evaluate, place)
     check_lists(config.lists, place)
+    check_index(config.index, place)
+    _check_widths(config.loss, place)
     return config
 
 
@@ -231,6 +234,27 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
             "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
+        )
+
+
+def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
+    """Refuses ScaNN over vectors of few bits. Raises InputError, as `check_lists` does."""
+    if index.kind == "scann" and index.dtype in ("int8", "binary"):
+        raise InputError(
+            f"{place('index.kind')}: ScaNN reads vectors in float32 and quantises them itself, and "
+            f"these are {index.dtype}; take index.kind auto or exact, or index.dtype bfloat16"
+        )
+
+
+def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:
+    """Refuses widths that are given twice, and weights that are not one a width."""
+    widths, weights = loss.matryoshka, loss.matryoshka_weights
+    if len(set(widths)) < len(widths):
+        raise InputError(f"{place('loss.matryoshka')}: {[*widths]} holds a width twice; delete one")
+    if weights and (len(weights) != len(widths) or not any(weights)):
+        raise InputError(
+            f"{place('loss.matryoshka_weights')}: {len(weights)} weights for {len(widths)} widths; "
+            "give one for each, not all of them 0"
         )
 
 

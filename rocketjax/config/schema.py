@@ -27,6 +27,7 @@ from rocketjax.config.fields import (
     at,
     section,
 )
+from rocketjax.config.index import IndexConfig
 from rocketjax.config.loss import LossConfig
 from rocketjax.runtime.cloud import is_address, own_folder
 
@@ -119,6 +120,9 @@ class RetrieverConfig:
     normalize: bool | None = at("start", None, judged=True)
     """Scale vectors to length 1, so that the score is a cosine. None: as modules.json says, not
     scaled where there is none."""
+    truncate: Count | None = at("start", None, judged=True)
+    """Keep the first N numbers of a vector, 0: all; scaled after the cut. None: truncate_dim of the
+    weights' config_sentence_transformers.json."""
     dropout: Share = at("warm-retriever", 0.0)
     """Share of hidden units dropped while training. 0 for the demo, which sees no list twice; the
     paper: 0.1."""
@@ -245,27 +249,6 @@ class ListConfig:
 
 
 @dataclass(frozen=True)
-class IndexConfig:
-    """The corpus as vectors, and how they are searched."""
-
-    kind: Literal["auto", "scann", "exact"] = at("start", "auto")
-    """auto: ScaNN where it is installed, else exact search on the devices."""
-    dtype: Literal["float32", "float16", "bfloat16"] = at("start", "float32")
-    """Of the stored vectors."""
-    shard: Count = at("start", 0)
-    """Passages in a file; a stopped encode resumes at the file it was at. 0: a 64th of the corpus,
-    but at least 4,096 and at most 65,536."""
-    target_recall: Whole = at("start", 0.99)
-    """ScaNN searches as widely as it takes to find this share of what exact search finds."""
-    leaves: Count = at("start", 0)
-    """ScaNN's partitions; 0: none under 100,000 passages, then about the square root."""
-    leaves_to_search: Count = at("start", 0)
-    """Partitions that a query searches; 0: by `target_recall`."""
-    reorder: Count = at("start", 0)
-    """Passages that ScaNN scores exactly for a query; 0: by `target_recall`."""
-
-
-@dataclass(frozen=True)
 class Depths:
     """How deep both models are judged."""
 
@@ -378,7 +361,7 @@ class Config:
     # Its steps and batch decide how many queries are mined for.
     joint: StageConfig = section(lambda: StageConfig(24), lists="mine", training="joint")
     """Both models, on the same lists."""
-    loss: LossConfig = section(lambda: LossConfig(retriever_temperature=0.05))
+    loss: LossConfig = section(lambda: LossConfig(retriever_temperature=None))
     evaluate: EvaluateConfig = section(EvaluateConfig)
     checkpoint: CheckpointConfig = section(CheckpointConfig)
     log: LogConfig = section(LogConfig)

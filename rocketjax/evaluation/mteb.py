@@ -31,7 +31,7 @@ class MtebRetriever:
 
         self.model = model
         about = {
-            "embed_dim": model.module.config.hidden_size,
+            "embed_dim": model.module.width,
             "max_tokens": model.tokenizer.config.passage_length,
             "similarity_fn_name": ScoringFunction.DOT_PRODUCT,
         }

@@ -68,6 +68,11 @@ def retriever_differences(model: Retriever) -> list[str]:
             f"a query is cut to {text.passage_length} tokens, like a passage, instead of "
             f"{text.query_length}"
         )
+    if model.module.truncate and model.module.normalize:
+        lines.append(
+            f"vectors are cut to {model.module.truncate} numbers after they were scaled to length "
+            "1; give encode normalize_embeddings=True, or compare by cosine, as similarity does"
+        )
     if text.title == "segment":
         lines.append(
             "a passage's title and text are one segment, while the retriever was trained with two; "
@@ -114,7 +119,11 @@ def _add_sentence_transformer(folder: Path, model: Retriever) -> None:
     limits = {"max_seq_length": longest, "do_lower_case": bool(text.lower_case)}
     write_json(folder / "sentence_bert_config.json", limits)
     prompts = {"query": text.query_prompt or "", "document": text.passage_prompt or ""}
-    similarity = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    # The library scales before it cuts, so that only cosines of what is both are our scores.
+    name = "cosine" if module.truncate and module.normalize else "dot"
+    similarity = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": name}
+    if module.truncate:
+        similarity["truncate_dim"] = module.truncate
     write_json(folder / "config_sentence_transformers.json", similarity)
 
 

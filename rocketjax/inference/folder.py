@@ -53,6 +53,7 @@ def open_retriever(
     pooling: Literal["auto", "cls", "mean"] = "auto",
     normalize: bool | None = None,
     say: Say = logged,
+    truncate: int | None = None,
 ) -> Retriever:
     """Opens a retriever: of a run, from its own folder, or from plain weights.
 
@@ -69,6 +70,7 @@ def open_retriever(
         normalize: whether vectors are scaled to length 1; None: as its folder says.
         say: takes a line for people on each thing that its folder leaves open or that is not
             heeded; they are the retriever's `notes`, too. Default: logged as warnings.
+        truncate: how many of a vector's first numbers are kept; 0: all; None: as its folder says.
 
     Raises:
         InputError: there is no retriever, a file is damaged, or an argument does not fit; the file
@@ -77,7 +79,7 @@ def open_retriever(
     path = _model_folder(folder, "retriever")
     if not isinstance(normalize, bool | None):
         raise InputError(f"normalize is {normalize!r}; give True, False or None")
-    given = RetrieverConfig(str(path), pooling=pooling, normalize=normalize)
+    given = RetrieverConfig(str(path), pooling=pooling, normalize=normalize, truncate=truncate)
     validated(RetrieverConfig, dataclasses.asdict(given), str)
     # What is asked of pairs is no part of a retriever, and must not make it another model.
     text = dataclasses.replace(_checked(text), pair_length=0, pair_truncation="auto")
@@ -142,7 +144,7 @@ def load_retriever(
         compute: how the model runs.
         dropout: share of hidden units dropped if it is trained further.
         text: how it reads texts; what is left open is as it was saved with.
-        given: its pooling and scaling; what is left open is as it was saved with.
+        given: its pooling, scaling and width; what is left open is as it was saved with.
 
     Raises:
         InputError: the folder holds no retriever, or a file is missing or damaged.
@@ -165,7 +167,8 @@ def load_retriever(
     settled = laid_over(text, dataclasses.asdict(settings.text))
     tokenizer = fitting_tokenizer(folder, settled, config)
     params = jax.device_put(by_tower(query, passage, shared))  # not committed to a device
-    return Retriever(module, params, tokenizer, make_batching(compute))
+    truncate = settings.truncate if given.truncate is None else given.truncate
+    return Retriever(module, params, tokenizer, make_batching(compute)).truncated(truncate)
 
 
 def load_reranker(
@@ -274,6 +277,7 @@ def _write_retriever(folder: Path, model: Retriever) -> None:
         "shared" if module.shared else "separate",
         module.pooling,
         module.normalize,
+        module.truncate,
     )
     _write_settings(folder, settings)
 

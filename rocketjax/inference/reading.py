@@ -26,6 +26,7 @@ from rocketjax.models.sentence_transformers import (
     read_modules,
     read_pooling,
     read_similarity,
+    read_truncation,
     transformer_folder,
 )
 from rocketjax.runtime.errors import InputError
@@ -54,6 +55,7 @@ class Pooling(NamedTuple):
 
     pooling: Literal["cls", "mean"]
     normalize: bool
+    truncate: int  # how many of a vector's first numbers are kept; 0: all
     notes: tuple[str, ...]
 
 
@@ -118,13 +120,16 @@ def _refuse_default_prompt(folder: Path) -> None:
         )
 
 
-def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) -> Pooling:
+def read_vectors(
+    folder: Path, config: RetrieverConfig, reading: TextReading, width: int
+) -> Pooling:
     """How the retriever that starts from the weights in `folder` makes its vectors.
 
     Args:
         folder: the model's root.
         config: what was asked for.
         reading: of texts, for the notes.
+        width: how many numbers the encoder's vectors have.
 
     Raises:
         InputError: a file is damaged, or names something that the bi-encoder does not compute.
@@ -133,7 +138,8 @@ def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) ->
         saved = read_settings(folder)
         own = saved.kind == "retriever"
         found = Pooled(saved.pooling, saved.normalize) if own else Pooled("cls", False)
-        return Pooling(*_chosen(config, found), ())
+        kept = saved.truncate if config.truncate is None else config.truncate
+        return Pooling(*_chosen(config, found), kept, ())
     crossed = is_cross_encoder(folder)
     # Read only if something is left open: otherwise modules.json may be one we do not support.
     is_open = config.pooling == "auto" or config.normalize is None
@@ -151,7 +157,11 @@ def read_vectors(folder: Path, config: RetrieverConfig, reading: TextReading) ->
         notes += _prompted(folder, reading)
     if found and config.normalize is None:
         notes += _compared(folder, found)
-    return Pooling(*chosen, tuple(notes))
+    truncate = config.truncate or 0
+    if config.truncate is None and not crossed and (folder / "modules.json").is_file():
+        truncate = min(read_truncation(folder), width)  # beyond it changes nothing, as there
+        notes += _cut(folder, truncate % width)
+    return Pooling(*chosen, truncate, tuple(notes))
 
 
 def head_notes(folder: Path, head: Mapping[str, Any], lone: bool) -> list[str]:
@@ -275,6 +285,18 @@ def _prompted(folder: Path, reading: TextReading) -> list[str]:
         "queries and passages, by default_prompt_name or the names passage and corpus, which "
         "encode_query and encode_document do not heed in version 6 of sentence-transformers "
         "(--text.query-prompt and --text.passage-prompt set them)"
+    ]
+
+
+def _cut(folder: Path, truncate: int) -> list[str]:
+    """The note on vectors that are cut, and scaled by a module before; else none."""
+    if not truncate or all(module.kind != "Normalize" for module in read_modules(folder) or ()):
+        return []
+    return [
+        f"{folder}: truncate_dim is {truncate}: vectors are scaled to length 1 after that cut; "
+        "SentenceTransformer.encode scales before it, so that its vectors are shorter than 1 and "
+        "their cosines the same (--truncate 0, in training --retriever.truncate 0, keeps them "
+        "whole)"
     ]
 
 

@@ -1,5 +1,6 @@
 """The retriever: queries and passages in, vectors out."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from rocketjax.inference.model import Method, TextModel
 from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.batch import Text
 
@@ -67,16 +69,34 @@ class Retriever(TextModel):
         """
         return self._run(self._passage, texts, advance, steady)
 
+    def truncated(self, width: int) -> "Retriever":
+        """The same retriever with vectors of their first `width` numbers; 0: of all.
+
+        They are scaled to length 1 after the cut if the retriever scales them. Good at a width it
+        was trained for (`loss.matryoshka`).
+
+        Raises:
+            InputError: the encoder's vectors have fewer numbers.
+        """
+        whole = self.module.config.hidden_size
+        if not 0 <= width <= whole:
+            raise InputError(
+                f"truncate is {width}, but this retriever's vectors have {whole} numbers; give "
+                f"1 to {whole}, or 0 for all"
+            )
+        module = self.module.clone(truncate=width % whole)
+        return dataclasses.replace(self, module=module)
+
     def compile_queries(self) -> None:
         """Compiles all that `encode_query` may run with `steady`, so that no query waits for it."""
         self._compile(self._query)
 
     @property
     def _query(self) -> Method:
-        width = self.module.config.hidden_size
-        return Method("encode_query", self.tokenizer.config.query_length, (width,))
+        shape = (self.module.width,)
+        return Method("encode_query", self.tokenizer.config.query_length, shape)
 
     @property
     def _passage(self) -> Method:
-        width = self.module.config.hidden_size
-        return Method("encode_passage", self.tokenizer.config.passage_length, (width,))
+        shape = (self.module.width,)
+        return Method("encode_passage", self.tokenizer.config.passage_length, shape)

@@ -1,7 +1,7 @@
 """rocketjax.json: how a model that rocketjax saved reads texts and pools vectors."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -21,6 +21,7 @@ class Settings:
     towers: Literal["shared", "separate"] = "shared"
     pooling: Literal["cls", "mean"] = "cls"
     normalize: bool = False
+    truncate: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
 def read_settings(folder: Path) -> Settings:

@@ -44,7 +44,7 @@ def pretrained_retriever(
     folder = transformer_folder(root)
     encoder = pretrained.read_encoder_config(folder)
     reading = read_text(root, text, encoder, "retriever")
-    vectors = read_vectors(root, config, reading)
+    vectors = read_vectors(root, config, reading, encoder.hidden_size)
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
     tensors = pretrained.load_tensors(folder)
     params = convert.encoder_params(tensors, encoder, str(folder))
@@ -59,7 +59,8 @@ def pretrained_retriever(
     notes = [*reading.notes, *vectors.notes, *halved(root, tensors)]
     if reading.text.title == "segment" and encoder.type_vocab_size > 1:
         notes += segments(folder, tokenizer)
-    return Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
+    start = Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
+    return start.truncated(vectors.truncate)
 
 
 def pretrained_reranker(

@@ -15,6 +15,15 @@ from rocketjax.text.rows import one_a_row
 Pooling: TypeAlias = Literal["cls", "mean"]
 
 
+def cut(vectors: jax.Array, width: int, normalize: bool) -> jax.Array:
+    """The first `width` numbers of vectors [..., D], scaled to length 1 if `normalize` says so."""
+    vectors = vectors[..., :width]
+    if normalize:
+        norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+        vectors = vectors / jnp.maximum(norm, 1e-12)
+    return vectors
+
+
 class BiEncoder(nn.Module):
     """s_de(q, p) = E_Q(q) . E_P(p): equation 1 of RocketQAv2 (arXiv 2110.07367).
 
@@ -27,6 +36,12 @@ class BiEncoder(nn.Module):
     shared: bool = False
     pooling: Pooling = "cls"  # first token's state (RocketQAv2), or the mean over all tokens
     normalize: bool = False  # scale vectors to length 1: the dot product is then the cosine
+    truncate: int = 0  # keep the first numbers of a vector only, then scale (Matryoshka); 0: all
+
+    @property
+    def width(self) -> int:
+        """D, how many numbers a vector has."""
+        return self.truncate or self.config.hidden_size
 
     def setup(self) -> None:
         """Creates the towers (linen calls this)."""
@@ -62,8 +77,4 @@ class BiEncoder(nn.Module):
         hidden = tower(texts, keys, first_only=self.pooling == "cls")
         if self.pooling == "mean":
             hidden = mean(hidden, one_a_row(texts) if isinstance(texts, Tokens) else texts)
-        vector = hidden.astype(jnp.float32)
-        if self.normalize:
-            norm = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-            vector = vector / jnp.maximum(norm, 1e-12)
-        return vector
+        return cut(hidden.astype(jnp.float32), self.width, self.normalize)

@@ -141,9 +141,8 @@ FILES: dict[str, Keys] = {
         },
     ),
     _LIBRARY: Keys(
-        "activation_fn default_prompt_name model_type prompts similarity_fn_name",
+        "activation_fn default_prompt_name model_type prompts similarity_fn_name truncate_dim",
         "__version__ keep_in_fp32_modules requirements",
-        {"truncate_dim": ()},
     ),
     "modules.json": Keys("path type", "idx name", {"kwargs": ([],)}),
     "Pooling/config.json": Keys(

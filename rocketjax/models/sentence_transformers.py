@@ -122,6 +122,24 @@ def read_pooling(folder: Path) -> Pooled | None:
     return Pooled(pooling, normalized or similarity == "cosine")
 
 
+def read_truncation(folder: Path) -> int:
+    """How many numbers of a vector are kept (truncate_dim); 0: all of them.
+
+    Raises:
+        InputError: the file is damaged, or says something other than a number above 0.
+    """
+    name = "config_sentence_transformers.json"
+    value = _optional_object(folder, name).get("truncate_dim")
+    if value is None:
+        return 0
+    if type(value) is not int or value < 1:
+        raise InputError(
+            f"{folder / name}: truncate_dim is {value!r}; expected how many numbers of a vector "
+            "to keep, at least 1"
+        )
+    return value
+
+
 def read_similarity(folder: Path) -> str | None:
     """How vectors are to be compared; None: the folder does not say.
 

@@ -3,16 +3,21 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from rocketjax.config.loss import LossConfig
 from rocketjax.inference.folder import load_reranker, load_retriever
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import pretrained_reranker, pretrained_retriever
+from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.pipeline.context import Run
 from rocketjax.retrieval.encode import encode_corpus, origin_of
 from rocketjax.retrieval.model import Corpus
 from rocketjax.retrieval.open import build_index, open_index
+from rocketjax.retrieval.quantised import is_quantised, keep_sample
 from rocketjax.runtime import processes
+from rocketjax.training.matryoshka import temperature_of
 
 _FOR_COSINES = 0.2  # temperatures below it are for scores between -1 and 1
 SAMPLE = 200  # training queries on which an index's recall is measured
@@ -24,7 +29,7 @@ def start_retriever(run: Run) -> Retriever:
     start = pretrained_retriever(config.retriever, config.text, config.compute)
     _check_same("retriever.weights", start)
     run.note(start.notes)
-    run.note(_too_steep(start, config.loss.retriever_temperature))
+    run.note([_scored(start.module, config.loss)])
     return start
 
 
@@ -37,15 +42,28 @@ def start_reranker(run: Run) -> Reranker:
     return start
 
 
-def _too_steep(start: Retriever, temperature: float) -> list[str]:
-    """The note on a temperature for cosines with vectors that are not scaled, as by default."""
-    if start.module.normalize or temperature >= _FOR_COSINES:
-        return []
-    return [
-        f"loss.retriever_temperature is {temperature}, which is for cosines, but the retriever's "
-        "vectors are not scaled to length 1: losses and gradients may start out very large; give "
-        "--loss.retriever-temperature 1, or --retriever.normalize True"
-    ]
+def _scored(retriever: BiEncoder, loss: LossConfig) -> str:
+    """One line: what the retriever's scores are, and by what they are divided in training."""
+    cosines, temperature = retriever.normalize, temperature_of(loss, retriever)
+    kind = "cosines" if cosines else "dot products of vectors that are not scaled to length 1"
+    why = "the default for those" if loss.retriever_temperature is None else "as given"
+    line = (
+        f"the retriever's scores are {kind} of {retriever.width} numbers; "
+        f"loss.retriever_temperature is {temperature:g}, {why}"
+    )
+    if loss.matryoshka:
+        line += f"; its losses are of {', '.join(map(str, loss.matryoshka))} numbers"
+    if cosines and temperature >= _FOR_COSINES:
+        line += (
+            ". Cosines divided by that hardly differ, so that there is little to learn from: give "
+            "--loss.retriever-temperature 0.05, or --retriever.normalize False"
+        )
+    if not cosines and temperature < _FOR_COSINES:
+        line += (
+            ". That is for cosines: losses and gradients may start out very large; give "
+            "--loss.retriever-temperature 1, or --retriever.normalize True"
+        )
+    return line
 
 
 def _check_same(option: str, model: Retriever | Reranker) -> None:
@@ -97,14 +115,22 @@ def warmed_corpus_folder(run: Run) -> Path:
 
 def encode_into(run: Run, retriever: Retriever, name: str, folder: Path) -> Corpus:
     """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
+    sample = sorted(run.train.queries)[:SAMPLE]
+    if is_quantised(run.config.index.dtype):
+        queries = _encoded(run, retriever, sample)
+        processes.from_main(lambda: keep_sample(folder, queries))
     vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
     assert vectors is not None  # all processes have done their part
     if processes.from_main((folder / "scann").is_dir):
         return open_encoded(run, retriever, folder)
-    sample = sorted(run.train.queries)[:SAMPLE]
-    queries = retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
+    queries = _encoded(run, retriever, sample)
     index = build_index(vectors, run.config.index, queries, min(100, len(vectors)), run.say)
     return Corpus(index, run.collection.by_id)
+
+
+def _encoded(run: Run, retriever: Retriever, sample: list[str]) -> np.ndarray:
+    """Training queries as vectors [S, D]."""
+    return retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
 
 
 def open_encoded(run: Run, retriever: Retriever, folder: Path) -> Corpus:

@@ -87,7 +87,7 @@ def warm_retriever(run: Run) -> None:
         "warm-retriever",
         stage,
         {"retriever": start.params},
-        retriever_objective(start.module, config.loss.retriever_temperature),
+        retriever_objective(start.module, config.loss),
         OneRound(run, lists, collator, stage.batch),
     )
     warm = dataclasses.replace(start, params=trained["retriever"])

@@ -13,6 +13,7 @@ from rocketjax.config.schema import IndexConfig
 from rocketjax.data.collection import Collection
 from rocketjax.data.passages import Passage
 from rocketjax.inference.retriever import Retriever
+from rocketjax.retrieval.quantised import SAMPLE
 from rocketjax.retrieval.vectors import (
     MANIFEST,
     Manifest,
@@ -45,7 +46,7 @@ def make_manifest(
     return Manifest(
         **origin_of(retriever, name, collection)._asdict(),
         passages=count,
-        width=retriever.module.config.hidden_size,
+        width=retriever.module.width,
         dtype=config.dtype,
         shard=config.shard or min(max(count // 64, 4_096), 65_536),
     )
@@ -101,7 +102,8 @@ def encode_corpus(
 
 def _claim(folder: Path, manifest: Manifest) -> None:
     """Records in the folder what it will hold; refuses one that holds something else."""
-    empty = is_empty(folder)  # checked first: another worker may claim it at this very moment
+    # Checked first: another worker may claim it at this very moment.
+    empty = is_empty(folder, but=SAMPLE)
     if (folder / MANIFEST).is_file():
         other = read_manifest(folder)
         for what in ("model", "collection", "passages", "width", "dtype", "shard"):

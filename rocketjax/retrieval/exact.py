@@ -1,8 +1,9 @@
 """Exact top-k by dot product on the accelerators, the corpus spread over all of them."""
 
 import threading
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rocketjax.retrieval.index import check_search
+from rocketjax.retrieval.quantised import Codes, quantise, signs
 from rocketjax.retrieval.vectors import Vectors
 from rocketjax.runtime import processes
 from rocketjax.runtime.devices import AXIS, refuse_forked
@@ -20,10 +22,13 @@ from rocketjax.runtime.errors import InputError
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
 QUERIES = 256
 ROWS = 8_192
+_WHOLE = 1_024  # products of int8, whose sum is exact in float32
 SHARE_OF_MEMORY = 0.6  # of a device, for the corpus; the models are there too
 # Of many threads' searches: the corpus is placed once, and no device is asked for one search's
 # part of a collective while another waits for a different one.
 _one_at_a_time = threading.Lock()
+
+Piece: TypeAlias = jax.Array | Codes  # vectors [P, D] on the devices
 
 
 class ExactIndex:
@@ -32,10 +37,17 @@ class ExactIndex:
     The corpus lies on the devices, in the type it is stored in, a part on each; every process reads
     only its devices' rows from the memory map. One that does not fit is streamed through them in
     pieces at every search, so search many queries at once then.
+
+    Vectors in int8 or binary are searched by their codes, with the query in int8, for `rescore`
+    times as many candidates, which are then scored again with the query as it is.
     """
 
     def __init__(
-        self, vectors: Vectors, devices: list[Any] | None = None, memory: int | None = None
+        self,
+        vectors: Vectors,
+        devices: list[Any] | None = None,
+        memory: int | None = None,
+        rescore: int = 2,
     ) -> None:
         """Places nothing yet.
 
@@ -43,14 +55,15 @@ class ExactIndex:
             devices: default all, of all processes.
             memory: bytes of each device that the corpus may take; default by its size, unbounded
                 where the device does not know it (CPU).
+            rescore: of quantised vectors: candidates a passage that is asked for.
         """
         self.vectors = vectors
+        self._rescore = rescore
         devices = devices or jax.devices()
         self._mesh = Mesh(np.array(devices), (AXIS,))
         most = processes.from_main(_memory) if memory is None else memory
-        row = vectors.width * vectors.dtype.itemsize
-        self._block, self._piece = cut(len(vectors), row, len(devices), most)
-        self._resident: jax.Array | None = None
+        self._block, self._piece = cut(len(vectors), vectors.row_bytes, len(devices), most)
+        self._resident: Piece | None = None
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index.search`; ties go to the passage that comes first in the corpus."""
@@ -61,8 +74,13 @@ class ExactIndex:
         """The same by row: rows [Q, top_k] int32 and scores [Q, top_k] float32."""
         check_search(queries, top_k, self.vectors)
         refuse_forked()
+        most, quantised = len(self.vectors), self.vectors.quantised
+        wanted = min(self._rescore * top_k, most) if quantised else top_k
         with _one_at_a_time:
-            rows, scores = self._rows(queries, few(top_k, len(self.vectors)))
+            asked = in_int8(queries) if quantised else queries
+            rows, scores = self._rows(asked, few(wanted, most))
+        if quantised:
+            rows, scores = self._scored_again(queries, rows)
         if (wrong := np.isnan(scores) | np.isposinf(scores)).any():  # they are sorted to the front
             raise InputError(
                 f"{self.vectors.folder}: the vector of passage "
@@ -93,22 +111,43 @@ class ExactIndex:
         rows, scores = (np.concatenate(parts)[: len(queries)] for parts in zip(*best, strict=True))
         return rows, scores
 
-    def _place(self, start: int) -> jax.Array:
+    def _scored_again(self, queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates' rows [Q, k] in the order of their scores with the queries as they are.
+
+        Added up in float64, so that equal vectors have equal scores, and ties go to the lower row.
+        """
+        rows, width = np.sort(rows, axis=1), self.vectors.width
+        scores = np.empty(rows.shape, np.float32)
+        for query, own, out in zip(queries.astype(np.float64), rows, scores, strict=True):
+            stored = self.vectors.codes_at(own)
+            out[:] = (signs(stored.codes, width).astype(np.float64) @ query) * stored.scales
+        order = np.argsort(-np.nan_to_num(scores, nan=np.inf), axis=1, kind="stable")
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+    def _place(self, start: int) -> Piece:
         """The rows from `start` on the devices; rows beyond the corpus are zeros."""
         if self._resident is not None:
             return self._resident
-        shape = (self._piece, self.vectors.width)
+        vectors = self.vectors
 
-        def part(index: Any) -> np.ndarray:
-            first, last, _ = index[0].indices(self._piece)
-            rows = self.vectors.rows(
-                min(start + first, len(self.vectors)), min(start + last, len(self.vectors))
+        def placed(read: Callable[[int, int], np.ndarray]) -> jax.Array:
+            def part(index: Any) -> np.ndarray:
+                first, last, _ = index[0].indices(self._piece)
+                rows = read(min(start + first, len(vectors)), min(start + last, len(vectors)))
+                missing = [(0, last - first - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+                return np.pad(rows, missing) if missing[0][1] else rows
+
+            shape = (self._piece, *read(0, 0).shape[1:])
+            return jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)
+
+        if vectors.quantised:
+            piece = Codes(
+                placed(lambda *rows: vectors.codes(*rows).codes),
+                placed(lambda *rows: vectors.codes(*rows).scales),
             )
-            missing = last - first - len(rows)
-            return np.pad(rows, ((0, missing), (0, 0))) if missing else rows
-
-        piece = jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)
-        if self._piece >= len(self.vectors):
+        else:
+            piece = placed(vectors.rows)
+        if self._piece >= len(vectors):
             self._resident = piece
         return piece
 
@@ -147,11 +186,13 @@ def search_piece(
     mesh: Mesh,
     block: int,
     queries: jax.Array,
-    piece: jax.Array,
+    piece: Piece,
     place: tuple[int, int],
     best: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Merges the best of a piece [P, D] into the best (rows, scores) so far, each [Q, k].
+
+    The queries are in int8 where the piece is of codes.
 
     `place`: the corpus row of the piece's first vector, and how many rows the corpus has.
 
@@ -163,15 +204,16 @@ def search_piece(
     platform = mesh.devices.flat[0].platform  # the mesh may be of devices that are only described
 
     def per_device(
-        queries: jax.Array, part: jax.Array, rows: jax.Array, scores: jax.Array
+        queries: jax.Array, part: Piece, rows: jax.Array, scores: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        blocks = part.reshape(-1, block, part.shape[1])
-        first = start + jax.lax.axis_index(AXIS) * part.shape[0]
-        firsts = first + block * jnp.arange(len(blocks), dtype=jnp.int32)
+        blocks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), part)
+        number = jax.tree.leaves(blocks)[0].shape[0]
+        first = start + jax.lax.axis_index(AXIS) * number * block
+        firsts = first + block * jnp.arange(number, dtype=jnp.int32)
         nothing = (jnp.full_like(rows, -1), jnp.full_like(scores, -jnp.inf))
 
         def merge(
-            best: tuple[jax.Array, jax.Array], item: tuple[jax.Array, jax.Array]
+            best: tuple[jax.Array, jax.Array], item: tuple[Piece, jax.Array]
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             vectors, first = item
             new = first + jnp.arange(block, dtype=jnp.int32)
@@ -197,8 +239,15 @@ def search_piece(
     return spread(queries, piece, *best)
 
 
-def _scores(queries: jax.Array, vectors: jax.Array, platform: str) -> jax.Array:
-    """Dot products [Q, n], added up in float32."""
+def in_int8(queries: np.ndarray) -> np.ndarray:
+    """Queries [Q, D] as int8, each by a scale that its order of passages does not depend on."""
+    return quantise(queries, "int8").codes
+
+
+def _scores(queries: jax.Array, vectors: Piece, platform: str) -> jax.Array:
+    """Dot products [Q, n], added up in float32; of codes with queries in int8, in integers."""
+    if isinstance(vectors, Codes):
+        return _integers(queries, vectors.codes, platform).astype(jnp.float32) * vectors.scales
     if platform == "cpu":  # slow at small types
         vectors = vectors.astype(jnp.float32)
     return jax.lax.dot_general(
@@ -211,6 +260,32 @@ def _scores(queries: jax.Array, vectors: jax.Array, platform: str) -> jax.Array:
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+def _integers(queries: jax.Array, codes: jax.Array, platform: str) -> jax.Array:
+    """Exact products [Q, n] int32 of queries [Q, D] int8 with codes.
+
+    Bits are unpacked: the product of a block is then the matrix unit's, which counting bits is not.
+    """
+    width = queries.shape[1]
+    if codes.dtype == jnp.uint8:
+        bits = codes[:, :, None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8) & 1
+        codes = (2 * bits.astype(jnp.int8) - 1).reshape(len(codes), -1)[:, :width]
+    sides = (((1,), (1,)), ((), ()))
+    if platform != "cpu":
+        return jax.lax.dot_general(queries, codes, sides, preferred_element_type=jnp.int32)
+    # On a CPU products of integers are slow. Sums of up to 1,024 of 127 x 127 are whole numbers in
+    # float32, whatever the order.
+    parts = [
+        jax.lax.dot_general(
+            queries[:, i : i + _WHOLE].astype(jnp.float32),
+            codes[:, i : i + _WHOLE].astype(jnp.float32),
+            sides,
+            precision=jax.lax.Precision.HIGHEST,
+        ).astype(jnp.int32)
+        for i in range(0, width, _WHOLE)
+    ]
+    return sum(parts[1:], parts[0])
 
 
 def _best(

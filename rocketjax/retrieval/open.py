@@ -1,13 +1,16 @@
 """Builds and opens the index over a corpus' vectors: ScaNN where it is installed, else exact."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from rocketjax.config.options import check_index
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.retrieval.index import Index
+from rocketjax.retrieval.index import Index, recall
+from rocketjax.retrieval.quantised import MEASURED
 from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Origin, Vectors
 from rocketjax.runtime.errors import InputError
@@ -19,7 +22,8 @@ def build_index(
 ) -> Index:
     """An index over `vectors`, as the config asks for; an exact one needs nothing on disk.
 
-    "auto" takes ScaNN where it is installed and one process runs.
+    "auto" takes ScaNN where it is installed and one process runs. Vectors in int8 or binary are
+    searched exactly; the recall that their type costs is measured and said.
 
     Args:
         queries: [S, D], on which an approximate index's recall@top_k is measured.
@@ -27,7 +31,11 @@ def build_index(
     Raises:
         InputError: ScaNN is required and not installed, or several processes run.
     """
-    _check_kind(config)
+    _check_kind(config, vectors)
+    if vectors.quantised:
+        index = ExactIndex(vectors, rescore=config.rescore)
+        say(_measured(index, config))
+        return index
     if config.kind == "scann" or (config.kind == "auto" and _alone() and not missing()):
         return build_scann(vectors, config, queries, top_k, say)
     if config.kind == "auto" and _alone():
@@ -49,8 +57,8 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
         InputError: vectors of another model or collection (both are named), damaged files, or
             ScaNN required where several processes run.
     """
-    _check_kind(config)
     vectors = Vectors(folder)
+    _check_kind(config, vectors)
     for what in ("model", "collection"):
         (old, old_hash), (new, new_hash) = (
             (getattr(origin, what), getattr(origin, f"{what}_hash"))
@@ -61,6 +69,9 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
                 f"{folder}: made of {what} {old} (hash {old_hash}), but this is {what} {new} (hash "
                 f"{new_hash}); encode the corpus again, with python -m rocketjax.encode"
             )
+    if vectors.quantised:
+        say(f"{folder}: exact search; its vectors are {vectors.manifest.dtype}")
+        return ExactIndex(vectors, rescore=config.rescore)
     built = (folder / "scann").is_dir()
     if config.kind == "scann" or (config.kind == "auto" and built and _alone() and not missing()):
         say(f"{folder}: ScaNN searches it")
@@ -78,7 +89,26 @@ def _why_exact(config: IndexConfig, built: bool) -> str:
     return missing() if _alone() else "several processes search together"
 
 
-def _check_kind(config: IndexConfig) -> None:
+def _measured(index: ExactIndex, config: IndexConfig) -> str:
+    """One line: how much of what the vectors would find in float32 is found."""
+    vectors, top_k = index.vectors, min(MEASURED, len(index.vectors))
+    line = (
+        f"{vectors.folder}: {vectors.manifest.dtype}, {vectors.row_bytes} bytes a vector, exact "
+        f"search, {config.rescore} candidates scored again for each passage"
+    )
+    if (sample := vectors.exact_best(top_k)) is None:
+        return f"{line}; recall was not measured as the vectors were encoded"
+    queries, exact = sample
+    found, _ = index.rows(queries, top_k)
+    shares = [
+        f"recall@{k} {recall(found[:, :k], exact[:, :k]):.4f}"
+        for k in sorted({min(10, top_k), top_k})
+    ]
+    return f"{line}; {', '.join(shares)} of float32 on {len(queries)} queries"
+
+
+def _check_kind(config: IndexConfig, vectors: Vectors) -> None:
+    check_index(dataclasses.replace(config, dtype=vectors.manifest.dtype), str)
     if config.kind == "scann" and not _alone():
         raise InputError(
             "ScaNN searches within one process; where several run take --index.kind auto or exact "

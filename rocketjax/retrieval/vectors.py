@@ -3,10 +3,12 @@
     manifest.json     what the folder holds, or is going to hold: written first
     00000.npy         the first `shard` passages' vectors [shard, D]
     00000.ids.npy     their ids, UTF-8 bytes
+    00000.scales.npy  of int8 and binary vectors (quantised.py), whose codes 00000.npy then holds
+    00000.best.npy    of those, too: which are the best for sample.npy, some queries, in float32
     00001.npy         ...
 
-A shard appears whole, its ids before its vectors, so a folder whose making was stopped has whole
-shards and no others. bfloat16, which numpy's files do not know, is stored as uint16.
+A shard appears whole, its vectors last, so a folder whose making was stopped has whole shards and
+no others. bfloat16, which numpy's files do not know, is stored as uint16.
 """
 
 import dataclasses
@@ -20,6 +22,16 @@ import ml_dtypes
 import numpy as np
 import pydantic
 
+from rocketjax.retrieval.quantised import (
+    SAMPLE,
+    Codes,
+    code_width,
+    dequantise,
+    exact_best,
+    is_quantised,
+    keep_best,
+    quantise,
+)
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import map_npy, read_json, valid, write_json, write_npy
 
@@ -29,6 +41,8 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "binary": np.dtype(np.uint8),  # eight numbers each
 }
 
 
@@ -51,7 +65,7 @@ class Manifest:
     collection_hash: str
     passages: Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # rows are int32
     width: Annotated[int, pydantic.Field(ge=1, lt=2**31)]
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Literal["float32", "float16", "bfloat16", "int8", "binary"]
     shard: Annotated[int, pydantic.Field(ge=1, lt=2**62)]  # passages in a shard, but for the last
 
     @property
@@ -92,22 +106,32 @@ def write_shard(folder: Path, shard: int, ids: list[str], vectors: np.ndarray) -
     Raises:
         InputError: an id that cannot be stored, or a vector that is not finite in that type.
     """
-    dtype = DTYPES[read_manifest(folder).dtype]
+    manifest = read_manifest(folder)
+    dtype = DTYPES[manifest.dtype]
     encoded = [pid.encode() for pid in ids]
     for pid in encoded:
         if not pid or pid.endswith(b"\0"):
             raise InputError(f"passage id {pid!r}: empty, or ends in a NUL; rename it")
-    with np.errstate(over="ignore"):
-        stored = vectors.astype(dtype)
-    finite = np.isfinite(stored).all(axis=1)
+    codes = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if is_quantised(manifest.dtype):
+            codes = quantise(vectors, manifest.dtype)
+            stored, finite = codes.codes, np.isfinite(codes.scales)
+        else:
+            stored = vectors.astype(dtype)
+            finite = np.isfinite(stored).all(axis=1)
     if not finite.all():
         raise InputError(
-            f"passage {ids[int(np.argmin(finite))]}: its vector is not finite in {dtype}; take "
-            "--index.dtype float32, or, if it is not finite there either, sound weights"
+            f"passage {ids[int(np.argmin(finite))]}: its vector is not finite in {manifest.dtype}; "
+            "take --index.dtype float32, or, if it is not finite there either, sound weights"
         )
     write_npy(folder / f"{shard:05d}.ids.npy", np.array(encoded))
     if dtype == ml_dtypes.bfloat16:
         stored = stored.view(np.uint16)
+    if codes is not None:
+        write_npy(folder / f"{shard:05d}.scales.npy", codes.scales)
+        best = folder / f"{shard:05d}.best.npy"
+        keep_best(folder, best, manifest.rows(shard).start, vectors)
     write_npy(_shard_path(folder, shard), stored)
 
 
@@ -129,6 +153,9 @@ class Vectors:
         self._ids: np.ndarray = np.concatenate([*(ids for ids, _ in shards), np.array([b""])])
         self.ids: np.ndarray = self._ids[:-1]  # [N] bytes
         self.dtype = DTYPES[self.manifest.dtype]
+        self.quantised = is_quantised(self.manifest.dtype)
+        # Of vectors that are not quantised, nothing.
+        self._scales = self._all_scales() if self.quantised else np.empty(0, np.float32)
 
     def __len__(self) -> int:
         return self.manifest.passages
@@ -138,8 +165,42 @@ class Vectors:
         """D."""
         return self.manifest.width
 
+    @property
+    def row_bytes(self) -> int:
+        """Of a vector as it is stored, and searched."""
+        stored = code_width(self.width, self.manifest.dtype) * self.dtype.itemsize
+        return stored + self.quantised * self._scales.itemsize
+
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Vectors [stop - start, D] of rows start .. stop - 1, in the stored type."""
+        """Vectors [stop - start, D] of rows start .. stop - 1: in the stored type, or float32 where
+        they are quantised."""
+        if self.quantised:
+            return dequantise(self.codes(start, stop), self.width)
+        return self._stored(start, stop)
+
+    def codes(self, start: int, stop: int) -> Codes:
+        """The codes and scales of those rows, of quantised vectors."""
+        return Codes(self._stored(start, stop), self._scales[start:stop])
+
+    def codes_at(self, rows: np.ndarray) -> Codes:
+        """The codes and scales of any rows [n], of quantised vectors."""
+        codes = np.empty((len(rows), self._shards[0].shape[1]), self.dtype)
+        shards, places = np.divmod(rows, self.manifest.shard)
+        for shard in np.unique(shards):
+            own = shards == shard
+            codes[own] = self._shards[shard][places[own]]
+        return Codes(codes, self._scales[rows])
+
+    def exact_best(self, top_k: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The sample's queries [S, D] and their best rows [S, top_k] before vectors were quantised.
+
+        None where they were not kept. `top_k` at most `MEASURED`.
+        """
+        paths = [self.folder / f"{i:05d}.best.npy" for i in range(self.manifest.shards)]
+        best = exact_best(paths, top_k) if (self.folder / SAMPLE).is_file() else None
+        return None if best is None else (np.array(map_npy(self.folder / SAMPLE)), best)
+
+    def _stored(self, start: int, stop: int) -> np.ndarray:
         size = self.manifest.shard
         pieces = [
             self._shards[i][max(start - i * size, 0) : stop - i * size]
@@ -152,7 +213,9 @@ class Vectors:
         whole = np.empty((len(self), self.width), np.float32)
         for number, shard in enumerate(self._shards):
             rows = self.manifest.rows(number)
-            whole[rows.start : rows.stop] = shard.view(self.dtype)
+            whole[rows.start : rows.stop] = (
+                self.rows(rows.start, rows.stop) if self.quantised else shard.view(self.dtype)
+            )
         return whole
 
     def names(self, rows: np.ndarray) -> np.ndarray:
@@ -171,7 +234,18 @@ class Vectors:
         return not len(self) or bool(self.ids.view(np.uint8).max() < 128)
 
     def _empty(self) -> np.ndarray:
-        return np.empty((0, self.width), self.dtype)
+        return np.empty((0, code_width(self.width, self.manifest.dtype)), self.dtype)
+
+    def _all_scales(self) -> np.ndarray:
+        """[N] float32, read into memory, as ids are."""
+        parts = []
+        for shard in range(self.manifest.shards):
+            path, count = self.folder / f"{shard:05d}.scales.npy", len(self.manifest.rows(shard))
+            scales = map_npy(path)
+            if scales.shape != (count,) or scales.dtype != np.float32:
+                raise InputError(f"{path}: not the scales of {count} passages; encode again")
+            parts.append(np.array(scales))
+        return np.concatenate(parts)
 
     def _refuse_missing(self) -> None:
         """A manifest may promise more shards than could be looked for one by one."""
@@ -197,10 +271,11 @@ class Vectors:
         stored = DTYPES[self.manifest.dtype]
         if stored == ml_dtypes.bfloat16:
             stored = np.dtype(np.uint16)
-        if vectors.shape != (count, self.manifest.width) or vectors.dtype != stored:
+        wanted = (count, code_width(self.manifest.width, self.manifest.dtype))
+        if vectors.shape != wanted or vectors.dtype != stored:
             raise InputError(
                 f"{path}: holds {vectors.dtype} {vectors.shape}, but {MANIFEST} says "
-                f"{stored} {(count, self.manifest.width)}; delete it and encode again"
+                f"{stored} {wanted}; delete it and encode again"
             )
         if ids.shape != (count,) or ids.dtype.kind != "S":
             raise InputError(f"{path.with_suffix('.ids.npy')}: not the ids of {count} passages")

@@ -197,9 +197,14 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether a folder is missing, or holds only hidden files: locks and half-written files."""
-    return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
+def is_empty(folder: Path, but: str = "") -> bool:
+    """Whether a folder is missing, or holds only hidden files: locks and half-written files.
+
+    `but`: the name of a file that does not count.
+    """
+    return not folder.is_dir() or all(
+        path.name.startswith(".") or path.name == but for path in folder.iterdir()
+    )
 
 
 def sweep(folder: Path) -> None:

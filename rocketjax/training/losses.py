@@ -140,7 +140,7 @@ def divergence(
 
     The same number whatever is distilled, and nothing to train on.
     """
-    retriever_scores = retriever_scores / config.retriever_temperature
+    retriever_scores = retriever_scores / _temperature(config)
     return distillation(retriever_scores, reranker_scores, valid, PRESETS["default"])
 
 
@@ -187,7 +187,7 @@ def joint_terms(
     Raises:
         InputError: what `distillation` raises.
     """
-    retriever_scores = retriever_scores / config.retriever_temperature
+    retriever_scores = retriever_scores / _temperature(config)
     return {
         "retriever": listwise_cross_entropy(retriever_scores, valid),
         "reranker": reranker_loss(reranker_scores, valid, config),
@@ -203,6 +203,15 @@ def joint_weights(config: LossConfig) -> dict[str, float]:
         "reranker": config.reranker_weight,
         "distill": config.distill_weight,
     }
+
+
+def _temperature(config: LossConfig) -> float:
+    if config.retriever_temperature is None:
+        raise InputError(
+            "loss.retriever_temperature is None, which the retriever decides; pass "
+            "rocketjax.training.matryoshka.settled(loss, retriever)"
+        )
+    return config.retriever_temperature
 
 
 def _check(config: LossConfig) -> None:

@@ -28,6 +28,7 @@ from rocketjax.training.losses import (
     joint_weights,
     reranker_loss,
 )
+from rocketjax.training.matryoshka import at_widths, settled
 
 
 @flax.struct.dataclass
@@ -139,15 +140,26 @@ def share_of_loss(
 
 
 def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConfig) -> Objective:
-    """Joint training: both models score the same lists, each text encoded once."""
+    """Joint training: both models score the same lists, each text encoded once.
+
+    Raises:
+        InputError: `loss.matryoshka` does not fit the retriever.
+    """
+    loss = settled(loss, retriever)
 
     def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
         query, passage = encode_lists(retriever, params["retriever"], batch, keys)
-        de = list_scores(query, passage)
         ce = reranker_scores(reranker, params["reranker"], batch, keys)
-        terms = joint_terms(de, ce, batch.valid, loss)
-        if loss.retriever_negatives == "batch":
-            terms["retriever"] = in_batch_term(query, passage, batch, loss.retriever_temperature)
+
+        def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
+            terms = joint_terms(list_scores(query, passage), ce, batch.valid, loss)
+            if loss.retriever_negatives == "batch":
+                terms["retriever"] = in_batch_term(query, passage, batch, loss)
+            return terms
+
+        de = list_scores(query, passage)
+        terms = of_vectors(query, passage)
+        terms |= at_widths(of_vectors, (query, passage), loss, retriever)
         return terms | {
             "kl": divergence(de, ce, batch.valid, loss),
             "retriever_accuracy": accuracy(de, batch.valid),
@@ -170,19 +182,27 @@ def reranker_objective(reranker: CrossEncoder, loss: LossConfig) -> Objective:
     return Objective(terms_of, {"reranker": 1.0})
 
 
-def retriever_objective(retriever: BiEncoder, temperature: float) -> Objective:
-    """The retriever's warm-up: the passages of all devices are negatives."""
+def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
+    """The retriever's warm-up: the passages of all devices are negatives.
+
+    Raises:
+        InputError: `loss.matryoshka` does not fit the retriever.
+    """
+    loss = settled(loss, retriever)
 
     def terms_of(params: Params, batch: ListBatch, keys: jax.Array | None) -> dict[str, Term]:
-        query, passage = encode_lists(retriever, params["retriever"], batch, keys)
-        return {"retriever": in_batch_term(query, passage, batch, temperature)}
+        vectors = encode_lists(retriever, params["retriever"], batch, keys)
+
+        def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
+            return {"retriever": in_batch_term(query, passage, batch, loss)}
+
+        whole = of_vectors(*vectors)
+        return whole | at_widths(of_vectors, vectors, loss, retriever)
 
     return Objective(terms_of, {"retriever": 1.0})
 
 
-def in_batch_term(
-    query: jax.Array, passage: jax.Array, batch: ListBatch, temperature: float
-) -> Term:
+def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: LossConfig) -> Term:
     """Every passage on every device is a negative of every query that it does not answer.
 
     The gather is differentiated: its transpose brings each passage the gradients of all devices.
@@ -190,13 +210,16 @@ def in_batch_term(
     Args:
         query: [B, D], this device's.
         passage: [B, L, D], likewise.
+        batch: B lists.
+        loss: a settled one; its temperature counts.
     """
     b, slots = batch.valid.shape
     own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1))
     passages, valid = jax.lax.all_gather(own, AXIS, tiled=True)
     positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
     relevant = jnp.asarray(batch.relevant)
-    return in_batch_cross_entropy(query / temperature, passages, valid, positive, relevant)
+    query = query / (loss.retriever_temperature or 1.0)  # a settled one has it
+    return in_batch_cross_entropy(query, passages, valid, positive, relevant)
 
 
 def encode_lists(

@@ -24,6 +24,7 @@ from rocketjax.bench.recipes import BERT_BASE
 from rocketjax.bench.search import cut
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
+from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import ComputeConfig, OptimizerConfig
 from rocketjax.data.load import load_collection
 from rocketjax.models.architecture import Compute, EncoderConfig
@@ -162,7 +163,7 @@ def test_a_step_sends_its_gradients_and_the_batch_s_vectors():
     retriever, _, params = models(shared=True)
     params = {"retriever": params["retriever"]}
     optimizer = make_optimizer(OptimizerConfig(), 10)
-    objective = steps.retriever_objective(retriever, 1.0)
+    objective = steps.retriever_objective(retriever, LossConfig())
     step = partial(steps.train_step, objective=objective, optimizer=optimizer)
     program = data_parallel(step, jax.devices()[:2], backend="shard_map")
     lowered = program.lower(init_state(params, optimizer, 1), packed(list_batch(), 2))  # pyright: ignore

@@ -308,3 +308,21 @@ def test_how_often_is_saved_decides_what_may_be_the_best():
 def test_the_config_imports_no_jax():
     code = "import sys, rocketjax.config.options; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_widths_and_their_weights_go_together(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("loss: {matryoshka: [8, 4], matryoshka_weights: [1, 0.5]}")
+    config = load(path)
+    assert config.loss.matryoshka == (8, 4)
+    path.write_text(dump(config))
+    assert load(path) == config and resolve_loss(config.loss).matryoshka_weights == (1, 0.5)
+    for text, said in (
+        ("matryoshka: [8, 8]", "holds a width twice"),
+        ("matryoshka: [8, 4], matryoshka_weights: [1]", "1 weights for 2 widths"),
+        ("matryoshka: [8, 4], matryoshka_weights: [0, 0]", "not all of them 0"),
+        ("matryoshka: [0]", "greater than or equal to 1"),
+    ):
+        path.write_text(f"loss: {{{text}}}")
+        with pytest.raises(InputError, match=said):
+            load(path)

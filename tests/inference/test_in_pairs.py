@@ -21,7 +21,7 @@ CLOSE = 1e-4  # of scores, in units of the largest, if that is above 1
 COMPUTE = ComputeConfig(batch=4)
 NAMED = (  # notes on what is read otherwise here
     "by default_prompt_name or the names passage and corpus",
-    "truncate_dim",
+    "truncate_dim is 8: vectors are scaled to length 1 after that cut",
     "no similarity_fn_name and no module Normalize",
     "no modules.json says how its vectors are made",
 )

@@ -13,6 +13,7 @@ from others import FAMILIES, PIECES, TEXTS, bert, dense, edit, modular, write
 
 import rocketjax
 from rocketjax import ComputeConfig, InputError, TextOptions, encode, search
+from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import Config, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.export import export
 from rocketjax.inference.folder import save_retriever
@@ -416,20 +417,47 @@ def test_a_run_says_once_what_it_starts_from(weights, tmp_path):
         text=SHORT,
         retriever=RetrieverConfig(str(weights), "shared", "mean", False),
         reranker=RerankerConfig(str(weights)),
+        loss=LossConfig(retriever_temperature=0.05),
     )
     run = Run(config, tmp_path, None, None, None, said.append, None)
     for _ in range(2):
         start_retriever(run)
         start_reranker(run)
     plain, steep, fresh = said
+    assert "dot products of vectors that are not scaled to length 1 of 32 numbers" in steep
     assert "pooling mean (as given), normalize False (as given)" in plain
-    assert steep.startswith("loss.retriever_temperature is 0.05, which is for cosines")
+    assert "is 0.05, as given. That is for cosines" in steep
     assert "a fresh one is drawn" in fresh
     said.clear()
     scaled = dataclasses.replace(config.retriever, normalize=True)
     run = dataclasses.replace(run, config=dataclasses.replace(config, retriever=scaled))
     start_retriever(run)
-    assert len(said) == 1
+    (flat,) = (line for line in said if "scores are cosines" in line)
+    assert flat.endswith("loss.retriever_temperature is 0.05, as given")
+
+
+@pytest.mark.parametrize(
+    ("normalize", "given", "said"),
+    [
+        (True, None, "is 0.05, the default for those"),
+        (False, None, "is 1, the default for those"),
+        (True, 1.0, "Cosines divided by that hardly differ"),
+        (False, 1.0, "is 1, as given"),
+    ],
+)
+def test_the_temperature_is_by_the_kind_of_scores_and_said(
+    weights, tmp_path, normalize, given, said
+):
+    lines = []
+    retriever = RetrieverConfig(str(weights), "shared", "mean", normalize, truncate=8)
+    loss = LossConfig(retriever_temperature=given, matryoshka=(8, 4))
+    run = Run(
+        Config(text=SHORT, retriever=retriever, loss=loss),
+        *(tmp_path, None, None, None, lines.append, None),
+    )
+    start_retriever(run)
+    line = lines[-1]
+    assert said in line and "of 8 numbers" in line and "losses are of 8, 4 numbers" in line
 
 
 # ---- weights that are not read
@@ -506,7 +534,6 @@ def test_keys_that_nobody_knows_are_named_in_one_line(weights, tmp_path):
     assert keys.unheeded(folder) == "" and not rocketjax.open_retriever(folder).notes
     for name, _ in FILES:
         edit(folder / name, lens={"factor": 2}, zoom=1)
-    edit(folder / "config_sentence_transformers.json", truncate_dim=16)
     edit(folder / "tokenizer_config.json", padding_side="left")
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["kwargs"] = ["task"]
@@ -516,7 +543,7 @@ def test_keys_that_nobody_knows_are_named_in_one_line(weights, tmp_path):
     for name, shown in FILES:
         assert f"{shown}: " in note, name
     assert note.count("lens, zoom") == len(FILES)
-    for part in ("truncate_dim '16'", "padding_side 'left'", "kwargs \"['task']\""):
+    for part in ("padding_side 'left'", "kwargs \"['task']\""):
         assert part in note
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import vectors_folder
 
+from rocketjax import encode as command
 from rocketjax.config.schema import ComputeConfig, IndexConfig, RetrieverConfig, TextConfig
 from rocketjax.data.collection import Collection
 from rocketjax.data.load import load_collection
@@ -91,6 +92,31 @@ def test_a_stopped_encode_goes_on_and_ends_the_same(retriever, loaded, tmp_path,
     assert stamps == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "v").glob("0000[01]*")}
     np.testing.assert_array_equal(vectors.rows(0, 60), whole.rows(0, 60))
     assert not list((tmp_path / "v").glob(".*"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_quantised_vectors_resume_and_are_measured(weights, collection, tmp_path, capsys, dtype):
+    """By the command, which holds the folder's lock; with workers, and stopped between shards."""
+    common = ["--model", str(weights), "--collection", str(collection), "--pooling", "mean"]
+    common += ["--index.dtype", dtype, "--index.shard", "16", "--text.passage-length", "10"]
+    assert command.main([*common, "--output", str(tmp_path / "whole")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{dtype}, {36 if dtype == 'int8' else 8} bytes a vector, exact search" in said
+    assert "recall@10" in said and "of float32 on" in said
+    for worker in ("1", "0"):
+        share = ["--worker", worker, "--workers", "2"]
+        assert command.main([*common, *share, "--output", str(tmp_path / "v")]) == 0
+    again = " ".join(capsys.readouterr().out.split())
+    assert again.partition("recall@")[2] == said.partition("recall@")[2]
+    for path in (tmp_path / "whole").glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "v" / path.name).read_bytes(), path.name
+    (tmp_path / "v" / "00001.npy").unlink()  # as if it had been stopped there
+    assert command.main([*common, "--output", str(tmp_path / "v")]) == 0
+    assert (tmp_path / "v" / "00001.npy").read_bytes() == (
+        tmp_path / "whole" / "00001.npy"
+    ).read_bytes()
+    assert command.main([*common, "--index.kind", "scann", "--output", str(tmp_path / "w")]) == 2
+    assert not (tmp_path / "w").exists()  # before any passage is encoded
 
 
 def test_workers_share_the_shards(retriever, loaded, tmp_path):
@@ -203,6 +229,7 @@ def test_a_fingerprint_is_of_what_is_computed(weights):
 
 def test_a_fingerprint_is_the_same_in_another_process(retriever, weights):
     code = f"""
+from rocketjax import encode as command
 from rocketjax.config.schema import ComputeConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.start import pretrained_retriever
 text = TextConfig(query_length=10, passage_length=10, pair_length=18)

@@ -64,6 +64,8 @@ class Words:
     A train step of it compiles in a tenth of their time, and holds all that is the step's own.
     """
 
+    width, normalize = 8, False  # of the retriever's vectors
+
     def __init__(self, rate):
         self.rate = rate
 
@@ -203,7 +205,7 @@ def test_in_batch_negatives_cross_the_devices():
     """The gathered loss on 2 devices has the gradients of one device that sees the whole batch."""
     retriever, _, params = words(0.1)
     params = {"retriever": params["retriever"]}
-    objective = retriever_objective(retriever, temperature=0.5)
+    objective = retriever_objective(retriever, LossConfig(retriever_temperature=0.5))
     batch = list_batch(rows=8, slots=3)
     one, metrics_one = gradient(params, batch, objective, 1)
     two, metrics_two = gradient(params, batch, objective, 2)
@@ -231,7 +233,7 @@ def test_joint_training_with_the_negatives_of_all_lists():
     warm = gradient(
         {"retriever": params["retriever"]},
         batch,
-        retriever_objective(retriever, 0.5),
+        retriever_objective(retriever, config),
         1,
     )[1]
     assert metrics["retriever"] == pytest.approx(warm["retriever"], rel=1e-5)
@@ -242,7 +244,7 @@ def test_what_answers_a_query_is_its_negative_on_no_device(chunk, backend):
     """As if its vector were nowhere: by the loss and the gradient, on one device and on two."""
     retriever, _, params = words()
     params = {"retriever": params["retriever"]}
-    objective = retriever_objective(retriever, temperature=20.0)  # so that all count
+    objective = retriever_objective(retriever, LossConfig(retriever_temperature=20.0))
     batch = list_batch(rows=8, slots=2, uneven=False)
     relevant = batch.relevant.copy()
     relevant[1, [3, 12, 13]] = relevant[6, 2] = True  # of either device's lists
@@ -261,6 +263,74 @@ def test_what_answers_a_query_is_its_negative_on_no_device(chunk, backend):
     two = gradient(params, batch._replace(relevant=relevant), objective, 2, backend, chunk)
     assert_same(two, (one, metrics))
     assert loss < gradient(params, batch, objective, 1)[1]["loss"]  # else all is none's negative
+
+
+@pytest.mark.parametrize("negatives", ["list", "batch"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_losses_at_several_widths_have_the_gradient_of_their_sum(negatives, normalize):
+    """Matryoshka: against a plain computation from the whole vectors, width by width."""
+    retriever, reranker, params = words()
+    retriever.normalize = normalize
+    widths, weights, temperature = (8, 4, 1), (1.0, 0.5, 0.25), 0.7
+    loss = LossConfig(
+        retriever_temperature=temperature,
+        retriever_negatives=negatives,
+        matryoshka=widths,
+        matryoshka_weights=weights,
+    )
+    batch = list_batch(rows=8, uneven=False)
+
+    def plain(params):
+        query, passage = encode_lists(retriever, params["retriever"], packed(batch), None)
+        ce = jax.nn.log_softmax(reranker_scores(reranker, params["reranker"], packed(batch), None))
+        teacher = jax.lax.stop_gradient(ce)
+        total = -ce[:, 0].mean()
+        for width, weight in zip(widths, weights, strict=True):
+            q, p = query[:, :width], passage[..., :width]
+            if normalize and width < 8:
+                q, p = (x / jnp.sqrt((x**2).sum(-1, keepdims=True)) for x in (q, p))
+            de = jax.nn.log_softmax(jnp.einsum("bd,bld->bl", q, p) / temperature)
+            own = -de[:, 0]
+            if negatives == "batch":
+                scores = jax.nn.log_softmax(q @ p.reshape(-1, width).T / temperature)
+                own = -scores[jnp.arange(8), 5 * jnp.arange(8)]
+            kl = (jnp.exp(teacher) * (teacher - de)).sum(1)
+            total += weight * (own.mean() + 0.3 * kl.mean())
+        return total
+
+    value, want = jax.jit(jax.value_and_grad(plain))(params)
+    objective = joint_objective(retriever, reranker, loss)
+    one = gradient(params, batch, objective, 1)
+    assert one[1]["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert_trees_close(one[0], want)
+    assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
+
+
+def test_the_warm_up_has_the_same_widths():
+    """The mean of each width's loss by itself, where no weights are given."""
+    retriever, _, params = words()
+    params, batch = {"retriever": params["retriever"]}, list_batch(rows=8, slots=3)
+    loss = LossConfig(matryoshka=(2, 8))
+    _, both = gradient(params, batch, retriever_objective(retriever, loss), 2)
+    _, whole = gradient(params, batch, retriever_objective(retriever, LossConfig()), 1)
+    short = {
+        tower: {**own, "kernel": np.where(np.arange(8) < 2, own["kernel"], 0)}
+        for tower, own in params["retriever"].items()
+    }
+    short = {"retriever": short}
+    _, first = gradient(short, batch, retriever_objective(retriever, LossConfig()), 1)
+    assert both["loss"] == pytest.approx((whole["loss"] + first["loss"]) / 2, rel=1e-5)
+
+
+def test_widths_that_do_not_fit_the_retriever_are_refused():
+    retriever, reranker, _ = words()
+    for make in (
+        lambda loss: joint_objective(retriever, reranker, loss),
+        lambda loss: retriever_objective(retriever, loss),
+    ):
+        for widths in ((4, 2), (16, 8)):
+            with pytest.raises(InputError, match=r"vectors have 8 numbers: its widest must be 8"):
+                make(LossConfig(matryoshka=widths))
 
 
 def products(jaxpr):
@@ -331,7 +401,7 @@ def test_dropout_hangs_on_seed_and_step_and_not_on_devices(stage):
     """Of the train step itself, in every stage; nothing is trained, so dropout alone moves it."""
     config, batch, still = LossConfig(), list_batch(rows=8), optax.set_to_zero()
     objective = {
-        "retriever": retriever_objective(Drawn(4), 0.5),
+        "retriever": retriever_objective(Drawn(4), LossConfig(retriever_temperature=0.5)),
         "reranker": reranker_objective(Drawn(), config),
         "joint": joint_objective(Drawn(4), Drawn(), config),
     }[stage]
@@ -434,7 +504,7 @@ def test_chunks_work_for_the_warm_ups():
     retriever, reranker, params = words(0.1)
     batch = list_batch(rows=8, slots=3)
     for name, objective in (
-        ("retriever", retriever_objective(retriever, 0.5)),
+        ("retriever", retriever_objective(retriever, LossConfig(retriever_temperature=0.5))),
         ("reranker", reranker_objective(reranker, LossConfig())),
     ):
         own = {name: params[name]}

@@ -1,0 +1,63 @@
+"""A whole run with vectors that are cut, trained at two widths and stored in few bits."""
+
+import json
+
+import numpy as np
+import pytest
+from small_run import config
+
+import rocketjax
+from rocketjax import encode, evaluate, export
+from rocketjax.config.loss import LossConfig
+from rocketjax.config.schema import EvaluateConfig, IndexConfig, RetrieverConfig, StageConfig
+from rocketjax.pipeline import run as pipeline
+from rocketjax.retrieval.vectors import read_manifest
+from rocketjax.runtime.progress import unwatched
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def test_every_door_heeds_the_width_and_the_type(weights, collection, tmp_path, capsys):
+    folder, said, stage = tmp_path / "run", [], StageConfig(steps=1, batch=8)
+    settings = config(
+        weights,
+        collection,
+        folder,
+        retriever=RetrieverConfig(str(weights), "shared", "mean", True, truncate=8),
+        loss=LossConfig(retriever_temperature=None, matryoshka=(8, 4)),
+        index=IndexConfig(dtype="int8", shard=25),
+        evaluate=EvaluateConfig(top_k=20, rerank_depth=10, every=0, start=False),
+        retriever_warmup=stage,
+        reranker_warmup=stage,
+        joint=stage,
+    )
+    assert pipeline.run(settings, said.append, unwatched) is not None
+    (line,) = (line for line in said if "scores are cosines" in line)
+    assert "of 8 numbers" in line and "its losses are of 8, 4 numbers" in line
+    assert any("int8, 12 bytes a vector" in one and "recall@10" in one for one in said)
+    manifest = read_manifest(folder / "index")
+    assert (manifest.width, manifest.dtype) == (8, "int8")
+
+    model = rocketjax.load(folder)
+    query = model.encode_query(["topic words"])
+    assert query.shape == (1, 8) and np.linalg.norm(query) == pytest.approx(1, abs=1e-5)
+    hits = model.search("topic words", top_k=60, depth=0)
+    stored = model.corpus.index.vectors.rows(0, 60) @ query[0]
+    np.testing.assert_allclose([h.retriever_score for h in hits], np.sort(stored)[::-1], atol=1e-5)
+
+    assert export.main(["--model", str(folder), "--output", str(tmp_path / "out")]) == 0
+    library = json.loads(
+        (tmp_path / "out" / "retriever" / "config_sentence_transformers.json").read_text()
+    )
+    assert (library["truncate_dim"], library["similarity_fn_name"]) == (8, "cosine")
+
+    shorter = ["--collection", str(collection), "--truncate", "4"]
+    index = str(tmp_path / "four")
+    assert encode.main(["--model", str(folder), "--output", index, *shorter]) == 0
+    assert read_manifest(tmp_path / "four").width == 4
+    judged = ["--model", str(folder), "--index", index, "--evaluate.rerank-depth", "10"]
+    judged += ["--evaluate.top-k", "20"]
+    assert evaluate.main([*judged, *shorter]) == 0
+    capsys.readouterr()
+    assert evaluate.main([*judged, *shorter[:2]]) == 2  # whole queries, another model's index
+    assert "encode the corpus again" in " ".join(capsys.readouterr().err.split())
