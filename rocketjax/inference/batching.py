@@ -20,6 +20,7 @@ class Batching(NamedTuple):
 
 BATCHING = Batching()
 ON_ACCELERATORS = 256  # `Batching.size` unless the config sets it
+SHORTEST = 4  # tokens: a text takes this many slots of a row at least
 
 
 class Unit(NamedTuple):
@@ -45,6 +46,7 @@ def plan(lengths: Sequence[int], limit: int, batching: Batching, steady: bool) -
     """
     if not lengths:
         return []
+    lengths = [max(length, SHORTEST) for length in lengths]  # so that no row has too many texts
     width = best_width(lengths, _widths(limit, batching))
     packed = fill(lengths, width, batching.widths)
     units: list[Unit] = []
@@ -103,7 +105,7 @@ def _sizes(width: int, limit: int, batching: Batching, steady: bool) -> list[int
 
 def _texts(rows: int, width: int) -> tuple[int, int]:
     """N of a unit: for texts of 32 tokens or more, and for shorter ones."""
-    return rows * max(1, width // 32), rows * (width // 4)
+    return rows * max(1, width // 32), rows * (width // SHORTEST)
 
 
 def _fitting(rows: int, sizes: Sequence[int]) -> int:

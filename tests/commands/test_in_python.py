@@ -29,7 +29,7 @@ from rocketjax.data.runs import read_run, write_run
 from rocketjax.evaluation.metrics import per_query
 from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.inference.start import make_compute
-from rocketjax.retrieval.exact import ExactIndex, _few, _search_piece
+from rocketjax.retrieval.exact import ExactIndex, few, search_piece
 from rocketjax.retrieval.model import Corpus
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import pad
@@ -375,19 +375,19 @@ def test_searches_of_any_top_k_share_a_few_programs(tmp_path):
     queries, passages = vectors("random", passages=101)
     index = ExactIndex(vectors_folder(tmp_path, passages))
     rows, scores = index.rows(queries, 101)
-    before = _search_piece._cache_size()
+    before = search_piece._cache_size()
     for top_k in range(1, 101):
         found = index.rows(queries, top_k)
         np.testing.assert_array_equal(found[0], rows[:, :top_k])
         np.testing.assert_array_equal(found[1], scores[:, :top_k])
-    assert _search_piece._cache_size() - before <= 8  # 8, 12, 16, 24, 32, 48, 64, 96
+    assert search_piece._cache_size() - before <= 8  # 8, 12, 16, 24, 32, 48, 64, 96
 
 
 def test_what_is_searched_for_is_at_most_half_as_much_again():
     for top_k in range(8, 5_000):
-        assert top_k <= _few(top_k, 10**6) <= 1.5 * top_k
-        assert _few(top_k, top_k) == top_k
-    assert len({_few(top_k, 10**6) for top_k in range(1, 1_025)}) == 15
+        assert top_k <= few(top_k, 10**6) <= 1.5 * top_k
+        assert few(top_k, top_k) == top_k
+    assert len({few(top_k, 10**6) for top_k in range(1, 1_025)}) == 15
 
 
 def test_a_ranking_is_a_list_of_ids():

@@ -30,6 +30,7 @@ from rocketjax.serving import server as server_module
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
+from rocketjax.text.rows import ON_ACCELERATORS, ON_CPU
 
 TEXT = TextConfig(query_length=12, passage_length=32, pair_length=48)
 DEPTH = 24
@@ -579,12 +580,10 @@ def test_warming_up_compiles_every_shape_that_texts_may_take():
         return {unit.shape for unit in plan(lengths, limit, batching, steady=True)}
 
     rng = np.random.default_rng(0)
-    ways = (True, False), (True, True), (False, False)  # a CPU's, a GPU's and a TPU's
+    ways = (ON_CPU, False), (ON_ACCELERATORS, True)
     for limit, size, way in itertools.product((10, 48, 128), (1, 4, 16), ways):
         batching = Batching(size, *way)
-        warm = set()
-        for texts in of_every_shape(limit, batching):
-            warm |= shapes([len(text.ids) for text in texts])
+        warm = {unit.shape for unit in of_every_shape(limit, batching)}
         for _ in range(100):
             longest = int(rng.integers(1, limit + 1))
             assert shapes(rng.integers(1, longest + 1, rng.integers(1, 99)).tolist()) <= warm

@@ -179,7 +179,7 @@ def test_what_is_recomputed_is_the_same():
 
 
 def test_texts_and_rows_that_are_not_there_do_no_harm():
-    retriever, _, params = models()
+    retriever, _, params = models(scale=1.0)
     texts = as_texts(tokens(np.random.default_rng(0), 4))
     less, more = (pack([texts], 24, rows, 0) for rows in (0, 7))
     more = more._replace(first=np.pad(more.first, ((0, 0), (0, 3)), constant_values=-1))
