@@ -39,7 +39,9 @@ from rocketjax.training.loader import Collator
 from rocketjax.training.optimizer import make_optimizer
 from rocketjax.training.step import TrainState, init_state, joint_objective, train_step
 
-LOSS = LossConfig(retriever_temperature=0.05)  # of every train step that is measured
+# Of every train step that is measured.
+TEMPERATURE = 0.05
+LOSS = LossConfig(retriever_temperature=TEMPERATURE)
 
 
 def constant_optimizer() -> optax.GradientTransformation:

@@ -4,6 +4,8 @@ Options left to "auto", to the weights' files or to the platform are settled her
 """
 
 import dataclasses
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ from rocketjax.inference.reading import halved, head_notes, read_text, read_vect
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, heads, pretrained
+from rocketjax.models.attention.attend import Attention
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
@@ -56,7 +59,7 @@ def pretrained_retriever(
         normalize=vectors.normalize,
     )
     params = jax.device_put(by_tower(params, params, shared=module.shared))
-    notes = [*reading.notes, *vectors.notes, *halved(root, tensors)]
+    notes = [*reading.notes, *vectors.notes, *halved(root, tensors), *_platform_notes()]
     if reading.text.title == "segment" and encoder.type_vocab_size > 1:
         notes += segments(folder, tokenizer)
     start = Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
@@ -90,7 +93,7 @@ def pretrained_reranker(
     head = heads.head_params(head_of, encoder, str(root))
     has_pooler = heads.has_own_pooler(encoder) if head is None else "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
-    lone = head_of is tensors and head is not None and not has_pooler
+    lone = head_of is tensors and heads.is_lone(tensors, encoder)
     notes = [*reading.notes, *halved(root, tensors), *head_notes(root, head_of, lone)]
     if encoder.type_vocab_size > 1:
         notes += segments(folder, tokenizer)
@@ -193,11 +196,11 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
     refuse_forked()
     platform = platform or jax.default_backend()
     on_cpu = platform == "cpu"
-    dtype, attention = config.dtype, config.attention
+    dtype = config.dtype
     if dtype == "auto":  # bfloat16 on a CPU is many times slower than float32
         dtype = "float32" if on_cpu else "bfloat16"
-    if attention == "auto":
-        attention = {"cpu": "plain", "tpu": "tpu"}.get(platform, "xla")
+    own: dict[str, Attention] = {"cpu": "plain", "tpu": "xla" if old_libtpu() else "tpu"}
+    attention = own.get(platform, "xla") if config.attention == "auto" else config.attention
     if attention == "tpu" and platform != "tpu":
         raise InputError(f"compute.attention is tpu, and this is a {platform}; leave it out")
     return Compute(
@@ -207,6 +210,27 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         unroll=config.unroll or (1_000 if on_cpu else 1),
         dropout=dropout,
     )
+
+
+def old_libtpu() -> str:
+    """A line for people where libtpu does not take our kernels; else an empty one.
+
+    Colab's TPUs had libtpu 0.0.21.1 with jax 0.7.2 in August 2026. It refuses a kernel at compile
+    time: "Failed to deserialize the Mosaic module, expected <= 7 but got 8".
+    """
+    found = version("libtpu") if find_spec("libtpu") else ""
+    if not found or tuple(map(int, found.split(".")[:3])) >= (0, 0, 23):
+        return ""
+    return (
+        f"libtpu {found} takes no kernels of jax {jax.__version__}: attention is XLA's, which "
+        "moves several times the bytes; pip install libtpu==0.0.23, and start again"
+    )
+
+
+def _platform_notes() -> list[str]:
+    """What is to be said of how every model runs here."""
+    line = old_libtpu() if jax.default_backend() == "tpu" else ""
+    return [line] if line else []
 
 
 def make_batching(config: ComputeConfig, platform: str = "") -> Batching:

@@ -73,6 +73,12 @@ def head_params(
     return {"head": head, "pooler": pooled}
 
 
+def is_lone(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> bool:
+    """Whether tensors that have a head's linear unit have no pooler before it, written as none."""
+    pooler, unit = _head_names(tensors, config)
+    return f"{unit}.weight" in tensors and f"{pooler}.weight" not in tensors
+
+
 def has_own_pooler(config: EncoderConfig) -> bool:
     """Whether a head of this family always has a pooler: others' can be written as none."""
     return config.head.activation != "tanh" or config.head.norm

@@ -139,7 +139,7 @@ def test_the_plan_takes_its_memory_from_the_table(tmp_path, monkeypatch):
     assert not planned["encode"].compiled  # it has no entry
     longer = dataclasses.replace(config, text=dataclasses.replace(config.text, pair_length=200))
     changed = {s.name: s for s in plan.stages(longer, options)}
-    assert not changed["joint"].compiled and changed["joint"].memory > 9e9
+    assert not changed["joint"].compiled and changed["joint"].memory < 13e9  # the formula's
     whole = dataclasses.replace(options, chunk=0)  # the recipe's 256, for which there is no entry
     assert not list(plan.stages(config, whole))[4].compiled
 

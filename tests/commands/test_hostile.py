@@ -39,7 +39,7 @@ from rocketjax.evaluation import results as report
 from rocketjax.inference import folder as model_folder
 from rocketjax.mining import mine as mining
 from rocketjax.models import convert, pretrained
-from rocketjax.models.convert import head_params
+from rocketjax.models.heads import head_params
 from rocketjax.models.sentence_transformers import read_conventions, read_pooling
 from rocketjax.pipeline import resume
 from rocketjax.report import figures as pictures

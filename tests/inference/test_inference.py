@@ -12,6 +12,7 @@ import pytest
 from on_disk import WORDS
 
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.inference import start
 from rocketjax.inference.batching import Batching, of_every_shape, plan
 from rocketjax.inference.folder import (
     load_reranker,
@@ -21,6 +22,7 @@ from rocketjax.inference.folder import (
 )
 from rocketjax.inference.start import (
     make_batching,
+    make_compute,
     pretrained_reranker,
     pretrained_retriever,
     pretrained_tokenizer,
@@ -87,6 +89,23 @@ def test_each_platform_has_its_batches(monkeypatch, platform, want):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     assert make_batching(ComputeConfig()) == want
     assert make_batching(ComputeConfig(batch=4)) == want._replace(size=4)
+
+
+@pytest.mark.parametrize(
+    ("libtpu", "want"), [("0.0.21.1", "xla"), ("0.0.23", "tpu"), ("0.1.0", "tpu"), (None, "tpu")]
+)
+def test_a_libtpu_that_takes_no_kernels_is_named(monkeypatch, weights, libtpu, want):
+    monkeypatch.setattr(start, "find_spec", lambda name: libtpu)
+    monkeypatch.setattr(start, "version", lambda name: libtpu)
+    assert make_compute(ComputeConfig(), platform="tpu").attention == want
+    assert make_compute(ComputeConfig(), platform="gpu").attention == "xla"
+    with pytest.raises(InputError, match="attention is tpu, and this is a cpu"):
+        make_compute(ComputeConfig(attention="tpu"), platform="cpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    found = pretrained_retriever(
+        RetrieverConfig(str(weights)), TextConfig(8, 8, 8), ComputeConfig()
+    )
+    assert any("pip install libtpu==0.0.23" in note for note in found.notes) == (want == "xla")
 
 
 def test_batches_of_accelerators_change_no_vector_and_no_score(weights):

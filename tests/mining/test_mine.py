@@ -288,5 +288,8 @@ def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_p
     tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
     batch = make_collator(work, 4, *tokenizers)([*own, *judged[:3]])
     wanted = model.retriever.tokenizer.query([f"sun wave {i}" for i in range(5)])
-    for ids, length, text in zip(batch.query.ids, batch.query.length, wanted, strict=False):
-        assert list(ids[:length]) == list(text.ids)
+    first, ids = batch.query.first.reshape(-1), batch.query.ids
+    for number, text in enumerate(wanted):
+        own = ids[number // batch.query.first.shape[1]].reshape(-1)  # its device's
+        start = first[number]
+        assert own[start : start + len(text.ids)].tolist() == list(text.ids)

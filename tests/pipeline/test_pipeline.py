@@ -469,7 +469,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
     lists = 8 // jax.device_count()  # of a device
     few, many = math.ceil(lists / 3), math.ceil(4 * lists / 3)
     assert asked == {
-        "warm-retriever": (0.05, [few, few, few]),
+        "warm-retriever": (loss, [few, few, few]),
         "warm-reranker": (paper, [few, many, many]),
         "joint": (paper, [few, many, many]),
     }

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, s
 from transformers import AutoModel, AutoTokenizer
 
 from rocketjax.bench.measure import Answer, answer
-from rocketjax.bench.work import LOSS, Work
+from rocketjax.bench.work import LOSS, TEMPERATURE, Work
 from rocketjax.config.loss import resolve_loss
 
 BATCHES = (8, 16, 32, 64, 128)
@@ -142,7 +142,7 @@ class JointStep:
             repeated = [query for query in queries for _ in range(slots)]
             ce = self._scores(repeated, passages).view(lists, slots).float()
         de = torch.einsum("bd,bld->bl", query.float(), passage.float())
-        loss = self._loss(de / LOSS.retriever_temperature, ce)
+        loss = self._loss(de / TEMPERATURE, ce)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
