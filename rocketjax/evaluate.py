@@ -45,8 +45,8 @@ class Evaluate:
     """Folder of vectors of that collection by that model, searched by ScaNN where that was built
     there, else exactly; empty: the run's index."""
     truncate: TruncateOption = None
-    """Keep the first N numbers of the retriever's vectors (Matryoshka), 0: all; None: as the model's
-    folder says."""
+    """Keep the first N numbers of the retriever's vectors (Matryoshka), 0: all; None: as the
+    model's folder says."""
     runs: tuple[str, ...] = ()
     """TREC runs."""
     bm25: bool = False

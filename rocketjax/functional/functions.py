@@ -62,7 +62,7 @@ class Functions:
     """
 
     model: Model
-    loss: LossConfig = LossConfig()  # noqa: RUF009  (frozen)
+    loss: LossConfig = LossConfig(retriever_temperature=None)  # noqa: RUF009  (frozen)
     chunk: int = 0
     dropout: float = 0.0
 

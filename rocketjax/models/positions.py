@@ -56,10 +56,10 @@ def relative_bias(table: jax.Array, length: int) -> jax.Array:
 
     A text's tokens are neighbours in a row, so the distance of slots is that of positions.
     """
-    apart = np.arange(1 - length, length)
-    by_distance = table[_bucket(apart, len(table))]
-    place = np.arange(length)
-    return by_distance[place - place[:, None] + length - 1].transpose(2, 0, 1)
+    by_distance = table[_bucket(np.arange(-_FAR, _FAR + 1), len(table))]
+    place = jnp.arange(length)  # whose number an exported program leaves open
+    apart = jnp.clip(place - place[:, None], -_FAR, _FAR)
+    return by_distance[apart + _FAR].transpose(2, 0, 1)
 
 
 def _bucket(apart: np.ndarray, buckets: int) -> np.ndarray:

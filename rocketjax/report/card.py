@@ -25,6 +25,7 @@ Kind: TypeAlias = Literal["retriever", "reranker"]
 
 PIPELINE_TAGS = {"retriever": "sentence-similarity", "reranker": "text-ranking"}
 TAGS = ["rocketjax", "rocketqav2", "information-retrieval"]
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of a model on the hub
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Owner:
 def retriever_card(model: Retriever, config: Config, report: Report, owner: Owner) -> str:
     """The retriever's README.md on the hub."""
     module, text = model.module, model.tokenizer.config
-    length = "; vectors have length 1, so it is the cosine" if module.normalize else ""
     facts = {
-        "Dimensions of a vector": f"{module.config.hidden_size}",
-        "Similarity": f"dot product{length}",
+        "Dimensions of a vector": f"{module.width}",
+        "Similarity": "cosine" if module.normalize else "dot product",
         "Longest passage": f"{text.passage_length} tokens",
         "Longest query": f"{text.query_length} tokens",
     }
@@ -108,13 +108,14 @@ def _front_matter(kind: Kind, weights: str, config: Config, owner: Owner) -> str
     """What hubs read, as YAML."""
     from huggingface_hub import ModelCardData  # slow to import, and not needed for the page
 
+    name = weights.partition("@")[0]
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=PIPELINE_TAGS[kind],
         license=owner.license or None,
         language=list(owner.languages) or None,
         # Only names on the hub: folders of this machine mean nothing elsewhere.
-        base_model=None if Path(weights).exists() else weights.partition("@")[0],
+        base_model=name if _NAME.fullmatch(name) and not Path(weights).exists() else None,
         datasets=_on_the_hub(config.data.collection),
         tags=TAGS,
     )
@@ -123,5 +124,6 @@ def _front_matter(kind: Kind, weights: str, config: Config, owner: Owner) -> str
 
 def _on_the_hub(collection: str) -> list[str] | None:
     """The data set's name on the hub, if the collection is one."""
-    name = collection.removeprefix("hf:").partition(":")[0]
-    return [name] if name != collection and not Path(name).exists() else None
+    prefix, _, rest = collection.partition(":")
+    name = rest.partition(":")[0]
+    return [name] if prefix == "hf" and not Path(name).exists() else None

@@ -36,7 +36,8 @@ def settled(loss: LossConfig, retriever: BiEncoder) -> LossConfig:
     """The loss with what the retriever decides: the temperature, and the weight of each width.
 
     Raises:
-        InputError: the widest of `loss.matryoshka` is not the retriever's own width.
+        InputError: the widest of `loss.matryoshka` is not the retriever's own width, or there are
+            weights and not one for each.
     """
     widths, weights = loss.matryoshka, loss.matryoshka_weights
     if widths and max(widths) != retriever.width:
@@ -45,8 +46,12 @@ def settled(loss: LossConfig, retriever: BiEncoder) -> LossConfig:
             f"numbers: its widest must be {retriever.width}, what the trained retriever gives "
             "(--retriever.truncate makes that less)"
         )
-    if len(weights) != len(widths):
-        weights = (1 / len(widths),) * len(widths)
+    if weights and len(weights) != len(widths):
+        raise InputError(
+            f"loss.matryoshka_weights has {len(weights)} weights for {len(widths)} widths; give "
+            "one for each, or none"
+        )
+    weights = weights or (1 / max(1, len(widths)),) * len(widths)
     return dataclasses.replace(
         loss, retriever_temperature=temperature_of(loss, retriever), matryoshka_weights=weights
     )

@@ -158,8 +158,10 @@ def test_many_positives_deepen_the_search_of_their_own_query_alone(model, corpus
     rows, *_ = mined(model, corpus, many, tmp_path / "many")
     assert check(model, corpus, many, rows[7:8]) == 0
     for row, plain in zip(rows[:7] + rows[8:], plain_rows[:7] + plain_rows[8:], strict=True):
-        assert row.scores == pytest.approx(plain.scores, abs=1e-5)  # of other batches: last digits
-        assert dataclasses.replace(row, scores=plain.scores) == plain
+        scores = {"scores": plain.scores, "positive_scores": plain.positive_scores}
+        for name, wanted in scores.items():  # of other batches: but for the last digits
+            assert getattr(row, name) == pytest.approx(wanted, abs=1e-5)
+        assert dataclasses.replace(row, **scores) == plain
     first, *others = corpus.index.asked
     assert first == (50, CONFIG.depth + mining.ROOM)
     assert {count for count, _ in others} == {1} and others[-1][1] < 2 * (90 + CONFIG.depth)

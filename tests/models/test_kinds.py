@@ -17,6 +17,7 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
 from rocketjax.models.positions import relative_bias, rotated, turns
+from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import pack
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -171,6 +172,19 @@ def test_rotated_scores_hang_on_distance_alone():
         )
     assert np.ptp(scores) > 0.1
     np.testing.assert_array_equal(turned[:, 2].reshape(10, -1), qkv[:, 32:])  # values stay
+
+
+@each_kind
+def test_a_program_of_any_number_and_length_of_texts_can_be_exported(kind):
+    count, length = jax.export.symbolic_shape("n, s", constraints=["s <= 12"])
+    grid = jax.ShapeDtypeStruct((count, length), jnp.int32)
+    texts = Tokens(grid, grid, jax.ShapeDtypeStruct((count,), jnp.int32))
+    run = jax.jit(lambda params, texts: encode(kind, params, texts, attention="xla"))
+    padded, params = tokens(np.random.default_rng(0), 3), params_of(kind)["reranker"]["encoder"]
+    exported = jax.export.export(run)(params, texts)
+    inside = np.arange(12) < padded.length[:, None]
+    found = np.asarray(exported.call(params, padded))[inside]
+    np.testing.assert_allclose(found, np.asarray(encode(kind, params, padded))[inside], atol=1e-4)
 
 
 def test_far_tokens_share_a_bucket():

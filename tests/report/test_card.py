@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from on_disk import untrained_pair
 
-from rocketjax.config.schema import Config, DataConfig, TextConfig
+from rocketjax.config.schema import Config, DataConfig, RetrieverConfig, TextConfig
 from rocketjax.evaluation.results import Report, Row
 from rocketjax.report.card import Owner, reranker_card, retriever_card
 from rocketjax.runtime.errors import InputError
@@ -68,10 +68,23 @@ def test_both_cards_state_what_mteb_asks_for(pair):
         assert found["Prompts"] == "'q: '"
         if kind == "retriever":
             assert found["Dimensions of a vector"] == str(model.module.config.hidden_size)
-            assert found["Similarity"].startswith("dot product")
+            assert found["Similarity"] == "dot product"
             assert found["Longest passage"] == "12 tokens"
         else:
             assert found["Longest pair"] == "20 tokens"
+
+
+def test_a_card_states_what_is_trained_and_no_address_as_a_name(pair, tmp_path):
+    module = pair.retriever.module.clone(truncate=8, normalize=True)
+    cut = dataclasses.replace(pair.retriever, module=module)
+    config = Config(
+        data=DataConfig("gs://bucket/msmarco"), retriever=RetrieverConfig("gs://bucket/weights")
+    )
+    data, text = card(retriever_card(cut, config, REPORT, Owner()))
+    assert facts(text)["Dimensions of a vector"] == "8" and facts(text)["Similarity"] == "cosine"
+    assert "datasets" not in data and "base_model" not in data
+    irds = dataclasses.replace(config, data=DataConfig("irds:msmarco-passage/train"))
+    assert "datasets" not in card(retriever_card(cut, irds, REPORT, Owner()))[0]
 
 
 def test_mteb_takes_the_cards_licence_and_languages(pair):
