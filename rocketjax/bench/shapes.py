@@ -12,6 +12,7 @@ from rocketjax.bench.work import forward_flops
 from rocketjax.config.schema import Config
 from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
+from rocketjax.retrieval.quantised import code_width
 from rocketjax.text.batch import ListBatch, Rows, Text
 from rocketjax.text.rows import best_width, fitting, in_parts, pack
 
@@ -128,10 +129,23 @@ def shape_of(config: Config, machine: Machine, program: str) -> str:
         towers = f"{config.retriever.towers} towers, dropout {config.retriever.dropout}"
         return f"{batch}, {most} tokens, chunk {chunk}, {model}, {towers}"
     if program == "search":
-        corpus = f"{sizes_of(config).passages} passages of {encoder.hidden_size}"
+        corpus = f"{sizes_of(config).passages} passages of {vector_width(config)}"
         return f"{corpus} {config.index.dtype}, {searched(config)} best"
     kind = KIND_OF[program]
     return f"{config.compute.batch or ON_ACCELERATORS} texts of {limit[kind]} tokens, {model}"
+
+
+def vector_width(config: Config) -> int:
+    """Numbers of a passage's vector."""
+    return config.retriever.truncate or encoder_of(config.retriever.weights).hidden_size
+
+
+def vector_bytes(config: Config) -> int:
+    """What a passage's vector takes on a device, scale included."""
+    width, dtype = vector_width(config), config.index.dtype
+    if dtype in ("int8", "binary"):
+        return code_width(width, dtype) + 4
+    return width * (4 if dtype == "float32" else 2)
 
 
 def searched(config: Config) -> int:

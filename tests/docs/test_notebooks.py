@@ -26,6 +26,7 @@ SHOWN = {  # cells whose outputs are kept; of those with True, pictures
         "stop": False,
         "gradient": False,
         "chunks": False,
+        "devices": False,
         "train": True,
     },
     "msmarco_tpu": {"devices": False},
