@@ -73,8 +73,11 @@ def signs(codes: np.ndarray, width: int) -> np.ndarray:
 
 
 def keep_sample(folder: Path, queries: np.ndarray) -> None:
-    """Writes the sample into a folder that is going to hold quantised vectors, if it is new."""
-    if is_empty(folder):
+    """Writes the sample into a folder that is going to hold quantised vectors, if it is new.
+
+    A sample alone, which a killed encode left, may be of another model: it is written again.
+    """
+    if is_empty(folder, but=SAMPLE):
         folder.mkdir(parents=True, exist_ok=True)
         write_npy(folder / SAMPLE, queries.astype(np.float32))
 

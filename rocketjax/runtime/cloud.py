@@ -19,6 +19,7 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import cache_folder
 
 AT_ONCE = 8  # objects that are read or written at the same time
+CRC32C = "crc32c-"  # before a hash that is not md5
 _ADDRESS = re.compile(r"gs:/+([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/[^/]+)+)/*")
 
 
@@ -63,18 +64,30 @@ class Object(NamedTuple):
     """What a listing says of an object."""
 
     size: int
-    md5: str  # of its bytes, in hexadecimal; "" where it was put together of parts
+    md5: str  # of its bytes, in hexadecimal; where it was put together of parts, "crc32c-" and that
     generation: int
 
 
 def md5_of(path: Path, size: int) -> str:
     """Of a file's first `size` bytes, in hexadecimal."""
-    digest = hashlib.md5(usedforsecurity=False)
+    return _digest(hashlib.md5(usedforsecurity=False), path, size).hex()
+
+
+def has_hash(path: Path, size: int, md5: str) -> bool:
+    """Whether a file's first `size` bytes are those of an `Object.md5`."""
+    if not md5.startswith(CRC32C):
+        return md5_of(path, size) == md5
+    import google_crc32c  # comes with Google's library
+
+    return CRC32C + _digest(google_crc32c.Checksum(), path, size).hex() == md5
+
+
+def _digest(digest: Any, path: Path, size: int) -> bytes:
     with path.open("rb") as file:
         while size > 0 and (piece := file.read(min(size, 2**20))):
             digest.update(piece)
             size -= len(piece)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 class Cloud:
@@ -107,15 +120,14 @@ class Cloud:
         with self._asking():
             found = {"": self._bucket.get_blob(self.path)}
             if not found[""]:
-                fields = "items(name,size,md5Hash,generation),nextPageToken"
+                fields = "items(name,size,md5Hash,crc32c,generation),nextPageToken"
                 blobs = self._bucket.list_blobs(prefix=f"{self.path}/", fields=fields)
                 found = {blob.name[len(self.path) + 1 :]: blob for blob in blobs}
         # A name that ends in / stands for a folder, in the console's eyes.
         found = {name: blob for name, blob in found.items() if not name.endswith("/")}
         self.check_names(found)
         return {
-            name: Object(blob.size, _hex(blob.md5_hash), blob.generation)
-            for name, blob in found.items()
+            name: Object(blob.size, _hash(blob), blob.generation) for name, blob in found.items()
         }
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -217,5 +229,7 @@ def at_once() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _hex(md5: str | None) -> str:
-    return base64.b64decode(md5).hex() if md5 else ""
+def _hash(blob: Any) -> str:
+    if blob.md5_hash:
+        return base64.b64decode(blob.md5_hash).hex()
+    return CRC32C + base64.b64decode(blob.crc32c or "").hex()

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from rocketjax.runtime.cloud import Cloud, at_once, md5_of
+from rocketjax.runtime.cloud import Cloud, at_once, has_hash, md5_of
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import remove
 from rocketjax.runtime.progress import Say
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
     """A file as a commit names it."""
 
     size: int
-    md5: str  # in hexadecimal; "" where nobody knows it
+    md5: str  # as `Object.md5`: of what was copied there by other means, it may be crc32c
 
 
 class Commit(NamedTuple):
@@ -115,7 +115,8 @@ def bring(cloud: Cloud, folder: Path, commit: Commit, say: Say) -> None:
     """
     where = places(cloud, commit)
     for name, file in files_of(folder, nothing).items():
-        if commit.files.get(name) == kept_of(folder / name, file.size):
+        kept = commit.files.get(name)
+        if kept and is_kept(folder / name, file.size, kept):
             del where[name]
         else:
             remove(folder / name)
@@ -142,8 +143,7 @@ def fetch(cloud: Cloud, folder: Path, commit: Commit, where: dict[str, str]) -> 
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             cloud.get(where[name], aside)
-            found = kept_of(aside, aside.stat().st_size)
-            if found != kept._replace(md5=kept.md5 or found.md5):
+            if not is_kept(aside, aside.stat().st_size, kept):
                 raise InputError(f"{cloud.address}/{name}: changed as it was fetched; try again")
             aside.replace(path)
 
@@ -154,6 +154,11 @@ def fetch(cloud: Cloud, folder: Path, commit: Commit, where: dict[str, str]) -> 
 def kept_of(path: Path, size: int) -> Kept:
     """A file's first `size` bytes, as a commit names them."""
     return Kept(size, md5_of(path, size))
+
+
+def is_kept(path: Path, size: int, kept: Kept) -> bool:
+    """Whether a file's first `size` bytes are what a commit names."""
+    return size == kept.size and has_hash(path, size, kept.md5)
 
 
 def files_of(folder: Path, skip: Skip) -> dict[str, File]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from rocketjax.runtime.cloud import Cloud, is_address, own_folder
-from rocketjax.runtime.commits import Commit, Kept, bring, kept_of, read_commit
+from rocketjax.runtime.commits import Commit, Kept, bring, is_kept, read_commit
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import new_folder, read_json, remove, write_json
 from rocketjax.runtime.lock import held
@@ -70,7 +70,7 @@ def _fetch_file(cloud: Cloud, path: Path, kept: Kept, say: Say) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         cloud.get("", aside)
-        if kept.md5 and kept_of(aside, aside.stat().st_size) != kept:
+        if not is_kept(aside, aside.stat().st_size, kept):
             raise InputError(f"{cloud.address}: changed as it was fetched; try again")
         remove(path)
         aside.replace(path)

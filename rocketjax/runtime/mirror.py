@@ -24,6 +24,7 @@ from rocketjax.runtime.commits import (
     Kept,
     Skip,
     bring,
+    files_of,
     kept_of,
     link_files,
     places,
@@ -35,7 +36,8 @@ from rocketjax.runtime.lease import Lease, leased
 from rocketjax.runtime.progress import Advance, Say, Watch
 
 EVERY = 60.0  # seconds between two commits in the middle of work, at least
-STATES, NOTED = "states", "commits.json"  # beside the folder
+STATES = "states"  # beside the folder
+NOTED = ".commits.json"  # in the folder: which commit it was made from, and goes with it
 
 
 class State(NamedTuple):
@@ -98,13 +100,14 @@ class Mirror:
         """Notes the folder's state, to be uploaded in the background. Any thread may call it.
 
         Raises:
-            InputError: another process has taken over.
+            InputError: another process has taken over, or the folder was deleted.
         """
         self._lease.check()
         with self._changed:
             self._committed = time.monotonic()
             aside = self._folder.parent / STATES / str(next(self._numbers))
             state = State(aside, link_files(self._folder, aside, self._skip))
+            self._check_there(state)
             if self._waiting:
                 remove(self._waiting.folder)
             self._waiting = state
@@ -130,7 +133,8 @@ class Mirror:
         """Commits, and waits until that is done.
 
         Raises:
-            InputError: it could not be uploaded, or another process has taken over.
+            InputError: it could not be uploaded, another process has taken over, or the folder was
+                deleted.
         """
         self.commit()
         with self._changed:
@@ -166,8 +170,10 @@ class Mirror:
         remove(self._folder.parent / STATES)
 
     def _open(self) -> None:
-        noted = self._folder.parent / NOTED
+        noted = self._folder / NOTED
         ids = read_json(noted) if noted.is_file() else []
+        if not files_of(self._folder, self._skip):
+            ids = []  # emptied, not newer: a commit of it would delete all that is there
         if not isinstance(ids, list) or self._last.id not in ids:
             remove(noted)  # others have been at work there since
             bring(self._cloud, self._folder, self._last, self._say)
@@ -223,13 +229,28 @@ class Mirror:
         self._known = state.files
 
     def _write(self, commit: Commit) -> None:
-        noted = self._folder.parent / NOTED
-        write_json(noted, [self._last.id, commit.id])  # a kill may come before or after
+        self._note([self._last.id, commit.id])  # a kill may come before or after
         generation = self._cloud.write(COMMIT, commit.data(), self._last.generation)
         if generation is None:
             raise InputError(f"{self._cloud.address}: another process has committed here since")
         self._last = commit._replace(generation=generation)
-        write_json(noted, [commit.id])
+        self._note([commit.id])
+
+    def _note(self, ids: list[str]) -> None:
+        self._check_there()
+        write_json(self._folder / NOTED, ids)
+
+    def _check_there(self, state: State | None = None) -> None:
+        """Raises InputError if the folder was deleted, and perhaps made anew, or a state is empty.
+
+        What is left of it is no state of the work, and a commit of that would delete the rest.
+        """
+        emptied = state is not None and not state.files and self._last.files
+        if emptied or not (self._folder / NOTED).is_file():
+            raise InputError(
+                f"{self._folder}: was deleted or emptied meanwhile; the last commit is at "
+                f"{self._cloud.address}, from where the same command resumes"
+            )
 
     def _tidy(self, new: list[str], aside: list[str]) -> None:
         """Copies files to their places, and removes what is not needed any more."""

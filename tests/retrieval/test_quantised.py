@@ -148,6 +148,15 @@ def test_damaged_scales_and_vectors_that_are_not_finite_are_named(tmp_path, dtyp
         vectors_folder(tmp_path / "w", passages, shard=7, dtype=dtype)
 
 
+def test_a_sample_that_a_killed_encode_left_is_written_again(tmp_path):
+    keep_sample(tmp_path, np.zeros((2, 3)))
+    keep_sample(tmp_path, np.ones((4, 5)))
+    np.testing.assert_array_equal(np.load(tmp_path / "sample.npy"), np.ones((4, 5)))
+    vectors_folder(tmp_path, np.ones((6, 5)), dtype="int8")
+    keep_sample(tmp_path, np.zeros((2, 3)))  # there are vectors now, measured against it
+    np.testing.assert_array_equal(np.load(tmp_path / "sample.npy"), np.ones((4, 5)))
+
+
 def test_a_sample_changes_nothing_that_is_there(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     keep_sample(tmp_path, np.zeros((2, 3)))

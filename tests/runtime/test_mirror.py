@@ -142,6 +142,30 @@ def test_work_on_this_machine_that_nobody_else_followed_is_kept(bucket, monkeypa
     assert seen(said) == SECOND and not said  # the lock is its own, and nothing need be fetched
 
 
+@pytest.mark.parametrize("hidden", ["gone", "left"])
+def test_a_work_folder_that_was_deleted_is_not_newer(bucket, hidden):
+    with opened(ADDRESS, lambda _: None) as place:
+        write(place.folder, FIRST)
+    if hidden == "gone":
+        shutil.rmtree(place.folder)
+    else:
+        write(place.folder, {})
+    said = []
+    assert seen(said) == FIRST and "fetching 4 files" in said[0]
+    assert {f"runs/some/{name}" for name in FIRST} < bucket.objects.keys()
+
+
+def test_a_work_folder_that_is_deleted_meanwhile_is_not_committed(bucket):
+    with opened(ADDRESS, lambda _: None) as place:
+        write(place.folder, FIRST)
+    for left in ({}, {"log.jsonl": b"after"}):
+        refused = pytest.raises(InputError, match=f"was deleted or emptied.* is at {ADDRESS}")
+        with refused, opened(ADDRESS, lambda _: None) as place:
+            shutil.rmtree(place.folder)
+            write(place.folder, left)
+        assert seen() == FIRST
+
+
 def test_work_that_another_machine_followed_gives_way(bucket, monkeypatch, tmp_path):
     with opened(ADDRESS, lambda _: None) as place:
         write(place.folder, FIRST)
@@ -271,6 +295,36 @@ def test_a_single_file_is_fetched(bucket, tmp_path):
     assert local("gs://data/texts/train.jsonl", said.append).read_bytes() == b"two\n"
     shutil.rmtree(path.parent)
     assert local("gs://data/texts/train.jsonl", said.append).read_bytes() == b"two\n"
+
+
+def put_of_parts(bucket, name, data):
+    """As the service puts an object together of parts: without an md5."""
+    bucket.put(name, data)
+    bucket._storage.objects["data"][name]["md5Hash"] = None
+
+
+def test_what_was_put_together_of_parts_is_fetched_again_if_it_has_changed(bucket):
+    single, folder, said = "gs://data/texts/train.jsonl", "gs://data/models/some", []
+    for data in (b"one\n", b"two\n"):  # of one size
+        put_of_parts(bucket, "texts/train.jsonl", data)
+        put_of_parts(bucket, "models/some/weights", data)
+        for _ in range(2):
+            assert local(single, said.append).read_bytes() == data
+            assert (local(folder, said.append) / "weights").read_bytes() == data
+    assert len(said) == 4
+
+
+def test_a_run_whose_files_were_put_together_of_parts_is_resumed(bucket, monkeypatch, tmp_path):
+    for name, data in FIRST.items():
+        put_of_parts(bucket, f"runs/some/{name}", data)
+    with on_a_machine_that_is_lost(bucket) as place:  # before it has committed anything
+        assert contents(place.folder) == FIRST
+    fresh_machine(monkeypatch, tmp_path / "second")
+    put_of_parts(bucket, "runs/some/log.jsonl", b"2\n")
+    with pytest.raises(InputError, match=r"log\.jsonl: gone, or not what \.commit\.json says"):
+        seen()
+    put_of_parts(bucket, "runs/some/log.jsonl", FIRST["log.jsonl"])
+    assert seen() == FIRST
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(bucket):
