@@ -14,7 +14,7 @@ from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
 from rocketjax.retrieval.quantised import code_width
 from rocketjax.text.batch import ListBatch, Rows, Text
-from rocketjax.text.rows import best_width, fitting, in_parts, pack
+from rocketjax.text.rows import fitting, in_parts, pack, width_for
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Programs that read texts outside training, and of which kind.
@@ -82,8 +82,7 @@ def _packed(config: Config, kind: Kind, count: int, chunk: int, devices: int) ->
     """A step's texts of one kind, by `Collator.fitted`'s rule: what is needed, and a twentieth."""
     widths = row_widths("tpu")
     own = lengths(config, kind, count // devices)  # of one device; all have the like
-    longest = fitting(max(own), widths)
-    width = best_width(own, [longest, *(w for w in widths if w > longest)])
+    width = width_for(own, widths)
     nothing = [Text(*np.zeros((2, length), np.int32)) for length in own]
     parts = pack(in_parts(nothing, 1, chunk), width, 0, 0)
     chunks, rows, _ = parts.ids.shape

@@ -83,6 +83,12 @@ def best_width(lengths: Sequence[int], widths: Sequence[int]) -> int:
     return min(fair, key=cost, default=longest)
 
 
+def width_for(lengths: Sequence[int], widths: Sequence[int]) -> int:
+    """The best of the widths that hold every one of these texts."""
+    longest = fitting(max(lengths), widths)
+    return best_width(lengths, [longest, *(w for w in widths if w > longest)])
+
+
 def in_parts(texts: Sequence[Text], devices: int, chunk: int) -> list[Sequence[Text]]:
     """A batch's texts by device and chunk: what each takes at once, in order, K parts in all.
 

@@ -16,7 +16,7 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Rows, Text
-from rocketjax.text.rows import ON_CPU, best_width, fitting, in_parts, pack
+from rocketjax.text.rows import ON_CPU, fitting, in_parts, pack, width_for
 from rocketjax.text.tokenizer import Tokenizer
 
 Known = TypeVar("Known")
@@ -111,15 +111,11 @@ class Collator:
 
     def _shape(self, batches: Sequence[Sequence[Text]]) -> Shape:
         """For all of these batches of one kind of texts, and a twentieth more rows."""
-        width = self._width([len(text.ids) for texts in batches for text in texts])
+        lengths = [len(text.ids) for texts in batches for text in texts]
+        width = width_for(lengths, self.widths)
         parts = (in_parts(texts, self.devices, self.chunk) for texts in batches)
         need = max(pack(some, width, 0, 0).ids.shape[1] for some in parts)
         return Shape(-(-21 * need // 20), width)
-
-    def _width(self, lengths: Sequence[int]) -> int:
-        """The best for texts of these lengths, which all have to fit."""
-        longest = fitting(max(lengths), self.widths)
-        return best_width(lengths, [longest, *(w for w in self.widths if w > longest)])
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
@@ -191,7 +187,7 @@ class Collator:
         lengths = [len(text.ids) for text in texts]
         rows, width = shape
         if max(lengths) > width:
-            width = fitting(max(lengths), self.widths) if width else self._width(lengths)
+            width = fitting(max(lengths), self.widths) if width else width_for(lengths, self.widths)
         return pack(in_parts(texts, self.devices, self.chunk), width, rows, pad_id)
 
 

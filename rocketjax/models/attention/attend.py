@@ -5,8 +5,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 
 from rocketjax.models.attention.cpu import attend_on_cpu
-from rocketjax.models.attention.visible import visible
-from rocketjax.models.precision import precision
+from rocketjax.models.attention.products import attend_by_products
 
 Attention: TypeAlias = Literal["plain", "tpu", "xla", "cudnn"] | None
 
@@ -39,16 +38,10 @@ def attend(
         from rocketjax.models.attention.tpu import attend_on_tpu
 
         return attend_on_tpu(qkv, text, heads, window)
-    r, s, width = qkv.shape
-    split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
     if implementation == "plain":
+        r, s, width = qkv.shape
+        split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
         plain: Any = attend_on_cpu(split, text, bias, window)
         return plain.reshape(r, s, -1)
-    with jax.default_matmul_precision(precision(qkv.dtype)):
-        out = jax.nn.dot_product_attention(
-            *(split[:, :, i] for i in range(3)),
-            bias=None if bias is None else bias[None].astype(qkv.dtype),
-            mask=visible(text, window)[:, None],
-            implementation="xla" if implementation == "tpu" else implementation,
-        )
-    return out.reshape(r, s, -1)
+    by = "xla" if implementation == "tpu" else implementation
+    return attend_by_products(qkv, text, heads, by, window, bias)

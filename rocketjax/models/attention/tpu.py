@@ -22,9 +22,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
+from rocketjax.models.attention.products import attend_by_products
 from rocketjax.models.attention.rows import LANES, attend_rows, row_fits
-from rocketjax.models.attention.visible import visible
-from rocketjax.models.precision import precision
 
 Program: TypeAlias = Literal["rows", "splash", "plain"]
 
@@ -55,7 +54,7 @@ def attend_on_tpu(
         return attend_rows(qkv, text, heads, window, factor, interpret)
     if program == "splash":
         return _splash(qkv, text, heads, window, factor, interpret)
-    return _plain(qkv, text, heads, window, factor)
+    return attend_by_products(qkv, text, heads, "xla", window, scale=factor)
 
 
 def _splash(
@@ -91,15 +90,3 @@ def _splash(
     scaled = (q.astype(jnp.float32) * scale).astype(q.dtype)
     out = jax.vmap(attend)(scaled, k, v, kernels.SegmentIds(text, text))
     return out.transpose(0, 2, 1, 3).reshape(rows, length, -1)
-
-
-def _plain(
-    qkv: jax.Array, text: jax.Array, heads: int, window: int | None, scale: float
-) -> jax.Array:
-    rows, length, _ = qkv.shape
-    q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, heads, -1), 2, 0)
-    with jax.default_matmul_precision(precision(qkv.dtype)):
-        out = jax.nn.dot_product_attention(
-            q, k, v, mask=visible(text, window)[:, None], scale=scale, implementation="xla"
-        )
-    return out.reshape(rows, length, -1)
