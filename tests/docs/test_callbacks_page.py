@@ -44,10 +44,11 @@ def page(weights, tmp_path, monkeypatch):
 
 
 def test_wandb_gets_every_step_and_judgement(page, monkeypatch, tmp_path):
-    pytest.importorskip("wandb", reason="extra wandb is not installed")
+    wandb = pytest.importorskip("wandb", reason="extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     exec(WANDB, page)
+    wandb.teardown()  # its service writes the log in the background: wait until it has ended
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     written = log.read_bytes()  # keys and values of each record stand in it as text
     assert written.count(b"joint/gradient_norm") >= 2
