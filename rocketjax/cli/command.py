@@ -31,6 +31,7 @@ from rocketjax.runtime.memory import keep_freed_memory
 from rocketjax.runtime.progress import Advance, Say, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
+PROGRAMS_OF_CPU = 2 << 30  # bytes of compiled programs that are kept
 RESUMES = "the same command resumes from here (without --overwrite and --from)"
 
 SMALLER = (
@@ -132,14 +133,21 @@ def joined(config: HostsConfig) -> Iterator[None]:
 def keep_programs() -> None:
     """Compiled programs stay in the cache folder, so that the next start need not compile them.
 
-    Not on a CPU, where loading them makes XLA print pages of warnings about the machine, nor if
+    A CPU's have a folder for each kind of processor, since a home may be shared by several; the
+    least recently used go where they take more than PROGRAMS_OF_CPU bytes. Nothing is changed if
     jax has another folder already (JAX_COMPILATION_CACHE_DIR).
     """
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if jax.default_backend() != "cpu" and folder is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore
+        return
+    from rocketjax.runtime.devices import processor
+
+    folder = cache_folder() / "programs"
+    if jax.default_backend() == "cpu":
+        folder /= processor()
+        jax.config.update("jax_compilation_cache_max_size", PROGRAMS_OF_CPU)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def say(line: str) -> None:

@@ -1,7 +1,10 @@
 """Where arrays live, and how a function written for one device runs on all of them."""
 
+import hashlib
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
@@ -39,6 +42,16 @@ def refuse_forked() -> None:
             "workers with multiprocessing.get_context('spawn') (of a DataLoader, "
             "multiprocessing_context='spawn'), or open no model before the fork"
         )
+
+
+def processor() -> str:
+    """A name for what this machine's processor can do: equal where programs may be shared."""
+    about = Path("/proc/cpuinfo")
+    cores = about.read_text(encoding="utf-8").split("\n\n") if about.is_file() else [""]
+    names = ("flags", "Features", "model", "CPU part")
+    kind = [line for line in cores[0].splitlines() if line.startswith(names)]
+    text = "\n".join([platform.machine(), platform.processor(), *kind])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def check_divisible(batch: int, devices: int, what: str) -> None:

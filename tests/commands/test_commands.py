@@ -547,15 +547,17 @@ def untold():
     update("jax_compilation_cache_dir", told)
 
 
-def test_programs_are_kept_between_starts_but_not_on_a_cpu(untold, monkeypatch, tmp_path):
-    kept = []
-    monkeypatch.setattr(jax.config, "update", lambda *setting: kept.append(setting))
+def test_programs_are_kept_between_starts(untold, monkeypatch, tmp_path):
+    kept = {}
+    monkeypatch.setattr(jax.config, "update", kept.__setitem__)
     monkeypatch.setenv("ROCKETJAX_CACHE", str(tmp_path))
     cli.keep_programs()
-    assert kept == []
+    folder = Path(kept["jax_compilation_cache_dir"])
+    assert folder.parent == tmp_path / "programs"  # its name is the processor's
+    assert kept["jax_compilation_cache_max_size"] == cli.PROGRAMS_OF_CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     cli.keep_programs()
-    assert kept == [("jax_compilation_cache_dir", str(tmp_path / "programs"))]
+    assert kept["jax_compilation_cache_dir"] == str(tmp_path / "programs")
 
 
 def test_a_run_is_searched_wherever_its_collection_and_vectors_lie_now(run, collection, tmp_path):
