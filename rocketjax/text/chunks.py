@@ -15,7 +15,7 @@ import numpy as np
 from rocketjax.text.batch import Rows, Text, chunk_count
 from rocketjax.text.rows import fill, fitting, pack, rounded, width_for
 
-TRIED = 4  # numbers of rows, of which the one with the fewest slots is taken
+TRIED = 4  # smaller numbers of rows, beside a larger one: that with the fewest slots is taken
 
 
 class Shape(NamedTuple):
@@ -52,7 +52,7 @@ def shape_for(steps: Sequence[Sequence[int]], chunk: int, widths: Sequence[int])
         return Shape(max(len(_cut(each, rows, width, most)) for each in steps), rows, width, most)
 
     rows = -(-rows // chunks)
-    tried = map(shape, range(rows, max(0, rows - TRIED), -1))
+    tried = map(shape, range(rows + 1, max(0, rows - TRIED), -1))
     return min(tried, key=lambda shape: shape.chunks * shape.rows)
 
 

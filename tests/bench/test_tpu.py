@@ -147,7 +147,7 @@ def test_the_plan_takes_its_memory_from_the_table(tmp_path, monkeypatch):
     ]
     compiled.write(tmp_path / "tpu.json", entries)
     monkeypatch.setattr(compiled, "TABLE", tmp_path / "tpu.json")
-    options = plan.Plan("msmarco", "v5e-1", chunk=64)
+    options = plan.Plan("msmarco", "v5e-1", chunk=128)
     planned = {s.name: s for s in plan.stages(config, options)}
     assert (planned["joint"].memory, planned["joint"].compiled) == (13e9, True)
     towers = 2 * 4 * 108_891_648  # the retriever's, beside the pairs and the corpus

@@ -89,9 +89,11 @@ def test_parts_are_of_equal_shape():
     assert (rows.first >= 0).sum(axis=1).tolist() == [4, 2, 0] and rows.first.shape == (3, 6)
 
 
-@pytest.mark.parametrize(("count", "chunk"), [(12_288, 64), (12_288, 128), (1_536, 128)])
-def test_chunks_of_rows_are_full_of_text(count, chunk):
-    """On one device of one and of eight, at a step of MS MARCO's passages, for nearly all steps."""
+@pytest.mark.parametrize(
+    ("count", "chunk", "least"), [(12_288, 64, 0.95), (12_288, 128, 0.95), (1_536, 128, 0.92)]
+)
+def test_chunks_of_rows_are_full_of_text(count, chunk, least):
+    """At a step of MS MARCO's passages, on the only device and on one of eight."""
     seen = np.array_split(ms_marco(16 * count, 70.5, 128), 16)
     shape = shape_for([some.tolist() for some in seen[:4]], chunk, ON_ACCELERATORS)
     assert shape.rows * shape.width <= 1.05 * chunk * 70.5 + 256  # what memory is planned for
@@ -99,7 +101,7 @@ def test_chunks_of_rows_are_full_of_text(count, chunk):
         texts = [Text(*np.zeros((2, length), np.int32)) for length in some]
         rows = in_chunks([texts], shape, 0)
         assert rows.ids.shape == (shape.chunks, shape.rows, shape.width)
-        assert (rows.text >= 0).mean() >= 0.94
+        assert (rows.text >= 0).mean() >= least
 
 
 @settings(max_examples=50, deadline=None)
