@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
+from tiny import as_texts, laid_out, models, tokens
 
 from rocketjax.bench import compiled, plan, tpu
 from rocketjax.bench.hlo import Program
@@ -20,6 +23,8 @@ from rocketjax.bench.recipes import recipes
 from rocketjax.bench.shapes import lists, shape_of
 from rocketjax.bench.stages import trained
 from rocketjax.config.options import load
+from rocketjax.inference.model import apply
+from rocketjax.runtime.devices import AXIS
 from rocketjax.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +134,17 @@ def test_a_joint_steps_slots_hold_text(machine, least):
     step = lists(config, MACHINES[machine], trained(config)["joint"])
     slots = sum(rows.ids.size for rows in step.arrays[:3]) / MACHINES[machine].count
     assert least < step.tokens / slots < 1
+
+
+@pytest.mark.parametrize("method", ["encode_query", "__call__"])
+def test_devices_that_read_texts_exchange_nothing(method):
+    """So the table has one device's program, which is that of each device of such a chip."""
+    retriever, reranker, params = models()
+    module, name = (reranker, "reranker") if method == "__call__" else (retriever, "retriever")
+    mesh = Mesh(np.array(jax.devices()[:2]), (AXIS,))
+    rows = laid_out(as_texts(tokens(np.random.default_rng(0), 8)), 2, 0, [32])
+    program = apply.lower(module, method, mesh, params[name], rows).compile().as_text()
+    assert Program(program).collectives() == {} and "num_partitions=2" in program
 
 
 def test_a_run_that_devices_cannot_share_has_no_programs():
