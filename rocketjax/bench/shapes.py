@@ -14,9 +14,8 @@ from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
 from rocketjax.retrieval.quantised import code_width
 from rocketjax.text.batch import ListBatch, Rows
-from rocketjax.text.chunks import shape_for
+from rocketjax.text.chunks import SAMPLE, shape_for
 from rocketjax.text.rows import fitting
-from rocketjax.training.loader import SAMPLE
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Programs that read texts outside training, and of which kind.

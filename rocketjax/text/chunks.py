@@ -15,6 +15,7 @@ import numpy as np
 from rocketjax.text.batch import Rows, Text, chunk_count
 from rocketjax.text.rows import fill, fitting, pack, rounded, width_for
 
+SAMPLE = 4  # steps by which a shape is chosen
 TRIED = 4  # smaller numbers of rows, beside a larger one: that with the fewest slots is taken
 
 

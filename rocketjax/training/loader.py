@@ -16,7 +16,7 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Rows, Text
-from rocketjax.text.chunks import Shape, in_chunks, shape_for, wider
+from rocketjax.text.chunks import SAMPLE, Shape, in_chunks, shape_for, wider
 from rocketjax.text.rows import ON_CPU, rounded
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -65,7 +65,6 @@ class Shapes(NamedTuple):
 
 UNKNOWN = Shapes()
 NOTHING = Split({}, {})
-SAMPLE = 4  # batches by which shapes are chosen
 ASKED = 4_096  # queries of which is remembered what answers them: some have thousands of positives
 
 
