@@ -121,8 +121,8 @@ def _entry(
         lowered = lower(target, program)
     digest = hashlib.blake2b(lowered.program.as_text().encode(), digest_size=8).hexdigest()
     entry = dataclasses.replace(entry, digest=digest)
-    program = target.machine.chip, digest, entry.versions
-    same = [e for e in known if (MACHINES[e.machine].chip, e.digest, e.versions) == program]
+    this = target.machine.chip, digest, entry.versions
+    same = [e for e in known if (MACHINES[e.machine].chip, e.digest, e.versions) == this]
     done = _taken_over(entry, same[0]) if same else _compiled(entry, lowered)
     return _estimated(done, lowered, target.machine)
 
