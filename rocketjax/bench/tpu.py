@@ -93,7 +93,8 @@ def _targets(options: Tpu) -> "Iterator[tuple[Target, str, str, Name]]":
             own = programs_of(config, MACHINES[machine])
             if not own:
                 say(f"{name}: its batches cannot be shared by {machine}'s devices")
-            for program in (each for each in own if each in options.programs):
+            programs: list[Name] = [each for each in own if each in options.programs]
+            for program in programs:
                 both = options.parallel if program in TRAINING else options.parallel[:1]
                 for parallel in both:
                     target = Target(config, MACHINES[machine], devices, parallel, options.layers)
