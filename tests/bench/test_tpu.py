@@ -127,6 +127,11 @@ def test_every_recipe_fits_every_machine(table):
         pytest.skip(f"python -m rocketjax.bench.tpu has not compiled {'; '.join(missing)}")
 
 
+def test_ms_marcos_joint_step_leaves_a_quarter_of_a_v5e(table):
+    entry = compiled.find(table, "msmarco", "v5e-1", "joint")
+    assert entry and "chunk 128," in entry.shape and entry.memory <= 12e9
+
+
 @pytest.mark.parametrize(("machine", "least"), [("v5e-1", 0.96), ("v5e-8", 0.91)])
 def test_a_joint_steps_slots_hold_text(machine, least):
     """At MS MARCO's lengths; among eight devices, all have the slots of the one with most."""
