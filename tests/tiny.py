@@ -11,7 +11,8 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.heads import has_own_pooler
 from rocketjax.text.batch import ListBatch, Text, Tokens
-from rocketjax.text.rows import ON_ACCELERATORS, fitting, in_parts, one_a_row, pack
+from rocketjax.text.chunks import in_chunks, shape_for
+from rocketjax.text.rows import ON_ACCELERATORS, fitting, one_a_row
 
 ENCODER = EncoderConfig(
     vocab_size=50,
@@ -78,9 +79,17 @@ def list_batch(seed=0, rows=8, slots=5, uneven=True):
 def packed(batch, devices=1, chunk=0, width=32):
     """The batch of padded texts in packed rows, as the loader makes it."""
     query, passage, pair = (
-        pack(in_parts(as_texts(tokens), devices, chunk), width, 0, 0) for tokens in batch[:3]
+        laid_out(as_texts(tokens), devices, chunk, [width]) for tokens in batch[:3]
     )
     return batch._replace(query=query, passage=passage, pair=pair)
+
+
+def laid_out(texts, devices, chunk, widths):
+    """Texts in the chunks of devices."""
+    count = len(texts) // devices
+    own = [texts[i : i + count] for i in range(0, len(texts), count)]
+    lengths = [[len(text.ids) for text in some] for some in own]
+    return in_chunks(own, shape_for(lengths, chunk, widths), 0)
 
 
 def apart(batch):
@@ -147,8 +156,8 @@ def shapes_of(config, devices):
 
     def rows(count, length):
         texts = [Text(*np.zeros((2, length), np.int32))] * count
-        parts = in_parts(texts, devices, config.compute.chunk)
-        return pack(parts, fitting(length, ON_ACCELERATORS), 0, 0)
+        widths = [fitting(length, ON_ACCELERATORS)]
+        return laid_out(texts, devices, config.compute.chunk, widths)
 
     batch = ListBatch(*(rows(*kind) for kind in kinds), valid, own_positives(lists, slots))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)

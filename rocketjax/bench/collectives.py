@@ -23,7 +23,7 @@ from rocketjax.models.encoder import EncoderConfig, Params
 from rocketjax.models.pretrained import read_encoder_config
 from rocketjax.runtime.devices import data_parallel
 from rocketjax.text.batch import ListBatch, Rows, Text, Tokens
-from rocketjax.text.rows import in_parts, pack
+from rocketjax.text.rows import pack
 from rocketjax.training.step import (
     Objective,
     TrainState,
@@ -130,7 +130,7 @@ def _compiled(stage: StageStep, devices: int) -> str:
 
 def _texts(count: int, devices: int) -> Rows:
     text = Text(*np.zeros((2, LENGTH), np.int32))
-    return pack(in_parts([text] * count, devices, 0), LENGTH, 0, 0)
+    return pack([[text] * (count // devices)] * devices, LENGTH, 0, 0)
 
 
 if __name__ == "__main__":

@@ -31,18 +31,26 @@ class Machine(NamedTuple):
         """Whether it is one."""
         return bool(self.topology)
 
+    @property
+    def chip(self) -> str:
+        """Of which generation its TPUs are; empty: no TPU."""
+        return self.topology.partition(":")[0]
+
 
 # All chips on one host; libtpu would take four for a host.
 _ONE: dict[str, Any] = {"chips_per_host_bounds": [1, 1, 1]}
 _EIGHT: dict[str, Any] = {"chips_per_host_bounds": [2, 4, 1]}
 # A v4-32 has 32 cores on 16 chips, of which jax makes 16 devices, on four hosts.
 _PAIRS: dict[str, Any] = {"chip_config_name": "megacore"}
+# Chunks follow from docs/tpu.json: with 128, MS MARCO's joint step, the largest that recipes have,
+# takes 9.6 of a v5e's 16 GB, and a chip with twice the memory has room for twice the texts. A test
+# holds that every program in the table leaves a tenth of its chip.
 MACHINES: dict[str, Machine] = {
-    "v5e-1": Machine(1, 197e12, 819e9, 16e9, 64, "v5e:1x1", _ONE),
-    "v5e-8": Machine(8, 197e12, 819e9, 16e9, 64, "v5e:2x4", _EIGHT),
-    "v6e-1": Machine(1, 918e12, 1_640e9, 32e9, 128, "v6e:1x1", _ONE),
-    "v6e-8": Machine(8, 918e12, 1_640e9, 32e9, 128, "v6e:2x4", _EIGHT),
-    "v4-32": Machine(16, 275e12, 1_228e9, 32e9, 128, "v4:2x2x4", _PAIRS),
+    "v5e-1": Machine(1, 197e12, 819e9, 16e9, 128, "v5e:1x1", _ONE),
+    "v5e-8": Machine(8, 197e12, 819e9, 16e9, 128, "v5e:2x4", _EIGHT),
+    "v6e-1": Machine(1, 918e12, 1_640e9, 32e9, 256, "v6e:1x1", _ONE),
+    "v6e-8": Machine(8, 918e12, 1_640e9, 32e9, 256, "v6e:2x4", _EIGHT),
+    "v4-32": Machine(16, 275e12, 1_228e9, 32e9, 256, "v4:2x2x4", _PAIRS),
     "h100": Machine(1, 989e12, 3_350e9, 80e9),
 }
 

@@ -87,6 +87,17 @@ class Target(NamedTuple):
         )
 
 
+def programs_of(config: Config, machine: Machine) -> list[Program]:
+    """Those that a run consists of: none of a stage without steps.
+
+    Where the devices cannot share a stage's batch there is no run, and so no program.
+    """
+    steps = {name: stage.options for name, stage in trained(config).items() if stage.options.steps}
+    if any(options.batch % machine.count for options in steps.values()):
+        return []
+    return [name for name in PROGRAMS if name not in TRAINING or name in steps]
+
+
 def lower(target: Target, name: Program) -> Lowered:
     """Lowers one of a run's programs.
 
@@ -102,10 +113,13 @@ def lower(target: Target, name: Program) -> Lowered:
 
 
 def _encoded(target: Target, kind: Kind, method: str) -> Lowered:
-    """A batch of texts through a model, on the devices of one host."""
+    """A batch of texts through a model, on one device.
+
+    Further devices run the same program on other texts, and exchange nothing.
+    """
     retriever, reranker = target.models
     module = reranker if kind == "pair" else retriever
-    mesh = Mesh(np.array(_own(target.devices)), (AXIS,))
+    mesh = Mesh(np.array(target.devices[:1]), (AXIS,))
     batch = texts(target.config, kind, mesh.size)
     params = _placed(_params(module), mesh, P())
     program = apply.lower(module, method, mesh, params, _placed(batch.arrays, mesh, P(AXIS)))

@@ -109,9 +109,9 @@ def parameters(encoder: EncoderConfig) -> int:
 
 
 def recipes() -> list[str]:
-    """The names of all recipes, but for the ablation's arms: those are laid over its base."""
-    names = (path.relative_to(RECIPES).with_suffix("") for path in RECIPES.rglob("*.yaml"))
-    return sorted(str(name) for name in names if not name.name.startswith("ablation"))
+    """The names of all recipes, but for a GPU's and the ablation's arms, laid over its base."""
+    names = (path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("ablation"))
 
 
 def short(path: str) -> str:

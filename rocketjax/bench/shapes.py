@@ -13,8 +13,9 @@ from rocketjax.config.schema import Config
 from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
 from rocketjax.retrieval.quantised import code_width
-from rocketjax.text.batch import ListBatch, Rows, Text
-from rocketjax.text.rows import fitting, in_parts, pack, width_for
+from rocketjax.text.batch import ListBatch, Rows
+from rocketjax.text.chunks import SAMPLE, shape_for
+from rocketjax.text.rows import fitting
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Programs that read texts outside training, and of which kind.
@@ -79,14 +80,12 @@ def row_width(config: Config, kind: Kind) -> int:
 
 
 def _packed(config: Config, kind: Kind, count: int, chunk: int, devices: int) -> Rows:
-    """A step's texts of one kind, by `Collator.fitted`'s rule: what is needed, and a twentieth."""
-    widths = row_widths("tpu")
-    own = lengths(config, kind, count // devices)  # of one device; all have the like
-    width = width_for(own, widths)
-    nothing = [Text(*np.zeros((2, length), np.int32)) for length in own]
-    parts = pack(in_parts(nothing, 1, chunk), width, 0, 0)
-    chunks, rows, _ = parts.ids.shape
-    return _rows(devices * chunks, -(-21 * rows // 20), width, parts.first.shape[1])
+    """A step's texts of one kind, in the shape that `Collator.fitted` would choose."""
+    own = count // devices  # all devices have the like
+    drawn = lengths(config, kind, SAMPLE * count)
+    steps = [drawn[start : start + own] for start in range(0, len(drawn), own)]
+    shape = shape_for(steps, chunk, row_widths("tpu"))
+    return _rows(devices * shape.chunks, shape.rows, shape.width, shape.texts)
 
 
 def _rows(parts: int, rows: int, width: int, texts: int) -> Rows:

@@ -41,7 +41,7 @@ class Tpu:
     machines: tuple[TpuName, ...] = ("v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32")
     """What to compile for; a v4-32 has 16 chips on four hosts."""
     configs: tuple[str, ...] = ()
-    """Recipes; none: all that rocketjax brings, but for the ablation's arms."""
+    """Recipes; none: all that rocketjax brings, but for the ablation's arms and a GPU's."""
     programs: tuple[Name, ...] = (
         "queries",
         "passages",
@@ -83,18 +83,18 @@ def _tpu(options: Tpu) -> None:
 def _targets(options: Tpu) -> "Iterator[tuple[Target, str, str, Name]]":
     """Everything that is asked for: a target, the names of config and machine, a program."""
     from rocketjax.bench.machines import describe
-    from rocketjax.bench.programs import TRAINING, Target
+    from rocketjax.bench.programs import TRAINING, Target, programs_of
     from rocketjax.bench.recipes import recipes, short
-    from rocketjax.bench.stages import trained
 
     for machine in options.machines:
         devices = describe(machine)
         for name in options.configs or recipes():
             config = load(Path(name))
-            idle = {stage for stage, own in trained(config).items() if not own.options.steps}
-            for program in options.programs:
-                if program in idle:
-                    continue
+            own = programs_of(config, MACHINES[machine])
+            if not own:
+                say(f"{name}: its batches cannot be shared by {machine}'s devices")
+            programs: list[Name] = [each for each in own if each in options.programs]
+            for program in programs:
                 both = options.parallel if program in TRAINING else options.parallel[:1]
                 for parallel in both:
                     target = Target(config, MACHINES[machine], devices, parallel, options.layers)
@@ -122,11 +122,8 @@ def _entry(
         lowered = lower(target, program)
     digest = hashlib.blake2b(lowered.program.as_text().encode(), digest_size=8).hexdigest()
     entry = dataclasses.replace(entry, digest=digest)
-    same = [
-        other
-        for other in known
-        if (other.machine, other.digest, other.versions) == (machine, digest, entry.versions)
-    ]
+    this = target.machine.chip, digest, entry.versions
+    same = [e for e in known if (MACHINES[e.machine].chip, e.digest, e.versions) == this]
     done = _taken_over(entry, same[0]) if same else _compiled(entry, lowered)
     return _estimated(done, lowered, target.machine)
 

@@ -162,8 +162,8 @@ class ComputeConfig:
     """Texts of full length a device encodes or scores at once, outside training, or as many tokens
     of shorter ones; 0: 16 on a CPU (whose caches more would leave), 256 elsewhere."""
     chunk: Count = at("warm-retriever", 0)
-    """Texts a device holds the activations of in training; 0: all of its batch. A chunk is run
-    again in the backward pass, so batches of thousands of queries and long lists fit."""
+    """Texts a device holds the activations of in training, on average; 0: all of its batch. A chunk
+    is run again in the backward pass, so batches of thousands of queries and long lists fit."""
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,7 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         remat=config.remat,
         unroll=config.unroll or (1_000 if on_cpu else 1),
         dropout=dropout,
+        scatter=platform != "tpu",
     )
 
 

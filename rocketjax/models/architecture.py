@@ -89,3 +89,4 @@ class Compute:
     remat: RematPolicy = "none"  # full: keep only each layer's input; dots: keep matrix products
     unroll: int = 1  # layers in one step of the scan
     dropout: float = 0.0  # of hidden states, in training; attention weights are not dropped
+    scatter: bool = True  # adds up the gradients of small tables; otherwise a matrix product does

@@ -25,6 +25,7 @@ from rocketjax.models.layer import (
     layer_norm,
 )
 from rocketjax.models.positions import Places, relative_bias, turns
+from rocketjax.models.tables import look_up
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
 
@@ -111,15 +112,19 @@ class Encoder(nn.Module):
         def table(name: str, rows: int) -> jax.Array:
             return self.param(name, init, (rows, width), jnp.float32)
 
+        def looked_up(name: str, rows: int, index: jax.Array) -> jax.Array:
+            product = None if self.compute.scatter else self.compute.dtype
+            return look_up(table(name, rows), index, product)
+
         ids, types, position = (
             jnp.asarray(each).reshape(-1) for each in (rows.ids, rows.types, rows.position)
         )
-        x = table("word_embedding", config.vocab_size)[ids]
+        x = looked_up("word_embedding", config.vocab_size, ids)
         if not config.rope_theta:
             place = position + config.position_offset
-            x = x + table("position_embedding", config.max_positions)[place]
+            x = x + looked_up("position_embedding", config.max_positions, place)
         if config.type_vocab_size:
-            x = x + table("type_embedding", config.type_vocab_size)[types]
+            x = x + looked_up("type_embedding", config.type_vocab_size, types)
         if config.task_type_vocab_size:  # ERNIE numbers its tasks; rocketjax trains one, number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
         norm = self.param("embedding_norm", lambda _: init_norm(width, config.norm_bias))

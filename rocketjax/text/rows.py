@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from rocketjax.text.batch import Rows, Text, Tokens, chunk_count
+from rocketjax.text.batch import Rows, Text, Tokens
 
 # Widths that rows may have. On accelerators a row's attention is whole tiles of 128 lanes; a CPU
 # pays for every pair of slots in a row, and so is better off with narrow ones.
@@ -89,35 +89,21 @@ def width_for(lengths: Sequence[int], widths: Sequence[int]) -> int:
     return best_width(lengths, [longest, *(w for w in widths if w > longest)])
 
 
-def in_parts(texts: Sequence[Text], devices: int, chunk: int) -> list[Sequence[Text]]:
-    """A batch's texts by device and chunk: what each takes at once, in order, K parts in all.
-
-    Args:
-        texts: equally many for each device.
-        devices: that share them.
-        chunk: texts of a part; 0: all of a device's. A device's last part may have fewer.
-    """
-    own = len(texts) // devices
-    size = chunk if chunk_count(own, chunk) > 1 else own
-    return [
-        texts[start : min(start + size, end)]
-        for end in range(own, len(texts) + 1, own)
-        for start in range(end - own, end, size)
-    ]
-
-
-def pack(parts: Sequence[Sequence[Text]], width: int, rows: int, pad_id: int) -> Rows:
+def pack(
+    parts: Sequence[Sequence[Text]], width: int, rows: int, pad_id: int, texts: int = 0
+) -> Rows:
     """Packs every part into rows of its own: [K, ...].
 
     Args:
-        parts: K of them; N is the size of the largest.
+        parts: K of them.
         width: S, at least that of the longest text.
         rows: R where that is enough; otherwise few more than are needed.
         pad_id: the id of slots without a token.
+        texts: N, or more where the largest part has more.
     """
     packed = [list(fill(map(_size, part), width, ())) for part in parts]
     need = max(map(len, packed))
-    shape = rows if need <= rows else _rounded(need), width, max(map(len, parts))
+    shape = rows if need <= rows else rounded(need), width, max(texts, *map(len, parts))
     laid = (
         lay_out([row for _, row in some], part, shape, pad_id)
         for some, part in zip(packed, parts, strict=True)
@@ -157,7 +143,7 @@ def _size(text: Text) -> int:
     return len(text.ids)
 
 
-def _rounded(rows: int) -> int:
+def rounded(rows: int) -> int:
     """Up to one of four numbers in each doubling: each is a program to compile."""
     step = 1 << max(0, (rows - 1).bit_length() - 3)
     return -(-rows // step) * step

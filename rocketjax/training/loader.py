@@ -16,7 +16,8 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Rows, Text
-from rocketjax.text.rows import ON_CPU, fitting, in_parts, pack, width_for
+from rocketjax.text.chunks import SAMPLE, Shape, in_chunks, shape_for, wider
+from rocketjax.text.rows import ON_CPU, rounded
 from rocketjax.text.tokenizer import Tokenizer
 
 Known = TypeVar("Known")
@@ -54,15 +55,8 @@ def _ordered(lists: Sequence[TrainingList], seed: int) -> "grain.MapDataset[Trai
     return grain.MapDataset.source(lists).seed(seed).shuffle().repeat(EPOCHS)
 
 
-class Shape(NamedTuple):
-    """The rows of a kind of texts, where they are enough: one compiled program then serves all."""
-
-    rows: int = 0  # R
-    width: int = 0  # S
-
-
 class Shapes(NamedTuple):
-    """Of the three kinds of texts."""
+    """Of the three kinds of texts; where they are enough, one compiled program serves all steps."""
 
     query: Shape = Shape()
     passage: Shape = Shape()
@@ -71,7 +65,6 @@ class Shapes(NamedTuple):
 
 UNKNOWN = Shapes()
 NOTHING = Split({}, {})
-SAMPLE = 4  # batches by which shapes are chosen
 ASKED = 4_096  # queries of which is remembered what answers them: some have thousands of positives
 
 
@@ -92,7 +85,7 @@ class Collator:
     reranker_tokenizer: Tokenizer
     slots: int  # of a list
     devices: int = 1  # share a batch
-    chunk: int = 0  # texts that a device takes at once; 0: all of its own
+    chunk: int = 0  # texts that a device takes at once, on average; 0: all of its own
     widths: Sequence[int] = ON_CPU  # that rows may have
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
@@ -110,12 +103,13 @@ class Collator:
         return dataclasses.replace(self, shapes=Shapes(*shapes))
 
     def _shape(self, batches: Sequence[Sequence[Text]]) -> Shape:
-        """For all of these batches of one kind of texts, and a twentieth more rows."""
-        lengths = [len(text.ids) for texts in batches for text in texts]
-        width = width_for(lengths, self.widths)
-        parts = (in_parts(texts, self.devices, self.chunk) for texts in batches)
-        need = max(pack(some, width, 0, 0).ids.shape[1] for some in parts)
-        return Shape(-(-21 * need // 20), width)
+        """For all of these batches of one kind of texts."""
+        steps = [lengths for texts in batches for lengths in _lengths(self._by_device(texts))]
+        return shape_for(steps, self.chunk, self.widths)
+
+    def _by_device(self, texts: Sequence[Text]) -> list[Sequence[Text]]:
+        own = len(texts) // self.devices
+        return [texts[end - own : end] for end in range(own, len(texts) + 1, own)]
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
@@ -184,11 +178,19 @@ class Collator:
 
     def _rows(self, texts: Sequence[Text], shape: Shape, pad_id: int) -> Rows:
         """Packs one kind of texts: [devices * chunks, ...]."""
-        lengths = [len(text.ids) for text in texts]
-        rows, width = shape
-        if max(lengths) > width:
-            width = fitting(max(lengths), self.widths) if width else width_for(lengths, self.widths)
-        return pack(in_parts(texts, self.devices, self.chunk), width, rows, pad_id)
+        own = self._by_device(texts)
+        lengths = _lengths(own)
+        if not shape.width:  # of this batch alone, and so of few different shapes
+            shape = shape_for(lengths, self.chunk, self.widths)
+            shape = shape._replace(chunks=rounded(shape.chunks), rows=rounded(shape.rows))
+        longest = max(map(max, lengths))
+        if longest > shape.width:
+            shape = wider(shape, longest, self.widths)
+        return in_chunks(own, shape, pad_id)
+
+
+def _lengths(devices: Sequence[Sequence[Text]]) -> list[list[int]]:
+    return [[len(text.ids) for text in texts] for texts in devices]
 
 
 def _slotted(texts: Sequence[Text], taken: Sequence[bool]) -> list[Text]:

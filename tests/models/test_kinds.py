@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import KINDS, as_texts, drawn, tokens
+from tiny import ENCODER, KINDS, as_texts, drawn, tokens
 
 from rocketjax.models.architecture import Compute
 from rocketjax.models.attention.attend import attend
@@ -97,6 +97,26 @@ def test_first_tokens_stacks_and_recomputation_change_nothing(kind):
         same(of(params, remat="full"), want)
     apart = jax.jit(partial(encode, kind, texts=text, first_only=True))(params=unstacked(params))
     same(apart, want[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_product_adds_up_small_tables_gradients_as_a_scatter_does(dtype):
+    """And no other table's: a vocabulary's rows are too many."""
+    config = dataclasses.replace(ENCODER, vocab_size=1_100)
+    texts = tokens(np.random.default_rng(0), 7)
+    params = drawn(lambda: Encoder(config).init(jax.random.key(0), texts)["params"])
+
+    def total(params, scatter):
+        module = Encoder(config, Compute(dtype, scatter=scatter))
+        out = module.apply({"params": params}, texts)
+        return jnp.sum(out.astype(jnp.float32) ** 3)
+
+    by_scatter, by_product = (partial(jax.grad(total), scatter=some) for some in (True, False))
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+    for a, b in zip(*(jax.tree.leaves(g(params)) for g in (by_scatter, by_product)), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(a).max())
+    programs = (str(jax.make_jaxpr(some)(params)) for some in (by_scatter, by_product))
+    assert [text.count("scatter-add[") for text in programs] == [3, 1]
 
 
 @each_kind
