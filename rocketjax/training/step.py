@@ -19,7 +19,8 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.dropout import fold_in
 from rocketjax.models.layer import Params
 from rocketjax.runtime.devices import AXIS
-from rocketjax.text.batch import Array, ListBatch, Rows
+from rocketjax.text.batch import ListBatch, Rows
+from rocketjax.training.diagnostics import accuracy, diagnostics
 from rocketjax.training.losses import (
     Term,
     divergence,
@@ -92,12 +93,14 @@ def train_step(
     the step counts as skipped: the batch is used up, the learning rate's schedule waits.
 
     Returns:
-        The next state and, for the whole batch, the loss, every term and the gradient's norm.
+        The next state and, for the whole batch, the loss, every term and the gradient's norm, of
+        each model too.
     """
     rows = batch.valid.shape[0]
     keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
     grads, metrics = loss_gradient(state.params, batch, keys, objective)
     metrics |= {"gradient_norm": optax.tree.norm(grads)}
+    metrics |= {f"{name}_gradient_norm": optax.tree.norm(grads[name]) for name in grads}
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -130,10 +133,9 @@ def share_of_loss(
     params: Params, batch: ListBatch, keys: jax.Array | None, objective: Objective
 ) -> tuple[jax.Array, Metrics]:
     """This device's share of the global batch's loss [], and of every term; shares add up to it."""
-    shares = {
-        name: term.total if term.count is None else term.total / _at_least_one(term.count)
-        for name, term in objective.terms_of(params, batch, keys).items()
-    }
+    terms = objective.terms_of(params, batch, keys)
+    counts = _everyones_counts(terms)
+    shares = {name: term.total / counts.get(name, 1.0) for name, term in terms.items()}
     weighted = (weight * shares[name] for name, weight in objective.weights.items())
     loss = sum(weighted, jnp.float32(0))
     return loss, shares | {"loss": loss}
@@ -160,11 +162,17 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
-        return terms | {
-            "kl": divergence(de, ce, batch.valid, loss),
-            "retriever_accuracy": accuracy(de, batch.valid),
-            "reranker_accuracy": accuracy(ce, batch.valid),
-        }
+        lists = batch.valid.shape[0] * jax.lax.psum(1, AXIS)
+        scaled = de / (loss.retriever_temperature or 1.0)  # a settled one has it
+        return (
+            terms
+            | {
+                "kl": divergence(de, ce, batch.valid, loss),
+                "retriever_accuracy": accuracy(de, batch.valid),
+                "reranker_accuracy": accuracy(ce, batch.valid),
+            }
+            | diagnostics(scaled, ce, batch.valid, loss, lists)
+        )
 
     return Objective(terms_of, joint_weights(loss))
 
@@ -295,16 +303,11 @@ def in_chunks(
     return outputs[jnp.nonzero(there, size=count)[0]]
 
 
-def accuracy(scores: Array, valid: Array) -> Term:
-    """Share of lists whose positive scores above every other passage."""
-    scores = jnp.where(valid, scores, -jnp.inf)
-    first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1) & valid[:, 0]
-    return Term(jnp.sum(first, dtype=jnp.float32), jnp.sum(valid[:, 0], dtype=jnp.float32))
-
-
-def _at_least_one(count: jax.Array) -> jax.Array:
-    """Everyone's count; 1 where nobody has anything, whose sum is then 0."""
-    return jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
+def _everyones_counts(terms: Mapping[str, Term]) -> dict[str, jax.Array]:
+    """Of the terms that have one; 1 where nobody has anything, whose sum is then 0."""
+    counts = {name: term.count for name, term in terms.items() if term.count is not None}
+    together = jax.lax.psum(jnp.stack([*counts.values()]), AXIS)  # one collective for all
+    return dict(zip(counts, jnp.maximum(together, 1.0), strict=True))
 
 
 def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:
