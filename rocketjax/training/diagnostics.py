@@ -14,6 +14,8 @@ from rocketjax.training.losses import (
     distillation,
     list_log_softmax,
     listwise_cross_entropy,
+    with_labels,
+    without_likely,
 )
 
 SHORTEST = 1e-6  # the gradient of a list's scores; a shorter one is rounding and has no direction
@@ -25,6 +27,7 @@ def diagnostics(
     valid: Array,
     config: LossConfig,
     lists: int,
+    labelled: Array | None = None,
 ) -> dict[str, Term]:
     """Measures of a joint step, as means over lists.
 
@@ -34,6 +37,7 @@ def diagnostics(
         valid: [B, L] bool.
         config: what `rocketjax.config.resolve_loss` makes of one with a preset.
         lists: of the whole batch, on all devices.
+        labelled: [B] bool, the lists whose slot 0 holds a positive; None: all.
 
     Returns:
         "teacher_entropy": of the re-ranker's distribution as it is distilled, in nats.
@@ -43,19 +47,23 @@ def diagnostics(
             the retriever's scores of a list; lists without a gradient do not count. Not there
             where the distillation does not move the retriever.
         "retriever_cosine": between the weighted sum of both gradients and the label's.
+        "labelled": share of lists that have a label, where `labelled` says which.
     """
     de, ce = jax.lax.stop_gradient((retriever_scores, reranker_scores))
-    right = accuracy(ce, valid)
+    own = with_labels(valid, labelled)
+    size = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
     measures = {
         "teacher_entropy": teacher_entropy(ce, valid, config),
-        "uniform_entropy": _mean(jnp.log(jnp.maximum(jnp.sum(valid, 1), 1)), valid[:, 0]),
-        "teacher_disagrees": Term(right.count - right.total, right.count),
+        "uniform_entropy": _mean(jnp.log(size[:, 0]), valid[:, 0]),
+        "teacher_disagrees": _mean(~_positive_first(ce, own), own[:, 0]),
     }
+    if labelled is not None:
+        measures["labelled"] = _mean(own[:, 0], valid[:, 0])
     if config.stop_gradient == "retriever":
         return measures
-    label = jax.grad(lambda scores: listwise_cross_entropy(scores, valid).total)(de)
+    kept = without_likely(own, ce, config.mask_by_reranker)
+    label = jax.grad(lambda scores: listwise_cross_entropy(scores, kept).total)(de)
     taught = jax.grad(lambda scores: distillation(scores, ce, valid, config).total)(de)
-    size = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
     of_a_list = {"list": 1.0, "element": 1 / size, "sum": lists}[config.reduction]
     both = config.retriever_weight * label + config.distill_weight * of_a_list * taught
     return measures | {
@@ -76,9 +84,12 @@ def teacher_entropy(scores: Array, valid: Array, config: LossConfig) -> Term:
 
 def accuracy(scores: Array, valid: Array) -> Term:
     """Share of lists whose positive scores above every other passage."""
+    return _mean(_positive_first(scores, valid), valid[:, 0])
+
+
+def _positive_first(scores: Array, valid: Array) -> jax.Array:
     scores = jnp.where(valid, scores, -jnp.inf)
-    first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1)
-    return _mean(first.astype(jnp.float32), valid[:, 0])
+    return jnp.all(scores[:, :1] > scores[:, 1:], axis=1)
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> Term:
@@ -89,7 +100,7 @@ def _cosine(a: jax.Array, b: jax.Array) -> Term:
     return _mean(jnp.sum(a * b, axis=1) / product, counted)
 
 
-def _mean(values: jax.Array, counted: Array) -> Term:
-    """Of the counted lists; values [B] of others may be anything."""
+def _mean(values: Array, counted: Array) -> Term:
+    """Of the counted lists; values [B] of others may be anything, NaN too."""
     total = jnp.sum(values, where=counted, dtype=jnp.float32)
     return Term(total, jnp.sum(counted, dtype=jnp.float32))

@@ -19,7 +19,7 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.dropout import fold_in
 from rocketjax.models.layer import Params
 from rocketjax.runtime.devices import AXIS
-from rocketjax.text.batch import ListBatch, Rows
+from rocketjax.text.batch import Array, ListBatch, Rows
 from rocketjax.training.diagnostics import accuracy, diagnostics
 from rocketjax.training.losses import (
     Term,
@@ -27,7 +27,10 @@ from rocketjax.training.losses import (
     in_batch_cross_entropy,
     joint_terms,
     joint_weights,
+    likely_in_batch,
     reranker_loss,
+    with_labels,
+    without_likely,
 )
 from rocketjax.training.matryoshka import at_widths, settled
 
@@ -154,24 +157,27 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         ce = reranker_scores(reranker, params["reranker"], batch, keys)
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
-            terms = joint_terms(list_scores(query, passage), ce, batch.valid, loss)
+            de = list_scores(query, passage)
+            terms = joint_terms(de, ce, batch.valid, loss, batch.labelled)
             if loss.retriever_negatives == "batch":
-                terms["retriever"] = in_batch_term(query, passage, batch, loss)
+                likely = ~without_likely(batch.valid, ce, loss.mask_by_reranker)
+                terms |= in_batch_terms(query, passage, batch, loss, likely)
             return terms
 
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
+        own = with_labels(batch.valid, batch.labelled)
         lists = batch.valid.shape[0] * jax.lax.psum(1, AXIS)
         scaled = de / (loss.retriever_temperature or 1.0)  # a settled one has it
         return (
             terms
             | {
                 "kl": divergence(de, ce, batch.valid, loss),
-                "retriever_accuracy": accuracy(de, batch.valid),
-                "reranker_accuracy": accuracy(ce, batch.valid),
+                "retriever_accuracy": accuracy(de, own),
+                "reranker_accuracy": accuracy(ce, own),
             }
-            | diagnostics(scaled, ce, batch.valid, loss, lists)
+            | diagnostics(scaled, ce, batch.valid, loss, lists, batch.labelled)
         )
 
     return Objective(terms_of, joint_weights(loss))
@@ -202,7 +208,7 @@ def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
         vectors = encode_lists(retriever, params["retriever"], batch, keys)
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
-            return {"retriever": in_batch_term(query, passage, batch, loss)}
+            return in_batch_terms(query, passage, batch, loss)
 
         whole = of_vectors(*vectors)
         return whole | at_widths(of_vectors, vectors, loss, retriever)
@@ -210,7 +216,13 @@ def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
     return Objective(terms_of, {"retriever": 1.0})
 
 
-def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: LossConfig) -> Term:
+def in_batch_terms(
+    query: jax.Array,
+    passage: jax.Array,
+    batch: ListBatch,
+    loss: LossConfig,
+    likely: Array | None = None,
+) -> dict[str, Term]:
     """Every passage on every device is a negative of every query that it does not answer.
 
     The gather is differentiated: its transpose brings each passage the gradients of all devices.
@@ -219,15 +231,32 @@ def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: 
         query: [B, D], this device's.
         passage: [B, L, D], likewise.
         batch: B lists.
-        loss: a settled one; its temperature counts.
+        loss: a settled one; its temperature counts, and what it masks.
+        likely: [B, L] bool, passages of a query's own list that are none of its negatives either.
+
+    Returns:
+        "retriever", and with a mask "masked_negatives": the share of negatives that it leaves out.
     """
     b, slots = batch.valid.shape
     own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1))
     passages, valid = jax.lax.all_gather(own, AXIS, tiled=True)
-    positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-    relevant = jnp.asarray(batch.relevant)
-    query = query / (loss.retriever_temperature or 1.0)  # a settled one has it
-    return in_batch_cross_entropy(query, passages, valid, positive, relevant)
+    rows = jax.lax.axis_index(AXIS) * b + jnp.arange(b)
+    relevant, temperature = jnp.asarray(batch.relevant), loss.retriever_temperature or 1.0
+    query = query / temperature  # a settled one has it
+    masked = jnp.zeros_like(relevant)
+    if likely is not None and loss.mask_by_reranker is not None:
+        is_own = jnp.arange(len(valid)) // slots == rows[:, None]
+        masked |= is_own & jnp.tile(likely, len(valid) // slots)
+    if loss.mask_by_retriever is not None:
+        above = loss.mask_by_retriever / temperature
+        masked |= likely_in_batch(query, passages, rows * slots, above)
+    answers = relevant | masked
+    term = in_batch_cross_entropy(query, passages, valid, rows * slots, answers, batch.labelled)
+    if loss.mask_by_reranker is None and loss.mask_by_retriever is None:
+        return {"retriever": term}
+    negatives = valid & ~relevant & with_labels(batch.valid, batch.labelled)[:, :1]
+    share = Term(*(jnp.sum(x, dtype=jnp.float32) for x in (negatives & masked, negatives)))
+    return {"retriever": term, "masked_negatives": share}
 
 
 def encode_lists(
