@@ -62,6 +62,19 @@ MEASURES = (
         "label: more loss.distill_weight or less loss.retriever_weight changes that.",
     ),
     Measure(
+        "labelled",
+        "Lists with a label",
+        SHARE,
+        "The retriever learns from the others by distillation alone (lists.unlabelled distill).",
+    ),
+    Measure(
+        "masked_negatives",
+        "Negatives that are masked",
+        SHARE,
+        "Of the retriever's own cross-entropy, as too likely to answer (loss.mask_by_reranker, "
+        "loss.mask_by_retriever). Far more than a few percent are hard negatives too.",
+    ),
+    Measure(
         "retriever_clipped",
         "Steps in which the retriever's gradient is clipped",
         SHARE,
