@@ -80,7 +80,7 @@ def _mine(options: Mine) -> None:
     if line := own_passages(split.queries, collection.by_id):
         say(f"{options.split}: {line}; this passage is not mined")
     queries = dict(split.queries)
-    if options.lists.pseudo_positives and "unlabelled" in collection.splits:
+    if options.lists.takes_unlabelled and "unlabelled" in collection.splits:
         queries |= collection.splits["unlabelled"].queries
     shared = shared_positives(queries, split.qrels)
     if options.max_queries:

@@ -145,15 +145,15 @@ def _rows(
     """A row for each list with `negatives` of them: the loss needs the same number in all rows."""
     queries, passages = collection.split("train").queries, collection.by_id
     for item in lists:
-        if len(item.negatives) == negatives:
+        if item.positive and len(item.negatives) == negatives:
             yield {"query": queries[item.query], "positive": passages[item.positive].whole} | {
                 f"negative_{i}": passages[pid].whole for i, pid in enumerate(item.negatives, 1)
             }
 
 
 def _pairs(lists: Sequence[TrainingList], collection: Collection) -> Iterator[dict[str, Any]]:
-    """A row for each passage of each list, the positive first."""
+    """A row for each passage of each labelled list, the positive first."""
     queries, passages = collection.split("train").queries, collection.by_id
-    for item in lists:
+    for item in (item for item in lists if item.positive):
         for pid, label in [(item.positive, 1.0), *((pid, 0.0) for pid in item.negatives)]:
             yield {"query": queries[item.query], "passage": passages[pid].whole, "label": label}

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rocketjax.config.fields import Amount, Positive, Size, at
+from rocketjax.config.fields import Amount, Finite, Positive, Size, at
 
 Preset: TypeAlias = Literal["default", "paper", "released", "distilled", "custom"]
 
@@ -16,7 +16,8 @@ class LossConfig:
     preset: Preset = at("joint", "default")
     """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), distilled
     (the re-ranker leads, the label follows, as in CADET), or custom: only then do the fields below
-    count, but retriever_negatives, retriever_temperature and matryoshka, which always do."""
+    count, but retriever_negatives, retriever_temperature, mask_by_reranker, mask_by_retriever and
+    matryoshka, which always do. distilled goes with joint.optimizer.clip_by model."""
     retriever_weight: Amount = at("joint", 1.0)
     """Weight of the retriever's own cross-entropy."""
     retriever_negatives: Literal["list", "batch"] = at("joint", "list")
@@ -44,6 +45,15 @@ class LossConfig:
     retriever_temperature: Positive | None = at("warm-retriever", 1.0)
     """The retriever's scores are divided by it in every term. None: 0.05 for cosines, which are
     between -1 and 1 (vectors scaled to length 1), 1 for other dot products."""
+    mask_by_reranker: Finite | None = at("joint", None)
+    """Leave out of the retriever's own cross-entropy those passages of a query's list that the
+    re-ranker, as it is at this step, scores higher than the positive by more than this (0: those
+    that it puts before the label). None: no passage."""
+    mask_by_retriever: Finite | None = at("warm-retriever", None)
+    """With negatives from the batch, in the retriever's warm-up too: leave out those that the
+    retriever itself scores higher than the positive by more than this, before the temperature
+    (Qwen3-Embedding, arXiv 2506.05176: 0.1, of cosines). The re-ranker scores no passage of other
+    lists, so it cannot say. None: no passage."""
     matryoshka: tuple[Size, ...] = at("warm-retriever", ())
     """Widths of vectors at which the retriever's losses are computed, its own among them
     (arXiv 2205.13147): 384 128 64 trains vectors whose first 64 numbers serve too. Empty: its own
@@ -85,14 +95,16 @@ PRESETS: dict[Preset, LossConfig] = {
 
 
 def resolve_loss(loss: LossConfig) -> LossConfig:
-    """The weights and options a preset stands for; the retriever's temperature, negatives and
-    widths stay as set."""
+    """The weights and options a preset stands for; the retriever's temperature, negatives, masks
+    and widths stay as set."""
     if loss.preset == "custom":
         return loss
     return dataclasses.replace(
         PRESETS[loss.preset],
         retriever_temperature=loss.retriever_temperature,
         retriever_negatives=loss.retriever_negatives,
+        mask_by_reranker=loss.mask_by_reranker,
+        mask_by_retriever=loss.mask_by_retriever,
         matryoshka=loss.matryoshka,
         matryoshka_weights=loss.matryoshka_weights,
     )

@@ -11,7 +11,7 @@ import pydantic
 import tyro
 import yaml
 
-from rocketjax.config.loss import LossConfig
+from rocketjax.config.loss import LossConfig, resolve_loss
 from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig
 from rocketjax.runtime.errors import InputError, shown
 
@@ -188,6 +188,7 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     check_lists(config.lists, place)
     check_index(config.index, place)
     _check_widths(config.loss, place)
+    _check_used(config, place)
     return config
 
 
@@ -235,6 +236,11 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
             "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
         )
+    if lists.source == "given" and lists.unlabelled == "distill":
+        raise InputError(
+            f"{place('lists.unlabelled')}: lists without a label are mined; leave out lists.source "
+            "given"
+        )
 
 
 def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
@@ -255,6 +261,27 @@ def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('loss.matryoshka_weights')}: {len(weights)} weights for {len(widths)} widths; "
             "give one for each, not all of them 0"
+        )
+
+
+def _check_used(config: Config, place: Callable[[str], str]) -> None:
+    """Refuses masks and lists that would change nothing."""
+    loss = resolve_loss(config.loss)
+    in_batch = loss.retriever_negatives == "batch" or config.retriever_warmup.steps
+    if loss.mask_by_retriever is not None and not in_batch:
+        raise InputError(
+            f"{place('loss.mask_by_retriever')}: it masks negatives from the batch, and there are "
+            "none; set loss.retriever_negatives batch, or leave it out"
+        )
+    if loss.mask_by_reranker is not None and not loss.retriever_weight:
+        raise InputError(
+            f"{place('loss.mask_by_reranker')}: the retriever's own cross-entropy has no weight "
+            f"(loss.preset {loss.preset}); leave it out"
+        )
+    if config.lists.unlabelled == "distill" and not loss.distill_weight:
+        raise InputError(
+            f"{place('lists.unlabelled')}: lists without a label teach by distillation alone, "
+            "which has no weight; set loss.distill_weight, or lists.unlabelled pseudo"
         )
 
 

@@ -234,6 +234,10 @@ class ListConfig:
     pseudo_positives: Count = at("warm-retriever", 0)
     """Pseudo-positives a query, at most; each is the positive of a further list. With more
     than 0, training queries that nobody judged are mined too."""
+    unlabelled: Literal["pseudo", "distill"] = at("warm-retriever", "pseudo")
+    """Training queries without a positive: those of `pseudo_positives` serve them; or each has one
+    list without a label, of the retriever's best passage and a sample of its `top_n`, from which
+    the retriever learns by distillation alone."""
     calibration: Literal["platt", "sigmoid"] = at("mine", "platt")
     """How scores become probabilities: sigmoid(a score + b) fitted so that known positives and
     candidates, both classes weighing the same, are separated; or plain sigmoid(score)."""
@@ -246,6 +250,11 @@ class ListConfig:
     train on the same queries."""
     refresh: Count = at("mine", 0)
     """Mine again, with both models as they are, every N joint steps; 0: once (the paper)."""
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether queries that nobody judged are mined for."""
+        return self.pseudo_positives > 0 or self.unlabelled == "distill"
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,15 @@ class TrainingList:
     """A query, its positive passage and its negatives, all by id."""
 
     query: str
-    positive: str
+    positive: str  # "" in an unlabelled list, whose passages are all in `negatives`
     negatives: tuple[Id, ...]
-    kind: Literal["undenoised", "denoised"] = "undenoised"
+    kind: Literal["undenoised", "denoised", "unlabelled"] = "undenoised"
     pseudo: bool = False  # the re-ranker calls the positive relevant, no judgement does
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """All of them, the positive first."""
+        return (self.positive, *self.negatives) if self.positive else self.negatives
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
@@ -52,12 +57,16 @@ def read_lists(path: Path) -> list[TrainingList]:
     """Reads what `write_lists` wrote.
 
     Raises:
-        InputError: a line is not such an object or has no positive; file and line are named.
+        InputError: a line is not such an object, or has no positive though it is labelled, or one
+            though it is not; file and line are named.
     """
     lists = []
     for place, item in _read_rows(path, TrainingList):
-        if not item.positive:
-            raise InputError(f"{place}: positive: missing in the list of query {item.query!r}")
+        unlabelled = item.kind == "unlabelled"
+        if bool(item.positive) == unlabelled or not item.passages:
+            wrong = "given in an unlabelled" if item.positive else "missing in the"
+            wrong = "no passage in the" if not item.passages else f"positive: {wrong}"
+            raise InputError(f"{place}: {wrong} list of query {item.query!r}")
         lists.append(item)
     return lists
 

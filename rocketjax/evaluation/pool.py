@@ -53,19 +53,24 @@ def make_pool(split: Split, found: Rankings, depth: int, relevant: int = 1) -> P
 
 
 def evaluate_pool(model: Model, pool: Pool, passages: Mapping[str, Passage]) -> dict[str, float]:
-    """MRR@10 and nDCG@10 of both models on a pool: "retriever MRR@10" and so on."""
+    """MRR@10 and nDCG@10 of both models on a pool: "retriever MRR@10" and so on.
+
+    "teacher lead MRR@10" is the re-ranker's less the retriever's.
+    """
     pairs = [(query, pid) for query, pids in pool.passages.items() for pid in pids]
     scores = score_both(model, pairs, pool.split.queries, passages)
     measured = {
         name: metrics.per_query(pool.split.qrels, _ranked(pairs, found), relevant=pool.relevant)
         for name, found in scores.items()
     }
-    return {
-        f"{name} {measure}": round(metrics.mean(values), 6)
+    means = {
+        f"{name} {measure}": metrics.mean(values)
         for name, measures in measured.items()
         for measure, values in measures.items()
         if measure in MEASURES
     }
+    means["teacher lead MRR@10"] = means["reranker MRR@10"] - means["retriever MRR@10"]
+    return {name: round(value, 6) for name, value in means.items()}
 
 
 def score_both(

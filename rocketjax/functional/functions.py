@@ -274,7 +274,11 @@ class Functions:
         return _padded(texts, tokenizer.config.pair_length, tokenizer.pad_id)
 
     def tokenize_lists(
-        self, queries: Sequence[str], passages: Sequence[Sequence[str]], devices: int = 1
+        self,
+        queries: Sequence[str],
+        passages: Sequence[Sequence[str]],
+        devices: int = 1,
+        labelled: Sequence[bool] | None = None,
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
@@ -285,6 +289,8 @@ class Functions:
             passages: B lists of texts.
             devices: that share the batch: it may be split into as many parts along the leading
                 axis of its arrays.
+            labelled: B, whether a list's first passage is a positive; the retriever learns from the
+                others by distillation alone. None: all are.
 
         Examples:
             >>> lists = [["the average", "wait"], ["sorted in order"]]
@@ -301,6 +307,11 @@ class Functions:
                 f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
                 "query a list with its positive first"
             )
+        if labelled is not None and len(labelled) != len(queries):
+            raise InputError(
+                f"labelled has {len(labelled)} entries for {len(queries)} queries; give one for "
+                "each, or none"
+            )
         check_divisible(len(queries), devices, "tokenize_lists: queries")
         texts = {
             f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
@@ -308,9 +319,7 @@ class Functions:
             for slot, text in enumerate(as_texts(some, f"passages[{row}]"))
         }
         lists = [
-            TrainingList(
-                str(row), f"{row}/0", tuple(f"{row}/{slot}" for slot in range(1, len(some)))
-            )
+            _list_of(row, len(some), labelled is None or labelled[row])
             for row, some in enumerate(passages)
         ]
         collator = Collator(
@@ -322,6 +331,7 @@ class Functions:
             devices=devices,
             chunk=self.chunk,
             widths=row_widths(),
+            unlabelled=labelled is not None,
         )
         return collator(lists)
 
@@ -361,6 +371,14 @@ class _Pair(NamedTuple):
     retriever: BiEncoder
     reranker: CrossEncoder
     loss: LossConfig
+
+
+def _list_of(row: int, length: int, labelled: bool) -> TrainingList:
+    """The list of a row's passages, which have the ids ROW/0, ROW/1 .."""
+    first, *rest = (f"{row}/{slot}" for slot in range(length))
+    if labelled:
+        return TrainingList(str(row), first, tuple(rest))
+    return TrainingList(str(row), "", (first, *rest), "unlabelled")
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:

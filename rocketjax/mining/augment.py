@@ -37,6 +37,17 @@ def undenoised_lists(
     return lists
 
 
+def unlabelled_lists(row: Candidates, config: ListConfig, seed: int) -> list[TrainingList]:
+    """One list without a label, for distillation alone; none of fewer than two passages.
+
+    The retriever's best passage stands where the positive would, for it is the likeliest to answer;
+    the others are a uniform sample of the `top_n`, as in an undenoised list.
+    """
+    best, pool = row.passages[:1], row.passages[1 : config.top_n]
+    passages = (*best, *_sample(pool, config.length - 1, seed, row, "", "unlabelled"))
+    return [TrainingList(row.query, "", passages, "unlabelled")] if len(passages) > 1 else []
+
+
 def given_lists(known: Known, config: ListConfig, seed: int) -> tuple[list[TrainingList], int]:
     """One list a (query, positive), its negatives a sample of those the query came with.
 
@@ -69,13 +80,16 @@ def hybrid_lists(
     """Undenoised and denoised lists, `config.denoised` of them denoised (in expectation).
 
     Which positives have a list of which kind (`lists_per_positive`) is drawn by seed, query and
-    positive. Pseudo-positives have denoised lists alone, and come on top. `calibration` may be
-    None where nothing is to be denoised.
+    positive. Pseudo-positives have denoised lists alone, and come on top, or unlabelled queries
+    have a list without a label each. `calibration` may be None where nothing is to be denoised.
     """
     undenoised, denoised = lists_per_positive(config)
     lists: list[TrainingList] = []
     dropped: list[tuple[float, str, str]] = []
     for row in candidates:
+        if is_distilled(row, config):
+            lists += unlabelled_lists(row, config, seed)
+            continue
         plain = undenoised_lists([row], config, seed)
         clean: list[TrainingList] = []
         if config.denoised and calibration is not None:
@@ -86,6 +100,11 @@ def hybrid_lists(
         lists += [item for item in plain if _kept(item, undenoised, seed)]
         lists += [item for item in clean if item.pseudo or _kept(item, denoised, seed)]
     return lists, make_report(candidates, lists, dropped, calibration, config)
+
+
+def is_distilled(row: Candidates, config: ListConfig) -> bool:
+    """Whether a query's one list has no label."""
+    return config.unlabelled == "distill" and not row.positives
 
 
 def lists_per_positive(config: ListConfig) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from rocketjax.data.lists import (
     write_lists,
 )
 from rocketjax.data.passages import Passage
-from rocketjax.mining.augment import hybrid_lists
+from rocketjax.mining.augment import hybrid_lists, is_distilled
 from rocketjax.mining.calibrate import Calibration, platt
 from rocketjax.mining.known import Known, known_answers
 from rocketjax.mining.report import MiningReport, read_report, write_report
@@ -148,7 +148,7 @@ def _write_all_candidates(
                 for i in turn[own : own + 1]:
                     rows = [found[query] for query in parts[i]]
                     if depths.scored:
-                        rows = _scored(model, rows, some, corpus.passages, depths.scored)
+                        rows = _scored(model, rows, some, corpus.passages, config)
                     write_candidates(paths[i], rows)
                 advance(sum(len(parts[i]) for i in turn))
     processes.barrier()
@@ -190,15 +190,24 @@ def _scored(
     rows: Sequence[Candidates],
     queries: Mapping[str, str],
     passages: Mapping[str, Passage],
-    scored: int,
+    config: ListConfig,
 ) -> list[Candidates]:
-    """The same with the re-ranker's scores, of all queries' pairs in one sorted run."""
-    pairs = [(row.query, pid) for row in rows for pid in (*row.positives, *row.passages[:scored])]
+    """The same with the re-ranker's scores, of all queries' pairs in one sorted run.
+
+    Those of a query whose list has no label need none.
+    """
+    depth = _depths(config).scored
+    best = [() if is_distilled(row, config) else row.passages[:depth] for row in rows]
+    pairs = [
+        (row.query, pid)
+        for row, some in zip(rows, best, strict=True)
+        for pid in (*row.positives, *some)
+    ]
     scores = score_pairs(model.reranker, pairs, queries, passages, unwatched)
     result, at = [], 0
-    for row in rows:
+    for row, some in zip(rows, best, strict=True):
         middle = at + len(row.positives)
-        end = middle + len(row.passages[:scored])
+        end = middle + len(some)
         result.append(
             dataclasses.replace(
                 row, positive_scores=tuple(scores[at:middle]), scores=tuple(scores[middle:end])

@@ -33,6 +33,7 @@ class MiningReport:
     examples: list[tuple[str, str, float]]  # query, its likeliest dropped passage, probability
     copies: int = 0  # candidates left out for saying what a positive of the same question says
     alone: int = 0  # lists without any negative, short ones all of them
+    distilled: int = 0  # lists without a label, for distillation alone
 
 
 def describe(
@@ -45,6 +46,8 @@ def describe(
         f"{report.short:,} of them short"
         + (f" and {report.alone:,} without any negative" if report.alone else ""),
     ]
+    if report.distilled:
+        lines.append(f"{report.distilled:,} lists without a label, for distillation alone")
     if report.copies:
         lines.append(
             f"{report.copies:,} candidates left out: they say what a positive says, under another "
@@ -86,6 +89,7 @@ def make_report(
     """Counts what hybrid augmentation did, with some examples."""
     by_query = {row.query: row for row in candidates}
     clean = [item for item in lists if item.kind == "denoised"]
+    distilled = sum(item.kind == "unlabelled" for item in lists)
     unlabelled = {row.query for row in candidates if not row.positives}
     likeliest: dict[str, tuple[float, str, str]] = {}  # one a query
     for item in sorted(dropped, reverse=True):
@@ -93,15 +97,16 @@ def make_report(
     return MiningReport(
         queries=len(candidates),
         unlabelled=len(unlabelled),
-        undenoised=len(lists) - len(clean),
+        undenoised=len(lists) - len(clean) - distilled,
         denoised=len(clean),
         pseudo_positives=sum(item.pseudo for item in lists),
         scored=sum(len(row.scores) for row in candidates),
         dropped=len(dropped),
         likely_positives=sum(p > config.high for p, _, _ in dropped),
         topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
-        short=sum(len(item.negatives) < config.length - 1 for item in lists),
+        short=sum(len(item.passages) < config.length for item in lists),
         alone=sum(not item.negatives for item in lists),
+        distilled=distilled,
         copies=sum(row.copies for row in candidates),
         lost=len(unlabelled - {item.query for item in lists}),
         scale=calibration.scale if calibration else None,

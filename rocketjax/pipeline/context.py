@@ -80,8 +80,8 @@ class Run:
 
     @cached_property
     def unlabelled(self) -> dict[str, str]:
-        """Queries nobody judged; mined for pseudo-positives."""
-        if not self.config.lists.pseudo_positives:
+        """Queries nobody judged; mined for pseudo-positives, or for lists without a label."""
+        if not self.config.lists.takes_unlabelled:
             return {}  # some collections would fetch them now
         split = self.collection.splits.get("unlabelled")
         if split and self.config.data.leaked == "skip":

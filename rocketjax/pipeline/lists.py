@@ -33,7 +33,7 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
         model,
         open_warmed(run, model.retriever),
         _asked(run, [query for query in queries if query in run.train.qrels]),
-        dataclasses.replace(run.config.lists, denoised=0.0),
+        dataclasses.replace(run.config.lists, denoised=0.0, unlabelled="pseudo"),
         run.config.seed,
         run.folder / "warmup" / "lists",
         run.watch,
@@ -120,19 +120,22 @@ def _joint_queries(run: Run, number: int) -> list[str]:
     config = run.config
     given = config.lists.source == "given"
     per_positive = 1 if given else sum(lists_per_positive(config.lists))
+    # A list without a label is one list, and a positive has `per_positive` of them.
+    unlabelled = 1 / per_positive if config.lists.unlabelled == "distill" else 0.0
     passed = _take(run, 0, config.lists.after) if config.lists.after else _warm_queries(run)
     start, queries = len(passed), []
     for earlier in range(number + 1):
         length = min(round_length(config), config.joint.steps - earlier * round_length(config))
-        queries = _take(run, start, length * config.joint.batch / per_positive)
+        queries = _take(run, start, length * config.joint.batch / per_positive, unlabelled)
         start += len(queries)
     return queries
 
 
-def _take(run: Run, start: int, wanted: float) -> list[str]:
+def _take(run: Run, start: int, wanted: float, unlabelled: float = 0.0) -> list[str]:
     """Queries from `start` in the order, wrapping around, until `wanted` positives have lists.
 
-    Where lists are given, only queries that came with negatives count.
+    A query without a positive counts as `unlabelled` of them. Where lists are given, only queries
+    that came with negatives count.
     """
     order = run.order
     if run.config.lists.source == "given":
@@ -144,5 +147,5 @@ def _take(run: Run, start: int, wanted: float) -> list[str]:
         query = order[(start + i) % len(order)]
         queries.append(query)
         positives = len(relevant(run.train.qrels.get(query, {})))
-        wanted -= min(positives, run.config.lists.positives or positives)
+        wanted -= min(positives, run.config.lists.positives or positives) or unlabelled
     return queries

@@ -135,6 +135,7 @@ def train_jointly(run: Run) -> None:
     retriever, reranker = start.retriever, start.reranker
     loss = resolve_loss(config.loss)
     collator = make_collator(run, config.lists.length, retriever.tokenizer, reranker.tokenizer)
+    collator = dataclasses.replace(collator, unlabelled=config.lists.unlabelled == "distill")
     trained = train_stage(
         run,
         "joint",

@@ -71,6 +71,36 @@ def accuracies(log: Columns) -> Figure:
     return figure
 
 
+def entropy(log: Columns) -> Figure:
+    """The teacher's entropy over steps, below that of scoring all passages of a list alike."""
+    figure, axes = drawing.new_figure()
+    ends = [
+        drawing.line(axes, log["step"], log["uniform_entropy"], "equal scores", GREY),
+        drawing.line(axes, log["step"], log["teacher_entropy"], "re-ranker", ORANGE),
+    ]
+    axes.set_ylim(bottom=0)
+    drawing.label_over_steps(axes, "nats per list", ends)
+    return figure
+
+
+def agreement(log: Columns) -> Figure:
+    """Cosines with the label's gradient, and how often the teacher disagrees with the label."""
+    figure, axes = drawing.new_figure()
+    lines = {
+        "retriever_cosine": ("both", BLUE),
+        "distill_cosine": ("distillation", PURPLE),
+        "teacher_disagrees": ("other first", ORANGE),
+    }
+    ends = [
+        drawing.line(axes, log["step"], log[name], label, colour)
+        for name, (label, colour) in lines.items()
+    ]
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1)
+    drawing.label_over_steps(axes, "cosine, or share of lists", ends)
+    drawing.remark(axes, "other first: lists where the teacher puts no label first")
+    return figure
+
+
 def held_out(measured: Columns, measure: str) -> Figure:
     """A measure of both models on the pool, at the steps at which they were evaluated."""
     figure, axes = drawing.new_figure()

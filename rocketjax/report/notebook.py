@@ -11,6 +11,7 @@ from typing import Any
 
 from rocketjax.evaluation.results import HEADS, SHOWN
 from rocketjax.report.denoising import denoising_section
+from rocketjax.report.distillation import distillation_section
 from rocketjax.report.elements import Picture
 from rocketjax.report.figures import sheet
 from rocketjax.report.pictures import score_pictures, training_pictures
@@ -61,19 +62,22 @@ def show(folder: Path) -> None:
 
     record = read(folder)
     denoising, speed, times = denoising_section(record), speed_section(record), stage_times(record)
+    distillation = distillation_section(record)
     display(Markdown(" ".join([summary(record), *skipped_steps(record)])))
     if record.report:
         rows = [row.cells() for row in record.report.rows if row.measure in SHOWN]
         _show_table(HEADS, rows)
     for title, pictures in (
         ("Training", list(training_pictures(record))),
+        ("What distillation has to work with", distillation.pictures if distillation else []),
         ("Denoising", denoising.pictures if denoising else []),
         ("Scores of positives and negatives", score_pictures(record)),
     ):
         if pictures:
             display(Markdown(f"**{title}**"))
             display(_drawn(pictures), raw=True)
-    for table in (speed.table if speed else None, times):
+    tables = [distillation.table if distillation else None, speed.table if speed else None, times]
+    for table in tables:
         if table:
             _show_table(table.heads, table.rows)
 

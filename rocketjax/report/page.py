@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rocketjax.evaluation.results import HEADS, SHOWN, Report
 from rocketjax.report.denoising import denoising_section
+from rocketjax.report.distillation import distillation_section
 from rocketjax.report.elements import Table
 from rocketjax.report.pictures import score_pictures, training_pictures
 from rocketjax.report.record import Record, read
@@ -36,6 +37,7 @@ def page(record: Record) -> str:
         results=_results(record.report) if record.report else None,
         training=list(training_pictures(record)),
         skipped=list(skipped_steps(record)),
+        distillation=distillation_section(record),
         denoising=denoising_section(record),
         scores=score_pictures(record),
         speed=speed_section(record),

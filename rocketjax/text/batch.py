@@ -8,6 +8,7 @@
 
 A list with fewer than L passages has trailing slots whose `valid` is False. A row whose slot 0 is
 not valid is no list at all and only fills up the batch. Losses and metrics exclude both exactly.
+A list without a label has any passage in slot 0; only the distillation sees it.
 """
 
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ class ListBatch(NamedTuple):
     valid: Array  # [B, L] bool
     relevant: Array  # [B, B * L] bool: the passages of all lists that answer a query, and so are
     # none of its in-batch negatives
+    labelled: Array | None = None  # [B] bool: the lists whose slot 0 is a positive; None: all
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:

@@ -89,6 +89,7 @@ class Collator:
     widths: Sequence[int] = ON_CPU  # that rows may have
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
+    unlabelled: bool = False  # lists may lack a label, so batches say which have one
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
         """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
@@ -117,7 +118,8 @@ class Collator:
         texts, valid = self._texts(lists, members)
         de, ce = self.retriever_tokenizer.pad_id, self.reranker_tokenizer.pad_id
         query, passage, pair = map(self._rows, texts, self.shapes, (de, de, ce))
-        return ListBatch(query, passage, pair, valid, self._relevant(lists, members))
+        labelled = np.array([bool(item.positive) for item in lists]) if self.unlabelled else None
+        return ListBatch(query, passage, pair, valid, self._relevant(lists, members), labelled)
 
     def _texts(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
@@ -136,13 +138,13 @@ class Collator:
 
     def _members(self, item: TrainingList) -> list[Member]:
         """Positive and negatives; one that says what a positive says is no negative."""
-        positive, *rest = (
+        first, *rest = (
             Member(passage, said(passage.whole))
-            for pid in (item.positive, *item.negatives)
+            for pid in item.passages
             for passage in (_known(self.passages, pid, "passage"),)
         )
-        answers = self._answers(item.query) | {positive.said}
-        return [positive, *(one for one in rest if one.said not in answers)][: self.slots]
+        answers = self._answers(item.query) | {first.said}
+        return [first, *(one for one in rest if one.said not in answers)][: self.slots]
 
     def _relevant(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
@@ -156,7 +158,8 @@ class Collator:
         answers: dict[bytes, set[bytes]] = defaultdict(set)  # by what is asked
         slots: dict[bytes, list[int]] = defaultdict(list)  # by what is said
         for row, (item, some) in enumerate(zip(lists, members, strict=True)):
-            answers[asked[row]] |= {some[0].said, *self._answers(item.query)}
+            positive = {some[0].said} if item.positive else set()
+            answers[asked[row]] |= {*positive, *self._answers(item.query)}
             for slot, member in enumerate(some):
                 slots[member.said].append(row * self.slots + slot)
         relevant = np.zeros((len(lists), len(lists) * self.slots), bool)

@@ -42,6 +42,34 @@ def list_log_softmax(scores: Array, valid: Array) -> jax.Array:
     return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), 0.0)
 
 
+def with_labels(valid: Array, labelled: Array | None) -> Array:
+    """`valid` [B, L] of the lists that have a label, which is all that a loss of labels may see.
+
+    Args:
+        valid: [B, L] bool.
+        labelled: [B] bool; None: all are.
+    """
+    return valid if labelled is None else valid & jnp.asarray(labelled)[:, None]
+
+
+def without_likely(valid: Array, scores: Array, above: float | None) -> Array:
+    """`valid` [B, L] without the negatives that score more than `above` over their positive.
+
+    Such a negative may well answer the query, though nobody said so: m_i = [s_i <= s_0 + above],
+    and the sum of a softmax is over m. No gradient goes through the choice.
+
+    Args:
+        valid: [B, L] bool, the positive in slot 0.
+        scores: [B, L], the re-ranker's.
+        above: in units of the scores; below 0, negatives that score nearly as high go too. None:
+            all stay.
+    """
+    if above is None:
+        return valid
+    is_positive = jnp.arange(valid.shape[1]) == 0
+    return valid & (is_positive | ~(jnp.asarray(scores) > scores[:, :1] + above))
+
+
 def listwise_cross_entropy(scores: Array, valid: Array) -> Term:
     """-log softmax of the positive, equation 5: one number a list, counted over lists.
 
@@ -98,6 +126,9 @@ def distillation(
     `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
     slots, "sum" nothing (equation 4 as printed).
 
+    No label is asked for: KL takes a list as a whole. Margins are taken from its first passage,
+    whatever that is.
+
     Raises:
         InputError: no such option, or a preset whose values `config` does not hold.
     """
@@ -144,8 +175,36 @@ def divergence(
     return distillation(retriever_scores, reranker_scores, valid, PRESETS["default"])
 
 
+def in_batch_scores(queries: Array, passages: Array) -> jax.Array:
+    """Queries [B, D] and passages [M, D] -> [B, M] float32, as exactly as search computes them."""
+    queries, passages = queries.astype(jnp.float32), passages.astype(jnp.float32)
+    return jnp.matmul(queries, passages.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def likely_in_batch(queries: Array, passages: Array, positive: Array, above: float) -> jax.Array:
+    """Which passages score more than `above` over each query's positive, [B, M] bool.
+
+    By the retriever itself, as in Qwen3-Embedding (arXiv 2506.05176: 0.1, of cosines); GISTEmbed
+    (arXiv 2402.16829) has another model say so. The re-ranker has scored no passage of other
+    lists.
+
+    Args:
+        queries: [B, D].
+        passages: [M, D].
+        positive: [B] int32, the row of `passages` that holds each query's positive.
+        above: in units of the scores.
+    """
+    scores = jax.lax.stop_gradient(in_batch_scores(queries, passages))
+    return scores > jnp.take_along_axis(scores, positive[:, None], axis=1) + above
+
+
 def in_batch_cross_entropy(
-    queries: Array, passages: Array, valid: Array, positive: Array, relevant: Array
+    queries: Array,
+    passages: Array,
+    valid: Array,
+    positive: Array,
+    relevant: Array,
+    labelled: Array | None = None,
 ) -> Term:
     """Cross-entropy of each query's positive among all passages at hand, the others' as negatives.
 
@@ -160,12 +219,12 @@ def in_batch_cross_entropy(
             positive is not valid does not count.
         relevant: [B, M] bool, what answers a query: its positive, which counts, and others, which
             are none of its negatives.
+        labelled: [B] bool, queries that have a positive at all; None: all have.
     """
-    queries, passages = queries.astype(jnp.float32), passages.astype(jnp.float32)
-    scores = jnp.matmul(queries, passages.T, precision=jax.lax.Precision.HIGHEST)
+    scores = in_batch_scores(queries, passages)
     other = relevant & (jnp.arange(len(valid)) != positive[:, None])
     log_probability = list_log_softmax(scores, valid & ~other)
-    is_query = valid[positive]
+    is_query = valid[positive] if labelled is None else valid[positive] & labelled
     loss = -jnp.take_along_axis(log_probability, positive[:, None], axis=1)[:, 0]
     return Term(jnp.sum(loss, where=is_query), _number(is_query))
 
@@ -175,24 +234,34 @@ def joint_terms(
     reranker_scores: Array,
     valid: Array,
     config: LossConfig,
+    labelled: Array | None = None,
 ) -> dict[str, Term]:
     """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
+
+    With `config.mask_by_reranker`, "masked_negatives" too: the share that it leaves out.
 
     Args:
         retriever_scores: [B, L] dot products, not yet divided by the retriever's temperature.
         reranker_scores: [B, L].
         valid: [B, L] bool.
         config: what `rocketjax.config.resolve_loss` makes of one with a preset.
+        labelled: [B] bool, the lists whose slot 0 holds a positive; the others count in "distill"
+            alone. None: all.
 
     Raises:
         InputError: what `distillation` raises.
     """
     retriever_scores = retriever_scores / _temperature(config)
-    return {
-        "retriever": listwise_cross_entropy(retriever_scores, valid),
-        "reranker": reranker_loss(reranker_scores, valid, config),
+    own = with_labels(valid, labelled)
+    kept = without_likely(own, reranker_scores, config.mask_by_reranker)
+    terms = {
+        "retriever": listwise_cross_entropy(retriever_scores, kept),
+        "reranker": reranker_loss(reranker_scores, own, config),
         "distill": distillation(retriever_scores, reranker_scores, valid, config),
     }
+    if config.mask_by_reranker is not None:
+        terms["masked_negatives"] = Term(_number(own & ~kept), _number(own[:, 1:]))
+    return terms
 
 
 def joint_weights(config: LossConfig) -> dict[str, float]:

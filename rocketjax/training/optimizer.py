@@ -1,5 +1,6 @@
 """AdamW with a learning rate for each model, as optax transformations."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -59,6 +60,22 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()}, _by_model
         ),
     )
+
+
+def clipped(config: OptimizerConfig, metrics: Mapping[str, float]) -> dict[str, float]:
+    """ "MODEL_clipped" of each trained model: 1 where its gradient was scaled down, else 0.
+
+    Args:
+        config: of the stage.
+        metrics: of a step: the norm of its gradient, and of each model's.
+    """
+    norms = {name: norm for name, norm in metrics.items() if name.endswith("_gradient_norm")}
+    if config.clip_by == "all":
+        norms = dict.fromkeys(norms, metrics["gradient_norm"])
+    return {
+        name.replace("_gradient_norm", "_clipped"): float(norm >= config.clip)
+        for name, norm in norms.items()
+    }
 
 
 def _by_model(params: Params) -> Any:

@@ -20,13 +20,17 @@ from rocketjax.models.dropout import fold_in
 from rocketjax.models.layer import Params
 from rocketjax.runtime.devices import AXIS
 from rocketjax.text.batch import Array, ListBatch, Rows
+from rocketjax.training.diagnostics import accuracy, diagnostics
 from rocketjax.training.losses import (
     Term,
     divergence,
     in_batch_cross_entropy,
     joint_terms,
     joint_weights,
+    likely_in_batch,
     reranker_loss,
+    with_labels,
+    without_likely,
 )
 from rocketjax.training.matryoshka import at_widths, settled
 
@@ -92,12 +96,14 @@ def train_step(
     the step counts as skipped: the batch is used up, the learning rate's schedule waits.
 
     Returns:
-        The next state and, for the whole batch, the loss, every term and the gradient's norm.
+        The next state and, for the whole batch, the loss, every term and the gradient's norm, of
+        each model too.
     """
     rows = batch.valid.shape[0]
     keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows)
     grads, metrics = loss_gradient(state.params, batch, keys, objective)
     metrics |= {"gradient_norm": optax.tree.norm(grads)}
+    metrics |= {f"{name}_gradient_norm": optax.tree.norm(grads[name]) for name in grads}
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -130,10 +136,9 @@ def share_of_loss(
     params: Params, batch: ListBatch, keys: jax.Array | None, objective: Objective
 ) -> tuple[jax.Array, Metrics]:
     """This device's share of the global batch's loss [], and of every term; shares add up to it."""
-    shares = {
-        name: term.total if term.count is None else term.total / _at_least_one(term.count)
-        for name, term in objective.terms_of(params, batch, keys).items()
-    }
+    terms = objective.terms_of(params, batch, keys)
+    counts = _everyones_counts(terms)
+    shares = {name: term.total / counts.get(name, 1.0) for name, term in terms.items()}
     weighted = (weight * shares[name] for name, weight in objective.weights.items())
     loss = sum(weighted, jnp.float32(0))
     return loss, shares | {"loss": loss}
@@ -152,19 +157,28 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         ce = reranker_scores(reranker, params["reranker"], batch, keys)
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
-            terms = joint_terms(list_scores(query, passage), ce, batch.valid, loss)
+            de = list_scores(query, passage)
+            terms = joint_terms(de, ce, batch.valid, loss, batch.labelled)
             if loss.retriever_negatives == "batch":
-                terms["retriever"] = in_batch_term(query, passage, batch, loss)
+                likely = ~without_likely(batch.valid, ce, loss.mask_by_reranker)
+                terms |= in_batch_terms(query, passage, batch, loss, likely)
             return terms
 
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
-        return terms | {
-            "kl": divergence(de, ce, batch.valid, loss),
-            "retriever_accuracy": accuracy(de, batch.valid),
-            "reranker_accuracy": accuracy(ce, batch.valid),
-        }
+        own = with_labels(batch.valid, batch.labelled)
+        lists = batch.valid.shape[0] * jax.lax.psum(1, AXIS)
+        scaled = de / (loss.retriever_temperature or 1.0)  # a settled one has it
+        return (
+            terms
+            | {
+                "kl": divergence(de, ce, batch.valid, loss),
+                "retriever_accuracy": accuracy(de, own),
+                "reranker_accuracy": accuracy(ce, own),
+            }
+            | diagnostics(scaled, ce, batch.valid, loss, lists, batch.labelled)
+        )
 
     return Objective(terms_of, joint_weights(loss))
 
@@ -194,7 +208,7 @@ def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
         vectors = encode_lists(retriever, params["retriever"], batch, keys)
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
-            return {"retriever": in_batch_term(query, passage, batch, loss)}
+            return in_batch_terms(query, passage, batch, loss)
 
         whole = of_vectors(*vectors)
         return whole | at_widths(of_vectors, vectors, loss, retriever)
@@ -202,7 +216,13 @@ def retriever_objective(retriever: BiEncoder, loss: LossConfig) -> Objective:
     return Objective(terms_of, {"retriever": 1.0})
 
 
-def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: LossConfig) -> Term:
+def in_batch_terms(
+    query: jax.Array,
+    passage: jax.Array,
+    batch: ListBatch,
+    loss: LossConfig,
+    likely: Array | None = None,
+) -> dict[str, Term]:
     """Every passage on every device is a negative of every query that it does not answer.
 
     The gather is differentiated: its transpose brings each passage the gradients of all devices.
@@ -211,15 +231,32 @@ def in_batch_term(query: jax.Array, passage: jax.Array, batch: ListBatch, loss: 
         query: [B, D], this device's.
         passage: [B, L, D], likewise.
         batch: B lists.
-        loss: a settled one; its temperature counts.
+        loss: a settled one; its temperature counts, and what it masks.
+        likely: [B, L] bool, passages of a query's own list that are none of its negatives either.
+
+    Returns:
+        "retriever", and with a mask "masked_negatives": the share of negatives that it leaves out.
     """
     b, slots = batch.valid.shape
     own = (passage.reshape(b * slots, -1), batch.valid.reshape(-1))
     passages, valid = jax.lax.all_gather(own, AXIS, tiled=True)
-    positive = (jax.lax.axis_index(AXIS) * b + jnp.arange(b)) * slots
-    relevant = jnp.asarray(batch.relevant)
-    query = query / (loss.retriever_temperature or 1.0)  # a settled one has it
-    return in_batch_cross_entropy(query, passages, valid, positive, relevant)
+    rows = jax.lax.axis_index(AXIS) * b + jnp.arange(b)
+    relevant, temperature = jnp.asarray(batch.relevant), loss.retriever_temperature or 1.0
+    query = query / temperature  # a settled one has it
+    masked = jnp.zeros_like(relevant)
+    if likely is not None and loss.mask_by_reranker is not None:
+        is_own = jnp.arange(len(valid)) // slots == rows[:, None]
+        masked |= is_own & jnp.tile(likely, len(valid) // slots)
+    if loss.mask_by_retriever is not None:
+        above = loss.mask_by_retriever / temperature
+        masked |= likely_in_batch(query, passages, rows * slots, above)
+    answers = relevant | masked
+    term = in_batch_cross_entropy(query, passages, valid, rows * slots, answers, batch.labelled)
+    if loss.mask_by_reranker is None and loss.mask_by_retriever is None:
+        return {"retriever": term}
+    negatives = valid & ~relevant & with_labels(batch.valid, batch.labelled)[:, :1]
+    share = Term(*(jnp.sum(x, dtype=jnp.float32) for x in (negatives & masked, negatives)))
+    return {"retriever": term, "masked_negatives": share}
 
 
 def encode_lists(
@@ -295,16 +332,11 @@ def in_chunks(
     return outputs[jnp.nonzero(there, size=count)[0]]
 
 
-def accuracy(scores: Array, valid: Array) -> Term:
-    """Share of lists whose positive scores above every other passage."""
-    scores = jnp.where(valid, scores, -jnp.inf)
-    first = jnp.all(scores[:, :1] > scores[:, 1:], axis=1) & valid[:, 0]
-    return Term(jnp.sum(first, dtype=jnp.float32), jnp.sum(valid[:, 0], dtype=jnp.float32))
-
-
-def _at_least_one(count: jax.Array) -> jax.Array:
-    """Everyone's count; 1 where nobody has anything, whose sum is then 0."""
-    return jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
+def _everyones_counts(terms: Mapping[str, Term]) -> dict[str, jax.Array]:
+    """Of the terms that have one; 1 where nobody has anything, whose sum is then 0."""
+    counts = {name: term.count for name, term in terms.items() if term.count is not None}
+    together = jax.lax.psum(jnp.stack([*counts.values()]), AXIS)  # one collective for all
+    return dict(zip(counts, jnp.maximum(together, 1.0), strict=True))
 
 
 def _slot_keys(keys: jax.Array | None, slots: int) -> jax.Array | None:

@@ -22,7 +22,7 @@ from rocketjax.training.callbacks import Callback
 from rocketjax.training.checkpoint import Checkpoints
 from rocketjax.training.journal import Journal
 from rocketjax.training.loop import Feed, Step, fit
-from rocketjax.training.optimizer import make_optimizer
+from rocketjax.training.optimizer import clipped, make_optimizer
 from rocketjax.training.step import Objective, TrainState, init_state, train_step
 
 # Of the models' parameters at a step: how good the models are, by measure.
@@ -179,6 +179,8 @@ class _Trainer:
 
     def on_metrics(self, metrics: dict[str, Any]) -> None:
         """Journals a step, and says what was bad about it."""
+        if "bad" not in metrics:
+            metrics = metrics | clipped(self.stage.optimizer, metrics)
         self.journal.step(metrics)
         for callback in self.run.callbacks:
             callback.on_step(self.name, metrics)

@@ -310,6 +310,42 @@ def test_the_config_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loss: {mask_by_retriever: 0.1}", r"loss\.mask_by_retriever: it masks negatives from the"),
+        (
+            "loss: {preset: released, mask_by_reranker: 0}",
+            r"loss\.mask_by_reranker: .* no weight \(loss\.preset released\)",
+        ),
+        (
+            "{loss: {preset: custom, distill_weight: 0}, lists: {unlabelled: distill}}",
+            r"lists\.unlabelled: .* set loss\.distill_weight",
+        ),
+        (
+            "lists: {source: given, unlabelled: distill}",
+            r"lists\.unlabelled: lists without a label are mined",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path, text, said):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load(path)
+
+
+def test_masks_count_with_every_preset(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "loss: {preset: distilled, mask_by_reranker: -1, mask_by_retriever: 0.1}\n"
+        "retriever_warmup: {steps: 1}"
+    )
+    loss = resolve_loss(load(path).loss)
+    assert (loss.mask_by_reranker, loss.mask_by_retriever) == (-1.0, 0.1)
+    assert (loss.retriever_weight, loss.distill_weight, loss.teacher_temperature) == (0.1, 1, 0.3)
+
+
 def test_widths_and_their_weights_go_together(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("loss: {matryoshka: [8, 4], matryoshka_weights: [1, 0.5]}")

@@ -126,6 +126,23 @@ def test_they_compute_what_the_models_do_for_texts(pair):
         rocketjax.Functions(pair.retriever)
 
 
+def test_lists_without_a_label_are_distilled_alone(pair):
+    functions = rocketjax.Functions(pair)
+    texts = ["sort a list", "wait", "the largest average"]
+    lists = functions.tokenize_lists(texts[:2], [texts, texts[1:]], labelled=[False, True])
+    assert lists.labelled.tolist() == [False, True]
+    terms = functions.joint_terms(functions.params, lists)
+    counts = {name: float(terms[name].count) for name in ("retriever", "reranker", "distill")}
+    assert counts == {"retriever": 1, "reranker": 1, "distill": 2}
+    whole = functions.joint_terms(functions.params, lists._replace(labelled=None))
+    assert float(whole["retriever"].count) == 2
+    np.testing.assert_allclose(terms["distill"].total, whole["distill"].total, rtol=1e-6)
+    loss, parts = functions.joint_loss(functions.params, lists)
+    assert float(parts["labelled"]) == 0.5 and np.isfinite(loss)
+    with pytest.raises(InputError, match="labelled has 1 entries for 2 queries"):
+        functions.tokenize_lists(texts[:2], [texts, texts], labelled=[True])
+
+
 def test_keys_drop_what_they_are_told_and_are_one_a_text(pair):
     functions = rocketjax.Functions(pair, dropout=0.5)
     tokens = functions.tokenize_queries(["wait", "sort a list"])

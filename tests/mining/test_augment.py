@@ -241,6 +241,40 @@ def test_unlabelled_queries_live_by_their_pseudo_positives():
     assert (report.unlabelled, report.lost, report.pseudo_positives) == (2, 1, 1)
 
 
+def test_unlabelled_queries_may_have_lists_without_a_label(tmp_path):
+    """The best passage and a sample; pseudo-positives are for labelled queries then."""
+    rows = [
+        scored("judged", p=(0.99, 0.05, 0.05, 0.05, 0.05)),
+        *(Candidates(f"u{i}", (), tuple(RANKED)) for i in range(200)),
+        Candidates("alone", (), ("p1",)),
+    ]
+    config = ListConfig(length=4, top_n=10, pseudo_positives=1, unlabelled="distill")
+    lists, report = hybrid_lists(rows, PLAIN, config, 1)
+    kinds = Counter(item.kind for item in lists)
+    assert kinds == {"undenoised": 1, "denoised": 2, "unlabelled": 200}
+    others = Counter()
+    for item in lists[3:]:
+        assert item.positive == "" and item.passages[0] == "p0" and len(set(item.passages)) == 4
+        others.update(item.passages[1:])
+    assert set(others) == set(RANKED[1:10]) and min(others.values()) > 40  # of 67 on average
+    assert (report.unlabelled, report.lost, report.distilled) == (201, 1, 200)
+    assert (report.undenoised, report.denoised, report.short) == (1, 2, 0)
+    assert "\n200 lists without a label, for distillation alone" in describe(report, str, str)
+    write_lists(tmp_path / "lists.jsonl", lists)
+    assert read_lists(tmp_path / "lists.jsonl") == lists
+    for wrong, said in (
+        (
+            TrainingList("q", "p", ("a",), "unlabelled"),
+            r"jsonl:1: positive: given in an unlabelled",
+        ),
+        (TrainingList("q", "", (), "unlabelled"), r"jsonl:1: no passage in the list of query 'q'"),
+        (TrainingList("q", "", ("a",)), r"jsonl:1: positive: missing in the list of query 'q'"),
+    ):
+        write_lists(tmp_path / "wrong.jsonl", [wrong])
+        with pytest.raises(InputError, match=said):
+            read_lists(tmp_path / "wrong.jsonl")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.75, 1.0])
 def test_the_share_of_denoised_lists_is_as_asked(share):
     rows = [scored(f"q{i}", p=(0.05,) * 5) for i in range(5000)]

@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 
 import rocketjax
 from rocketjax import mine
+from rocketjax.config.loss import LossConfig
 from rocketjax.config.options import dump
 from rocketjax.config.schema import (
     Config,
@@ -190,6 +191,29 @@ def test_as_many_queries_are_mined_for_as_have_enough_lists(lists, count):
     assert rounds._joint_queries(work, 0) == order[:count]
 
 
+def test_a_query_without_a_label_counts_as_its_one_list():
+    """24 lists: 12 of positives, which have two each, or 24 of unlabelled queries."""
+    order = [f"q{i}" for i in range(60)]
+    train = SimpleNamespace(qrels={q: {"a": 1} for q in order[::3]}, negatives={})
+    lists = {
+        kind: rounds._joint_queries(
+            SimpleNamespace(
+                order=order,
+                train=train,
+                config=Config(
+                    lists=ListConfig(unlabelled=kind),
+                    reranker_warmup=StageConfig(0),
+                    joint=StageConfig(4, 6),
+                ),
+            ),
+            0,
+        )
+        for kind in ("pseudo", "distill")
+    }
+    assert lists["pseudo"] == order[:34]  # 12 positives
+    assert lists["distill"] == order[:18]  # 6 positives and 12 others
+
+
 @pytest.mark.parametrize(("after", "first"), [(0, 6), (6, 3), (7, 4), (200, 0)])
 def test_the_joint_stage_asks_the_same_whatever_the_warm_up_takes(after, first):
     order = [f"q{i}" for i in range(50)]
@@ -293,3 +317,35 @@ def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_p
         own = ids[number // batch.query.first.shape[1]].reshape(-1)  # its device's
         start = first[number]
         assert own[start : start + len(text.ids)].tolist() == list(text.ids)
+
+
+def test_a_run_distils_queries_that_nobody_judged(weights, topics, tmp_path):
+    """They have no label anywhere: each one list, scored by the re-ranker only when trained on."""
+    folder, said = tmp_path / "run", []
+    settings = Config(
+        run_dir=str(folder),
+        data=DataConfig(str(topics)),
+        text=TEXT,
+        retriever=RetrieverConfig(str(weights)),
+        reranker=RerankerConfig(str(weights)),
+        lists=ListConfig(length=4, top_n=20, calibration="sigmoid", unlabelled="distill"),
+        reranker_warmup=StageConfig(0),
+        joint=StageConfig(steps=12),
+        loss=LossConfig(mask_by_reranker=0.0),
+        evaluate=EvaluateConfig(start=False, every=0),
+        stages=("start", "warm-retriever", "encode", "warm-reranker", "mine", "joint"),
+    )
+    pipeline.run(settings, said.append, unwatched)
+    lists = read_lists(folder / "lists" / "lists.jsonl")
+    own = [item for item in lists if item.query[0] == "u"]
+    assert len(own) == 5 and all(item.kind == "unlabelled" for item in own)
+    assert not any(item.kind == "unlabelled" for item in lists if item.query[0] != "u")
+    path = folder / "lists" / "candidates-00000.jsonl"
+    scores = {row.query: row.scores for row in read_candidates(path)}
+    assert scores["u0"] == () and scores["q1"]
+    assert any("5 lists without a label, for distillation alone" in line for line in said)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert len(log) == 12 and not any("bad" in row for row in log)
+    shares = [row["labelled"] for row in log]
+    assert 0 < min(shares) < 1 and sum(shares) / 12 == pytest.approx(1 - 5 / len(lists), abs=0.03)
+    assert all(0 <= row["masked_negatives"] < 1 for row in log)

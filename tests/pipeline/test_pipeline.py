@@ -92,6 +92,7 @@ def test_a_run_leaves_whole_artefacts(finished):
     stages = ["warm-retriever"] * 2 + ["warm-reranker"] * 3 + ["joint"] * 6
     assert [row["stage"] for row in log] == stages
     assert {"loss", "retriever", "reranker", "distill", "kl", "gradient_norm"} <= set(log[-1])
+    assert {"teacher_entropy", "distill_cosine", "reranker_clipped"} <= set(log[-1])
     report = json.loads((folder / "report.json").read_text())
     measures = {row["measure"] for row in report["rows"]}
     assert {"MRR@10", "recall@20", "nDCG@10"} <= measures and "recall@50" not in measures
@@ -108,7 +109,8 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     rows = [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 3, 6]
     measures = {f"{m} {name}" for m in ("retriever", "reranker") for name in ("MRR@10", "nDCG@10")}
-    assert all(row.keys() - {"stage", "step"} == measures for row in rows)
+    lead = "teacher lead MRR@10"
+    assert all(row.keys() - {"stage", "step"} == {*measures, lead} for row in rows)
     assert rows[0] != rows[2] | {"step": 0}  # the models moved
     # What stands there of the end is what the saved pair is worth on the same pool.
     split = load_collection(str(collection)).splits["dev"]
@@ -118,7 +120,7 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     assert len(pool.passages) == 6 and all(10 <= len(ids) <= 11 for ids in pool.passages.values())
     passages = load_collection(str(collection)).by_id
     again = evaluate_pool(rocketjax.load(folder), pool, passages)
-    assert again == pytest.approx({name: rows[2][name] for name in measures}, abs=1e-6)
+    assert again == pytest.approx({name: rows[2][name] for name in (*measures, lead)}, abs=1e-6)
     for step in (0, 6):
         scores = json.loads((folder / "scores" / f"{step}.json").read_text())
         counts = {k: [len(v) for v in kinds.values()] for k, kinds in scores.items()}
@@ -126,7 +128,7 @@ def test_a_run_is_judged_on_the_way_and_drawn(finished, collection):
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
     assert len(timing) == 11 and all(row["seconds"] > 0 < row["tokens"] for row in timing)
     page = (folder / "report.html").read_text()
-    assert page.count("<figure>") == 12 and "the retriever&#39;s MRR@10 went from" in page
+    assert page.count("<figure>") == 14 and "the retriever&#39;s MRR@10 went from" in page
 
 
 def test_the_report_compares_the_end_with_the_start(finished, collection):

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from record import make_record
+from record import lines, make_record
 
 from rocketjax import draw
 from rocketjax.config.loss import LossConfig
@@ -86,6 +86,48 @@ def test_the_table_has_both_models_before_and_after(undrawn, tmp_path):
     assert "<td>0.500</td><td>0.600</td><td>+0.100</td><td>&lt; 0.001</td>" in page
     assert "MRR@10 went from 0.500 to 0.600 (p &lt; 0.001) and the re-ranker" in page
     assert "MRR@10 is 0.700." in page and "not finished" not in page
+
+
+def test_what_distillation_has_to_work_with(tmp_path):
+    """The first and the last tenth of the steps, and the pool's first and last judgement."""
+    folder = make_record(tmp_path / "run")
+    assert "What distillation" not in write(folder).read_text()  # a log without the measures
+    log = [
+        {
+            "stage": "joint",
+            "step": step,
+            "teacher_entropy": 1.5 if step < 15 else 0.25,
+            "uniform_entropy": 2.08,
+            "teacher_disagrees": 0.4 if step < 15 else 0.05,
+            "distill_cosine": -0.5 if step < 15 else 0.9,
+            "retriever_cosine": 0.98,
+            "retriever_clipped": 0.0 if step < 15 else 1.0,
+            "reranker_clipped": 1.0,
+        }
+        for step in range(30)
+    ]
+    lines(folder / "log.jsonl", log)
+    page = unescape(write(folder).read_text())
+    for cells in (
+        ("Teacher's entropy, nats", "1.50", "0.25"),
+        ("Lists where the teacher's first is not the label", "40.0%", "5.0%"),
+        ("Cosine of the distillation's gradient with the label's", "-0.50", "0.90"),
+        ("Steps in which the retriever's gradient is clipped", "0.0%", "100.0%"),
+        ("Steps in which the re-ranker's gradient is clipped", "100.0%", "100.0%"),
+        ("Re-ranker's lead over the retriever on the pool, MRR@10", "+0.200", "+0.200"),
+    ):
+        row = f'<td class="text">{cells[0]}</td><td>{cells[1]}</td><td>{cells[2]}</td>'
+        assert row in page, cells
+        assert f"<b>{cells[0]}.</b>" in page
+    assert "shortens the other's step too" in page
+    drawn = written(page)
+    assert any("equal scores 2.08" in text for text in drawn["How certain the teacher is"])
+    assert any("both 0.98" in text for text in drawn["What distillation adds to the label"])
+    config = load(folder / "config.yaml")
+    by_model = dataclasses.replace(config.joint.optimizer, clip_by="model")
+    joint = dataclasses.replace(config.joint, optimizer=by_model)
+    (folder / "config.yaml").write_text(dump(dataclasses.replace(config, joint=joint)))
+    assert "The norm is each model's own" in unescape(write(folder).read_text())
 
 
 class Tags(HTMLParser):

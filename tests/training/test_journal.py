@@ -51,7 +51,8 @@ def test_tensorboard_has_every_step_once_after_stops(tmp_path):
     log = rows(folder / "log.jsonl")
     told = {tag: [(step, value) for t, step, value, _ in points if t == tag] for tag, *_ in points}
     assert told.keys() == {
-        *("loss", "retriever", "gradient_norm", "speed/step_seconds", "speed/tokens_per_second")
+        *("loss", "retriever", "gradient_norm", "speed/step_seconds", "speed/tokens_per_second"),
+        *("retriever_gradient_norm", "retriever_clipped"),
     }
     for tag, found in told.items():
         assert [step for step, _ in found] == list(range(6)), tag
@@ -59,7 +60,7 @@ def test_tensorboard_has_every_step_once_after_stops(tmp_path):
             wanted = [np.float32(row[tag]) for row in log]
             assert [value for _, value in found] == wanted, tag
     times = {(tag, step): when for tag, step, _, when in points}
-    assert len(before) == 4 * 5  # what was told before the first stop keeps its time
+    assert len(before) == 4 * 7  # what was told before the first stop keeps its time
     assert all(abs(times[point] - when) < 0.01 for point, when in before.items())
     assert [row["step"] for row in rows(folder / "timing.jsonl")] == list(range(6))
 

@@ -162,6 +162,23 @@ def test_what_the_lists_say_of_a_query_holds_in_the_whole_batch(tokenizer):
     assert relevant(batch) == [q3, q1, q3, q1]
 
 
+def test_a_list_without_a_label_answers_nothing(tokenizer):
+    """Its passages take all slots, the first among them, and are negatives of other queries."""
+    some = dataclasses.replace(collator(tokenizer, slots=3), unlabelled=True)
+    some.queries["again"] = "a q1"  # asked with a label too
+    lists = [
+        TrainingList("q0", "", ("p0", "p5", "p2"), "unlabelled"),
+        TrainingList("q1", "p7", ("p0",)),
+        TrainingList("again", "", ("p4", "p7"), "unlabelled"),
+    ]
+    batch = some(lists)
+    assert batch.labelled.tolist() == [False, True, False]
+    assert batch.valid.sum(1).tolist() == [3, 2, 2]
+    assert read(batch.passage, 0) == "[CLS] p0 a [SEP]"
+    assert relevant(batch) == [[], [(1, 0), (2, 1)], [(1, 0), (2, 1)]]
+    assert collator(tokenizer, slots=3)(lists[1:2]).labelled is None
+
+
 def test_judgements_count_beyond_what_the_batch_holds(tokenizer):
     """q0 has no list of p1 here, nor has q2 one of p5, which a copy of it stands for."""
     some = collator(tokenizer, slots=2)

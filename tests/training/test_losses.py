@@ -17,6 +17,7 @@ from rocketjax.training.losses import (
     in_batch_cross_entropy,
     joint_terms,
     joint_weights,
+    likely_in_batch,
     list_log_softmax,
     listwise_cross_entropy,
 )
@@ -36,19 +37,18 @@ def softmax(x):
 
 @partial(jax.jit, static_argnames="config")  # one program, not one for every operation
 @partial(jax.value_and_grad, argnums=(0, 1))
-def joint_loss(de, ce, valid, config):
+def joint_loss(de, ce, valid, config, labelled=None):
     """The whole loss on one device and its gradients: each term's total over its own count."""
-    terms = joint_terms(de, ce, valid, config)
-    weights = joint_weights(config)
+    terms = joint_terms(de, ce, valid, config, labelled)
     return sum(
-        weights[name] * (term.total if term.count is None else term.total / term.count)
-        for name, term in terms.items()
+        weight * (terms[name].total / (1.0 if terms[name].count is None else terms[name].count))
+        for name, weight in joint_weights(config).items()
     )
 
 
-def value_and_gradients(de, ce, config, valid=None):
+def value_and_gradients(de, ce, config, valid=None, labelled=None):
     valid = np.ones(de.shape, bool) if valid is None else valid
-    loss, gradients = joint_loss(np.float32(de), np.float32(ce), valid, config)
+    loss, gradients = joint_loss(np.float32(de), np.float32(ce), valid, config, labelled)
     return float(loss), *map(np.asarray, gradients)
 
 
@@ -190,6 +190,51 @@ def test_margins_are_distilled_by_their_squared_difference():
     assert not np.any(grads[1])  # the re-ranker is not moved
 
 
+@pytest.mark.parametrize("above", [0.0, 1.0, -0.5])
+def test_what_the_re_ranker_puts_above_the_label_is_no_negative(above):
+    """m_i = [ce_i <= ce_0 + above]; the gradient is that of a softmax over m alone."""
+    de, ce = scores(6)
+    valid = np.ones(de.shape, bool)
+    valid[0, 4:] = valid[3] = False  # a short list, and none
+    config = LossConfig(preset="custom", distill_weight=0.0, mask_by_reranker=above)
+    kept = valid & (ce <= ce[:, :1] + above)
+    kept[:, 0] = valid[:, 0]
+    assert (kept != valid)[valid[:, 0]].any() and kept[:, 1:].any()  # some of them, not all
+    _, grad_de, grad_ce = value_and_gradients(de, ce, config, valid)
+    p = softmax(np.where(kept, de, -np.inf)[[0, 1, 2, 4]])
+    want = np.zeros_like(de)
+    want[[0, 1, 2, 4]] = (p - np.eye(7)[0]) / 4
+    np.testing.assert_allclose(grad_de, want, atol=1e-6)
+    p_ce = softmax(np.where(valid, ce, -np.inf)[[0, 1, 2, 4]])
+    np.testing.assert_allclose(grad_ce[[0, 1, 2, 4]], (p_ce - np.eye(7)[0]) / 4, atol=1e-6)
+    share = joint_terms(np.float32(de), np.float32(ce), valid, config)["masked_negatives"]
+    assert float(share.total) == (valid & ~kept).sum()
+    assert float(share.count) == valid[:, 1:].sum()
+
+
+@pytest.mark.parametrize("distill_loss", ["kl", "margin_mse"])
+@pytest.mark.parametrize("preset", ["default", "paper", "distilled"])
+def test_a_list_without_a_label_moves_the_retriever_by_distillation_alone(preset, distill_loss):
+    """As if its labels' weights were 0, and the others' means were taken without it."""
+    de, ce = scores(8)
+    config = dataclasses.replace(
+        resolve_loss(LossConfig(preset=preset)), preset="custom", distill_loss=distill_loss
+    )
+    labelled = np.array([True, False, True, True, False])
+    loss, *grads = value_and_gradients(de, ce, config, labelled=labelled)
+    taught = dataclasses.replace(config, retriever_weight=0.0, reranker_weight=0.0)
+    by_label = dataclasses.replace(config, distill_weight=0.0)
+    all_loss, *all_grads = value_and_gradients(de, ce, taught)
+    own_loss, *own_grads = value_and_gradients(de[labelled], ce[labelled], by_label)
+    assert loss == pytest.approx(all_loss + own_loss, rel=1e-5)
+    for got, whole, own in zip(grads, all_grads, own_grads, strict=True):
+        want = whole.copy()
+        want[labelled] += own
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert grads[0][~labelled].any()  # they do teach
+    assert grads[1][~labelled].any() == (config.stop_gradient == "none")
+
+
 @pytest.mark.parametrize("preset", ["default", "paper", "released", "distilled"])
 def test_padding_is_as_if_it_were_not_there(preset):
     """Garbage in padded slots and rows changes neither the loss nor a single gradient bit of it."""
@@ -254,6 +299,32 @@ def test_in_batch_against_numpy():
     p = softmax(np.where(valid, queries @ passages.T, -np.inf))
     assert float(term.count) == 2
     assert float(term.total) == pytest.approx(-np.log(p[0, 0]) - np.log(p[1, 4]), rel=1e-5)
+
+
+def test_what_the_retriever_puts_far_above_the_positive_is_masked_in_the_batch():
+    rng = np.random.default_rng(11)
+    queries, passages = rng.normal(size=(3, 4)), rng.normal(size=(9, 4))
+    positive = np.array([0, 3, 6])
+    scores = queries @ passages.T
+    own = scores[np.arange(3), positive]
+    for above in (0.0, 1.0):
+        likely = jax.jit(likely_in_batch)(
+            jnp.float32(queries), jnp.float32(passages), jnp.array(positive), above
+        )
+        np.testing.assert_array_equal(likely, scores > own[:, None] + above)
+        assert np.any(likely) and not np.any(np.asarray(likely)[np.arange(3), positive])
+
+
+def test_queries_without_a_label_do_not_count_in_the_batch():
+    rng = np.random.default_rng(12)
+    queries, passages = rng.normal(size=(3, 4)), rng.normal(size=(6, 4))
+    positive, valid = np.array([0, 2, 4]), np.ones(6, bool)
+    own = np.eye(6, dtype=bool)[positive]
+    arrays = map(jnp.asarray, (np.float32(queries), np.float32(passages), valid, positive, own))
+    term = in_batch_cross_entropy(*arrays, labelled=jnp.array([True, False, True]))
+    p = softmax(queries @ passages.T)
+    assert float(term.count) == 2
+    assert float(term.total) == pytest.approx(-np.log(p[0, 0]) - np.log(p[2, 4]), rel=1e-5)
 
 
 def test_what_answers_a_query_is_not_its_negative():

@@ -306,6 +306,49 @@ def test_losses_at_several_widths_have_the_gradient_of_their_sum(negatives, norm
     assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
 
 
+def test_masks_and_lists_without_a_label_are_the_same_on_two_devices():
+    """Against a plain computation of the masked in-batch loss; and on any number of devices."""
+    retriever, reranker, params = words()
+    margin, above, temperature, b, slots = 0.05, 0.1, 0.7, 8, 3
+    loss = LossConfig(
+        retriever_temperature=temperature,
+        retriever_negatives="batch",
+        mask_by_reranker=margin,
+        mask_by_retriever=above,
+    )
+    labelled = np.array([True, True, False, True, True, True, False, True])
+    batch = list_batch(rows=b, slots=slots, uneven=False)._replace(labelled=labelled)
+    rows = np.arange(b)
+
+    def plain(params):
+        query, passage = encode_lists(retriever, params["retriever"], packed(batch), None)
+        ce = reranker_scores(reranker, params["reranker"], packed(batch), None)
+        scores = query @ passage.reshape(b * slots, -1).T
+        own = scores[rows, slots * rows]
+        masked = scores > own[:, None] + above
+        for row in range(b):
+            likely = ce[row] > ce[row, 0] + margin
+            place = slice(row * slots, (row + 1) * slots)
+            masked = masked.at[row, place].set(masked[row, place] | likely)
+        masked &= np.arange(b * slots) != slots * rows[:, None]
+        log_p = jax.nn.log_softmax(jnp.where(masked, -jnp.inf, scores) / temperature)
+        label = -log_p[rows, slots * rows] @ labelled / 6
+        de = jnp.einsum("bd,bld->bl", query, passage) / temperature
+        teacher = jax.lax.stop_gradient(jax.nn.log_softmax(ce))
+        kl = (jnp.exp(teacher) * (teacher - jax.nn.log_softmax(de))).sum(1).mean()
+        own_ce = -jax.nn.log_softmax(ce)[:, 0] @ labelled / 6
+        return label + own_ce + 0.3 * kl, jnp.mean(masked[labelled].sum(1) / (b * slots - 1))
+
+    (value, share), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
+    objective = joint_objective(retriever, reranker, loss)
+    one = gradient(params, batch, objective, 1)
+    assert one[1]["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert_trees_close(one[0], want)
+    assert one[1]["masked_negatives"] == pytest.approx(float(share), rel=1e-5)
+    assert 0 < share < 1 and one[1]["labelled"] == 0.75
+    assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
+
+
 def test_the_warm_up_has_the_same_widths():
     """The mean of each width's loss by itself, where no weights are given."""
     retriever, _, params = words()

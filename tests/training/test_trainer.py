@@ -106,7 +106,8 @@ def test_a_bad_step_is_left_out_counted_and_logged_with_its_queries(tmp_path, va
     skipped = train(tmp_path / "a", {2: value}, with_(STAGE, max_bad_steps=1), said=said)
     row = log(tmp_path / "a")[2]
     assert row.keys() == {"stage", "step", "bad", "queries"} and row["queries"] == ["q2", "other"]
-    assert row["bad"] == ("loss = nan, retriever = nan" if value == -1 else "gradient_norm = inf")
+    norms = "gradient_norm = inf, retriever_gradient_norm = inf"
+    assert row["bad"] == ("loss = nan, retriever = nan" if value == -1 else norms)
     assert any("joint: step 2 is not applied: " in line for line in said)
     # As if there had never been such a batch.
     without = train(tmp_path / "b", stage=with_(STAGE, steps=5), left_out=2)
