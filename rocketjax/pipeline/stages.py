@@ -134,7 +134,9 @@ def train_jointly(run: Run) -> None:
     start = Model(warmed_retriever(run), warmed_reranker(run))
     retriever, reranker = start.retriever, start.reranker
     loss = resolve_loss(config.loss)
-    collator = make_collator(run, config.lists.length, retriever.tokenizer, reranker.tokenizer)
+    stored = loss.teacher != "live"
+    tokenizers = (retriever.tokenizer, reranker.tokenizer)
+    collator = make_collator(run, config.lists.length, *tokenizers, stored=stored)
     trained = train_stage(
         run,
         "joint",
@@ -213,7 +215,8 @@ def _judge(run: Run, model: Model, corpus: Corpus, folder: Path) -> Runs:
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rankings in runs._asdict().items():
-            write_run(folder / f"{name}.trec", rankings, f"rocketjax-{name}-{folder.name}")
+            scored = depths.rerank_depth if name == "reranker" else None
+            write_run(folder / f"{name}.trec", rankings, f"rocketjax-{name}-{folder.name}", scored)
 
     processes.from_main(write)
     return runs

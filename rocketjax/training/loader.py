@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 import grain
@@ -15,7 +16,7 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import ListBatch, Rows, Text
+from rocketjax.text.batch import ListBatch, Rows, Stored, Text
 from rocketjax.text.rows import ON_CPU, fitting, in_parts, pack, width_for
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -80,6 +81,7 @@ class Member(NamedTuple):
 
     passage: Passage
     said: bytes  # what it says (see data/said.py)
+    score: float | None = None  # a stored teacher's
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Collator:
     widths: Sequence[int] = ON_CPU  # that rows may have
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
+    stored: bool = False  # whether batches hold a teacher's scores
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
         """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
@@ -123,7 +126,8 @@ class Collator:
         texts, valid = self._texts(lists, members)
         de, ce = self.retriever_tokenizer.pad_id, self.reranker_tokenizer.pad_id
         query, passage, pair = map(self._rows, texts, self.shapes, (de, de, ce))
-        return ListBatch(query, passage, pair, valid, self._relevant(lists, members))
+        stored = _stored(members, self.slots) if self.stored else None
+        return ListBatch(query, passage, pair, valid, self._relevant(lists, members), stored)
 
     def _texts(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
@@ -143,8 +147,8 @@ class Collator:
     def _members(self, item: TrainingList) -> list[Member]:
         """Positive and negatives; one that says what a positive says is no negative."""
         positive, *rest = (
-            Member(passage, said(passage.whole))
-            for pid in (item.positive, *item.negatives)
+            Member(passage, said(passage.whole), score)
+            for pid, score in zip_longest((item.positive, *item.negatives), item.scores)
             for passage in (_known(self.passages, pid, "passage"),)
         )
         answers = self._answers(item.query) | {positive.said}
@@ -189,6 +193,17 @@ class Collator:
         if max(lengths) > width:
             width = fitting(max(lengths), self.widths) if width else width_for(lengths, self.widths)
         return pack(in_parts(texts, self.devices, self.chunk), width, rows, pad_id)
+
+
+def _stored(members: Sequence[Sequence[Member]], slots: int) -> Stored:
+    """The teacher's scores that B lists keep, [B, L]."""
+    scores = np.zeros((len(members), slots), np.float32)
+    there = np.zeros(scores.shape, bool)
+    for row, some in enumerate(members):
+        for slot, member in enumerate(some):
+            if member.score is not None:
+                scores[row, slot], there[row, slot] = member.score, True
+    return Stored(scores, there)
 
 
 def _slotted(texts: Sequence[Text], taken: Sequence[bool]) -> list[Text]:

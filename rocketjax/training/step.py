@@ -152,7 +152,7 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         ce = reranker_scores(reranker, params["reranker"], batch, keys)
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
-            terms = joint_terms(list_scores(query, passage), ce, batch.valid, loss)
+            terms = joint_terms(list_scores(query, passage), ce, batch.valid, loss, batch.stored)
             if loss.retriever_negatives == "batch":
                 terms["retriever"] = in_batch_term(query, passage, batch, loss)
             return terms
