@@ -274,7 +274,11 @@ class Functions:
         return _padded(texts, tokenizer.config.pair_length, tokenizer.pad_id)
 
     def tokenize_lists(
-        self, queries: Sequence[str], passages: Sequence[Sequence[str]], devices: int = 1
+        self,
+        queries: Sequence[str],
+        passages: Sequence[Sequence[str]],
+        devices: int = 1,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
@@ -285,6 +289,8 @@ class Functions:
             passages: B lists of texts.
             devices: that share the batch: it may be split into as many parts along the leading
                 axis of its arrays.
+            scores: of all passages by another teacher, where the loss's `teacher` is stored or
+                both.
 
         Examples:
             >>> lists = [["the average", "wait"], ["sorted in order"]]
@@ -292,8 +298,8 @@ class Functions:
             [[True, True], [True, False]]
 
         Raises:
-            InputError: not as many lists as queries, an empty list, or lists that `devices` do not
-                share equally; else as `tokenize_queries`.
+            InputError: not as many lists as queries, an empty list, not one score for each passage,
+                or lists that `devices` do not share equally; else as `tokenize_queries`.
         """
         queries = as_texts(queries, "queries")
         if not queries or len(queries) != len(passages) or not all(map(len, passages)):
@@ -302,6 +308,8 @@ class Functions:
                 "query a list with its positive first"
             )
         check_divisible(len(queries), devices, "tokenize_lists: queries")
+        if scores is not None and [*map(len, scores)] != [*map(len, passages)]:
+            raise InputError("scores: not one for each passage of each list")
         texts = {
             f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
             for row, some in enumerate(passages)
@@ -309,7 +317,10 @@ class Functions:
         }
         lists = [
             TrainingList(
-                str(row), f"{row}/0", tuple(f"{row}/{slot}" for slot in range(1, len(some)))
+                str(row),
+                f"{row}/0",
+                tuple(f"{row}/{slot}" for slot in range(1, len(some))),
+                scores=() if scores is None else tuple(map(float, scores[row])),
             )
             for row, some in enumerate(passages)
         ]
@@ -322,6 +333,7 @@ class Functions:
             devices=devices,
             chunk=self.chunk,
             widths=row_widths(),
+            stored=scores is not None,
         )
         return collator(lists)
 

@@ -73,8 +73,8 @@ def describe(
             f"{report.copies:,} candidates left out: they say what a positive says, under another "
             "id, or answer another query of the same text"
         )
-    if report.taken or report.sampling != "uniform":
-        lines.append(_composed(report))
+    if line := composed(report):
+        lines.append(line)
     if report.scored:
         lines += [
             f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
@@ -87,8 +87,10 @@ def describe(
     return "\n".join(lines)
 
 
-def _composed(report: MiningReport) -> str:
-    """What each rule left out, and how negatives were drawn from the rest."""
+def composed(report: MiningReport) -> str:
+    """What each rule left out, and how negatives were drawn from the rest; "" without rules."""
+    if not report.taken and report.sampling == "uniform":
+        return ""
     number = max(report.ruled, 1)
     rules = [
         f"{name} took {count:,} ({count / number:.1f} a list)"

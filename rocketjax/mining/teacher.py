@@ -23,7 +23,6 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_scores
 from rocketjax.inference.folder import open_reranker
 from rocketjax.inference.reranker import Reranker
-from rocketjax.mining.rules import rounded
 from rocketjax.retrieval.model import Model
 from rocketjax.retrieval.ranking import score_pairs
 from rocketjax.runtime import processes
@@ -80,8 +79,8 @@ def with_teacher(model: Model, teacher: Teacher | None) -> Model:
 def keep_scores(folder: Path, teacher: Teacher | None, texts: Texts, watch: Watch) -> str:
     """Puts a teacher's scores into the lists of a folder; one line on how many have some.
 
-    A model scores all lists once, and resumes where it was stopped. Its scores are rounded to five
-    digits, so that they are the same on any number of devices.
+    A model scores all lists once, and resumes where it was stopped. Another number of devices may
+    change the last digits of its scores, as those of all others.
 
     Raises:
         InputError: the folder holds the scores of another teacher.
@@ -164,10 +163,10 @@ def _scored(teacher: Reranker, lists: Sequence[TrainingList], texts: Texts) -> l
             (item.query, pid) for item in lists for pid in (item.positive, *item.negatives)
         )
     )
-    scores = rounded(score_pairs(teacher, pairs, texts.queries, texts.passages, unwatched))
+    scores = score_pairs(teacher, pairs, texts.queries, texts.passages, unwatched)
     known: dict[str, dict[str, float]] = {}
     for (query, pid), score in zip(pairs, scores, strict=True):
-        known.setdefault(query, {})[pid] = score
+        known.setdefault(query, {})[pid] = float(f"{score:.7g}")  # all that a float32 holds
     return [_looked_up(item, known[item.query]) for item in lists]
 
 
