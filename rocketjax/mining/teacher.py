@@ -26,6 +26,7 @@ from rocketjax.inference.reranker import Reranker
 from rocketjax.retrieval.model import Model
 from rocketjax.retrieval.ranking import score_pairs
 from rocketjax.runtime import processes
+from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_object, remove, write_json
 from rocketjax.runtime.progress import Say, Watch, unwatched
@@ -47,7 +48,7 @@ class Texts(NamedTuple):
 
 def is_run(teacher: str) -> bool:
     """Whether a teacher is a file of scores; else it is a model."""
-    return Path(teacher).is_file() or teacher.removesuffix(".gz").endswith(_RUNS)
+    return Path(teacher).expanduser().is_file() or teacher.removesuffix(".gz").endswith(_RUNS)
 
 
 def open_teacher(name: str, compute: ComputeConfig, split: Split, say: Say) -> Teacher | None:
@@ -61,7 +62,7 @@ def open_teacher(name: str, compute: ComputeConfig, split: Split, say: Say) -> T
         return split.scores or None
     if not is_run(name):
         return open_reranker(name, compute, say=say)
-    scores = read_scores(Path(name), say)
+    scores = read_scores(local(name, say), say)
     if not scores.keys() & split.queries.keys():
         raise InputError(
             f"{name}: has none of the {len(split.queries):,} queries that lists are made for (its "

@@ -61,8 +61,8 @@ class Rows(NamedTuple):
         return values[jnp.maximum(jnp.asarray(self.text).reshape(-1), 0)]
 
 
-class Stored(NamedTuple):
-    """A teacher's scores that lists keep; NaN is not among them, whatever they lack."""
+class TeacherScores(NamedTuple):
+    """A teacher's scores that B lists keep; what they lack is masked, and finite."""
 
     scores: Array  # [B, L] float32; 0 where there is none
     there: Array  # [B, L] bool
@@ -77,7 +77,7 @@ class ListBatch(NamedTuple):
     valid: Array  # [B, L] bool
     relevant: Array  # [B, B * L] bool: the passages of all lists that answer a query, and so are
     # none of its in-batch negatives
-    stored: Stored | None = None  # where a stored teacher teaches
+    stored: TeacherScores | None = None  # where a stored teacher teaches
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:

@@ -16,7 +16,7 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import ListBatch, Rows, Stored, Text
+from rocketjax.text.batch import ListBatch, Rows, TeacherScores, Text
 from rocketjax.text.rows import ON_CPU, fitting, in_parts, pack, width_for
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -195,7 +195,7 @@ class Collator:
         return pack(in_parts(texts, self.devices, self.chunk), width, rows, pad_id)
 
 
-def _stored(members: Sequence[Sequence[Member]], slots: int) -> Stored:
+def _stored(members: Sequence[Sequence[Member]], slots: int) -> TeacherScores:
     """The teacher's scores that B lists keep, [B, L]."""
     scores = np.zeros((len(members), slots), np.float32)
     there = np.zeros(scores.shape, bool)
@@ -203,7 +203,7 @@ def _stored(members: Sequence[Sequence[Member]], slots: int) -> Stored:
         for slot, member in enumerate(some):
             if member.score is not None:
                 scores[row, slot], there[row, slot] = member.score, True
-    return Stored(scores, there)
+    return TeacherScores(scores, there)
 
 
 def _slotted(texts: Sequence[Text], taken: Sequence[bool]) -> list[Text]:

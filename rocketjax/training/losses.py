@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from rocketjax.config.loss import PRESETS, LossConfig, resolve_loss
 from rocketjax.config.options import validated
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import Array, Stored
+from rocketjax.text.batch import Array, TeacherScores
 
 
 class Term(NamedTuple):
@@ -80,7 +80,7 @@ def distillation(
     reranker_scores: Array,
     valid: Array,
     config: LossConfig,
-    stored: Stored | None = None,
+    stored: TeacherScores | None = None,
 ) -> Term:
     """KL divergence between the two models' list distributions: dynamic listwise distillation.
 
@@ -133,7 +133,7 @@ def distillation(
 
 
 def _teacher(
-    live: Array, counted: Array, config: LossConfig, stored: Stored | None
+    live: Array, counted: Array, config: LossConfig, stored: TeacherScores | None
 ) -> tuple[Array, Array]:
     """What is taught [B, L], log-probabilities or margins as `distill_loss` says, and which lists
     [B] are.
@@ -214,7 +214,7 @@ def joint_terms(
     reranker_scores: Array,
     valid: Array,
     config: LossConfig,
-    stored: Stored | None = None,
+    stored: TeacherScores | None = None,
 ) -> dict[str, Term]:
     """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
 

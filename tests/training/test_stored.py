@@ -12,7 +12,7 @@ from rocketjax.config.options import parse
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import Stored
+from rocketjax.text.batch import TeacherScores
 from rocketjax.training.loader import Collator
 from rocketjax.training.losses import distillation, joint_terms
 from rocketjax.training.step import joint_objective
@@ -37,7 +37,7 @@ def gradients(scores, config, there=None, valid=None):
     de, ce, kept = scores
     valid = np.ones((B, L), bool) if valid is None else valid
     there = valid if there is None else there
-    stored = Stored(np.where(there, kept, 0.0), there)
+    stored = TeacherScores(np.where(there, kept, 0.0), there)
 
     def mean(de, ce):
         term = distillation(de, ce, valid, config, stored)
@@ -117,7 +117,7 @@ def test_a_list_that_lacks_a_score_is_left_out_or_taught_by_the_re_ranker(scores
         config = LossConfig(**settings, teacher=who)
         kept = np.where(there, scores[2], np.nan if who == "live" else 0.0)
         some = [x[rows] for x in (*scores[:2], valid, kept, there)]
-        found = distillation(*some[:3], config, Stored(*some[3:]))
+        found = distillation(*some[:3], config, TeacherScores(*some[3:]))
         return float(found.total), float(0.0 if found.count is None else found.count)
 
     whole, other = [0, 2, 3], [1]
@@ -138,7 +138,7 @@ def test_garbage_where_nothing_is_stored_reaches_no_gradient(scores):
         _, first, _ = gradients(scores, config, there)
         for value in (1e30, -1e30):
             kept = np.where(there, scores[2], value)
-            stored = Stored(kept, there)
+            stored = TeacherScores(kept, there)
 
             def total(de, config=config, stored=stored):
                 term = distillation(de, scores[1], np.ones((B, L), bool), config, stored)
@@ -168,7 +168,7 @@ def test_any_number_of_devices_gives_the_same_gradients(who):
     rng = np.random.default_rng(5)
     there = batch.valid.copy()
     there[2] &= np.arange(5) < 1  # unequally many lists on two devices have scores
-    kept = Stored(rng.normal(size=there.shape).astype(np.float32) * there, there)
+    kept = TeacherScores(rng.normal(size=there.shape).astype(np.float32) * there, there)
     batch = batch._replace(stored=kept)
     one, values = gradient(params, batch, objective, 1)
     for backend in ("pmap", "shard_map"):

@@ -143,7 +143,7 @@ def make_split(
     qrels: dict[str, dict[str, int]] = {}
     answers: dict[str, Sequence[str]] = {}
     negatives: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
-    teacher = _TeacherScores()
+    teacher = _MergedScores()
     for place, row in rows:
         ids = [p.id if isinstance(p, Passage) else p for p in (*row.positives, *row.negatives)]
         if missing := [pid for pid in ids if pid not in passages]:
@@ -175,7 +175,7 @@ def make_split(
 _SAME = 0.01  # of a score: half precision and other batches make no other score
 
 
-class _TeacherScores:
+class _MergedScores:
     """A teacher's scores of all rows, by query and passage."""
 
     def __init__(self) -> None:
