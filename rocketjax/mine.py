@@ -49,6 +49,7 @@ def _mine(options: Mine) -> None:
     from rocketjax.evaluation.judged import own_passages
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
+    from rocketjax.mining.teacher import Texts, keep_scores, open_teacher, with_teacher
     from rocketjax.retrieval.load import collection_for, load, open_corpus
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
@@ -85,18 +86,23 @@ def _mine(options: Mine) -> None:
     shared = shared_positives(queries, split.qrels)
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
+    mined = Split(queries, split.qrels, shared=shared, scores=split.scores)
+    teacher = open_teacher(options.lists.teacher, options.compute, mined, say)
     with opened(options.output, say) as place:
         lists, report = mine(
-            model,
+            with_teacher(model, teacher),
             corpus,
-            Split(queries, split.qrels, shared=shared),
+            mined,
             options.lists,
             options.seed,
             place.folder,
             place.watched(watch),
         )
-    texts = collection.by_id
-    say(describe(report, queries.__getitem__, lambda pid: texts[pid].whole))
+        texts = Texts(queries, collection.by_id)
+        scores = keep_scores(place.folder, teacher, texts, place.watched(watch))
+    say(describe(report, queries.__getitem__, lambda pid: texts.passages[pid].whole))
+    if scores:
+        say(scores)
     say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
 
 

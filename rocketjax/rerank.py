@@ -33,7 +33,7 @@ class Rerank:
     run: str
     """TREC run, of any retriever."""
     output: str
-    """TREC run to write."""
+    """TREC run to write; its scores can teach: `rocketjax.train --lists.teacher FILE`."""
     on_bad_rows: OnBadRows = "fail"
     depth: Size = 50
     """Passages of each query that are re-ordered; the rest follow in the run's order."""
@@ -69,7 +69,7 @@ def _rerank(options: Rerank) -> None:
     pairs = sum(min(depth, len(ranked)) for ranked in found.values())
     with watch("re-rank", pairs, "pairs") as advance:
         ranked = rerank_in_parts(reranker, found.items(), queries, texts, depth, advance)
-        write_rankings(Path(options.output), ranked, "rocketjax-reranker")
+        write_rankings(Path(options.output), ranked, "rocketjax-reranker", depth)
     say(f"{len(found):,} queries in {options.output}")
 
 

@@ -140,7 +140,8 @@ def _search_file(
             advance = bars.enter_context(watch("re-rank", pairs, "pairs"))
             ranked = rerank_in_parts(reranker, ranked, queries, texts, depth, advance)
         best = ((query, found[: options.top_k]) for query, found in ranked)
-        count = write_rankings(Path(options.output), best, "rocketjax")
+        scored = depth if reranker else None
+        count = write_rankings(Path(options.output), best, "rocketjax", scored)
     say(f"{count:,} queries in {options.output}")
 
 

@@ -16,8 +16,9 @@ class LossConfig:
     preset: Preset = at("joint", "default")
     """default, paper (Eq 4-6 as printed), released (what RocketQAv2's code computes), distilled
     (the re-ranker leads, the label follows, as in CADET), or custom: only then do the fields below
-    count, but retriever_negatives, retriever_temperature, mask_by_reranker, mask_by_retriever and
-    matryoshka, which always do. distilled goes with joint.optimizer.clip_by model."""
+    count, but retriever_negatives, retriever_temperature, teacher, stored_temperature,
+    mask_by_reranker, mask_by_retriever and matryoshka, which always do. distilled goes with
+    joint.optimizer.clip_by model."""
     retriever_weight: Amount = at("joint", 1.0)
     """Weight of the retriever's own cross-entropy."""
     retriever_negatives: Literal["list", "batch"] = at("joint", "list")
@@ -42,6 +43,13 @@ class LossConfig:
     """Both models' scores are divided by it in the distillation."""
     teacher_temperature: Positive | None = at("joint", None)
     """The re-ranker's scores are divided by it in the distillation; None: distill_temperature."""
+    teacher: Literal["live", "stored", "both"] = at("joint", "live")
+    """Who teaches in the distillation: the re-ranker as it is at each step; the scores that lists
+    keep (lists.teacher), which stay; or the mean of both distributions, (p_live + p_stored) / 2.
+    Lists that lack a score are left out by stored, and taught by the re-ranker alone by both."""
+    stored_temperature: Positive | None = at("joint", None)
+    """The stored scores are divided by it: their scale is that of whoever made them (about 0.05 for
+    cosines, 0.1 for probabilities, 1 for logits). None: as the re-ranker's."""
     retriever_temperature: Positive | None = at("warm-retriever", 1.0)
     """The retriever's scores are divided by it in every term. None: 0.05 for cosines, which are
     between -1 and 1 (vectors scaled to length 1), 1 for other dot products."""
@@ -96,7 +104,7 @@ PRESETS: dict[Preset, LossConfig] = {
 
 def resolve_loss(loss: LossConfig) -> LossConfig:
     """The weights and options a preset stands for; the retriever's temperature, negatives, masks
-    and widths stay as set."""
+    and widths, and who teaches, stay as set."""
     if loss.preset == "custom":
         return loss
     return dataclasses.replace(
@@ -105,6 +113,8 @@ def resolve_loss(loss: LossConfig) -> LossConfig:
         retriever_negatives=loss.retriever_negatives,
         mask_by_reranker=loss.mask_by_reranker,
         mask_by_retriever=loss.mask_by_retriever,
+        teacher=loss.teacher,
+        stored_temperature=loss.stored_temperature,
         matryoshka=loss.matryoshka,
         matryoshka_weights=loss.matryoshka_weights,
     )

@@ -18,6 +18,7 @@ from rocketjax.runtime.errors import InputError, shown
 Options = TypeVar("Options")
 RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
+_RULES = ("range_min", "max_score", "min_score", "absolute_margin", "relative_margin", "sampling")
 
 
 def load(path: str | Path, default: Config | None = None) -> Config:
@@ -189,6 +190,7 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     check_index(config.index, place)
     _check_widths(config.loss, place)
     _check_used(config, place)
+    _check_teacher(config.loss, place)
     return config
 
 
@@ -223,6 +225,12 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         place,
         ("lists.length", lists.length, lists.top_n + 1),
         ("lists.scored", lists.scored, lists.top_n),
+        ("lists.range_min", lists.range_min, lists.top_n - lists.length + 1),
+        (
+            "lists.min_score",
+            lists.min_score or 0,
+            1 if lists.max_score is None else lists.max_score,
+        ),
         # Else a pseudo-positive would be a negative too.
         ("lists.low", lists.low, lists.high if lists.pseudo_positives else 1),
     )
@@ -230,6 +238,12 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.pseudo_positives')}: pseudo-positives stand in denoised lists; set "
             "lists.denoised above 0"
+        )
+    ruled = [name for name in _RULES if getattr(lists, name) != getattr(ListConfig(), name)]
+    if lists.source == "given" and ruled:
+        raise InputError(
+            f"{place(f'lists.{ruled[0]}')}: given lists are not composed by it; take "
+            "lists.source mined, or leave it out"
         )
     if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
         raise InputError(
@@ -282,6 +296,15 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.unlabelled')}: lists without a label teach by distillation alone, "
             "which has no weight; set loss.distill_weight, or lists.unlabelled pseudo"
+        )
+
+
+def _check_teacher(loss: LossConfig, place: Callable[[str], str]) -> None:
+    """Refuses a distillation that moves neither model."""
+    if loss.teacher == "stored" and resolve_loss(loss).stop_gradient == "retriever":
+        raise InputError(
+            f"{place('loss.teacher')}: stored scores can only teach the retriever, which "
+            "loss.stop_gradient retriever does not move; take loss.stop_gradient reranker"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 import tyro
 
+from rocketjax.config.composition import Composition
 from rocketjax.config.fields import (
     LISTS,
     NEVER,
@@ -209,7 +210,7 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class ListConfig:
+class ListConfig(Composition):
     """Hybrid augmentation: how training lists are mined, a positive first and then negatives."""
 
     source: Literal["mined", "given"] = at("encode", "mined")  # given lists need no index
@@ -224,7 +225,8 @@ class ListConfig:
     """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
     one of each kind for every positive (the paper)."""
     scored: Count = at("mine", 20)
-    """How many of a query's best passages the re-ranker scores for denoised lists; 0: top_n."""
+    """How many of a query's best passages the re-ranker scores for denoised lists; 0, or with a
+    rule by score: top_n."""
     low: Whole = at("mine", 0.1)
     """A denoised list's negatives are those the re-ranker gives a probability below this, and
     where they are too few, unscored ones (`depth`)."""

@@ -52,7 +52,7 @@ class Split:
     an answering passage contains, for answer recall. `negatives` are the ids of the hard negatives
     that the collection brings; those of MS MARCO's layout are read when they are first used.
     `shared` are, of queries whose text others have too, the positives of all of them
-    (`copies.shared_positives`).
+    (`copies.shared_positives`). `scores` are a teacher's, by passage id, where the rows have some.
     """
 
     queries: Mapping[str, str]
@@ -60,6 +60,7 @@ class Split:
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shared: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def positives(self, query: str) -> list[str]:
         """The ids of what answers a query: its own relevant passages, then what it shares."""
@@ -75,6 +76,7 @@ class Split:
             _restrict(self.answers, names),
             Lazy(partial(_restrict, self.negatives, names)),
             _restrict(self.shared, names),
+            _restrict(self.scores, names),
         )
 
 

@@ -32,7 +32,9 @@ class BadRows:
     def __init__(self, policy: Policy = "fail") -> None:
         self.policy: Policy = policy
         self._faults: dict[str, list[str]] = {}
-        self._unused: dict[str, dict[str, None]] = {}  # by file; the inner dict is an ordered set
+        # By file; the inner dict is an ordered set of fields.
+        self._unused: dict[str, dict[str, None]] = {}
+        self._scored: dict[str, dict[str, None]] = {}
 
     def reject(self, place: str, fault: str) -> None:
         """Counts the row at `place` ("file:line") as left out.
@@ -49,17 +51,27 @@ class BadRows:
         if fields:
             self._unused.setdefault(place.rpartition(":")[0], {}).update(dict.fromkeys(fields))
 
+    def scored(self, place: str, fields: Sequence[str]) -> None:
+        """Remembers fields of a good row that hold a teacher's scores."""
+        if fields:
+            self._scored.setdefault(place.rpartition(":")[0], {}).update(dict.fromkeys(fields))
+
     def notes(self) -> list[str]:
         """A line for each file: how many rows were left out, and why, for the first few.
 
-        And one for each file with fields that nothing reads.
+        And one for each file with a teacher's scores, and with fields that nothing reads.
         """
         left_out = [
             f"{path}: left out {len(faults):,} bad rows: {'; '.join(faults[:SHOWN])}"
             + (" .." if len(faults) > SHOWN else "")
             for path, faults in self._faults.items()
         ]
-        return left_out + [
+        scored = [
+            f"{path}: a teacher's scores in {', '.join(fields)[:300]}; --loss.teacher stored or "
+            "both distils from them"
+            for path, fields in self._scored.items()
+        ]
+        return [*left_out, *scored] + [
             f"{path}: not used in training so far: {', '.join(fields)[:300]}"
             for path, fields in self._unused.items()
         ]

@@ -1,11 +1,14 @@
-"""Training lists and mined candidates as JSON Lines, checked when read."""
+"""Training lists and mined candidates as JSON Lines, checked when read.
+
+Lists with a teacher's scores say that they are of version 2; those without are as they always were.
+"""
 
 import dataclasses
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -29,11 +32,25 @@ class TrainingList:
     negatives: tuple[Id, ...]
     kind: Literal["undenoised", "denoised", "unlabelled"] = "undenoised"
     pseudo: bool = False  # the re-ranker calls the positive relevant, no judgement does
+    # A teacher's, of the positive and then of the negatives; None: of that one there is none.
+    scores: tuple[float | None, ...] = ()
 
     @property
     def passages(self) -> tuple[str, ...]:
         """All of them, the positive first."""
         return (self.positive, *self.negatives) if self.positive else self.negatives
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is a teacher's score of each passage."""
+        return bool(self.scores) and None not in self.scores
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class _Line(TrainingList):
+    """A list as its file holds it."""
+
+    version: Literal[1, 2] = 1  # a later one may mean what this reader does not know
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
@@ -50,30 +67,42 @@ class Candidates:
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:
     """Writes one JSON object per line. The file appears complete or not at all."""
-    _write_rows(path, lists)
+    _write_rows(path, map(_as_written, lists))
 
 
 def read_lists(path: Path) -> list[TrainingList]:
-    """Reads what `write_lists` wrote.
+    """Reads what `write_lists` wrote, now or before there were scores.
 
     Raises:
-        InputError: a line is not such an object, or has no positive though it is labelled, or one
-            though it is not; file and line are named.
+        InputError: a line is not such an object; has no positive though it is labelled, or one
+            though it is not; or not as many scores as passages. File and line are named.
     """
     lists = []
-    for place, item in _read_rows(path, TrainingList):
-        unlabelled = item.kind == "unlabelled"
-        if bool(item.positive) == unlabelled or not item.passages:
-            wrong = "given in an unlabelled" if item.positive else "missing in the"
-            wrong = "no passage in the" if not item.passages else f"positive: {wrong}"
-            raise InputError(f"{place}: {wrong} list of query {item.query!r}")
+    for place, line in _read_rows(path, _Line):
+        item = TrainingList(
+            line.query, line.positive, line.negatives, line.kind, line.pseudo, line.scores
+        )
+        _check(place, item)
         lists.append(item)
     return lists
 
 
+def _check(place: str, item: TrainingList) -> None:
+    if not item.passages:
+        raise InputError(f"{place}: no passage in the list of query {item.query!r}")
+    if bool(item.positive) == (item.kind == "unlabelled"):
+        wrong = "given in an unlabelled" if item.positive else "missing in the"
+        raise InputError(f"{place}: positive: {wrong} list of query {item.query!r}")
+    count = len(item.passages)
+    if len(item.scores) not in (0, count):
+        raise InputError(f"{place}: scores: {len(item.scores)} for {count} passages")
+    if not all(math.isfinite(score) for score in item.scores if score is not None):
+        raise InputError(f"{place}: scores: one is not finite; mine again")
+
+
 def write_candidates(path: Path, candidates: Sequence[Candidates]) -> None:
     """Writes one JSON object per line. The file appears complete or not at all."""
-    _write_rows(path, candidates)
+    _write_rows(path, map(dataclasses.asdict, candidates))
 
 
 def read_candidates(path: Path) -> list[Candidates]:
@@ -101,8 +130,16 @@ def read_candidates(path: Path) -> list[Candidates]:
     return rows
 
 
-def _write_rows(path: Path, rows: Sequence[Any]) -> None:
-    write_text(path, "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+def _as_written(item: TrainingList) -> dict[str, Any]:
+    fields = dataclasses.asdict(item)
+    if not item.scores:
+        del fields["scores"]
+        return fields
+    return fields | {"version": 2}
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:

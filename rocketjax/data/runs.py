@@ -1,5 +1,6 @@
 """TREC runs, written and read."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -10,27 +11,44 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_file
 from rocketjax.runtime.progress import Say, unsaid
 
+_UNSCORED = "-unscored"  # ends the tag of a passage that the model has not scored
+_COLUMNS = "expected query Q0 passage rank score tag"
 
-def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
+
+def write_run(
+    path: Path,
+    run: Mapping[str, Sequence[tuple[str, float]]],
+    tag: str,
+    scored: int | None = None,
+) -> None:
     """Writes a TREC run: query Q0 passage rank score tag, best first.
 
-    Scores have nine digits, enough to restore a float32.
+    Scores have nine digits, enough to restore a float32. `scored`: see `write_rankings`.
     """
-    write_rankings(path, run.items(), tag)
+    write_rankings(path, run.items(), tag, scored)
 
 
 def write_rankings(
-    path: Path, rankings: Iterable[tuple[str, Sequence[tuple[str, float]]]], tag: str
+    path: Path,
+    rankings: Iterable[tuple[str, Sequence[tuple[str, float]]]],
+    tag: str,
+    scored: int | None = None,
 ) -> int:
     """Writes a TREC run, as `write_run` does, ranking by ranking; returns how many there were.
 
     The file appears once it is complete, or not at all.
+
+    Args:
+        path, rankings, tag: as for `write_run`.
+        scored: how many of a query's passages the model has scored. The scores of those behind
+            only keep their order; their tag says so, and `read_scores` leaves them out.
     """
     count, tag = 0, "_".join(tag.split())  # a tag can be a folder's name, with spaces in it
+    most = math.inf if scored is None else scored
     with new_file(path) as file:
         for query, ranked in rankings:
             rows = (
-                f"{query} Q0 {pid} {rank} {score:.9g} {tag}\n"
+                f"{query} Q0 {pid} {rank} {score:.9g} {tag}{'' if rank <= most else _UNSCORED}\n"
                 for rank, (pid, score) in enumerate(ranked, 1)
             )
             file.write("".join(rows).encode())
@@ -75,6 +93,42 @@ def read_run(path: Path, say: Say = unsaid) -> dict[str, list[tuple[str, float]]
     return {query: [(pid, -rows[query][pid][0]) for pid in pids] for query, pids in found.items()}
 
 
+def read_scores(path: Path, say: Say = unsaid) -> dict[str, dict[str, float]]:
+    """Reads a TREC run of a re-ranker as scores: query id -> passage id -> score.
+
+    What `rerank` has not scored (see `write_rankings`) is left out.
+
+    Args:
+        path: of the file; .gz is decompressed.
+        say: gets a line on how many were left out.
+
+    Raises:
+        InputError: as for `read_run`, and for a file of rankings without scores.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    left_out = 0
+    for place, (query, pid, score, tag) in headed(path, _scored, BadRows()):
+        if tag.endswith(_UNSCORED):
+            left_out += 1
+        elif pid in scores.setdefault(query, {}):
+            raise InputError(f"{place}: passage: duplicate {pid!r} for query {query!r}")
+        else:
+            scores[query][pid] = score
+    if not scores:
+        raise InputError(f"{path}: contains no scores")
+    if left_out:
+        say(f"{path}: {left_out:,} passages are ranked but not scored, and left out")
+    return scores
+
+
+def _scored(line: str) -> tuple[str, str, float, str]:
+    """Query, passage, score and tag."""
+    query, pid, score, _ = _ranked(line)
+    if score is None:
+        raise BadRow(f"score: a line of four columns has none; {_COLUMNS}, got {line[:80]!r}")
+    return query, pid, score, line.split()[-1]
+
+
 def _ranked(line: str) -> tuple[str, str, float | None, float]:
     """Query, passage, score (None: ranked by the file's order) and rank."""
     if line.count("\t") == 3:
@@ -82,6 +136,6 @@ def _ranked(line: str) -> tuple[str, str, float | None, float]:
         return checked_id(query, "query"), checked_id(pid, "passage"), None, 0.0
     columns = re.findall(r"\S+", line, re.ASCII)
     if len(columns) != 6:
-        raise BadRow(f"expected query Q0 passage rank score tag, got {line[:80]!r}")
+        raise BadRow(f"{_COLUMNS}, got {line[:80]!r}")
     query, _, pid, rank, score, _ = columns
     return query, pid, finite(score, "score"), finite(rank, "rank")

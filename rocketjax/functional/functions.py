@@ -279,6 +279,7 @@ class Functions:
         passages: Sequence[Sequence[str]],
         devices: int = 1,
         labelled: Sequence[bool] | None = None,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
@@ -291,6 +292,8 @@ class Functions:
                 axis of its arrays.
             labelled: B, whether a list's first passage is a positive; the retriever learns from the
                 others by distillation alone. None: all are.
+            scores: of all passages by another teacher, where the loss's `teacher` is stored or
+                both.
 
         Examples:
             >>> lists = [["the average", "wait"], ["sorted in order"]]
@@ -298,8 +301,8 @@ class Functions:
             [[True, True], [True, False]]
 
         Raises:
-            InputError: not as many lists as queries, an empty list, or lists that `devices` do not
-                share equally; else as `tokenize_queries`.
+            InputError: not as many lists as queries, an empty list, not one score for each passage,
+                or lists that `devices` do not share equally; else as `tokenize_queries`.
         """
         queries = as_texts(queries, "queries")
         if not queries or len(queries) != len(passages) or not all(map(len, passages)):
@@ -313,13 +316,20 @@ class Functions:
                 "each, or none"
             )
         check_divisible(len(queries), devices, "tokenize_lists: queries")
+        if scores is not None and [*map(len, scores)] != [*map(len, passages)]:
+            raise InputError("scores: not one for each passage of each list")
         texts = {
             f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
             for row, some in enumerate(passages)
             for slot, text in enumerate(as_texts(some, f"passages[{row}]"))
         }
         lists = [
-            _list_of(row, len(some), labelled is None or labelled[row])
+            _list_of(
+                row,
+                len(some),
+                labelled is None or labelled[row],
+                () if scores is None else tuple(map(float, scores[row])),
+            )
             for row, some in enumerate(passages)
         ]
         collator = Collator(
@@ -332,6 +342,7 @@ class Functions:
             chunk=self.chunk,
             widths=row_widths(),
             unlabelled=labelled is not None,
+            stored=scores is not None,
         )
         return collator(lists)
 
@@ -373,12 +384,12 @@ class _Pair(NamedTuple):
     loss: LossConfig
 
 
-def _list_of(row: int, length: int, labelled: bool) -> TrainingList:
+def _list_of(row: int, length: int, labelled: bool, scores: tuple[float, ...]) -> TrainingList:
     """The list of a row's passages, which have the ids ROW/0, ROW/1 .."""
     first, *rest = (f"{row}/{slot}" for slot in range(length))
     if labelled:
-        return TrainingList(str(row), first, tuple(rest))
-    return TrainingList(str(row), "", (first, *rest), "unlabelled")
+        return TrainingList(str(row), first, tuple(rest), scores=scores)
+    return TrainingList(str(row), "", (first, *rest), "unlabelled", scores=scores)
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:

@@ -1,12 +1,13 @@
 """Hybrid data augmentation: training lists from what the retriever finds and the re-ranker says.
 
-Undenoised lists: a positive, and a uniform sample of the retriever's best passages. Some of those
+Undenoised lists: a positive, and a sample of the retriever's best passages, uniform unless the
+config has other rules (rules.py). Some of those
 do answer the query, nobody judged them. Denoised lists: only passages that the re-ranker finds
 unlikely to answer it. RocketQAv2 trains on both.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates, TrainingList, hash_bits
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.known import Known
-from rocketjax.mining.report import MiningReport, make_report
+from rocketjax.mining.report import MiningReport, Ruled, make_report
+from rocketjax.mining.rules import Eligible, draw, eligible, rounded
 from rocketjax.runtime.errors import InputError
 
 
@@ -26,25 +28,27 @@ def undenoised_lists(
     Of many positives, `config.positives` are drawn.
 
     The draw depends on seed, query and positive alone, so other queries, devices or orders do not
-    change it. Unlabelled queries have none.
+    change it. Unlabelled queries have none. Rules by score are those of `hybrid_lists` alone.
     """
-    lists = []
-    for row in candidates:
-        pool = row.passages[: config.top_n]
-        for positive in _drawn(row, config, seed):
-            negatives = _sample(pool, config.length - 1, seed, row, positive)
-            lists.append(TrainingList(row.query, positive, negatives))
-    return lists
+    return [
+        item
+        for row in candidates
+        for item in _undenoised(row, _eligible(row, config, None, seed), config, seed)
+    ]
 
 
 def unlabelled_lists(row: Candidates, config: ListConfig, seed: int) -> list[TrainingList]:
     """One list without a label, for distillation alone; none of fewer than two passages.
 
     The retriever's best passage stands where the positive would, for it is the likeliest to answer;
-    the others are a uniform sample of the `top_n`, as in an undenoised list.
+    the others are drawn from the `top_n` behind it (and behind `range_min`) as in an undenoised
+    list. Rules by probability are not asked: these passages are no negatives.
     """
-    best, pool = row.passages[:1], row.passages[1 : config.top_n]
-    passages = (*best, *_sample(pool, config.length - 1, seed, row, "", "unlabelled"))
+    if not row.passages:
+        return []
+    best = row.passages[0]
+    ranks = np.arange(max(1, config.range_min), min(config.top_n, len(row.passages)))
+    passages = (best, *_sample(ranks, seed, row, best, config, "unlabelled"))
     return [TrainingList(row.query, "", passages, "unlabelled")] if len(passages) > 1 else []
 
 
@@ -86,20 +90,23 @@ def hybrid_lists(
     undenoised, denoised = lists_per_positive(config)
     lists: list[TrainingList] = []
     dropped: list[tuple[float, str, str]] = []
+    ruled = Ruled()
     for row in candidates:
         if is_distilled(row, config):
             lists += unlabelled_lists(row, config, seed)
             continue
-        plain = undenoised_lists([row], config, seed)
+        allowed = _eligible(row, config, calibration, seed)
+        ruled = ruled.plus(allowed.values())
+        plain = _undenoised(row, allowed, config, seed)
         clean: list[TrainingList] = []
         if config.denoised and calibration is not None:
-            p = _probabilities(row, calibration)
-            clean = _denoised(row, p, config, seed)
+            p = calibration.probability(rounded(row.scores))
+            clean = _denoised(row, allowed, calibration, config, seed)
             named = zip(row.passages, p.tolist(), strict=False)
             dropped += [(value, row.query, pid) for pid, value in named if value >= config.low]
         lists += [item for item in plain if _kept(item, undenoised, seed)]
         lists += [item for item in clean if item.pseudo or _kept(item, denoised, seed)]
-    return lists, make_report(candidates, lists, dropped, calibration, config)
+    return lists, make_report(candidates, lists, dropped, ruled, calibration, config)
 
 
 def is_distilled(row: Candidates, config: ListConfig) -> bool:
@@ -118,40 +125,62 @@ def lists_per_positive(config: ListConfig) -> tuple[float, float]:
     return (1 - share) / most, share / most
 
 
-def _denoised(row: Candidates, p: np.ndarray, config: ListConfig, seed: int) -> list[TrainingList]:
-    """A query's lists whose negatives have a probability below `low`; p: of its scored passages.
+def _eligible(
+    row: Candidates, config: ListConfig, calibration: Calibration | None, seed: int
+) -> dict[str, Eligible]:
+    """The candidates that the rules leave, by positive that has lists."""
+    return {
+        positive: eligible(row, positive, config, calibration)
+        for positive in _drawn(row, config, seed)
+    }
 
-    Negatives are a uniform sample of those; where there are too few, the passages ranked behind
+
+def _undenoised(
+    row: Candidates, allowed: Mapping[str, Eligible], config: ListConfig, seed: int
+) -> list[TrainingList]:
+    return [
+        TrainingList(row.query, positive, _sample(left.ranks, seed, row, positive, config))
+        for positive, left in allowed.items()
+    ]
+
+
+def _denoised(
+    row: Candidates,
+    allowed: Mapping[str, Eligible],
+    calibration: Calibration,
+    config: ListConfig,
+    seed: int,
+) -> list[TrainingList]:
+    """A query's lists whose negatives have a probability below `low`.
+
+    Negatives are a sample of those; where there are too few, the passages ranked behind
     the scored ones follow in the retriever's order (as RocketQA does), down to what was mined.
     Besides the positives, the likeliest passages above `high`, at most `pseudo_positives` of them,
     have lists.
     """
+    p = calibration.probability(rounded(row.scores))
     likely = sorted((i for i in range(len(p)) if p[i] > config.high), key=lambda i: -p[i])
     pseudo = [row.passages[i] for i in likely[: config.pseudo_positives]]
-    pool = [pid for pid, value in zip(row.passages, p, strict=False) if value < config.low]
-    deeper = row.passages[len(p) :]
+    unlikely = np.flatnonzero(p < config.low)
+    deeper = row.passages[max(len(p), config.range_min) :]
     size = config.length - 1
     lists = []
-    for positive in (*_drawn(row, config, seed), *pseudo):
-        drawn = _sample(pool, size, seed, row, positive, "denoised")
+    for positive in (*allowed, *pseudo):
+        left = allowed.get(positive) or eligible(row, positive, config, calibration)
+        pool = np.intersect1d(left.ranks, unlikely)
+        drawn = _sample(pool, seed, row, positive, config, "denoised")
         negatives = (*drawn, *deeper[: size - len(drawn)])
         is_pseudo = positive not in row.positives
         lists.append(TrainingList(row.query, positive, negatives, "denoised", is_pseudo))
     return lists
 
 
-def _probabilities(row: Candidates, calibration: Calibration) -> np.ndarray:
-    # Rounded: what another number of devices changes in a score's last digits changes no list.
-    return calibration.probability([float(f"{score:.5g}") for score in row.scores])
-
-
 def _sample(
-    pool: Sequence[str], size: int, seed: int, row: Candidates, positive: str, *kind: str
+    ranks: np.ndarray, seed: int, row: Candidates, positive: str, config: ListConfig, *kind: str
 ) -> tuple[str, ...]:
     rng = np.random.default_rng([seed, *map(hash_bits, (row.query, positive, *kind))])
-    size = min(size, len(pool))
-    drawn: list[int] = rng.choice(len(pool), size=size, replace=False).tolist() if size else []
-    return tuple(pool[i] for i in drawn)
+    drawn = draw(ranks, config.length - 1, rng, row, positive, config)
+    return tuple(row.passages[i] for i in drawn)
 
 
 def _drawn(row: Candidates, config: ListConfig, seed: int) -> Sequence[str]:

@@ -65,7 +65,7 @@ def platt(
     if scale <= 0 or scores.min() == scores.max():  # of equal scores, any scale would do
         raise InputError(
             "the re-ranker does not score known positives above other candidates, so it cannot "
-            "denoise lists; warm it up longer (--reranker-warmup.steps), or leave denoising out "
-            "(--lists.denoised 0)"
+            "denoise lists or rule candidates out; warm it up longer (--reranker-warmup.steps), or "
+            "leave both out (--lists.denoised 0, no margins and no --lists.max-score or min-score)"
         )
     return Calibration(scale, float(fit.x[1] - scale * mean))

@@ -33,6 +33,7 @@ from rocketjax.mining.augment import hybrid_lists, is_distilled
 from rocketjax.mining.calibrate import Calibration, platt
 from rocketjax.mining.known import Known, known_answers
 from rocketjax.mining.report import MiningReport, read_report, write_report
+from rocketjax.mining.rules import has_rules, has_thresholds
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.ranking import QUERIES_AT_ONCE, retrieve, score_pairs
@@ -44,6 +45,8 @@ from rocketjax.runtime.progress import Watch, unwatched
 PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
 ROOM = 16  # answers that every search has room for; where a query has more, it is searched again
 SHOWN = 300  # characters of an example's texts
+# Options that mined lists do not depend on; whose scores they keep is said elsewhere (teacher.py).
+_ELSEWHERE: dict[str, object] = {"refresh": None, "after": None, "teacher": None}
 
 
 def mine(
@@ -57,8 +60,8 @@ def mine(
 ) -> tuple[list[TrainingList], MiningReport]:
     """Lists for a split's queries: their positives by its qrels, their negatives by both models.
 
-    With `config.denoised` 0 the re-ranker is not used. The same models, queries and seed give the
-    same lists, byte for byte, on any number of devices.
+    With `config.denoised` 0 and no rule by score the re-ranker is not used. The same models,
+    queries and seed give the same lists, byte for byte, on any number of devices.
 
     Raises:
         InputError: `folder` holds lists of another request; no query at all; no list has any
@@ -88,6 +91,7 @@ def mine(
                 raise InputError(
                     f"{folder}: none of {len(made):,} lists has a negative: the re-ranker finds "
                     "all candidates too likely to answer; raise --lists.low or --lists.depth"
+                    + (f", or loosen {', '.join(counts.taken)}" if counts.taken else "")
                 )
             write_report(report, counts, _texts(counts, split.queries, corpus.passages))
             write_lists(lists, made)  # the last: where they are, all is done
@@ -117,9 +121,13 @@ class _Depths(NamedTuple):
 
 def _depths(config: ListConfig) -> _Depths:
     if not config.denoised:
-        return _Depths(config.top_n, 0)
+        return _Depths(config.top_n, config.top_n if has_rules(config) else 0)
     deepest = config.depth or 2 * config.top_n
-    return _Depths(max(config.top_n, deepest), config.scored or config.top_n)
+    return _Depths(max(config.top_n, deepest), _scored_depth(config))
+
+
+def _scored_depth(config: ListConfig) -> int:
+    return config.top_n if has_rules(config) or not config.scored else config.scored
 
 
 def _write_all_candidates(
@@ -197,7 +205,8 @@ def _scored(
     Those of a query whose list has no label need none.
     """
     depth = _depths(config).scored
-    best = [() if is_distilled(row, config) else row.passages[:depth] for row in rows]
+    unscored = not has_rules(config)  # lists without a label are drawn without scores
+    best = [() if unscored and is_distilled(row, config) else row.passages[:depth] for row in rows]
     pairs = [
         (row.query, pid)
         for row, some in zip(rows, best, strict=True)
@@ -227,7 +236,7 @@ def _texts(
 
 
 def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibration | None:
-    if not config.denoised:
+    if not (config.denoised or has_thresholds(config)):
         return None
     if config.calibration == "sigmoid":
         return Calibration(1.0, 0.0)
@@ -248,11 +257,11 @@ def _request(
     text = json.dumps(known)
     return {
         "retriever": model.retriever.fingerprint,
-        "reranker": model.reranker.fingerprint if config.denoised else None,
+        "reranker": model.reranker.fingerprint if config.denoised or has_rules(config) else None,
         "index": type(corpus.index).__name__,
         "vectors": dataclasses.asdict(corpus.index.vectors.manifest),  # pyright: ignore
         "queries": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
-        "lists": dataclasses.asdict(config) | {"refresh": None, "after": None},
+        "lists": dataclasses.asdict(config) | _ELSEWHERE,
         "seed": seed,
     }
 
@@ -261,6 +270,8 @@ def _claim(folder: Path, request: dict[str, object]) -> None:
     path = folder / "request.json"
     if path.is_file():
         other = read_object(path)
+        if isinstance(lists := other.get("lists"), dict):  # older ones lack what is new since
+            other["lists"] = dataclasses.asdict(ListConfig()) | lists | _ELSEWHERE
         wrong = [name for name in request if other.get(name) != request[name]]
         if wrong:
             raise InputError(

@@ -1,13 +1,15 @@
 """What mining dropped, added and topped up, with examples to read."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates, TrainingList
 from rocketjax.mining.calibrate import Calibration
+from rocketjax.mining.rules import Eligible
 from rocketjax.runtime.files import read_object, valid, write_json
 
 EXAMPLES = 6
@@ -34,6 +36,27 @@ class MiningReport:
     copies: int = 0  # candidates left out for saying what a positive of the same question says
     alone: int = 0  # lists without any negative, short ones all of them
     distilled: int = 0  # lists without a label, for distillation alone
+    taken: dict[str, int] = field(default_factory=dict)  # candidates that each rule left out
+    ruled: int = 0  # (query, positive) that the rules were applied to
+    pool: int = 0  # candidates that they had
+    sampling: str = "uniform"  # how negatives were drawn
+
+
+class Ruled(NamedTuple):
+    """What the rules left out, over all (query, positive)."""
+
+    taken: Mapping[str, int] = {}
+    number: int = 0  # of (query, positive)
+    pool: int = 0  # their candidates
+
+    def plus(self, more: Iterable[Eligible]) -> "Ruled":
+        """With those of further ones."""
+        taken, number, pool = dict(self.taken), self.number, self.pool
+        for one in more:
+            number, pool = number + 1, pool + one.pool
+            for name, count in one.taken.items():
+                taken[name] = taken.get(name, 0) + count
+        return Ruled(taken, number, pool)
 
 
 def describe(
@@ -53,6 +76,8 @@ def describe(
             f"{report.copies:,} candidates left out: they say what a positive says, under another "
             "id, or answer another query of the same text"
         )
+    if line := composed(report):
+        lines.append(line)
     if report.scored:
         lines += [
             f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
@@ -63,6 +88,23 @@ def describe(
         lines.append(f"  {probability:.2f}  {query_text(query)[:100]}")
         lines.append(f"        {pid}: {' '.join(passage_text(pid).split())[:100]}")
     return "\n".join(lines)
+
+
+def composed(report: MiningReport) -> str:
+    """What each rule left out, and how negatives were drawn from the rest; "" without rules."""
+    if not report.taken and report.sampling == "uniform":
+        return ""
+    number = max(report.ruled, 1)
+    rules = [
+        f"{name} took {count:,} ({count / number:.1f} a list)"
+        for name, count in report.taken.items()
+    ]
+    left = report.pool - sum(report.taken.values())
+    return (
+        f"{report.pool / number:.1f} candidates a positive"
+        + "".join(f"; {rule}" for rule in rules)
+        + f"; negatives are drawn from the other {left / number:.1f} ({report.sampling})"
+    )
 
 
 def write_report(path: Path, report: MiningReport, texts: Sequence[tuple[str, str]]) -> None:
@@ -83,6 +125,7 @@ def make_report(
     candidates: Sequence[Candidates],
     lists: Sequence[TrainingList],
     dropped: list[tuple[float, str, str]],
+    ruled: Ruled,
     calibration: Calibration | None,
     config: ListConfig,
 ) -> MiningReport:
@@ -108,6 +151,10 @@ def make_report(
         alone=sum(not item.negatives for item in lists),
         distilled=distilled,
         copies=sum(row.copies for row in candidates),
+        taken=dict(ruled.taken),
+        ruled=ruled.number,
+        pool=ruled.pool,
+        sampling=config.sampling,
         lost=len(unlabelled - {item.query for item in lists}),
         scale=calibration.scale if calibration else None,
         shift=calibration.shift if calibration else None,

@@ -1,7 +1,7 @@
 """A stage's batches: its lists as tokens, in a seeded order, from any step on."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -57,8 +57,10 @@ class Rounds:
         return _feed(self.run, order, self.collator, step)
 
 
-def make_collator(run: Run, slots: int, retriever: Tokenizer, reranker: Tokenizer) -> Collator:
-    """Lays out lists of up to `slots` passages for both models."""
+def make_collator(
+    run: Run, slots: int, retriever: Tokenizer, reranker: Tokenizer, stored: bool = False
+) -> Collator:
+    """Lays out lists of up to `slots` passages for both models, with `stored` teacher's scores."""
     retriever.remember()
     reranker.remember(retriever)  # both read the same passages
     return Collator(
@@ -71,6 +73,7 @@ def make_collator(run: Run, slots: int, retriever: Tokenizer, reranker: Tokenize
         run.config.compute.chunk,
         row_widths(),
         judged=run.judged,
+        stored=stored,
     )
 
 
@@ -93,13 +96,15 @@ def _feed(run: Run, order: _Order, collator: Collator, step: int) -> Feed:
 
     fitted = collator.fitted(lists, batch)
     batches = list_batches(lists, fitted, batch, seed, start=step - order.first)
-    return Feed(batches, queries_of, _hash(run, lists, collator.queries))
+    return Feed(batches, queries_of, _hash(run, lists, collator))
 
 
-def _hash(run: Run, lists: Sequence[TrainingList], queries: Mapping[str, str]) -> str:
+def _hash(run: Run, lists: Sequence[TrainingList], collator: Collator) -> str:
     """Of everything that batches are made of, except the tokenizers."""
     digest = hashlib.blake2b(run.collection.fingerprint.encode(), digest_size=16)
     for item in lists:
         digest.update("\t".join((item.query, item.positive, *item.negatives)).encode())
-        digest.update(f"\n{queries[item.query]}\n".encode())
+        digest.update(f"\n{collator.queries[item.query]}\n".encode())
+        if collator.stored:
+            digest.update(f"{item.scores}\n".encode())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from rocketjax.config.composition import UNRULED
 from rocketjax.config.schema import Config
 from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import TrainingList, read_lists, write_lists
@@ -17,8 +18,21 @@ from rocketjax.mining.augment import given_lists, lists_per_positive
 from rocketjax.mining.known import known_answers
 from rocketjax.mining.mine import mine
 from rocketjax.mining.report import describe
+from rocketjax.mining.teacher import (
+    Teacher,
+    Texts,
+    check_scored,
+    keep_scores,
+    with_teacher,
+)
 from rocketjax.pipeline.context import Run
-from rocketjax.pipeline.models import encode_into, open_warmed, warmed_reranker, warmed_retriever
+from rocketjax.pipeline.models import (
+    encode_into,
+    open_warmed,
+    teacher_of,
+    warmed_reranker,
+    warmed_retriever,
+)
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
@@ -33,7 +47,7 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
         model,
         open_warmed(run, model.retriever),
         _asked(run, [query for query in queries if query in run.train.qrels]),
-        dataclasses.replace(run.config.lists, denoised=0.0, unlabelled="pseudo"),
+        dataclasses.replace(run.config.lists, denoised=0.0, unlabelled="pseudo", **UNRULED),
         run.config.seed,
         run.folder / "warmup" / "lists",
         run.watch,
@@ -47,6 +61,7 @@ def make_first_lists(run: Run) -> None:
     if run.config.lists.source == "given":
         lists, copies = _given(run, _joint_queries(run, 0))
         processes.from_main(lambda: _write_given(folder, lists))
+        _keep_scores(run, folder, teacher_of(run))
         left_out = f"; {copies:,} that say what a positive says are left out" if copies else ""
         run.say(f"{len(lists):,} lists with the negatives that the rows came with{left_out}")
         return
@@ -60,7 +75,7 @@ def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tra
     `fresh`: the round has not begun, so `model` is the one to mine with.
     """
     if number == 0:
-        return read_lists(run.folder / "lists" / "lists.jsonl")
+        return _read(run, run.folder / "lists")
     folder = run.folder / "rounds" / str(number)
     if not processes.from_main((folder / "lists" / "lists.jsonl").is_file):
         if not fresh:
@@ -73,7 +88,40 @@ def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tra
         _mine_round(run, number, model, corpus, folder / "lists")
     # Large, and never needed again; where NFS keeps what is mapped, it stays.
     processes.from_main(lambda: shutil.rmtree(folder / "index", ignore_errors=True))
-    return read_lists(folder / "lists" / "lists.jsonl")
+    return _read(run, folder / "lists")
+
+
+def _read(run: Run, folder: Path) -> list[TrainingList]:
+    """A round's lists, which have scores where those are to teach."""
+    path, loss = folder / "lists.jsonl", run.config.loss
+    lists = read_lists(path)
+    if loss.teacher != "live":
+        check_scored(path, lists, loss.teacher)
+    return lists
+
+
+def check_teacher(run: Run) -> None:
+    """Refuses, before hours of work, a teacher that cannot be opened or that has no scores.
+
+    Raises:
+        InputError: what opening it raises, or there are no scores though `loss.teacher` needs them.
+    """
+    config = run.config
+    name, who = config.lists.teacher, config.loss.teacher
+    if not config.joint.steps:
+        return
+    if who != "live" and not name and not run.train.scores:
+        raise InputError(
+            f"{config.data.collection}: its split {config.data.train_split!r} has no scores "
+            "(pos_scores and neg_scores, scores, label ..; docs/data.md), and loss.teacher is "
+            f"{who}; give --lists.teacher, a cross-encoder or a run, or --loss.teacher live"
+        )
+    teacher_of(run)
+    if name and who == "live":
+        run.say(
+            f"lists keep the scores of {name}, but the re-ranker alone teaches: loss.teacher is "
+            "live (stored or both distil from them)"
+        )
 
 
 def round_length(config: Config) -> int:
@@ -98,8 +146,9 @@ def _write_given(folder: Path, lists: Sequence[TrainingList]) -> None:
 
 
 def _mine_round(run: Run, number: int, model: Model, corpus: Corpus, folder: Path) -> None:
+    teacher = teacher_of(run)
     _, report = mine(
-        model,
+        with_teacher(model, teacher),
         corpus,
         _asked(run, _joint_queries(run, number)),
         run.config.lists,
@@ -108,6 +157,13 @@ def _mine_round(run: Run, number: int, model: Model, corpus: Corpus, folder: Pat
         run.watch,
     )
     run.say(describe(report, run.queries.__getitem__, lambda pid: corpus.passages[pid].whole))
+    _keep_scores(run, folder, teacher)
+
+
+def _keep_scores(run: Run, folder: Path, teacher: Teacher | None) -> None:
+    texts = Texts(run.queries, run.collection.by_id)
+    if line := keep_scores(folder, teacher, texts, run.watch):
+        run.say(line)
 
 
 def _warm_queries(run: Run) -> list[str]:

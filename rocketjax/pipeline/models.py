@@ -10,6 +10,7 @@ from rocketjax.inference.folder import load_reranker, load_retriever
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import pretrained_reranker, pretrained_retriever
+from rocketjax.mining.teacher import Teacher, open_teacher
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.pipeline.context import Run
 from rocketjax.retrieval.encode import encode_corpus, origin_of
@@ -86,6 +87,17 @@ def warmed_reranker(run: Run) -> Reranker:
         return start_reranker(run)
     folder = run.folder / "warmup" / "reranker"
     return load_reranker(folder, run.config.compute, run.config.reranker.dropout)
+
+
+def teacher_of(run: Run) -> Teacher | None:
+    """Whose scores lists keep: a cross-encoder's or a file's; None where nobody has any."""
+    config = run.config
+    teacher = open_teacher(
+        config.lists.teacher, config.compute, run.judged, lambda line: run.note([line])
+    )
+    if isinstance(teacher, Reranker):
+        _check_same("lists.teacher", teacher)
+    return teacher
 
 
 def encode_warmed(run: Run, retriever: Retriever) -> Corpus:

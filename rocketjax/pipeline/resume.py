@@ -37,6 +37,8 @@ def content_of(run: Run) -> str:
     parts = [run.queries, train.qrels, judged.queries, judged.qrels, judged.answers]
     if run.config.lists.source == "given":
         parts.append(train.negatives)
+    if run.config.loss.teacher != "live" and not run.config.lists.teacher:
+        parts.append(train.scores)
     text = json.dumps([dict(part) for part in parts], sort_keys=True, default=dict)
     digest = hashlib.blake2b(run.collection.fingerprint.encode(), digest_size=16)
     digest.update(text.encode())

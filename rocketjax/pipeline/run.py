@@ -16,6 +16,7 @@ from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
 from rocketjax.inference.start import pretrained_tokenizer
 from rocketjax.pipeline.context import WITH_STEPS, Run, Watching, open_run
+from rocketjax.pipeline.lists import check_teacher
 from rocketjax.pipeline.resume import (
     UNFINISHED,
     content_of,
@@ -98,6 +99,7 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
         processes.from_main(lambda: record_content(folder, content))
         if chosen[0].name == "start":  # later, the weights may be gone
             _say_what_is_cut(context)
+            check_teacher(context)
         for stage in chosen:
             _check_earlier(stage, done)
             say(f"{stage.name}")

@@ -134,8 +134,11 @@ def train_jointly(run: Run) -> None:
     start = Model(warmed_retriever(run), warmed_reranker(run))
     retriever, reranker = start.retriever, start.reranker
     loss = resolve_loss(config.loss)
-    collator = make_collator(run, config.lists.length, retriever.tokenizer, reranker.tokenizer)
-    collator = dataclasses.replace(collator, unlabelled=config.lists.unlabelled == "distill")
+    tokenizers = (retriever.tokenizer, reranker.tokenizer)
+    collator = dataclasses.replace(
+        make_collator(run, config.lists.length, *tokenizers, stored=loss.teacher != "live"),
+        unlabelled=config.lists.unlabelled == "distill",
+    )
     trained = train_stage(
         run,
         "joint",
@@ -214,7 +217,8 @@ def _judge(run: Run, model: Model, corpus: Corpus, folder: Path) -> Runs:
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rankings in runs._asdict().items():
-            write_run(folder / f"{name}.trec", rankings, f"rocketjax-{name}-{folder.name}")
+            scored = depths.rerank_depth if name == "reranker" else None
+            write_run(folder / f"{name}.trec", rankings, f"rocketjax-{name}-{folder.name}", scored)
 
     processes.from_main(write)
     return runs

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rocketjax.config.schema import Config
+from rocketjax.mining.report import composed
 from rocketjax.report import figures
 from rocketjax.report.elements import Picture, captioned
 from rocketjax.report.record import Mined, Record
@@ -59,6 +60,8 @@ def _summary(mined: Mined, config: Config) -> str:
     )
     if report.dropped > NEARLY_ALL * report.scored:
         summary += " That is nearly all: the re-ranker is too unsure to clear many candidates."
+    if rules := composed(report):
+        summary += f" Of {rules}."
     return summary
 
 

@@ -62,6 +62,13 @@ class Rows(NamedTuple):
         return values[jnp.maximum(jnp.asarray(self.text).reshape(-1), 0)]
 
 
+class TeacherScores(NamedTuple):
+    """A teacher's scores that B lists keep; what they lack is masked, and finite."""
+
+    scores: Array  # [B, L] float32; 0 where there is none
+    there: Array  # [B, L] bool
+
+
 class ListBatch(NamedTuple):
     """B queries, each with a list of L passages that both models score."""
 
@@ -72,6 +79,7 @@ class ListBatch(NamedTuple):
     relevant: Array  # [B, B * L] bool: the passages of all lists that answer a query, and so are
     # none of its in-batch negatives
     labelled: Array | None = None  # [B] bool: the lists whose slot 0 is a positive; None: all
+    stored: TeacherScores | None = None  # where a stored teacher teaches
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:

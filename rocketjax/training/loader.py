@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 import grain
@@ -15,7 +16,7 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import ListBatch, Rows, Text
+from rocketjax.text.batch import ListBatch, Rows, TeacherScores, Text
 from rocketjax.text.chunks import SAMPLE, Shape, in_chunks, shape_for, wider
 from rocketjax.text.rows import ON_CPU, rounded
 from rocketjax.text.tokenizer import Tokenizer
@@ -73,6 +74,7 @@ class Member(NamedTuple):
 
     passage: Passage
     said: bytes  # what it says (see data/said.py)
+    score: float | None = None  # a stored teacher's
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Collator:
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
     unlabelled: bool = False  # lists may lack a label, so batches say which have one
+    stored: bool = False  # whether batches hold a teacher's scores
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
         """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
@@ -119,7 +122,9 @@ class Collator:
         de, ce = self.retriever_tokenizer.pad_id, self.reranker_tokenizer.pad_id
         query, passage, pair = map(self._rows, texts, self.shapes, (de, de, ce))
         labelled = np.array([bool(item.positive) for item in lists]) if self.unlabelled else None
-        return ListBatch(query, passage, pair, valid, self._relevant(lists, members), labelled)
+        stored = _stored(members, self.slots) if self.stored else None
+        relevant = self._relevant(lists, members)
+        return ListBatch(query, passage, pair, valid, relevant, labelled, stored)
 
     def _texts(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
@@ -139,8 +144,8 @@ class Collator:
     def _members(self, item: TrainingList) -> list[Member]:
         """Positive and negatives; one that says what a positive says is no negative."""
         first, *rest = (
-            Member(passage, said(passage.whole))
-            for pid in item.passages
+            Member(passage, said(passage.whole), score)
+            for pid, score in zip_longest(item.passages, item.scores)
             for passage in (_known(self.passages, pid, "passage"),)
         )
         answers = self._answers(item.query) | {first.said}
@@ -194,6 +199,17 @@ class Collator:
 
 def _lengths(devices: Sequence[Sequence[Text]]) -> list[list[int]]:
     return [[len(text.ids) for text in texts] for texts in devices]
+
+
+def _stored(members: Sequence[Sequence[Member]], slots: int) -> TeacherScores:
+    """The teacher's scores that B lists keep, [B, L]."""
+    scores = np.zeros((len(members), slots), np.float32)
+    there = np.zeros(scores.shape, bool)
+    for row, some in enumerate(members):
+        for slot, member in enumerate(some):
+            if member.score is not None:
+                scores[row, slot], there[row, slot] = member.score, True
+    return TeacherScores(scores, there)
 
 
 def _slotted(texts: Sequence[Text], taken: Sequence[bool]) -> list[Text]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from rocketjax.config.loss import PRESETS, LossConfig, resolve_loss
 from rocketjax.config.options import validated
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.batch import Array
+from rocketjax.text.batch import Array, TeacherScores
 
 
 class Term(NamedTuple):
@@ -108,6 +108,7 @@ def distillation(
     reranker_scores: Array,
     valid: Array,
     config: LossConfig,
+    stored: TeacherScores | None = None,
 ) -> Term:
     """KL divergence between the two models' list distributions: dynamic listwise distillation.
 
@@ -123,6 +124,9 @@ def distillation(
     margin_mse it is, instead, the sum over negatives of ((ce_0 - ce_i) - (de_0 - de_i))^2, of
     scores divided by their temperatures (MarginMSE, arXiv 2010.02666).
 
+    With `teacher` stored or both, ce is another distribution (`_teacher`): constant scores' own, or
+    its mean with the re-ranker's.
+
     `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
     slots, "sum" nothing (equation 4 as printed).
 
@@ -130,21 +134,22 @@ def distillation(
     whatever that is.
 
     Raises:
-        InputError: no such option, or a preset whose values `config` does not hold.
+        InputError: no such option, a preset whose values `config` does not hold, or no stored
+            scores where they are to teach.
     """
     _check(config)
     if config.stop_gradient == "reranker":
         reranker_scores = jax.lax.stop_gradient(reranker_scores)
     elif config.stop_gradient == "retriever":
         retriever_scores = jax.lax.stop_gradient(retriever_scores)
-    teacher_scores = reranker_scores / (config.teacher_temperature or config.distill_temperature)
     student_scores = retriever_scores / config.distill_temperature
     counted = valid & valid[:, :1]
+    teacher, taught = _teacher(reranker_scores, counted, config, stored)
+    counted = counted & taught[:, None]
     if config.distill_loss == "margin_mse":
-        apart = _margins(teacher_scores, counted) - _margins(student_scores, counted)
+        apart = teacher - _margins(student_scores, counted)
         parts = apart**2
     else:
-        teacher = list_log_softmax(teacher_scores, valid)
         student = list_log_softmax(student_scores, valid)
         if config.direction == "teacher_student":
             parts = jnp.exp(teacher) * (teacher - student)
@@ -156,6 +161,40 @@ def distillation(
         "sum": None,
     }[config.reduction]
     return Term(jnp.sum(parts, where=counted), count)
+
+
+def _teacher(
+    live: Array, counted: Array, config: LossConfig, stored: TeacherScores | None
+) -> tuple[Array, Array]:
+    """What is taught [B, L], log-probabilities or margins as `distill_loss` says, and which lists
+    [B] are.
+
+    With t the temperatures, p_live = softmax(ce / t), p_stored = softmax(stored / t_stored):
+
+        live     p = p_live
+        stored   p = p_stored, of lists with a score of each passage; no other list is taught
+        both     p = (p_live + p_stored) / 2; p_live of the other lists
+
+    This mean's gradient with respect to the student is the mean of both teachers' (softmax(de) - p
+    is linear in p). Margins are averaged likewise.
+    """
+    of = _margins if config.distill_loss == "margin_mse" else list_log_softmax
+    temperature = config.teacher_temperature or config.distill_temperature
+    everyone = counted[:, 0]
+    if config.teacher == "live":
+        return of(live / temperature, counted), everyone
+    if stored is None:
+        raise InputError(
+            f"loss.teacher is {config.teacher}, but the batch holds no stored scores; give lists "
+            "that have some (lists.teacher), or take loss.teacher live"
+        )
+    has_all = jnp.all(stored.there | ~counted, axis=1) & everyone
+    kept = of(jnp.asarray(stored.scores) / (config.stored_temperature or temperature), counted)
+    if config.teacher == "stored":
+        return kept, has_all
+    now = of(live / temperature, counted)
+    mean = (now + kept) / 2 if of is _margins else jnp.logaddexp(now, kept) - jnp.log(2.0)
+    return jnp.where(has_all[:, None], jnp.where(counted, mean, 0.0), now), everyone
 
 
 def _margins(scores: Array, counted: Array) -> Array:
@@ -235,6 +274,7 @@ def joint_terms(
     valid: Array,
     config: LossConfig,
     labelled: Array | None = None,
+    stored: TeacherScores | None = None,
 ) -> dict[str, Term]:
     """All terms of the joint loss, unweighted, by name: retriever, reranker, distill.
 
@@ -247,6 +287,7 @@ def joint_terms(
         config: what `rocketjax.config.resolve_loss` makes of one with a preset.
         labelled: [B] bool, the lists whose slot 0 holds a positive; the others count in "distill"
             alone. None: all.
+        stored: [B, L], a stored teacher's scores, where `config.teacher` has one.
 
     Raises:
         InputError: what `distillation` raises.
@@ -257,7 +298,7 @@ def joint_terms(
     terms = {
         "retriever": listwise_cross_entropy(retriever_scores, kept),
         "reranker": reranker_loss(reranker_scores, own, config),
-        "distill": distillation(retriever_scores, reranker_scores, valid, config),
+        "distill": distillation(retriever_scores, reranker_scores, valid, config, stored),
     }
     if config.mask_by_reranker is not None:
         terms["masked_negatives"] = Term(_number(own & ~kept), _number(own[:, 1:]))

@@ -158,7 +158,7 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
 
         def of_vectors(query: jax.Array, passage: jax.Array) -> dict[str, Term]:
             de = list_scores(query, passage)
-            terms = joint_terms(de, ce, batch.valid, loss, batch.labelled)
+            terms = joint_terms(de, ce, batch.valid, loss, batch.labelled, batch.stored)
             if loss.retriever_negatives == "batch":
                 likely = ~without_likely(batch.valid, ce, loss.mask_by_reranker)
                 terms |= in_batch_terms(query, passage, batch, loss, likely)

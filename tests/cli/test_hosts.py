@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from on_disk import untrained_pair
 from safetensors.numpy import load_file, save_file
 
 from rocketjax.cli import hosts
@@ -35,8 +36,9 @@ from rocketjax.config.schema import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.lists import TrainingList
+from rocketjax.data.lists import TrainingList, read_lists
 from rocketjax.data.load import load_collection
+from rocketjax.inference.folder import save_reranker
 from rocketjax.inference.start import pretrained_retriever
 from rocketjax.retrieval.encode import encode_corpus
 from rocketjax.retrieval.exact import ExactIndex
@@ -115,17 +117,24 @@ def options(weights, collection, tmp_path_factory):
     """A file of options, for runs whose folders are given apart."""
     # eps: else Adam makes whole steps of gradients that are nothing but rounding.
     optimizer = OptimizerConfig(retriever_lr=2e-3, reranker_lr=2e-3, eps=1e-4)
+    teacher = tmp_path_factory.mktemp("models") / "teacher"
+    save_reranker(teacher, untrained_pair(weights, TEXT).reranker)
     config = Config(
         data=DataConfig(str(collection), max_eval_queries=15),
         text=TEXT,
         retriever=RetrieverConfig(str(weights)),
         reranker=RerankerConfig(str(weights)),
-        lists=ListConfig(length=4, top_n=20, low=0.6, calibration="sigmoid", refresh=2),
+        lists=ListConfig(
+            **{"length": 4, "top_n": 20, "low": 0.6, "calibration": "sigmoid", "refresh": 2},
+            # Rules by scores, and scores that teach beside the re-ranker.
+            **{"teacher": str(teacher), "range_min": 1, "relative_margin": 0.01},
+            sampling="simans",
+        ),
         index=IndexConfig("exact", shard=16),
         retriever_warmup=StageConfig(2, 8, optimizer=optimizer),
         reranker_warmup=StageConfig(2, 8, optimizer=optimizer),
         joint=StageConfig(4, 8, optimizer=optimizer),
-        loss=LossConfig(),
+        loss=LossConfig(teacher="both"),
         evaluate=EvaluateConfig(20, 10),
         checkpoint=CheckpointConfig(every=1),
     )
@@ -194,6 +203,10 @@ def log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def plain(item):
+    return dataclasses.replace(item, scores=())
+
+
 def test_two_processes_train_what_one_trains(one, two):
     one, two = one / "run", two / "run"
     alone, together = log(one), log(two)
@@ -213,9 +226,11 @@ def test_two_processes_train_what_one_trains(one, two):
         np.testing.assert_allclose(theirs[name], value, atol=1e-3 * largest, err_msg=name)
     names = ("lists", "warmup/lists", "rounds/1/lists")
     for name in names:  # scores are rounded before they decide
-        assert (one / name / "lists.jsonl").read_bytes() == (
-            two / name / "lists.jsonl"
-        ).read_bytes()
+        lists, same = (read_lists(folder / name / "lists.jsonl") for folder in (one, two))
+        assert [plain(item) for item in lists] == [plain(item) for item in same]
+        for item, other in zip(lists, same, strict=True):
+            assert item.is_scored is not name.startswith("warmup")
+            assert other.scores == pytest.approx(item.scores, rel=1e-4, abs=1e-5)
     assert written(one).keys() == written(two).keys()
 
 

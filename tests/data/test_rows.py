@@ -258,15 +258,15 @@ def test_what_is_called_like_negatives_or_answers_is_read(
 
 
 def test_fields_that_nothing_reads_are_named_once(tmp_path):
-    row = {"query": Q1, "pos": ["p"], "neg": ["a"], "pos_scores": [0.9], "neg_scores": [0.6]}
+    row = {"query": Q1, "pos": ["p"], "neg": ["a"], "instruction": "find"}
     rows = [row | {"prompt": "Represent:"}, row | {"type": "", "id": None, "question": "other"}]
     rows[1] |= {"neg_ids": ["7"], "negativeScores": [0.1]}
     (tmp_path / "train.jsonl").write_text(jsonl(*rows))
     said = []
     load_collection(str(tmp_path), say=said.append)
     assert said == [
-        f"{tmp_path}/train.jsonl: not used in training so far: pos_scores, neg_scores, prompt, "
-        "question, neg_ids, negativeScores"
+        f"{tmp_path}/train.jsonl: not used in training so far: instruction, prompt, question, "
+        "neg_ids, negativeScores"
     ]
     ctxs = [titled(CAT, psg_id="1", score=3.5)]
     (tmp_path / "train.jsonl").write_text(jsonl({"question": Q1, "positive_ctxs": ctxs}))
@@ -328,7 +328,7 @@ def test_rows_of_a_parquet_file_are_read(tmp_path):
 
     rows = [
         {"query": Q1, "pos": ["p"], "neg": ["a", "b"], "label": None},
-        {"query": Q2, "pos": ["b"], "neg": [], "label": 0.5},
+        {"query": Q2, "pos": ["b"], "neg": [], "label": "good"},
     ]
     path = tmp_path / "train-00000-of-00001.parquet"
     parquet.write_table(pa.Table.from_pylist(rows), path)

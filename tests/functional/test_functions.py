@@ -196,6 +196,21 @@ def test_the_gradient_is_that_of_the_train_step_on_all_devices(loss):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
 
 
+def test_another_teachers_scores_reach_the_loss(pair):
+    queries, lists = ["mean of an array"], [["the average", "wait", "sum"]]
+    loss = LossConfig(teacher="stored", stored_temperature=0.5, retriever_temperature=1.0)
+    functions = rocketjax.Functions(pair, loss)
+    batch = functions.tokenize_lists(queries, lists, scores=[[1.0, 0.0, -1.0]])
+    retriever, _ = functions.score_lists(functions.params, batch)
+    total, _ = functions.joint_terms(functions.params, batch)["distill"]
+    p, q = jax.nn.softmax(jnp.array([2.0, 0.0, -2.0])), jax.nn.softmax(retriever[0])
+    assert float(total) == pytest.approx(float(jnp.sum(p * jnp.log(p / q))), rel=1e-4)
+    with pytest.raises(InputError, match=r"^scores: not one for each passage"):
+        functions.tokenize_lists(queries, lists, scores=[[1.0, 0.0]])
+    with pytest.raises(InputError, match=r"^loss.teacher is stored, but the batch holds no"):
+        functions.joint_terms(functions.params, functions.tokenize_lists(queries, lists))
+
+
 def test_they_work_inside_vmap_and_scan(pair):
     functions = rocketjax.Functions(pair)
     both = [functions.params, functions.init(jax.random.key(3))]

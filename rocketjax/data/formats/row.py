@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rocketjax.data.formats.scores import Scored, of_contexts, of_list, of_pair, of_texts
 from rocketjax.data.lines import (
     BadRow,
     checked_id,
@@ -48,7 +49,8 @@ class Row(NamedTuple):
     positives: Sequence[Passage | str]
     negatives: Sequence[Passage | str]
     answers: Sequence[str] = ()
-    unused: Sequence[str] = ()  # fields that hold something, such as scores, which nothing reads
+    unused: Sequence[str] = ()  # fields that hold something which nothing reads
+    scored: Scored = Scored()  # a teacher's scores of the positives, then of the negatives
 
 
 def row_of(fields: Mapping[str, Any]) -> Row:
@@ -68,6 +70,7 @@ def row_of(fields: Mapping[str, Any]) -> Row:
             "(docs/data.md), such as query, positive and negative: a text each, or a list of texts"
         )
     used |= {name for name in fields if read is _texts and _is_text(name)}
+    used |= {*row.scored.fields}
     rest = [name for name, value in fields.items() if name not in used and not _empty(value)]
     for name in rest:
         lost = bool(_NEGATIVE_IDS.fullmatch(name)) and not row.negatives
@@ -115,7 +118,8 @@ def _tevatron(fields: Mapping[str, Any]) -> Row:
     positives, negatives = ([_context(p, name) for p in _list(fields, name)] for name in names)
     query_id, answers = fields.get("query_id"), _answers(fields)
     row = _row(fields.get("query"), positives, negatives, query_id, answers)
-    return row._replace(unused=_unused_in(fields, names))
+    scored = of_contexts({name: _list(fields, name) for name in names})
+    return row._replace(unused=_unused_in(fields, names, "score"), scored=scored)
 
 
 def _tevatron_ids(fields: Mapping[str, Any]) -> Row:
@@ -143,7 +147,8 @@ def _texts(fields: Mapping[str, Any]) -> Row:
     if not positives:
         name = next(filter(_POSITIVE.fullmatch, fields))
         raise BadRow(f"{name}: expected a text or a list of texts, got {shown(fields[name])}")
-    return _row(_query_of(fields), positives, negatives, answers=_answers(fields))
+    row = _row(_query_of(fields), positives, negatives, answers=_answers(fields))
+    return row._replace(scored=of_texts(fields, len(positives), len(negatives)))
 
 
 def _is_text(name: str) -> bool:
@@ -153,20 +158,23 @@ def _is_text(name: str) -> bool:
 def _labelled_list(fields: Mapping[str, Any]) -> Row:
     texts, labels = _list(fields, "docs"), _list(fields, "labels")
     if len(texts) != len(labels):
-        raise BadRow(f"labels: {len(labels)} for {len(texts)} docs")
+        alone = "; scores alone do not say which docs are relevant" if "scores" in fields else ""
+        raise BadRow(f"labels: {len(labels)} for {len(texts)} docs{alone}")
     both = [
         (_passage("", checked_text(text, "docs")), _is_relevant(label))
         for text, label in zip(texts, labels, strict=True)
     ]
     positives, negatives = [p for p, yes in both if yes], [p for p, yes in both if not yes]
-    return _row(_query_of(fields), positives, negatives, answers=_answers(fields))
+    row = _row(_query_of(fields), positives, negatives, answers=_answers(fields))
+    return row._replace(scored=of_list(fields, [yes for _, yes in both]))
 
 
 def _labelled_pair(fields: Mapping[str, Any]) -> Row:
     title = text_or_none(fields.get("title"), "title")
     passages = [_passage(title, checked_text(fields["passage"], "passage"))]
     both = (passages, []) if _is_relevant(fields.get("label")) else ([], passages)
-    return _row(_query_of(fields), *both, answers=_answers(fields))
+    row = _row(_query_of(fields), *both, answers=_answers(fields))
+    return row._replace(scored=of_pair(fields))
 
 
 def _answered(fields: Mapping[str, Any]) -> Row:
@@ -177,7 +185,10 @@ def _answered(fields: Mapping[str, Any]) -> Row:
 
 def _is_relevant(label: Any) -> bool:
     if label not in (0, 1, "0", "1", "0.0", "1.0"):  # also False and True, 0.0 and 1.0
-        raise BadRow(f"label: expected 0 or 1, got {shown(label)}")
+        raise BadRow(
+            f"label: expected 0 or 1, got {shown(label)}; a teacher's scores go beside the labels, "
+            "into score or scores"
+        )
     return label in (1, "1", "1.0")
 
 
@@ -218,9 +229,9 @@ def _strings(fields: Mapping[str, Any], name: str) -> list[str]:
     return [checked_text(text, name) for text in _text_or_list(fields, name) if text != ""]
 
 
-def _unused_in(fields: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """The fields of passages that `_context` does not read, as "positive_ctxs.score"."""
-    known = {"title", "text", *_CONTEXT_IDS}
+def _unused_in(fields: Mapping[str, Any], names: Sequence[str], *read: str) -> tuple[str, ...]:
+    """The fields of passages that neither `_context` nor others read, as "positive_ctxs.score"."""
+    known = {"title", "text", *_CONTEXT_IDS, *read}
     found = (f"{name}.{key}" for name in names for item in _list(fields, name) for key in item)
     return tuple(dict.fromkeys(name for name in found if name.partition(".")[2] not in known))
 

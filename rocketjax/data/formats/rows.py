@@ -14,8 +14,8 @@ pairs                   query, passage, separated by a tab; or {query, answer}
 
 Objects are rows of .jsonl, items of one array in a .json, or rows of a .csv or .parquet, or of a
 .tsv whose first line names its columns. Negatives may be texts or lists of them, and be called
-negatives, negative1, neg, hard_negative and the like. Scores and prompts are not used, which a note
-says.
+negatives, negative1, neg, hard_negative and the like. A teacher's scores are read, too (scores.py);
+what is not, such as prompts, is named in a note.
 
 Rows of one query are merged; the L lines of a list in a joint file are one query. Passages and
 queries without an id get a hash of their text as one, so that equal texts are one passage or query.
@@ -143,17 +143,21 @@ def make_split(
     qrels: dict[str, dict[str, int]] = {}
     answers: dict[str, Sequence[str]] = {}
     negatives: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
+    teacher = _MergedScores()
     for place, row in rows:
         ids = [p.id if isinstance(p, Passage) else p for p in (*row.positives, *row.negatives)]
         if missing := [pid for pid in ids if pid not in passages]:
             bad.reject(place, f"passage: {missing[0]!r} is not in the corpus")
         elif queries.setdefault(row.id, row.query) != row.query:
             bad.reject(place, f"query id: {row.id!r} had another query text before")
+        elif fault := teacher.add(row, ids):
+            bad.reject(place, fault)
         else:
             count = len(row.positives)
             qrels.setdefault(row.id, {}).update(dict.fromkeys(ids[:count], 1))
             negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[count:]))
             bad.unused(place, row.unused)
+            bad.scored(place, row.scored.fields)
             if row.answers:
                 answers[row.id] = list(dict.fromkeys([*answers.get(row.id, ()), *row.answers]))
     return Split(
@@ -164,7 +168,43 @@ def make_split(
             query: [pid for pid in pids if pid not in qrels[query]]
             for query, pids in negatives.items()
         },
+        scores=teacher.scores,
     )
+
+
+_SAME = 0.01  # of a score: half precision and other batches make no other score
+
+
+class _MergedScores:
+    """A teacher's scores of all rows, by query and passage."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, dict[str, float]] = {}
+        self._above: dict[str, str] = {}  # by query: the positive that its scores are relative to
+
+    def add(self, row: Row, ids: Sequence[str]) -> str:
+        """Takes up a row's scores; the fault, if they contradict what the query had before."""
+        given = row.scored
+        found = {
+            pid: s
+            for pid, s in zip(ids, given.scores or [None] * len(ids), strict=True)
+            if s is not None
+        }
+        if not found:
+            return ""
+        name, known = given.fields[0], self.scores.get(row.id, {})
+        base = ids[0] if given.margins else ""
+        if known and self._above[row.id] != base:
+            return (
+                f"{name}: the query's scores are relative to another positive in an earlier row, "
+                "and cannot be compared; give scores in place of margins"
+            )
+        for pid, score in found.items():
+            if abs(known.get(pid, score) - score) > _SAME * max(1.0, abs(score)):
+                return f"{name}: {score:g}, but query and passage had {known[pid]:g} before"
+        self._above[row.id] = base
+        self.scores[row.id] = found | known
+        return ""
 
 
 def collection_of(
