@@ -86,6 +86,8 @@ def lists_of_round(run: Run, number: int, model: Model, fresh: bool) -> list[Tra
         run.say(f"refresh {number}: encode and mine with both models as they are")
         corpus = encode_into(run, model.retriever, f"refresh {number}", folder / "index")
         _mine_round(run, number, model, corpus, folder / "lists")
+    elif fresh:  # it may have been stopped before all were scored
+        _keep_scores(run, folder / "lists", teacher_of(run))
     # Large, and never needed again; where NFS keeps what is mapped, it stays.
     processes.from_main(lambda: shutil.rmtree(folder / "index", ignore_errors=True))
     return _read(run, folder / "lists")

@@ -12,6 +12,7 @@ from rocketjax.config.schema import DataConfig, EvaluateConfig, ListConfig, Stag
 from rocketjax.data.lists import read_lists
 from rocketjax.data.load import load_collection
 from rocketjax.inference.folder import save_reranker
+from rocketjax.mining.teacher import keep_scores
 from rocketjax.pipeline import run as pipeline
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
@@ -88,7 +89,9 @@ def test_a_stored_teacher_without_scores_is_refused_before_any_work(weights, col
     assert not (tmp_path / "run" / "lists").exists()
 
 
-def test_a_cross_encoder_scores_the_lists_it_helped_to_mine(weights, collection, tmp_path):
+def test_a_cross_encoder_scores_the_lists_it_helped_to_mine(
+    weights, collection, tmp_path, monkeypatch
+):
     teacher = tmp_path / "teacher"
     options = config(weights, collection, tmp_path / "run", **STEPS)
     save_reranker(teacher, untrained_pair(weights, options.text).reranker)
@@ -105,6 +108,28 @@ def test_a_cross_encoder_scores_the_lists_it_helped_to_mine(weights, collection,
     assert any("(stratified)" in line for line in said)
     # A teacher that stays does not follow the re-ranker, whatever is trained.
     assert all(row["distill"] > 0 for row in logged(tmp_path / "run"))
+    # Stopped between mining and scoring of the second round.
+    again = dataclasses.replace(
+        options,
+        run_dir=str(tmp_path / "rounds"),
+        lists=dataclasses.replace(options.lists, refresh=1),
+    )
+    calls = []
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError
+        return keep_scores(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rocketjax.pipeline.lists.keep_scores", dies)
+        with pytest.raises(RuntimeError):
+            pipeline.run(again, said.append, unwatched)
+    path = tmp_path / "rounds" / "rounds" / "1" / "lists" / "lists.jsonl"
+    assert not any(item.scores for item in read_lists(path))
+    pipeline.run(again, said.append, unwatched)
+    assert all(item.is_scored for item in read_lists(path))
     lost = dataclasses.replace(
         options,
         run_dir=str(tmp_path / "other"),
