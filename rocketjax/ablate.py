@@ -64,7 +64,7 @@ class Ablate:
     sample_seed: Count = 1
     """Of the drawn queries and passages, the same for all arms and seeds."""
     hidden: Whole | None = None
-    """Make a collection in which the truth is known (docs/ablation.md): cut passages into windows
+    """Make a collection in which the truth is known (docs/evidence.md): cut passages into windows
     of three sentences, label one of those that hold a training query's answer, hide this share of
     the others; all of them count when held-out queries are judged. Needs answers.jsonl."""
     unlabelled: Count = 0
@@ -80,7 +80,7 @@ def _ablate(options: Ablate) -> None:
     from rocketjax.runtime.files import ensure_parent
 
     files = arm_files(tuple(map(Path, options.configs)), options.base)
-    path = Path(options.results) / f"{_name(options)}.tsv"
+    path = _results(options, ".tsv")
     base = f"base {files[BASE].name} ({fingerprint(files[BASE])})"
     title = ", ".join([f"{_name(options)}: {_sizes(options)}", base, *_start(options)])
     fingerprints = {arm: fingerprint(file) for arm, file in files.items() if file.is_file()}
@@ -105,6 +105,10 @@ def _name(options: Ablate) -> str:
     return "-".join(parts)
 
 
+def _results(options: Ablate, suffix: str) -> Path:
+    return Path(options.results) / f"{_name(options)}{suffix}"
+
+
 def _sizes(options: Ablate) -> str:
     return (
         f"{options.train or 'all'} training queries, {options.held_out or 'all'} held-out "
@@ -120,10 +124,12 @@ def _run(
     options: Ablate, wanted: Sequence[str], configs: Mapping[str, Config], known: "Ranks"
 ) -> "Iterator[Ranks]":
     """The ranks of everything that is wanted and not known yet, run after run."""
+    from rocketjax.ablation import hidden
     from rocketjax.ablation.arms import Trial
     from rocketjax.ablation.run import run_one
-    from rocketjax.ablation.sample import Sizes, describe, write_sample
+    from rocketjax.ablation.sample import Sizes, describe, read_truth, write_sample
     from rocketjax.ablation.shallow import with_layers
+    from rocketjax.data.lists import read_lists
     from rocketjax.data.load import load_collection
     from rocketjax.runtime.lock import held
 
@@ -137,18 +143,23 @@ def _run(
         write_sample(load_collection(options.collection), sample, sizes)
         configs = with_layers(configs, options.layers, home / "weights")
     say(describe(sample))
-    collection = load_collection(str(sample))
+    collection, truth = load_collection(str(sample)), read_truth(sample)
     done = {(arm, seed) for arm, seed, _ in known}
     for seed in options.seeds:
         trial = Trial(configs, sample, seed, home / str(seed))
         for arm in wanted:
             if (arm, seed) not in done:
                 say(f"{name}, seed {seed}: {arm}")
-                yield run_one(arm, trial, collection, say, watch)
+                ranks = run_one(arm, trial, collection, say, watch)
+                mined = trial.folder / arm / "lists" / "lists.jsonl"
+                if truth and mined.is_file():
+                    counts = hidden.count(read_lists(mined), truth)
+                    hidden.record(_results(options, ".json"), arm, seed, counts, say)
+                yield ranks
 
 
 def _draw(options: Ablate, title: str, ranks: "Ranks", arms: Mapping[str, str]) -> None:
-    from rocketjax.ablation import page
+    from rocketjax.ablation import hidden, page
     from rocketjax.ablation.arms import BASE
     from rocketjax.runtime.files import write_text
 
@@ -156,6 +167,7 @@ def _draw(options: Ablate, title: str, ranks: "Ranks", arms: Mapping[str, str]) 
     name += "" if options.against == BASE else f"-over-{options.against}"
     over = "the base" if options.against == BASE else options.against
     tables = [page.table(ranks, arms, options.against, each) for each in page.measures(ranks)]
+    tables += [counts] if (counts := hidden.table(_results(options, ".json"))) else []
     picture = f"![gains over {over}]({quote(name)}.svg)"
     write_text(folder / f"{name}.md", "\n\n".join([f"# {title}", *tables, picture]) + "\n")
     write_text(folder / f"{name}.svg", page.picture(ranks, list(arms), title, options.against))

@@ -80,6 +80,19 @@ def describe(folder: Path) -> str:
     return f"{folder}: " + "; ".join(f"{name} {number:,}" for name, number in counts.items())
 
 
+def read_truth(folder: Path) -> Qrels:
+    """The judgements of a sample's training queries as they would be with all labels.
+
+    Empty for a sample that withholds none.
+    """
+    truth: dict[str, dict[str, int]] = {}
+    for path in sorted((folder / "truth").glob("*.tsv")):
+        for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+            query, pid, grade = line.split("\t")
+            truth.setdefault(query, {})[pid] = int(grade)
+    return truth
+
+
 def _check_same(folder: Path, request: Mapping[str, object]) -> None:
     path = folder / REQUEST
     if not path.is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from on_disk import TOPICS, make_topics, make_weights, untrained_pair
+from on_disk import TOPICS, make_answered, make_topics, make_weights, untrained_pair
 from small_run import config
 
 from rocketjax import ablate
@@ -493,6 +493,33 @@ def test_the_later_folder_of_configs_counts(home, collection):
     assert files["alone"] == gpu / "ablation_alone.yaml"
     assert files["pointwise"] == home / "configs" / "ablation_pointwise.yaml"
     assert arm_files([home / "configs", gpu], "other.yaml")[BASE].name == "other.yaml"
+
+
+def test_a_collection_in_which_the_truth_is_known_is_made_and_judged(home, tmp_path, capsys):
+    values = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
+    values["reranker_warmup"]["steps"] = values["joint"]["steps"] = 0
+    (home / "untrained.yaml").write_text("# command\n# untrained\n" + yaml.safe_dump(values))
+    answered = make_answered(tmp_path / "answered")
+    options = ["--base", "untrained.yaml", "--train", "4", "--held-out", "4", "--passages", "0"]
+    options += ["--hidden", "1", "--unlabelled", "3", "--layers", "0", "--arms", "start"]
+    assert ablate.main(["--collection", str(answered), "--seeds", "1", *options]) == 0
+    assert "training queries 4; relevant for them 12; of these labelled 4" in said(capsys)
+    name = "answered-hidden1-unlabelled3"
+    page = (home / "runs" / "ablation_results" / f"{name}.md").read_text()
+    assert page.startswith(f"# {name}: 4 training queries, 4 held-out") and ", layers 0\n" in page
+    assert all(f"retriever {measure} |" in page for measure in ("MRR@10", "nDCG@10", "recall@10"))
+    assert "| dynamic 1 | " in page  # what its lists hide
+    runs = home / "runs" / "ablation" / name
+    trained = load(runs / "1" / BASE / "config.yaml")
+    assert trained.retriever.weights == trained.reranker.weights
+    assert Path(trained.retriever.weights).parent == Path("runs/ablation") / name / "weights"
+    assert (
+        ablate.main(["--collection", str(answered), *options, "--draw", "--against", "start"]) == 0
+    )
+    over = home / "runs" / "ablation_results" / f"{name}-over-start.md"
+    assert "Gain: over `start`" in over.read_text()
+    assert ablate.main(["--collection", str(answered), *options, "--draw", "--against", "x"]) == 2
+    assert "--against x: runs/ablation_results/" in said(capsys)
 
 
 def test_another_config_can_be_the_base(home, collection, capsys):

@@ -1,17 +1,18 @@
 """A collection in which the truth is known: windows, labels that are hidden, shallow starts."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-from on_disk import make_topics, make_weights
+from on_disk import make_answered, make_topics, make_weights
 
+from rocketjax.ablation import hidden
 from rocketjax.ablation.sample import Sizes, describe, write_sample
 from rocketjax.ablation.shallow import with_layers
 from rocketjax.ablation.windows import cut, windows_of
 from rocketjax.config.schema import Config, RerankerConfig, RetrieverConfig
 from rocketjax.data.collection import Collection, Split
+from rocketjax.data.lists import TrainingList
 from rocketjax.data.load import load_collection
 from rocketjax.data.passages import InMemory, Passage
 from rocketjax.models.pretrained import load_tensors, read_encoder_config
@@ -82,25 +83,8 @@ def test_windows_that_hold_an_answer_are_relevant_and_a_share_is_hidden():
 
 @pytest.fixture
 def answered(tmp_path):
-    """A BEIR folder with answers: of 20 queries a split, some have one window or none."""
-    folder = tmp_path / "answered"
-    (folder / "qrels").mkdir(parents=True)
-    corpus, queries, answers = [], [], []
-    judged = {"train": [], "dev": []}
-    for i in range(50):
-        sentences = [f"Fact{i}x{j} holds." for j in range(5)]
-        corpus.append({"_id": f"p{i}", "title": "T", "text": " ".join(sentences)})
-    for i in range(40):
-        split, name = ("train", "dev")[i % 2], f"q{i}"
-        queries.append({"_id": name, "text": f"what of {i}?"})
-        answer = {0: f"Fact{i}x0 holds", 1: "no such text"}.get(i // 2 % 5, f"Fact{i}x2")
-        answers.append({"_id": name, "answers": [answer]})
-        judged[split].append(f"{name}\tp{i}\t1\n")
-    for name, rows in (("corpus", corpus), ("queries", queries), ("answers", answers)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, rows in judged.items():
-        (folder / "qrels" / f"{name}.tsv").write_text("".join(rows))
-    return folder
+    """A BEIR folder with answers."""
+    return make_answered(tmp_path / "answered")
 
 
 def read_truth(path):
@@ -122,9 +106,9 @@ def test_a_sample_of_windows_says_what_it_hides(answered, tmp_path):
     truth = read_truth(tmp_path / "a" / "truth" / "train.tsv")
     labels = {(query, pid) for query, grades in train.qrels.items() for pid in grades}
     assert labels < truth and len(truth) == 15
-    hidden = read_truth(tmp_path / "a" / "truth" / "unlabelled.tsv")
-    assert {query for query, _ in hidden} == unlabelled.queries.keys() and len(hidden) == 18
-    assert {pid for _, pid in truth | hidden} <= made.by_id.keys()
+    others = read_truth(tmp_path / "a" / "truth" / "unlabelled.tsv")
+    assert {query for query, _ in others} == unlabelled.queries.keys() and len(others) == 18
+    assert {pid for _, pid in truth | others} <= made.by_id.keys()
     said = describe(tmp_path / "a")
     assert "relevant for them 15; of these labelled 5; of these hidden 10; unlabelled" in said
     assert "train queries passed over, 0 windows answer" in said
@@ -144,6 +128,24 @@ def test_a_sample_of_windows_says_what_it_hides(answered, tmp_path):
     assert d.split("train").queries != train.queries
     with pytest.raises(InputError, match=r"a sample of .*'hidden': 1.0.*not of .*'hidden': 0.0"):
         write_sample(whole, tmp_path / "a", dataclasses.replace(sizes, hidden=0.0))
+
+
+def test_what_lists_hide_is_counted_and_kept(tmp_path):
+    truth = {"q": {"a": 1, "b": 1, "c": 1}, "r": {"d": 1, "e": 1}}
+    lists = [
+        TrainingList("q", "a", ("b", "c", "x")),
+        TrainingList("r", "d", ("x", "a", "y")),
+        TrainingList("q", "a", ("x", "y", "c"), "denoised"),
+        TrainingList("q", "b", ("x",), "denoised", pseudo=True),
+        TrainingList("r", "x", ("y",), "denoised", pseudo=True),
+    ]
+    counts = hidden.count(lists, truth)
+    for seed in (2, 1):
+        hidden.record(tmp_path / "new" / "x.json", "lead", seed, counts, print)
+    shown = hidden.table(tmp_path / "new" / "x.json").splitlines()
+    row = "2 of 6 | 1 of 2 | 1 of 5 | 1 of 3 | 1 of 2 |"
+    assert shown[2:] == [f"| lead 1 | {row}", f"| lead 2 | {row}"]
+    assert hidden.table(tmp_path / "none.json") == ""
 
 
 def test_labels_can_be_left_out_of_passages_as_they_are(tmp_path):
