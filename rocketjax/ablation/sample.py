@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rocketjax.ablation.windows import answering_windows, cut
+from rocketjax.ablation.namesakes import with_namesakes
+from rocketjax.ablation.windows import answering_windows, cut, hide
 from rocketjax.data.collection import Collection, Qrels, Split
 from rocketjax.data.passages import InMemory, Passage
 from rocketjax.runtime.errors import InputError
@@ -62,7 +63,7 @@ def write_sample(collection: Collection, folder: Path, sizes: Sizes) -> None:
     drawn, counts = _draw(collection, sizes)
     truth: Mapping[str, Qrels] = {name: split.qrels for name, split in drawn.splits.items()}
     if sizes.hidden is not None:
-        drawn, truth = cut(drawn, sizes.hidden, sizes.seed)
+        drawn = _with_labels(drawn, hide(truth["train"], sizes.hidden, sizes.seed))
     counts |= _counts(drawn, truth)
     with new_folder(folder) as aside:
         _write_collection(aside, drawn)
@@ -104,14 +105,20 @@ def _check_same(folder: Path, request: Mapping[str, object]) -> None:
 
 
 def _draw(collection: Collection, sizes: Sizes) -> tuple[Collection, dict[str, int]]:
-    """The drawn passages and splits, and how many queries were passed over, by reason."""
+    """The drawn passages and splits, and how many queries were passed over, by reason.
+
+    With hidden labels, all that is relevant is judged: windows, or the demo's namesakes.
+    """
     rng, passed = np.random.default_rng(sizes.seed), Counter()
+    known, by_name = sizes.hidden is not None, collection.name == "demo"
+    if known and by_name:
+        collection = with_namesakes(collection)
     drawn = {}
     most = sizes.train + sizes.unlabelled if sizes.train else 0
     for name, number in (("train", most), ("dev", sizes.held_out)):
         queries = _order(collection.split(name), rng)
-        if sizes.hidden is not None:
-            queries = _with_windows(queries, collection, name, passed)
+        if known:
+            queries = _with_several(queries, collection, name, passed)
         drawn[name] = list(islice(queries, number or None))
     labelled = len(drawn["train"]) - sizes.unlabelled
     if sizes.unlabelled and labelled < 1:
@@ -127,7 +134,8 @@ def _draw(collection: Collection, sizes: Sizes) -> tuple[Collection, dict[str, i
         for name, queries in names.items()
     }
     passages = InMemory(_corpus(collection, splits, sizes.passages, rng))
-    return Collection(collection.name, passages, splits), dict(passed)
+    made = Collection(collection.name, passages, splits)
+    return cut(made) if known and not by_name else made, dict(passed)
 
 
 def _order(split: Split, rng: np.random.Generator) -> Iterator[str]:
@@ -136,16 +144,25 @@ def _order(split: Split, rng: np.random.Generator) -> Iterator[str]:
     return (names[i] for i in rng.permutation(len(names)).tolist())
 
 
-def _with_windows(
+def _with_several(
     queries: Iterable[str], collection: Collection, name: str, passed: Counter[str]
 ) -> Iterator[str]:
-    """Those that two windows answer, one to label and one to hide; counts the others."""
+    """Those that two passages answer, one to label and one to hide; counts the others."""
+    split = collection.split(name)
     for query in queries:
-        number = len(answering_windows(collection.split(name), query, collection.by_id))
+        if collection.name == "demo":
+            number = len(split.qrels[query])
+        else:
+            number = len(answering_windows(split, query, collection.by_id))
         if number > 1:
             yield query
         else:
-            passed[f"{name} queries passed over, {number} windows answer"] += 1
+            passed[f"{name} queries passed over, with {number} to find"] += 1
+
+
+def _with_labels(drawn: Collection, labels: Qrels) -> Collection:
+    train = dataclasses.replace(drawn.split("train"), qrels=labels)
+    return dataclasses.replace(drawn, splits={**drawn.splits, "train": train})
 
 
 def _corpus(

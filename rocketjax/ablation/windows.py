@@ -2,16 +2,17 @@
 
 Every passage becomes its overlapping windows of three sentences, without a title. Those windows of
 a query's passage that contain one of its answers are relevant, and in a passage of many sentences
-that is several. Held-out queries are judged by all of them. A training query is labelled with one,
-and of the others a share is hidden: they stay in the corpus, and nobody says that they answer.
+that is several.
 
-The corpus, the queries and the truth are the same whatever the share, and what a smaller share
-hides a larger one hides, too. So two shares differ in labels alone.
+Held-out queries are judged by all that is relevant. A training query is labelled with one, and of
+the others a share is hidden: they stay in the corpus, and nobody says that they answer. The corpus,
+the queries and the truth are the same whatever the share, and what a smaller share hides a larger
+one hides, too. So two shares differ in labels alone.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from rocketjax.data.collection import Collection, Qrels, Split, relevant
 from rocketjax.data.lists import hash_bits
@@ -28,13 +29,6 @@ _SHORT = re.compile(
     r"(?:\b[A-Za-z]|\b\w+\.\w+|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev|Gen|Col|Lt|Sgt|Capt|Sr|Jr|Mt|Ft|No|Nos"
     r"|vs|ca|cf|approx|vol|fig|pp?))\.$"
 )
-
-
-class Cut(NamedTuple):
-    """A collection of windows, and what it does not say."""
-
-    collection: Collection  # the labels that are given
-    truth: Mapping[str, Qrels]  # by split: all relevant windows of its queries
 
 
 def windows_of(passage: Passage) -> list[Passage]:
@@ -70,33 +64,40 @@ def answering_windows(split: Split, query: str, passages: Mapping[str, Passage])
     ]
 
 
-def cut(collection: Collection, hidden: float, seed: int) -> Cut:
-    """Cuts all passages, and judges the queries of every split by windows.
-
-    Args:
-        collection: split "train" gets its labels hidden, the others keep all. Queries without a
-            relevant window must have been left out.
-        hidden: 0 to 1, of a training query's relevant windows, one set apart, the share that is
-            hidden; which ones is a hash of seed, query and window.
-        seed: of that hash.
-    """
-    windows = InMemory(list(_all_windows(collection.passages)))
-    truth = {
-        name: {
-            query: dict.fromkeys(answering_windows(split, query, collection.by_id), 1)
-            for query in split.queries
-        }
-        for name, split in collection.splits.items()
-    }
+def cut(collection: Collection) -> Collection:
+    """Cuts all passages into windows, and judges the queries of every split by them."""
+    windows = [window for passage in collection.passages for window in windows_of(passage)]
     splits = {
-        name: Split(
-            split.queries,
-            _labelled(truth[name], hidden, seed) if name == "train" else truth[name],
-            split.answers,
+        name: dataclasses.replace(
+            split,
+            qrels={
+                query: dict.fromkeys(answering_windows(split, query, collection.by_id), 1)
+                for query in split.queries
+            },
         )
         for name, split in collection.splits.items()
     }
-    return Cut(Collection(collection.name, windows, splits), truth)
+    return Collection(collection.name, InMemory(windows), splits)
+
+
+def hide(truth: Qrels, share: float, seed: int) -> Qrels:
+    """Labels: one relevant passage of every query, and of its others those that are not hidden.
+
+    Args:
+        truth: all that is relevant.
+        share: 0 to 1, of the others; which ones is a hash of seed, query and passage.
+        seed: of that hash.
+    """
+    labels = {}
+    for query, grades in truth.items():
+        # Two draws: by one alone, the others would be those that are seldom hidden.
+        first = min(grades, key=lambda pid: hash_bits(f"{seed} {query} {pid} first"))
+        labels[query] = {
+            pid: grade
+            for pid, grade in grades.items()
+            if pid == first or hash_bits(f"{seed} {query} {pid} hidden") / 2**64 >= share
+        }
+    return labels
 
 
 def _sentences(text: str) -> list[str]:
@@ -107,22 +108,3 @@ def _sentences(text: str) -> list[str]:
             sentences.append(text[start : end.end(1)])
             start = end.end()
     return [*sentences, text[start:]]
-
-
-def _all_windows(passages: Sequence[Passage]) -> Iterator[Passage]:
-    for passage in passages:
-        yield from windows_of(passage)
-
-
-def _labelled(truth: Qrels, hidden: float, seed: int) -> Qrels:
-    """One relevant window of every query, and of the others those that are not hidden."""
-    labels = {}
-    for query, grades in truth.items():
-        # Two draws: by one alone, the others would be those that are seldom hidden.
-        first = min(grades, key=lambda pid: hash_bits(f"{seed} {query} {pid} first"))
-        labels[query] = {
-            pid: grade
-            for pid, grade in grades.items()
-            if pid == first or hash_bits(f"{seed} {query} {pid} hidden") / 2**64 >= hidden
-        }
-    return labels

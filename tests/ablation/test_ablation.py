@@ -503,12 +503,12 @@ def test_a_collection_in_which_the_truth_is_known_is_made_and_judged(home, tmp_p
     options = ["--base", "untrained.yaml", "--train", "4", "--held-out", "4", "--passages", "0"]
     options += ["--hidden", "1", "--unlabelled", "3", "--layers", "0", "--arms", "start"]
     assert ablate.main(["--collection", str(answered), "--seeds", "1", *options]) == 0
-    assert "training queries 4; relevant for them 12; of these labelled 4" in said(capsys)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "training queries 4; relevant for them 12; of these labelled 4" in shown
     name = "answered-hidden1-unlabelled3"
     page = (home / "runs" / "ablation_results" / f"{name}.md").read_text()
     assert page.startswith(f"# {name}: 4 training queries, 4 held-out") and ", layers 0\n" in page
     assert all(f"retriever {measure} |" in page for measure in ("MRR@10", "nDCG@10", "recall@10"))
-    assert "| dynamic 1 | " in page  # what its lists hide
     runs = home / "runs" / "ablation" / name
     trained = load(runs / "1" / BASE / "config.yaml")
     assert trained.retriever.weights == trained.reranker.weights
