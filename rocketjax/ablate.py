@@ -40,7 +40,8 @@ class Ablate:
     seeds: tuple[int, ...] = (1, 2, 3)
     """One run of every arm each."""
     arms: tuple[str, ...] = ()
-    """Only these (and the base, dynamic); empty: all, and start, bm25, recipe."""
+    """Only these (and the base, dynamic); empty: all, and what they are compared with: start, bm25,
+    recipe, recipe_kl, recipe_margin."""
     train: Count = 2_000
     """Training queries; 0: all."""
     held_out: Count = 300
@@ -55,8 +56,8 @@ class Ablate:
     folder: str = "runs/ablation"
     """Where runs are kept."""
     results: str = "runs/ablation_results"
-    """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name. What is in
-    NAME.tsv is not run again."""
+    """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name, and with
+    hidden labels NAME.json. What is in NAME.tsv is not run again."""
     draw: bool = False
     """Only draw the page, from the results so far."""
     against: str = "dynamic"
@@ -66,7 +67,8 @@ class Ablate:
     hidden: Whole | None = None
     """Make a collection in which the truth is known (docs/evidence.md): cut passages into windows
     of three sentences, label one of those that hold a training query's answer, hide this share of
-    the others; all of them count when held-out queries are judged. Needs answers.jsonl."""
+    the others; all of them count when held-out queries are judged. Needs answers.jsonl; of the demo
+    it hides what other libraries call the same."""
     unlabelled: Count = 0
     """Further training queries, without labels: the split "unlabelled"."""
     layers: tuple[Count, ...] = ()

@@ -34,9 +34,7 @@ class Sizes:
     passages: int  # at least those that are judged for these queries
     seed: int
     unlabelled: int = 0  # further training queries, whose labels are left out; here 0 is none
-    hidden: float | None = (
-        None  # cut into windows, with this share of labels hidden; see windows.py
-    )
+    hidden: float | None = None  # share of labels; None: passages and labels as they are
 
 
 def write_sample(collection: Collection, folder: Path, sizes: Sizes) -> None:
