@@ -166,11 +166,11 @@ def _rows(
 def _with_scores(rows: Sequence[dict[str, Any]], teacher: Reranker) -> list[dict[str, Any]]:
     """The rows with the teacher's score of every passage, as sentence-transformers' labels."""
     texts = [(row["query"], text) for row in rows for name, text in row.items() if name != "query"]
-    unique = list(dict.fromkeys(texts))  # lists that are seen again are scored once
-    scores = teacher.score(*map(list, zip(*unique, strict=True)))
-    by_text = dict(zip(unique, scores.tolist(), strict=True))
+    pairs = list(dict.fromkeys(texts))  # lists that are seen again are scored once
+    scores = teacher.score([query for query, _ in pairs], [text for _, text in pairs])
+    by_pair = dict(zip(pairs, scores.tolist(), strict=True))
     return [
-        row | {"label": [by_text[row["query"], text] for n, text in row.items() if n != "query"]}
+        row | {"label": [by_pair[row["query"], text] for n, text in row.items() if n != "query"]}
         for row in rows
     ]
 
