@@ -76,3 +76,28 @@ def make_topics(folder):
         header = "query-id\tcorpus-id\tscore\n"
         (folder / "qrels" / f"{split}.tsv").write_text(header + "\n".join(rows) + "\n")
     return folder
+
+
+def make_answered(folder):
+    """A BEIR folder with answers: passages of five sentences, 20 queries a split.
+
+    Of five queries, three are answered in three windows of three sentences, one in one, one in
+    none.
+    """
+    (folder / "qrels").mkdir(parents=True)
+    corpus, queries, answers = [], [], []
+    judged = {"train": [], "dev": []}
+    for i in range(50):
+        sentences = [f"Fact{i}x{j} holds." for j in range(5)]
+        corpus.append({"_id": f"p{i}", "title": "T", "text": " ".join(sentences)})
+    for i in range(40):
+        split, name = ("train", "dev")[i % 2], f"q{i}"
+        queries.append({"_id": name, "text": f"what of {i}?"})
+        answer = {0: f"Fact{i}x0 holds", 1: "no such text"}.get(i // 2 % 5, f"Fact{i}x2")
+        answers.append({"_id": name, "answers": [answer]})
+        judged[split].append(f"{name}\tp{i}\t1\n")
+    for name, rows in (("corpus", corpus), ("queries", queries), ("answers", answers)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, rows in judged.items():
+        (folder / "qrels" / f"{name}.tsv").write_text("".join(rows))
+    return folder

@@ -25,6 +25,12 @@ from rocketjax.runtime.lock import held
 from rocketjax.runtime.progress import Say, Watch
 
 BASE = "dynamic"  # the base's name among its arms
+# sentence-transformers' recipes, and which losses each takes for its retriever and its re-ranker.
+RECIPES = {
+    "recipe": ("negatives", "pairs"),
+    "recipe_kl": ("kl", "lambda"),
+    "recipe_margin": ("margin", "listnet"),
+}
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,16 @@ def taken_over(name: str, arms: Mapping[str, Config]) -> Stage | None:
     """The last stage that an arm, or a rival, takes over from the base's run; None: it takes none.
 
     Args:
-        name: an arm; `start`, which the base evaluates; or `recipe`, for which the undenoised arm's
+        name: an arm; `start`, which the base evaluates; or a recipe, for which the undenoised arm's
             lists are mined.
     """
     if name == BASE:
         return None
     if name == "start":
         return "start"
-    change = first_change(arms[BASE], arms["undenoised" if name == "recipe" else name])
+    if name in RECIPES and RECIPES[name][0] != "negatives":
+        return "joint"  # its teacher is the base's re-ranker as it ended
+    change = first_change(arms[BASE], arms["undenoised" if name in RECIPES else name])
     first = ORDER.index(change or "joint")  # no change: the base's lists are the recipe's
     return ORDER[first - 1] if first else None
 

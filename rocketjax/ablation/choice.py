@@ -1,9 +1,10 @@
 """Which arms to run: what would fail after hours of training is refused here, before it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rocketjax.ablation.arms import BASE, first_change, read_arms
+from rocketjax.ablation.arms import BASE, RECIPES, first_change, read_arms
 from rocketjax.config.changes import changes
 from rocketjax.config.schema import Config
 from rocketjax.runtime.errors import InputError
@@ -14,17 +15,19 @@ RIVALS = {
     "start": "the starting models, untrained (the re-ranker's head is fresh)",
     "bm25": "BM25 (in the retriever's place)",
     "recipe": "sentence-transformers: in-batch and hard negatives; its cross-encoder trainer",
+    "recipe_kl": "sentence-transformers: DistillKLDivLoss from the base's re-ranker; LambdaLoss",
+    "recipe_margin": "sentence-transformers: MarginMSELoss from the base's re-ranker; ListNetLoss",
 }
 
 
 def choose(
-    names: Sequence[str], files: Mapping[str, Path], folders: Sequence[str], say: Say
+    names: Sequence[str], files: Mapping[str, Path], say: Say
 ) -> tuple[list[str], dict[str, Config]]:
     """What to run, the base first, and the configs that this takes.
 
     Args:
         names: of arms and rivals; none: all.
-        files: `arm_files` of these folders.
+        files: what `arm_files` found.
 
     Raises:
         InputError: no such arm, or a config that is missing or cannot be compared with the base.
@@ -33,8 +36,6 @@ def choose(
     if unknown := sorted({*names} - {*known}):
         raise InputError(f"--arms: no arm {', '.join(unknown)}; choose from {', '.join(known)}")
     wanted = list(dict.fromkeys([BASE, *(names or known)]))
-    if "recipe" in wanted and "undenoised" not in files:
-        raise InputError(f"{', '.join(folders)}: no ablation_undenoised.yaml, which recipe needs")
     configs = _read(wanted, files)
     if "start" in wanted and not configs[BASE].evaluate.start:
         raise InputError(
@@ -60,9 +61,12 @@ def describe(files: Mapping[str, Path]) -> dict[str, str]:
 def _read(wanted: Sequence[str], files: Mapping[str, Path]) -> dict[str, Config]:
     """Only the configs that are needed: not every arm fits every base."""
     needed = {*wanted} - {*RIVALS}
-    if "recipe" in wanted:
-        needed.add("undenoised")  # the recipe trains on that arm's lists
-    return read_arms({arm: path for arm, path in files.items() if arm in needed})
+    configs = read_arms({arm: path for arm, path in files.items() if arm in needed})
+    if not RECIPES.keys().isdisjoint(wanted):  # which train on that arm's lists
+        base = configs[BASE]
+        lists = dataclasses.replace(base.lists, denoised=0.0, pseudo_positives=0)
+        configs.setdefault("undenoised", dataclasses.replace(base, lists=lists))
+    return configs
 
 
 def _check_evaluated_alike(configs: Mapping[str, Config], files: Mapping[str, Path]) -> None:

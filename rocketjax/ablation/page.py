@@ -1,6 +1,6 @@
 """The page of an ablation: a table and a picture, made of the ranks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rocketjax.ablation.arms import BASE
-from rocketjax.ablation.ranks import Ranks, reciprocal
+from rocketjax.ablation.ranks import Hits, Ranks, ndcg, recall, reciprocal_ranks
 from rocketjax.evaluation.metrics import confidence_interval
 from rocketjax.report.figures import svg
 
@@ -19,39 +19,54 @@ MARGIN = 1.15  # of a panel's width: leaves room between the furthest interval a
 GAIN, LOSS, UNCLEAR, MUTED = "#0072b2", "#d55e00", "#888888", "#666666"
 NAN = float("nan")
 
-LEGEND = (
-    "Gain: over `dynamic` with the same seeds (its own cells are the mean of all), with its 95 % "
-    "interval: a paired bootstrap over queries. ±: the standard deviation of the seeds."
-)
+MRR = "MRR@10"
+MEASURES: dict[str, Callable[[Sequence[Hits]], np.ndarray]] = {
+    MRR: reciprocal_ranks,
+    "nDCG@10": ndcg,
+    "recall@10": recall,
+}
 
 
 class Effect(NamedTuple):
-    """One model of one arm, beside the same model of the base."""
+    """One model of one arm, beside the same model of the arm it is compared with."""
 
-    mrr: float  # mean over seeds and queries
+    mean: float  # of the measure, over seeds and queries
     seeds: tuple[int, ...]
     spread: float  # standard deviation of the seeds' means; nan for a single seed
-    gain: float  # over the base, with the seeds that both have; nan where there are none
+    gain: float  # over the other arm, with the seeds that both have; nan where there are none
     low: float  # 95 % interval of the gain, over queries
     high: float
     gains: tuple[float, ...]  # of each seed by itself: what another training run might show
+    clear: tuple[bool, ...] = ()  # of each seed's gain: whether its own interval leaves out 0
 
 
-def effects(ranks: Ranks, model: str, arms: Sequence[str]) -> dict[str, Effect]:
-    """For every arm that has been evaluated: its mean, and its gain over the base.
+def effects(
+    ranks: Ranks, model: str, arms: Sequence[str], against: str = BASE, measure: str = MRR
+) -> dict[str, Effect]:
+    """For every arm that has been evaluated: its mean, and its gain over the arm `against`.
 
-    A query's value is the mean over the seeds that arm and base share; the interval is that of a
+    A query's value is the mean over the seeds that both arms share; the interval is that of a
     paired bootstrap over queries, so it says whether other queries would show the same.
     """
-    base = _by_seed(ranks, BASE, model)
-    by_seed = {arm: _by_seed(ranks, arm, model) for arm in arms}
+    base = _by_seed(ranks, against, model, measure)
+    by_seed = {arm: _by_seed(ranks, arm, model, measure) for arm in arms}
     return {arm: _effect(own, base) for arm, own in by_seed.items() if own}
 
 
-def _by_seed(ranks: Ranks, arm: str, model: str) -> dict[int, np.ndarray]:
-    """The reciprocal ranks [Q] of every seed."""
+def measures(ranks: Ranks) -> list[str]:
+    """What the ranks can say: MRR alone where no query has several relevant passages.
+
+    Nor can they say more where some were kept before recall was measured.
+    """
+    relevant = {tuple(hit.relevant for hit in by_query) for by_query in ranks.values()}
+    several = any(number > 1 for numbers in relevant for number in numbers)
+    return list(MEASURES) if several and len(relevant) == 1 else [MRR]
+
+
+def _by_seed(ranks: Ranks, arm: str, model: str, measure: str) -> dict[int, np.ndarray]:
+    """The measure's values [Q] of every seed."""
     return {
-        seed: reciprocal(by_query)
+        seed: MEASURES[measure](by_query)
         for (name, seed, of_model), by_query in ranks.items()
         if (name, of_model) == (arm, model)
     }
@@ -65,20 +80,29 @@ def _effect(own: Mapping[int, np.ndarray], base: Mapping[int, np.ndarray]) -> Ef
     if not shared:
         return Effect(mean, seeds, spread, NAN, NAN, NAN, ())
     gains = tuple(float(own[seed].mean() - base[seed].mean()) for seed in shared)
+    clear = tuple(_is_clear(*_interval(base[seed], own[seed])) for seed in shared)
     before, after = (np.mean([runs[seed] for seed in shared], axis=0) for runs in (base, own))
-    low, high = confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
-    return Effect(mean, seeds, spread, float(np.mean(gains)), low, high, gains)
+    gain = float(np.mean(gains))
+    return Effect(mean, seeds, spread, gain, *_interval(before, after), gains, clear)
 
 
-def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
+def _interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    return confidence_interval(dict(enumerate(before)), dict(enumerate(after)))  # pyright: ignore
+
+
+def _is_clear(low: float, high: float) -> bool:
+    return low > 0 or high < 0
+
+
+def table(ranks: Ranks, arms: Mapping[str, str], against: str = BASE, measure: str = MRR) -> str:
     """A Markdown table with a row for each arm, `arms` being their names and descriptions.
 
     A gain has its interval, and where there are several seeds also the gain of each. If only one
     model of an arm has been evaluated, the other's cells are empty.
     """
-    by_model = {model: effects(ranks, model, list(arms)) for model in MODELS}
+    by_model = {model: effects(ranks, model, list(arms), against, measure) for model in MODELS}
     lines = [
-        "| arm | what differs | retriever MRR@10 | gain [95 %]; by seed | re-ranker MRR@10 "
+        f"| arm | what differs | retriever {measure} | gain [95 %]; by seed | re-ranker {measure} "
         "| gain [95 %]; by seed | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
@@ -87,34 +111,47 @@ def table(ranks: Ranks, arms: Mapping[str, str]) -> str:
         if not any(both):
             continue
         seeds = max(len(effect.seeds) for effect in both if effect)
-        cells = " | ".join(cell for effect in both for cell in _cells(arm, effect))
+        cells = " | ".join(
+            cell for effect in both for cell in _cells(effect, is_base=arm == against)
+        )
         lines.append(f"| {arm} | {description} | {cells} | {seeds} |")
-    return "\n".join([*lines, "", LEGEND])
+    return "\n".join([*lines, "", _legend(against)])
 
 
-def _cells(arm: str, effect: Effect | None) -> tuple[str, str]:
+def _legend(against: str) -> str:
+    return (
+        f"Gain: over `{against}` with the same seeds (its own cells are the mean of all), with its "
+        "95 % interval: a paired bootstrap over queries. \\*: the interval of that seed alone "
+        "leaves out 0. ±: the standard deviation of the seeds."
+    )
+
+
+def _cells(effect: Effect | None, is_base: bool) -> tuple[str, str]:
     if effect is None:
         return "", ""
     spread = "" if np.isnan(effect.spread) else f"{JOINT}±{JOINT}{effect.spread:.3f}"
-    mean = f"{effect.mrr:.3f}{spread}"
-    if arm == BASE or np.isnan(effect.gain):
+    mean = f"{effect.mean:.3f}{spread}"
+    if is_base or np.isnan(effect.gain):
         return mean, ""
     gain = f"{effect.gain:+.3f}{JOINT}[{effect.low:+.3f},{JOINT}{effect.high:+.3f}]"
-    by_seed = " ".join(f"{each:+.3f}" for each in effect.gains)
+    by_seed = " ".join(
+        f"{each:+.3f}" + ("\\*" if clear else "")
+        for each, clear in zip(effect.gains, effect.clear, strict=True)
+    )
     return mean, gain if len(effect.gains) < 2 else f"{gain}; {by_seed}"
 
 
-def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
-    """SVG: each arm's gain over the base with its interval, in a panel for each model.
+def picture(ranks: Ranks, arms: Sequence[str], title: str, against: str = BASE) -> str:
+    """SVG: each arm's gain in MRR@10 over another with its interval, in a panel for each model.
 
     Where there are several seeds, a tick marks the gain of each. The scale suits most arms; a gain
     beyond it is an arrow with a number.
     """
     evaluated = {arm for arm, _, _ in ranks}
-    names = [arm for arm in arms if arm in evaluated and arm != BASE]
+    names = [arm for arm in arms if arm in evaluated and arm != against]
     figure = Figure(figsize=(9, 1.4 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    by_model = [effects(ranks, model, names) for model in MODELS]
+    by_model = [effects(ranks, model, names, against) for model in MODELS]
     for panel, model, shown in zip(panels, MODELS, by_model, strict=True):
         _draw(panel, shown, names)
         panel.set_title(model, fontsize=10)
@@ -123,8 +160,9 @@ def picture(ranks: Ranks, arms: Sequence[str], title: str) -> str:
     figure.suptitle(title, fontsize=8)
     several = any(len(effect.gains) > 1 for shown in by_model for effect in shown.values())
     ticks = "; | a seed's own" if several else ""
+    over = "the base" if against == BASE else against
     figure.supxlabel(
-        f"gain in MRR@10 over the base, 95 % over queries; grey: 0 lies within{ticks}", fontsize=9
+        f"gain in MRR@10 over {over}, 95 % over queries; grey: 0 lies within{ticks}", fontsize=9
     )
     return svg(figure).decode()
 
@@ -152,7 +190,7 @@ def _draw(panel: Axes, by_arm: Mapping[str, Effect], names: Sequence[str]) -> No
 
 
 def _colour(effect: Effect) -> str:
-    if effect.low <= 0 <= effect.high:
+    if not _is_clear(effect.low, effect.high):
         return UNCLEAR
     return GAIN if effect.gain > 0 else LOSS
 

@@ -1,9 +1,10 @@
-"""sentence-transformers' standard recipe on the same lists, in a process of its own.
+"""sentence-transformers' recipes on the same lists, in a process of its own.
 
-The retriever trains by MultipleNegativesRankingLoss with the mined hard negatives, the re-ranker by
-CrossEncoderTrainer on single pairs (BinaryCrossEntropyLoss, a positive weighing as much as its
-negatives together, as its guide advises): on as many pairs as rocketjax saw, in as many steps, at
-the same learning rates.
+What its guides advise for a retriever: MultipleNegativesRankingLoss with the mined hard negatives,
+or the scores of a teacher by DistillKLDivLoss or MarginMSELoss. For a re-ranker: single pairs by
+BinaryCrossEntropyLoss, a positive weighing as much as its negatives together, or whole lists by
+LambdaLoss or ListNetLoss. All on as many pairs as rocketjax saw, in as many steps, at the same
+learning rates.
 
 Started by rivals.py as `python -m rocketjax.ablation.recipe retriever|reranker FOLDER`.
 """
@@ -23,19 +24,39 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import get_device_name
+from sentence_transformers.cross_encoder.losses import (
+    BinaryCrossEntropyLoss,
+    LambdaLoss,
+    ListNetLoss,
+)
+from sentence_transformers.sentence_transformer.losses import (
+    DistillKLDivLoss,
+    MarginMSELoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.util import get_device_name, pairwise_cos_sim
 from transformers import TrainerCallback
 
 
 def train_retriever(work: dict[str, Any], folder: Path) -> None:
-    """On rows of query, positive, negative_1 ..; a batch's other passages are negatives, too."""
+    """On rows of query, positive, negative_1 .. and, for distillation, label: the teacher's scores.
+
+    Without a teacher, a batch's other passages are negatives, too.
+    """
     model = SentenceTransformer(work["weights"])
     model.max_seq_length = work["tokens"]
+
+    def similarity(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+        # Cosines alone are too close to each other for a teacher's scores.
+        return pairwise_cos_sim(queries, passages) / work["temperature"]
+
+    loss = {
+        "negatives": lambda: MultipleNegativesRankingLoss(model),
+        "kl": lambda: DistillKLDivLoss(model, similarity),
+        "margin": lambda: MarginMSELoss(model, similarity),
+    }[work["loss"]]()
     arguments = SentenceTransformerTrainingArguments(str(folder), **_common(work))
     data = Dataset.from_list(work["data"])
-    loss = MultipleNegativesRankingLoss(model)
     SentenceTransformerTrainer(
         model, arguments, train_dataset=data, loss=loss, callbacks=[Steps()]
     ).train()
@@ -43,11 +64,15 @@ def train_retriever(work: dict[str, Any], folder: Path) -> None:
 
 
 def train_reranker(work: dict[str, Any], folder: Path) -> None:
-    """On rows of query, passage, label."""
+    """On rows of query, passage, label, or of query, passages, labels."""
     model = CrossEncoder(work["weights"], num_labels=1, max_length=work["tokens"])
+    loss = {
+        "pairs": lambda: BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(work["positive"])),
+        "lambda": lambda: LambdaLoss(model),
+        "listnet": lambda: ListNetLoss(model),
+    }[work["loss"]]()
     arguments = CrossEncoderTrainingArguments(str(folder), **_common(work))
     data = Dataset.from_list(work["data"])
-    loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(work["positive"]))
     CrossEncoderTrainer(
         model, arguments, train_dataset=data, loss=loss, callbacks=[Steps()]
     ).train()

@@ -1,4 +1,4 @@
-"""What the arms are compared with: the starting models, BM25, sentence-transformers' recipe."""
+"""What the arms are compared with: the starting models, BM25, sentence-transformers' recipes."""
 
 import dataclasses
 import json
@@ -7,27 +7,40 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rocketjax.ablation.ranks import DEPTH, Ranks, first_hits
+from rocketjax.ablation.arms import RECIPES
+from rocketjax.ablation.ranks import DEPTH, Ranks, hits
 from rocketjax.config.schema import Config, StageConfig
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.runs import read_run
+from rocketjax.inference.folder import open_reranker
+from rocketjax.inference.reranker import Reranker
 from rocketjax.models.pretrained import resolve_weights
 from rocketjax.pipeline import run as pipeline
 from rocketjax.retrieval.bm25 import bm25_run
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, sweep, write_text
 from rocketjax.runtime.progress import Say, Watch
+from rocketjax.training.matryoshka import COSINE_TEMPERATURE
 
 Work = dict[str, Any]  # texts and settings for the recipe's process, as JSON
+
+
+class Given(NamedTuple):
+    """What a recipe trains on: what the base's models saw."""
+
+    collection: Collection
+    lists: Sequence[TrainingList]  # what the retriever sees
+    warm_up: Sequence[TrainingList]  # what the re-ranker sees before them; may be empty
+    teacher: Path  # the base's re-ranker as it ended, whose scores are distilled
 
 
 def ranks_of_runs(arm: str, seed: int, folder: Path, split: Split) -> Ranks:
     """The ranks of both models, from the runs in a folder."""
     return {
-        (arm, seed, model): first_hits(split.qrels, read_run(folder / f"{name}.trec"))
+        (arm, seed, model): hits(split.qrels, read_run(folder / f"{name}.trec"))
         for model, name in (("retriever", "retriever"), ("re-ranker", "reranker"))
     }
 
@@ -35,23 +48,18 @@ def ranks_of_runs(arm: str, seed: int, folder: Path, split: Split) -> Ranks:
 def run_bm25(seed: int, collection: Collection, split: Split) -> Ranks:
     """BM25's ranks, in the retriever's place; the same with every seed."""
     run = bm25_run(collection, split.queries, DEPTH)
-    return {("bm25", seed, "retriever"): first_hits(split.qrels, run)}
+    return {("bm25", seed, "retriever"): hits(split.qrels, run)}
 
 
 def run_recipe(
-    config: Config,
-    lists: Sequence[TrainingList],
-    warm_up: Sequence[TrainingList],
-    collection: Collection,
-    folder: Path,
-    say: Say,
-    watch: Watch,
+    name: str, config: Config, given: Given, folder: Path, say: Say, watch: Watch
 ) -> Ranks:
-    """Trains by the recipe on lists like the base's, and evaluates its models as the base's are.
+    """Trains by a recipe on lists like the base's, and evaluates its models as the base's are.
 
     Args:
+        name: of the recipe.
         config: the base's, with the trial's collection, seed and folder.
-        lists: what the retriever sees; the re-ranker sees `warm_up`, which may be empty, and these.
+        given: what it trains on.
         folder: for the trained models, each of which stays once it is done, and their run.
 
     Raises:
@@ -60,12 +68,12 @@ def run_recipe(
     """
     models = folder / "models"
     sweep(models)
-    missing = [name for name in ("retriever", "reranker") if not (models / name).is_dir()]
-    work = _work(config, lists, warm_up, collection) if missing else {}
-    for name in missing:
-        say(f"recipe: sentence-transformers trains the {name}; if stopped, it starts over")
-        with new_folder(models / name) as aside:
-            _train(name, work[name], aside, watch)
+    missing = [model for model in ("retriever", "reranker") if not (models / model).is_dir()]
+    work = _work(name, config, given) if missing else {}
+    for model in missing:
+        say(f"{name}: sentence-transformers trains the {model}; if stopped, it starts over")
+        with new_folder(models / model) as aside:
+            _train(model, work[model], aside, watch)
     # The stage "start" evaluates the models that a run starts from.
     evaluation = dataclasses.replace(
         config,
@@ -76,7 +84,8 @@ def run_recipe(
         stages=("start",),
     )
     pipeline.run(evaluation, say, watch)
-    return ranks_of_runs("recipe", config.seed, folder / "run" / "start", collection.split("dev"))
+    split = given.collection.split("dev")
+    return ranks_of_runs(name, config.seed, folder / "run" / "start", split)
 
 
 def _train(name: str, work: Work, folder: Path, watch: Watch) -> None:
@@ -105,27 +114,30 @@ def _train(name: str, work: Work, folder: Path, watch: Watch) -> None:
     work_file.unlink()
 
 
-def _work(
-    config: Config,
-    lists: Sequence[TrainingList],
-    warm_up: Sequence[TrainingList],
-    collection: Collection,
-) -> dict[str, Work]:
+def _work(name: str, config: Config, given: Given) -> dict[str, Work]:
     """The work for each of the two models; the other process knows nothing of rocketjax."""
-    seen = _as_seen(lists, config.joint)
-    full = max(len(item.negatives) for item in lists)
+    retriever_loss, reranker_loss = RECIPES[name]
+    seen = _as_seen(given.lists, config.joint)
+    before = _as_seen(given.warm_up, config.reranker_warmup)
+    rows = list(_rows(seen, max(len(item.negatives) for item in given.lists), given.collection))
+    if retriever_loss != "negatives":
+        rows = _with_scores(rows, open_reranker(given.teacher))
+    pairs = reranker_loss == "pairs"
     retriever = {
+        "loss": retriever_loss,
         "weights": str(resolve_weights(config.retriever.weights)),
-        "data": list(_rows(seen, full, collection)),
+        "data": rows,
         "batch": config.joint.batch,
         "rate": config.joint.optimizer.retriever_lr,
         "tokens": config.text.passage_length,
+        "temperature": config.loss.retriever_temperature or COSINE_TEMPERATURE,
         "seed": config.seed,
     }
     reranker = {
+        "loss": reranker_loss,
         "weights": str(resolve_weights(config.reranker.weights)),
-        "data": list(_pairs([*_as_seen(warm_up, config.reranker_warmup), *seen], collection)),
-        "batch": config.joint.batch * config.lists.length,
+        "data": list((_pairs if pairs else _lists)([*before, *seen], given.collection)),
+        "batch": config.joint.batch * (config.lists.length if pairs else 1),
         "rate": config.reranker_warmup.optimizer.reranker_lr,
         "tokens": config.text.pair_length,
         "positive": config.lists.length - 1.0,
@@ -141,7 +153,7 @@ def _as_seen(lists: Sequence[TrainingList], stage: StageConfig) -> list[Training
 
 def _rows(
     lists: Sequence[TrainingList], negatives: int, collection: Collection
-) -> Iterator[dict[str, str]]:
+) -> Iterator[dict[str, Any]]:
     """A row for each list with `negatives` of them: the loss needs the same number in all rows."""
     queries, passages = collection.split("train").queries, collection.by_id
     for item in lists:
@@ -149,6 +161,29 @@ def _rows(
             yield {"query": queries[item.query], "positive": passages[item.positive].whole} | {
                 f"negative_{i}": passages[pid].whole for i, pid in enumerate(item.negatives, 1)
             }
+
+
+def _with_scores(rows: Sequence[dict[str, Any]], teacher: Reranker) -> list[dict[str, Any]]:
+    """The rows with the teacher's score of every passage, as sentence-transformers' labels."""
+    texts = [(row["query"], text) for row in rows for name, text in row.items() if name != "query"]
+    pairs = list(dict.fromkeys(texts))  # lists that are seen again are scored once
+    scores = teacher.score([query for query, _ in pairs], [text for _, text in pairs])
+    by_pair = dict(zip(pairs, scores.tolist(), strict=True))
+    return [
+        row | {"label": [by_pair[row["query"], text] for n, text in row.items() if n != "query"]}
+        for row in rows
+    ]
+
+
+def _lists(lists: Sequence[TrainingList], collection: Collection) -> Iterator[dict[str, Any]]:
+    """A row for each list, the positive first."""
+    queries, passages = collection.split("train").queries, collection.by_id
+    for item in lists:
+        yield {
+            "query": queries[item.query],
+            "passages": [passages[pid].whole for pid in (item.positive, *item.negatives)],
+            "labels": [1.0, *(0.0 for _ in item.negatives)],
+        }
 
 
 def _pairs(lists: Sequence[TrainingList], collection: Collection) -> Iterator[dict[str, Any]]:

@@ -13,22 +13,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from on_disk import TOPICS, make_topics, make_weights
+from on_disk import TOPICS, make_answered, make_topics, make_weights, untrained_pair
 from small_run import config
 
 from rocketjax import ablate
 from rocketjax.ablation import rivals
 from rocketjax.ablation import run as ablation_run
-from rocketjax.ablation.arms import BASE, Trial, arm_files, first_change, read_arms, taken_over
-from rocketjax.ablation.page import Effect, _edge, effects, picture, table
-from rocketjax.ablation.ranks import first_hits, read_ranks, reciprocal, write_ranks
-from rocketjax.ablation.sample import write_sample
+from rocketjax.ablation.arms import (
+    BASE,
+    RECIPES,
+    Trial,
+    arm_files,
+    first_change,
+    read_arms,
+    taken_over,
+)
+from rocketjax.ablation.page import Effect, _edge, effects, measures, picture, table
+from rocketjax.ablation.ranks import (
+    Hits,
+    hits,
+    ndcg,
+    read_ranks,
+    recall,
+    reciprocal_ranks,
+    write_ranks,
+)
+from rocketjax.ablation.sample import Sizes, write_sample
 from rocketjax.config.options import dump, load
 from rocketjax.data.collection import Collection, Split
 from rocketjax.data.lists import TrainingList, read_lists
 from rocketjax.data.load import load_collection
 from rocketjax.data.passages import InMemory, Passage
-from rocketjax.evaluation.metrics import confidence_interval
+from rocketjax.evaluation.metrics import confidence_interval, per_query
+from rocketjax.inference.folder import save_reranker
 from rocketjax.pipeline import run as pipeline
 from rocketjax.retrieval.bm25 import bm25_run
 from rocketjax.runtime.errors import InputError
@@ -56,6 +73,7 @@ def test_an_arm_parts_from_the_base_where_its_options_do():
     assert taken[BASE] is None and taken["separate"] is None and taken["start"] == "start"
     assert taken["static"] == "mine" and taken["pointwise"] == "encode"
     assert taken["recipe"] == taken["undenoised"] == "warm-reranker"
+    assert taken_over("recipe_kl", arms) == taken_over("recipe_margin", arms) == "joint"
     plain = arms | {BASE: arms["undenoised"]}  # its own lists are the recipe's
     assert taken_over("recipe", plain) == "mine"
 
@@ -63,7 +81,7 @@ def test_an_arm_parts_from_the_base_where_its_options_do():
 def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
     whole = load_collection(str(make_topics(tmp_path / "whole")))
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_sample(whole, tmp_path / name, 20, 10, 45, seed)
+        write_sample(whole, tmp_path / name, Sizes(20, 10, 45, seed))
     a, b, c = (load_collection(str(tmp_path / name)) for name in "abc")
     assert len(a.passages) == 45 and len(a.split("train").qrels) == 20
     assert len(a.split("dev").qrels) == 10
@@ -73,20 +91,25 @@ def test_a_sample_holds_what_is_judged_and_is_drawn_by_the_seed(tmp_path):
         assert whole.split("dev").queries[query] == text
     assert [a.by_id[p.id] == p for p in whole.passages if p.id in a.by_id] == [True] * 45
 
-    write_sample(whole, tmp_path / "a", 20, 10, 45, 1)  # is there
+    write_sample(whole, tmp_path / "a", Sizes(20, 10, 45, 1))  # is there
     with pytest.raises(InputError, match=r"'train': 20.*not of .*'train': 19.*another --folder"):
-        write_sample(whole, tmp_path / "a", 19, 10, 45, 1)
+        write_sample(whole, tmp_path / "a", Sizes(19, 10, 45, 1))
     with pytest.raises(InputError, match=f"a sample of .*{whole.fingerprint}"):
-        write_sample(a, tmp_path / "a", 20, 10, 45, 1)
+        write_sample(a, tmp_path / "a", Sizes(20, 10, 45, 1))
 
-    write_sample(whole, tmp_path / "all", 0, 0, 0, 1)
+    write_sample(whole, tmp_path / "all", Sizes(0, 0, 0, 1))
     everything = load_collection(str(tmp_path / "all"))
     assert [p.id for p in everything.passages] == [p.id for p in whole.passages]
     for name in ("train", "dev"):
         assert everything.split(name).qrels == whole.split(name).qrels
 
 
-def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
+def first(*ranks):
+    """Queries with one relevant passage each, at these ranks; 0: not found."""
+    return tuple(Hits((rank,) if rank else ()) for rank in ranks)
+
+
+def test_ranks_are_those_of_what_is_relevant_and_come_back(tmp_path):
     qrels = {"q2": {"a": 1, "b": 2}, "q1": {"c": 1}, "q3": {"d": 1}, "q4": {"e": 0}}
     run = {
         "q1": [("c", 1.0)],
@@ -94,25 +117,50 @@ def test_ranks_are_those_of_first_hits_and_come_back(tmp_path):
         "q3": [*((f"x{i}", -i) for i in range(10)), ("d", -11)],
         "q4": [("e", 1.0)],
     }
-    ranks = first_hits(qrels, run)
-    assert ranks == (1, 2, 0, 0)
-    np.testing.assert_array_equal(reciprocal(ranks), [1, 0.5, 0, 0])
+    ranks = hits(qrels, run)
+    assert ranks == (Hits((1,)), Hits((2, 3), 2), Hits(()), Hits(()))
+    np.testing.assert_array_equal(reciprocal_ranks(ranks), [1, 0.5, 0, 0])
     path, found = tmp_path / "new" / "x.tsv", {("a", 1, "retriever"): ranks}
     arms = {"slow": "12ab", BASE: "0000"}
     assert read_ranks(path, "t", arms) == ({}, {})
     write_ranks(path, "t", {}, found)
+    assert path.read_text().splitlines()[-1] == "a\t1\tretriever\t1 2,3/2 0 0"
     assert read_ranks(path, "t", arms) == (found, {})
     with pytest.raises(InputError, match="holds results of '# t', not of 'other'"):
         read_ranks(path, "other", arms)
-    path.write_text(path.read_text() + "a\t2\tretriever\t1 11\n")
-    with pytest.raises(InputError, match=r"x\.tsv:4: ranks are 0 to 10; delete the line"):
-        read_ranks(path, "t", arms)
+    whole = path.read_text()
+    for word, said in (("11", "ranks are 0 to 10"), ("3,2/2", "no ranks in order"), ("1,2", "no")):
+        path.write_text(f"{whole}a\t2\tretriever\t1 {word}\n")
+        with pytest.raises(InputError, match=rf"x\.tsv:4: .*{said}.*; delete the line"):
+            read_ranks(path, "t", arms)
 
     found |= {("slow", 1, "retriever"): ranks}
     write_ranks(path, "t", arms, found)
     assert read_ranks(path, "t", {"fast": "1111"}) == (found, arms)
     with pytest.raises(InputError, match=r"x\.tsv:3: slow was trained with another config"):
         read_ranks(path, "t", {"slow": "34cd"})
+
+
+def test_measures_of_ranks_are_those_of_the_run():
+    rng = np.random.default_rng(0)
+    qrels = {
+        f"q{i:02}": {f"p{j}": 1 for j in rng.choice(40, int(rng.integers(1, 14)), replace=False)}
+        for i in range(30)
+    }
+    run = {
+        query: [(f"p{j}", -float(r)) for r, j in enumerate(rng.permutation(40))] for query in qrels
+    }
+    measured = per_query(
+        qrels, {query: [pid for pid, _ in ranked] for query, ranked in run.items()}
+    )
+    found = hits(qrels, run)
+    for name, of in (("MRR@10", reciprocal_ranks), ("nDCG@10", ndcg)):
+        np.testing.assert_allclose(of(found), [measured[name][query] for query in sorted(qrels)])
+    shares = [
+        len({pid for pid, _ in run[query][:10]} & qrels[query].keys()) / len(qrels[query])
+        for query in sorted(qrels)
+    ]
+    np.testing.assert_allclose(recall(found), shares)
 
 
 @pytest.mark.skipif(missing("bm25s", "Stemmer"), reason="the extra `ablation` brings BM25")
@@ -125,14 +173,14 @@ def test_bm25_finds_passages_that_hold_a_word_of_the_query(tmp_path):
 
 def test_gains_are_paired_over_the_seeds_that_both_have():
     rng = np.random.default_rng(0)
-    base = {seed: tuple(rng.integers(1, 5, 200).tolist()) for seed in (1, 2)}
+    base = {seed: first(*rng.integers(1, 5, 200).tolist()) for seed in (1, 2)}
     ranks = {(BASE, seed, "retriever"): found for seed, found in base.items()}
-    ranks |= {("best", 2, "retriever"): (1,) * 200, ("best", 3, "retriever"): (2,) * 200}
+    ranks |= {("best", 2, "retriever"): first(1) * 200, ("best", 3, "retriever"): first(2) * 200}
     ranks |= {("same", seed, "retriever"): found for seed, found in base.items()}
     found = effects(ranks, "retriever", [BASE, "best", "same", "unknown"])
     assert list(found) == [BASE, "best", "same"]
-    best, gain = found["best"], 1 - reciprocal(base[2]).mean()
-    assert best.seeds == (2, 3) and best.mrr == pytest.approx(0.75)
+    best, gain = found["best"], 1 - reciprocal_ranks(base[2]).mean()
+    assert best.seeds == (2, 3) and best.mean == pytest.approx(0.75)
     assert best.spread == pytest.approx(np.std([1, 0.5], ddof=1))
     assert best.gain == pytest.approx(gain) and 0 < best.low < gain < best.high
     assert best.gains == pytest.approx([gain])  # of the one seed that both have
@@ -142,14 +190,18 @@ def test_gains_are_paired_over_the_seeds_that_both_have():
     best = shown.splitlines()[3].replace("\N{NO-BREAK SPACE}", " ")
     assert best.startswith("| best | better | 0.750 ± 0.354 | +")
     assert len(shown.splitlines()) == 6 and "| unknown |" not in shown
-    better = {("best", 1, "retriever"): (1,) * 200}
-    first, second = effects(ranks | better, "retriever", ["best"])["best"].gains
+    better = {("best", 1, "retriever"): first(1) * 200}
+    one, two = effects(ranks | better, "retriever", ["best"])["best"].gains
     shown = table(ranks | better, {"best": "better"})
-    assert f"; {first:+.3f} {second:+.3f} | " in shown and first != second
+    assert f"; {one:+.3f}\\* {two:+.3f}\\* | " in shown and one != two
+    near = {("near", seed, "retriever"): (*base[seed][:199], *first(1)) for seed in (1, 2)}
+    near[BASE, 1, "retriever"] = near["near", 1, "retriever"]  # no gain with one seed
+    found = effects(ranks | better | near, "retriever", ["best", "near"])
+    assert found["best"].clear == (True, True) and found["near"].clear == (False, False)
 
-    ranks |= {("bad", seed, "retriever"): (0,) * 200 for seed in (1, 2)}
+    ranks |= {("bad", seed, "retriever"): first(0) * 200 for seed in (1, 2)}
     for near in ("near", "nearer", "as near"):
-        ranks[near, 1, "retriever"] = (*base[1][:190], *(4,) * 10)
+        ranks[near, 1, "retriever"] = (*base[1][:190], *first(4) * 10)
     shown = [BASE, "bad", "near", "nearer", "as near", "unknown"]
     drawn = picture(ranks, shown, "title")
     assert picture(ranks, shown, "title") == drawn
@@ -180,12 +232,12 @@ def test_an_interval_is_over_queries_however_many_seeds_there_are():
     """More seeds say more about each query, and are no further queries."""
     rng = np.random.default_rng(0)
     ranks = {
-        (arm, seed, "retriever"): tuple(rng.integers(1, 5, 40).tolist())
+        (arm, seed, "retriever"): first(*rng.integers(1, 5, 40).tolist())
         for arm in (BASE, "other")
         for seed in (1, 2, 3)
     }
     before, after = (
-        np.mean([reciprocal(ranks[arm, seed, "retriever"]) for seed in (1, 2, 3)], axis=0)
+        np.mean([reciprocal_ranks(ranks[arm, seed, "retriever"]) for seed in (1, 2, 3)], axis=0)
         for arm in (BASE, "other")
     )
     found = effects(ranks, "retriever", ["other"])["other"]
@@ -193,6 +245,20 @@ def test_an_interval_is_over_queries_however_many_seeds_there_are():
     assert (found.low, found.high) == wanted and found.gain == pytest.approx(
         np.mean(after - before)
     )
+
+
+def test_gains_are_over_any_arm_by_any_measure():
+    low, high = (Hits((5,), 2),) * 40, (Hits((1, 2), 2),) * 40
+    ranks = {(BASE, 1, "retriever"): low, ("best", 1, "retriever"): high}
+    assert measures(ranks) == ["MRR@10", "nDCG@10", "recall@10"]
+    assert effects(ranks, "retriever", ["best"], measure="recall@10")["best"].gain == 0.5
+    assert effects(ranks, "retriever", [BASE], "best")[BASE].gain == pytest.approx(-0.8)
+    shown = table(ranks, {BASE: "as it is", "best": "better"}, "best", "recall@10")
+    assert "| dynamic | as it is | 0.500 | -0.500" in shown and "Gain: over `best`" in shown
+    assert "| best | better | 1.000 |  |" in shown
+    # Tables from before recall was measured have no number of relevant passages.
+    assert measures(ranks | {("old", 1, "retriever"): first(1) * 40}) == ["MRR@10"]
+    assert measures({("old", 1, "retriever"): first(1) * 40}) == ["MRR@10"]
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +432,14 @@ no_recipe = pytest.mark.skipif(
 
 @no_recipe
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the recipe's libraries
-def test_the_recipe_is_trained_and_judged(done, collection):
-    assert run(collection, "--arms", "recipe") == 0
+@pytest.mark.filterwarnings("ignore")  # of the recipes' libraries
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_a_recipe_is_trained_and_judged(done, collection, recipe):
+    assert run(collection, "--arms", recipe) == 0
     table = table_of(done, collection)
-    assert "| recipe |" in table.with_suffix(".md").read_text()
+    assert f"| {recipe} |" in table.with_suffix(".md").read_text()
     found = read_ranks(table, table.read_text().splitlines()[0].removeprefix("# "), {})[0]
-    assert {model for arm, _, model in found if arm == "recipe"} == {"retriever", "re-ranker"}
+    assert {model for arm, _, model in found if arm == recipe} == {"retriever", "re-ranker"}
 
 
 @no_recipe
@@ -387,7 +454,8 @@ def test_the_recipe_trains_the_model_that_is_missing(done, weights, collection):
     base = Trial(arms, sample, 1, runs).config(BASE)
     lists = read_lists(runs / BASE / "lists" / "lists.jsonl")
     loaded = load_collection(str(sample))
-    ranks = rivals.run_recipe(base, lists, [], loaded, done / "recipe", print, unwatched)
+    given = rivals.Given(loaded, lists, [], runs / BASE / "reranker")
+    ranks = rivals.run_recipe("recipe", base, given, done / "recipe", print, unwatched)
     assert {(arm, seed, model): len(found) for (arm, seed, model), found in ranks.items()} == {
         ("recipe", 1, "retriever"): 15,
         ("recipe", 1, "re-ranker"): 15,
@@ -401,12 +469,12 @@ def test_the_recipe_trains_the_model_that_is_missing(done, weights, collection):
 
 def test_commands_side_by_side_lose_none_of_each_others_results(home, collection, monkeypatch):
     table = home / "runs" / "ablation_results" / f"{collection.name}.tsv"
-    ranks = (1,) * 15
+    ranks = first(*[1] * 15)
 
     def trained(arm, trial, *_):
         if arm == "alone":
             with table.open("a") as file:  # another process, while this one was training
-                file.write(f"pointwise\t1\tretriever\t{' '.join(map(str, ranks))}\n")
+                file.write(f"pointwise\t1\tretriever\t{' '.join('1' * 15)}\n")
         return {(arm, trial.seed, "retriever"): ranks}
 
     monkeypatch.setattr(ablation_run, "run_one", trained)
@@ -425,6 +493,33 @@ def test_the_later_folder_of_configs_counts(home, collection):
     assert files["alone"] == gpu / "ablation_alone.yaml"
     assert files["pointwise"] == home / "configs" / "ablation_pointwise.yaml"
     assert arm_files([home / "configs", gpu], "other.yaml")[BASE].name == "other.yaml"
+
+
+def test_a_collection_in_which_the_truth_is_known_is_made_and_judged(home, tmp_path, capsys):
+    values = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
+    values["reranker_warmup"]["steps"] = values["joint"]["steps"] = 0
+    (home / "untrained.yaml").write_text("# command\n# untrained\n" + yaml.safe_dump(values))
+    answered = make_answered(tmp_path / "answered")
+    options = ["--base", "untrained.yaml", "--train", "4", "--held-out", "4", "--passages", "0"]
+    options += ["--hidden", "1", "--unlabelled", "3", "--layers", "0", "--arms", "start"]
+    assert ablate.main(["--collection", str(answered), "--seeds", "1", *options]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "training queries 4; relevant for them 12; of these labelled 4" in shown
+    name = "answered-hidden1-unlabelled3"
+    page = (home / "runs" / "ablation_results" / f"{name}.md").read_text()
+    assert page.startswith(f"# {name}: 4 training queries, 4 held-out") and ", layers 0\n" in page
+    assert all(f"retriever {measure} |" in page for measure in ("MRR@10", "nDCG@10", "recall@10"))
+    runs = home / "runs" / "ablation" / name
+    trained = load(runs / "1" / BASE / "config.yaml")
+    assert trained.retriever.weights == trained.reranker.weights
+    assert Path(trained.retriever.weights).parent == Path("runs/ablation") / name / "weights"
+    assert (
+        ablate.main(["--collection", str(answered), *options, "--draw", "--against", "start"]) == 0
+    )
+    over = home / "runs" / "ablation_results" / f"{name}-over-start.md"
+    assert "Gain: over `start`" in over.read_text()
+    assert ablate.main(["--collection", str(answered), *options, "--draw", "--against", "x"]) == 2
+    assert "--against x: runs/ablation_results/" in said(capsys)
 
 
 def test_another_config_can_be_the_base(home, collection, capsys):
@@ -461,8 +556,6 @@ def test_another_config_can_be_the_base(home, collection, capsys):
     assert results.read_text() == before
     assert last_stage(runs) == "start"
 
-    assert run(collection, "--base", "short.yaml", "--arms", "recipe") == 2
-    assert "configs: no ablation_undenoised.yaml, which recipe needs" in said(capsys)
     assert run(collection, "--base", "configs/ablation_alone.yaml", "--draw") == 2
     assert "choose another --results" in said(capsys)
 
@@ -472,9 +565,9 @@ def given(monkeypatch):
     """The lists that the recipe is given, which is not trained here."""
     lists = []
 
-    def judged(config, mined, *_):
-        lists.extend(mined)
-        return {("recipe", config.seed, "retriever"): (1,) * 15}
+    def judged(name, config, given, *_):
+        lists.extend(given.lists)
+        return {(name, config.seed, "retriever"): first(1) * 15}
 
     monkeypatch.setattr(rivals, "run_recipe", judged)
     return lists
@@ -497,7 +590,9 @@ def test_the_recipe_takes_the_lists_of_a_base_that_denoises_none(
     base["lists"]["denoised"] = 0.0
     (home / "plain.yaml").write_text(yaml.safe_dump(base))
     with monkeypatch.context() as patch:  # the base is judged elsewhere
-        patch.setattr(ablation_run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+        patch.setattr(
+            ablation_run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): first(1) * 15}
+        )
         assert run(collection, "--base", "plain.yaml", "--arms", "start") == 0
     assert run(collection, "--base", "plain.yaml", "--arms", "recipe") == 0
     runs = runs_of(home, collection)
@@ -517,6 +612,7 @@ def test_a_recipe_that_stops_says_why_and_keeps_the_model_that_is_done(
         TrainingList(query, next(iter(grades)), tuple(pids[:3]))
         for query, grades in loaded.split("train").qrels.items()
     ]
+    given = rivals.Given(loaded, lists, lists, home / "no teacher is asked")
     trainer, started, watched = home / "trainer", home / "started", {}
     trainer.write_text(
         f"#!/bin/sh\necho $3 >> {started}\necho step; echo Traceback; echo step; echo No torch\n"
@@ -535,7 +631,7 @@ def test_a_recipe_that_stops_says_why_and_keeps_the_model_that_is_done(
         yield advance
 
     def judged():
-        rivals.run_recipe(base, lists, lists, loaded, home / "recipe", print, watch)
+        rivals.run_recipe("recipe", base, given, home / "recipe", print, watch)
 
     for _ in range(2):
         with pytest.raises(InputError, match="the recipe stopped: No torch; pip install"):
@@ -567,7 +663,8 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
         reranker_warmup=dataclasses.replace(base.reranker_warmup, steps=1, batch=1),
         seed=7,
     )
-    work = rivals._work(base, lists, warm, Collection("few", passages, splits))
+    given = rivals.Given(Collection("few", passages, splits), lists, warm, tmp_path / "teacher")
+    work = rivals._work("recipe", base, given)
     rows = [
         {"query": "first?", "positive": "one", "negative_1": "T two", "negative_2": "three"},
         {"query": "second?", "positive": "T two", "negative_1": "four", "negative_2": "one"},
@@ -578,16 +675,19 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
     ]
     first = [("second?", "T two", 1.0), ("second?", "three", 0.0)]
     assert work["retriever"] == {
+        "loss": "negatives",
         "weights": str(weights),
         "data": [rows[0], rows[1], rows[0]],  # round again, for three steps
         "batch": 1,
         "rate": base.joint.optimizer.retriever_lr,
         "tokens": base.text.passage_length,
+        "temperature": base.loss.retriever_temperature,
         "seed": 7,
     }
     seen = [*first, *pairs[0], *pairs[1], *pairs[0]]
     assert [tuple(pair.values()) for pair in work["reranker"].pop("data")] == seen
     assert work["reranker"] == {
+        "loss": "pairs",
         "weights": str(weights),
         "batch": 3,
         "rate": base.reranker_warmup.optimizer.reranker_lr,
@@ -596,10 +696,31 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
         "seed": 7,
     }
 
+    teacher = untrained_pair(weights, base.text).reranker
+    save_reranker(given.teacher, teacher)
+    work = rivals._work("recipe_kl", base, given)
+    shown = [
+        {name: text for name, text in row.items() if name != "label"}
+        for row in work["retriever"]["data"]
+    ]
+    assert shown == [rows[0], rows[1], rows[0]] and work["retriever"]["loss"] == "kl"
+    for row in work["retriever"]["data"]:
+        texts = [row[name] for name in ("positive", "negative_1", "negative_2")]
+        scores = teacher.score([row["query"]] * 3, texts)
+        np.testing.assert_allclose(row["label"], scores, rtol=1e-5)
+    assert work["reranker"]["loss"] == "lambda" and work["reranker"]["batch"] == 1
+    assert work["reranker"]["data"][:2] == [
+        {"query": "second?", "passages": ["T two", "three"], "labels": [1.0, 0.0]},
+        {"query": "first?", "passages": ["one", "T two", "three"], "labels": [1.0, 0.0, 0.0]},
+    ]
+    assert len(work["reranker"]["data"]) == 4
+
 
 def test_an_arm_that_says_what_its_base_does_is_passed_over(home, collection, monkeypatch, capsys):
     (home / "configs" / "ablation_same.yaml").write_text("# command\n# nothing\n{}\n")
-    monkeypatch.setattr(ablation_run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): (1,) * 15})
+    monkeypatch.setattr(
+        ablation_run, "run_one", lambda arm, *_: {(arm, 1, "retriever"): first(1) * 15}
+    )
     assert run(collection, "--arms", "same", "alone") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "same: skipped, as configs/ablation.yaml already sets all that" in shown

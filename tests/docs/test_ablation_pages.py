@@ -14,9 +14,13 @@ from rocketjax.ablation.ranks import read_ranks
 ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "docs" / "ablation").rglob("*.tsv"))
 TITLE = re.compile(
-    r"# (\w+): (\w+) training queries, (\w+) held-out queries, (\w+) passages, sample (\d+), "
-    r"base (\w+\.yaml) \("
+    r"# (?P<name>\w+)(-hidden(?P<hidden>[\d.]+))?(-unlabelled(?P<unlabelled>\d+))?: "
+    r"(?P<train>\w+) training queries, (?P<held_out>\w+) held-out queries, "
+    r"(?P<passages>\w+) passages, sample (?P<sample_seed>\d+), "
+    r"base (?P<base>\w+\.yaml) \(\w+\)(, layers (?P<layers>[\d ]+))?$"
 )
+# Where the arms of a folder's tables are described; elsewhere in configs/.
+CONFIGS = {"gpu": ["configs", "configs/gpu"], "truth": ["configs/truth"]}
 # The evidence: collection, where, BM25, the retriever before and after, the re-ranker.
 ROW = re.compile(
     r"^\| (SQuAD|MedQuAD) \| [\d,]+ \| (CPU|GPU) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.M
@@ -29,23 +33,23 @@ def test_a_page_shows_what_its_table_holds(table, tmp_path, monkeypatch):
     with table.open(encoding="utf-8") as lines:
         found = TITLE.match(next(lines))
     assert found
-    name, *sizes, seed, base = found.groups()
-    train, held_out, passages = ("0" if size == "all" else size for size in sizes)
-    gpu = table.parent.name == "gpu"
-    configs = [ROOT / "configs", *([ROOT / "configs" / "gpu"] if gpu else [])]
-    options = ["--collection", name, "--configs", *map(str, configs)]
-    options += ["--base", str((configs[-1] if gpu else configs[0]) / base)]
-    options += ["--train", train, "--held-out", held_out, "--passages", passages]
-    options += ["--sample-seed", seed, "--results", str(tmp_path), "--draw"]
-    shutil.copy(table, tmp_path)
+    given = {name: value for name, value in found.groupdict().items() if value is not None}
+    configs = [ROOT / folder for folder in CONFIGS.get(table.parent.name, ["configs"])]
+    options = ["--collection", given.pop("name"), "--configs", *map(str, configs)]
+    options += ["--base", str(configs[-1] / given.pop("base"))]
+    for name, value in given.items():
+        options += [f"--{name.replace('_', '-')}", *value.replace("all", "0").split()]
+    for path in table.parent.glob(f"{table.stem}.*"):
+        if path.suffix in (".tsv", ".json"):
+            shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert ablate.main(options) == 0
-    page = Path(f"{name}.md").read_text(encoding="utf-8")
+    assert ablate.main([*options, "--results", ".", "--draw"]) == 0
+    page = Path(f"{table.stem}.md").read_text(encoding="utf-8")
     assert page == table.with_suffix(".md").read_text(encoding="utf-8")
     # Another matplotlib draws the same words with other strokes.
     drawn, kept = (
         re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8"))
-        for picture in (Path(f"{name}.svg"), table.with_suffix(".svg"))
+        for picture in (Path(f"{table.stem}.svg"), table.with_suffix(".svg"))
     )
     assert drawn == kept
 
@@ -65,7 +69,7 @@ def test_the_evidence_says_what_the_tables_hold(row):
     if found[1] is None:  # the runs on a GPU judged no start in the table's way
         del found[1], said[1]
     shown = [
-        f"{one.mrr:.3f}" + (f" ± {one.spread:.3f}" if where == "GPU" and i else "")
+        f"{one.mean:.3f}" + (f" ± {one.spread:.3f}" if where == "GPU" and i else "")
         for i, one in enumerate(found)
     ]
     assert said == shown
