@@ -5,6 +5,7 @@
     00000.ids.npy     their ids, UTF-8 bytes
     00000.scales.npy  of int8 and binary vectors (quantised.py), whose codes 00000.npy then holds
     00000.best.npy    of those, too: which are the best for sample.npy, some queries, in float32
+    exact.json        of those, too: how they are searched (open.py)
     00001.npy         ...
 
 A shard appears whole, its vectors last, so a folder whose making was stopped has whole shards and
@@ -191,14 +192,21 @@ class Vectors:
             codes[own] = self._shards[shard][places[own]]
         return Codes(codes, self._scales[rows])
 
-    def exact_best(self, top_k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def exact_best(self, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The sample's queries [S, D] and their best rows [S, top_k] before vectors were quantised.
 
-        None where they were not kept. `top_k` at most `MEASURED`.
+        Where `unmeasured` names nothing. `top_k` at most `MEASURED`.
         """
-        paths = [self.folder / f"{i:05d}.best.npy" for i in range(self.manifest.shards)]
-        best = exact_best(paths, top_k) if (self.folder / SAMPLE).is_file() else None
-        return None if best is None else (np.array(map_npy(self.folder / SAMPLE)), best)
+        best = exact_best(self._best_files(), top_k)
+        return np.array(map_npy(self.folder / SAMPLE)), best
+
+    def unmeasured(self) -> list[str]:
+        """The files that are missing of those that `exact_best` reads."""
+        wanted = [self.folder / SAMPLE, *self._best_files()]
+        return [path.name for path in wanted if not path.is_file()]
+
+    def _best_files(self) -> list[Path]:
+        return [self.folder / f"{i:05d}.best.npy" for i in range(self.manifest.shards)]
 
     def _stored(self, start: int, stop: int) -> np.ndarray:
         size = self.manifest.shard

@@ -109,7 +109,29 @@ def test_recall_of_float32_is_measured_and_said(tmp_path, dtype):
     assert share > (0.95 if dtype == "int8" else 0.3)
     (tmp_path / "00001.best.npy").unlink()
     build_index(stored, IndexConfig(dtype=dtype), queries, 100, said.append)
-    assert said[1].endswith("recall was not measured as the vectors were encoded")
+    assert "recall is not known: 00001.best.npy is missing" in said[1]
+    assert said[1].endswith("encode into another folder to measure it")
+
+
+@BOTH
+def test_an_index_is_searched_as_it_was_built(tmp_path, dtype):
+    """By whoever opens the folder, who need not know what `encode` was told."""
+    queries, passages = vectors("random", passages=300)
+    queries[:, 0], passages[:, 0] = 200, 0.01  # little is left of the queries in int8
+    stored, origin = vectors_folder(tmp_path, passages, dtype=dtype), Origin("m", "1", "c", "2")
+    want, said = {}, []
+    for rescore in (1, 7):
+        config = IndexConfig(dtype=dtype, rescore=rescore)
+        build_index(stored, config, queries, 10, unsaid)
+        found = open_index(tmp_path, IndexConfig(), origin, said.append).search(queries, 5)
+        want[rescore] = ExactIndex(stored, rescore=rescore).search(queries, 5)
+        np.testing.assert_array_equal(found[0], want[rescore][0])
+    if dtype == "int8":
+        assert (want[1][0] != want[7][0]).any()
+    assert all(f"{n} candidates scored again" in line for n, line in zip((1, 7), said, strict=True))
+    (tmp_path / "exact.json").write_text('{"rescore": 0}')
+    with pytest.raises(InputError, match=r"exact\.json: .*rescore"):
+        open_index(tmp_path, IndexConfig(), origin)
 
 
 @BOTH
@@ -119,7 +141,8 @@ def test_opening_says_what_searches_and_scann_is_refused(tmp_path, dtype):
     origin = Origin("m", "1", "c", "2")
     index = open_index(tmp_path, IndexConfig(), origin, said.append)
     assert isinstance(index, ExactIndex) and said == [
-        f"{tmp_path}: exact search; its vectors are {dtype}"
+        f"{tmp_path}: exact search; its vectors are {dtype}, "
+        "2 candidates scored again for each passage"
     ]
     with pytest.raises(InputError, match=rf"ScaNN reads vectors in float32 .* these are {dtype}"):
         open_index(tmp_path, IndexConfig(kind="scann"), origin)
