@@ -290,6 +290,33 @@ class Vectors:
         return np.array(ids), vectors
 
 
+class Shortened(Vectors):
+    """The same corpus with vectors of their first numbers: what a retriever cut to that width gives
+    (models/bi_encoder.py), but for the rounding of what is stored. Rows are float32."""
+
+    def __init__(self, whole: Vectors, width: int, normalize: bool) -> None:
+        """Reads and copies nothing. `normalize`: vectors are scaled to length 1 after the cut."""
+        vars(self).update(vars(whole), quantised=False, dtype=DTYPES["float32"])
+        self._whole, self._width, self._normalize = whole, width, normalize
+
+    @property
+    def width(self) -> int:
+        """Of the vectors that are left."""
+        return self._width
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a vector as it is searched."""
+        return 4 * self._width
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Vectors [stop - start, width] float32."""
+        rows = self._whole.rows(start, stop)[:, : self._width].astype(np.float32)
+        if not self._normalize:
+            return rows
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def _shard_path(folder: Path, shard: int) -> Path:
     return folder / f"{shard:05d}.npy"
 

@@ -28,7 +28,7 @@ from rocketjax.training.losses import (
     joint_weights,
     reranker_loss,
 )
-from rocketjax.training.matryoshka import at_widths, settled
+from rocketjax.training.matryoshka import at_widths, narrower, settled, shortened
 
 
 @flax.struct.dataclass
@@ -160,6 +160,9 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
+        for width in narrower(loss, retriever):
+            scores = list_scores(*shortened((query, passage), width, retriever))
+            terms[f"retriever_accuracy_{width}"] = accuracy(scores, batch.valid)
         return terms | {
             "kl": divergence(de, ce, batch.valid, loss),
             "retriever_accuracy": accuracy(de, batch.valid),

@@ -16,7 +16,7 @@ from rocketjax.models.attention.attend import attend
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
-from rocketjax.models.positions import relative_bias, rotated, turns
+from rocketjax.models.positions import relative_bias, rotated, rotated_on_cpu, turns
 from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import pack
 
@@ -160,7 +160,8 @@ def test_windows_and_biases_are_those_of_the_formula(implementation, window, bia
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
-def test_rotated_scores_hang_on_distance_alone():
+@pytest.mark.parametrize("rotated", [rotated, rotated_on_cpu])
+def test_rotated_scores_hang_on_distance_alone(rotated):
     rng = np.random.default_rng(0)
     qkv = np.tile(rng.normal(size=(1, 3 * 2 * 8)).astype(np.float32), (10, 1))
     turned = rotated(jnp.asarray(qkv), turns(jnp.arange(10), 8, 100.0), 2).reshape(10, 3, 2, 8)
@@ -172,6 +173,20 @@ def test_rotated_scores_hang_on_distance_alone():
         )
     assert np.ptp(scores) > 0.1
     np.testing.assert_array_equal(turned[:, 2].reshape(10, -1), qkv[:, 32:])  # values stay
+
+
+def test_on_a_cpu_heads_are_rotated_to_the_same():
+    rng = np.random.default_rng(0)
+    qkv, weight = rng.normal(size=(2, 9, 3 * 2 * 8)).astype(np.float32)
+    turned = turns(jnp.asarray([0, 1, 2, 3, 0, 1, 77, 8_000, 5]), 8, 100.0)
+
+    def of(rotate):
+        return jax.value_and_grad(lambda x: jnp.sum(rotate(x, turned, 2) * weight))(qkv)
+
+    for ours, want in zip(of(rotated_on_cpu), of(rotated), strict=True):
+        np.testing.assert_allclose(ours, want, atol=1e-5)
+    narrow = jnp.asarray(qkv, jnp.bfloat16)
+    np.testing.assert_array_equal(*(r(narrow, turned, 2) for r in (rotated, rotated_on_cpu)))
 
 
 @each_kind
