@@ -11,6 +11,7 @@ import pytest
 from rocketjax.models import convert, heads, pretrained
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder
+from rocketjax.models.families import MODEL_TYPES
 from rocketjax.models.names import NAMES
 from rocketjax.models.positions import turns
 from rocketjax.runtime.errors import InputError
@@ -279,6 +280,22 @@ def test_what_is_not_computed_is_refused_by_name(kind, fields, tmp_path):
     with pytest.raises(InputError, match=rf"config\.json: {name} (is|\d)") as refused:
         config_with(tmp_path, kind, **fields)
     assert "supported" in str(refused.value) or "must be" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [*MODEL_TYPES, "new"])
+def test_what_nobody_knows_of_a_family_is_refused_by_name(kind, tmp_path):
+    """An activation, a scaling of positions, and what is not yet thought of; of all families."""
+    sizes = DISTILBERT if kind == "distilbert" else {}
+    activation = {"modernbert": "hidden_activation", "distilbert": "activation"}
+    for name, value in (
+        (activation.get(kind, "hidden_act"), "mish"),
+        ("rope_scaling", {"type": "yarn", "factor": 4.0}),
+        ("rotary_of_tomorrow", 2),
+        ("post_layer_norm", True),
+    ):
+        with pytest.raises(InputError, match=rf"config\.json: {name} is .*; .*supported"):
+            config_with(tmp_path, kind, **sizes, **{name: value})
+    config_with(tmp_path, kind, **sizes, rope_scaling=None, post_layer_norm=False, colour="red")
 
 
 def test_modernberts_older_fields_say_the_same(tmp_path):

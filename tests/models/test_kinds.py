@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import KINDS, as_texts, drawn, tokens
+from tiny import KINDS, REPEATED, as_texts, drawn, tokens
 
 from rocketjax.models.architecture import Compute
 from rocketjax.models.attention.attend import attend
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
+from rocketjax.models.families import FAMILIES
 from rocketjax.models.positions import relative_bias, rotated, rotated_on_cpu, turns
 from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import pack
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in REPEATED else ()) for k in KINDS]
+)
 
 
 @cache
@@ -112,6 +115,10 @@ def test_a_text_is_dropped_from_by_its_own_key(kind):
     same(together[1, :5], alone[0, :5])
     other = jax.jit(partial(encode, kind, dropout=0.3))(params, text, keys[::-1])
     assert np.abs(other - together)[1, :5].max() > 0.01
+
+
+def test_every_family_is_among_the_kinds():
+    assert {config.family for config in KINDS.values()} == {*FAMILIES}
 
 
 def test_what_is_compiled_does_not_grow_with_depth():
