@@ -8,6 +8,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,7 +107,7 @@ def _params(shapes: Params) -> Params:
     """Numbers as transformers draws them."""
     rng = np.random.default_rng(0)
 
-    def draw(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if path[-1].key in ("scale", "bias"):
             return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
         return 0.02 * rng.standard_normal(leaf.shape, np.float32)

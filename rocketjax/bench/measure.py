@@ -96,7 +96,7 @@ def result(
     ours, theirs = (median(column) for column in zip(*pairs, strict=True))
     interval = None
     if len(ratios) >= LEAST_ROUNDS:
-        found = stats.quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
+        found = stats.quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
         interval = float(found.low), float(found.high)
     return Result(task, unit, units / ours, units / theirs, median(ratios), setting, interval)
 

@@ -11,7 +11,7 @@ from rocketjax.retrieval import exact
 from rocketjax.retrieval.exact import ExactIndex, in_int8
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.quantised import dequantise, keep_sample, quantise, signs
-from rocketjax.retrieval.vectors import Origin, Vectors
+from rocketjax.retrieval.vectors import Origin, Shortened, Vectors
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unsaid
 
@@ -132,6 +132,24 @@ def test_an_index_is_searched_as_it_was_built(tmp_path, dtype):
     (tmp_path / "exact.json").write_text('{"rescore": 0}')
     with pytest.raises(InputError, match=r"exact\.json: .*rescore"):
         open_index(tmp_path, IndexConfig(), origin)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "binary"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_first_numbers_are_searched_as_vectors_of_that_width(tmp_path, dtype, normalize):
+    queries, passages = vectors("random", passages=300)
+    stored = vectors_folder(tmp_path, passages, shard=90, dtype=dtype)
+    rows = stored.in_float32()[:, :5]
+    if normalize:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    index = ExactIndex(Shortened(stored, 5, normalize), rescore=1)
+    found, scores = index.search(queries[:, :5], 7)
+    want = queries[:, :5] @ rows.T
+    np.testing.assert_allclose(scores, -np.sort(-want, axis=1)[:, :7], atol=1e-5)
+    places = np.char.lstrip(found, "p").astype(int)
+    np.testing.assert_allclose(np.take_along_axis(want, places, 1), scores, atol=1e-5)
+    with pytest.raises(InputError, match=r"the index takes \[Q, 5\]"):
+        index.search(queries, 7)
 
 
 @BOTH

@@ -306,7 +306,7 @@ def test_losses_at_several_widths_have_the_gradient_of_their_sum(negatives, norm
     assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
     # The share of lists that each narrower width gets right is logged.
     query, passage = encode_lists(retriever, params["retriever"], packed(batch), None)
-    for width in widths[1:]:
+    for width in widths[1:2] if normalize else widths[1:]:  # all cosines of one number are 1
         scale = (1 / np.linalg.norm(x[..., :width], axis=-1) for x in (query, passage))
         by_query, by_passage = scale if normalize else (np.ones(8), np.ones((8, 5)))
         scores = np.einsum("bd,bld->bl", query[:, :width], passage[..., :width])
