@@ -52,7 +52,6 @@ KINDS = {
     "gte": dataclasses.replace(
         ENCODER,
         family="gte",
-        type_vocab_size=1,
         rope_theta=80.0,
         rope_factor=1.5,
         gated=True,
@@ -61,9 +60,7 @@ KINDS = {
     ),
     "bert": ENCODER,
     "ernie": dataclasses.replace(ENCODER, family="ernie", task_type_vocab_size=3),
-    "roberta": dataclasses.replace(
-        ENCODER, family="roberta", type_vocab_size=1, pad_token_id=1, position_offset=2
-    ),
+    "roberta": dataclasses.replace(ENCODER, family="roberta", pad_token_id=1, position_offset=2),
     "distilbert": dataclasses.replace(
         ENCODER, family="distilbert", type_vocab_size=0, head=Head(activation="relu")
     ),
