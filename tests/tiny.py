@@ -50,7 +50,24 @@ KINDS = {
     "nomic": dataclasses.replace(
         ENCODER, family="nomic_bert", rope_theta=50.0, gated=True, gate_last=True, biases=()
     ),
+    "gte": dataclasses.replace(
+        ENCODER,
+        family="gte",
+        rope_theta=80.0,
+        rope_factor=1.5,
+        gated=True,
+        gate_last=True,
+        biases=("qkv", "attention_out", "mlp_out"),
+    ),
+    "bert": ENCODER,
+    "ernie": dataclasses.replace(ENCODER, family="ernie", task_type_vocab_size=3),
+    "roberta": dataclasses.replace(ENCODER, family="roberta", pad_token_id=1, position_offset=2),
+    "distilbert": dataclasses.replace(
+        ENCODER, family="distilbert", type_vocab_size=0, head=Head(activation="relu")
+    ),
 }
+# Those that compute nothing that another one of them does not.
+REPEATED = ("bert", "ernie", "roberta", "distilbert")
 
 
 def tokens(rng, *shape, length=12):

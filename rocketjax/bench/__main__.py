@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rocketjax.bench.work import Ours
     from rocketjax.data.collection import Collection
 
-Task = Literal["encode", "rerank", "train", "mine", "search", "facts"]
+Task = Literal["encode", "rerank", "train", "mine", "search", "facts", "families"]
 Figure = TypeVar("Figure", bound=tuple)
 
 
@@ -36,8 +36,12 @@ class Bench:
 
     facts: rocketjax alone, beside what it should reach; takes minutes.
 
-    Speeds are medians over rounds, the ratio is the median of the rounds' ratios. Needs the extra
-    `bench`.
+    families: encode and rerank in tokens a second, ModernBERT's and MiniLM's shapes with random
+    weights; --weights gives the tokenizer alone. By the clock, and by the processors' time of each
+    side, which tells more where other jobs run.
+
+    Speeds are medians over rounds, the ratio is the median of the rounds' ratios; from six rounds
+    on with an interval. Needs the extra `bench`.
 
     Example: python -m rocketjax.bench --tasks encode rerank --rounds 7 --json figures.json
     """
@@ -115,7 +119,7 @@ def _bench(options: Bench) -> None:
 
 
 def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Result]":
-    from rocketjax.bench import mine
+    from rocketjax.bench import families, mine
     from rocketjax.data.collection import sample_queries
 
     yield from _texts(options, ours)
@@ -124,6 +128,8 @@ def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterato
         queries = sample_queries(split, options.mined, seed=0)
         folder = Path(options.vectors_folder) / "passages"
         yield mine.measure(ours, collection, queries, folder, options.rounds, say, watch)
+    if "families" in options.tasks:
+        yield from families.measure(ours.work, options.compute, options.rounds, say)
     if "search" in options.tasks:
         queries = sample_queries(split, options.searched, seed=0)
         yield from _searches(options, collection, list(queries.queries.values()))

@@ -1,10 +1,12 @@
 """How things are measured: both sides in turn, a rival in a process of its own; and the tables.
 
 A worker process answers questions, a line each, with a line of JSON. A rival is asked for a task,
-and answers with the seconds that one run of it took and the setting that it ran with.
+and answers with the seconds that one run of it took (and may add the processor time of it) and the
+setting that it ran with.
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -19,11 +21,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from rich.table import Table
+from scipy import stats
 
 from rocketjax.runtime.errors import InputError
 
+LEAST_ROUNDS = 6  # of an interval of 95 %: the median is outside of five with a chance of 6 %
 Answer: TypeAlias = dict[str, Any]
 Ask: TypeAlias = Callable[[str], Answer]
+
+
+class Taken(NamedTuple):
+    """What one run took, in seconds."""
+
+    wall: float
+    processor: float  # of all the process' threads: other jobs do not lengthen it, but for caches
 
 
 class Result(NamedTuple):
@@ -35,6 +46,7 @@ class Result(NamedTuple):
     theirs: float
     ratio: float  # median of the rounds' ratios
     setting: str
+    interval: tuple[float, float] | None = None  # 95 % of that median; None: of too few rounds
 
 
 class Fact(NamedTuple):
@@ -55,18 +67,38 @@ def compare(
         units: how many of `unit` (passages, queries) a run of either side takes.
         rival: is asked for the task.
     """
+    taken, setting = in_rounds(task, ours, rival, rounds)
+    walls = [(one.wall, other.wall) for one, other in taken]
+    return result(task, unit, units, walls, setting)
+
+
+def in_rounds(
+    task: str, ours: Callable[[], object], rival: Ask, rounds: int
+) -> tuple[list[tuple[Taken, Taken]], str]:
+    """What each round took both sides, ours first, and the rival's setting."""
     ours()
     setting = rival(task)["setting"]
-    pairs = []
+    found = []
     for number in range(rounds):
         if number % 2:  # who is first alternates
-            ours_taken, theirs_taken = seconds(ours), rival(task)["seconds"]
+            own, answered = taken(ours), rival(task)
         else:
-            theirs_taken, ours_taken = rival(task)["seconds"], seconds(ours)
-        pairs.append((ours_taken, theirs_taken))
-    ratio = median(theirs_taken / ours_taken for ours_taken, theirs_taken in pairs)
-    ours_taken, theirs_taken = (median(column) for column in zip(*pairs, strict=True))
-    return Result(task, unit, units / ours_taken, units / theirs_taken, ratio, setting)
+            answered, own = rival(task), taken(ours)
+        found.append((own, Taken(answered["seconds"], answered.get("processor", math.nan))))
+    return found, setting
+
+
+def result(
+    task: str, unit: str, units: int, pairs: Sequence[tuple[float, float]], setting: str
+) -> Result:
+    """The medians of what rounds took both sides, ours first, in seconds."""
+    ratios = [theirs / ours for ours, theirs in pairs]
+    ours, theirs = (median(column) for column in zip(*pairs, strict=True))
+    interval = None
+    if len(ratios) >= LEAST_ROUNDS:
+        found = stats.quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
+        interval = float(found.low), float(found.high)
+    return Result(task, unit, units / ours, units / theirs, median(ratios), setting, interval)
 
 
 def in_turn(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
@@ -79,19 +111,25 @@ def in_turn(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
 
 def seconds(run: Callable[[], object]) -> float:
     """How long one run takes."""
-    started = time.perf_counter()
+    return taken(run).wall
+
+
+def taken(run: Callable[[], object]) -> Taken:
+    """What one run takes, of this process."""
+    started = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - started
+    return Taken(time.perf_counter() - started[0], time.process_time() - started[1])
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """Both sides' speeds and their ratio."""
     table = Table(title=machine())
-    for name in ("task", "a second", "rocketjax", "rival", "ratio", ""):
+    for name in ("task", "a second", "rocketjax", "rival", "ratio", "95 %", ""):
         table.add_column(name, justify="left" if name in ("task", "a second", "") else "right")
-    for result in results:
-        speeds = (f"{result.ours:,.1f}", f"{result.theirs:,.1f}", f"{result.ratio:.2f}")
-        table.add_row(result.task, result.unit, *speeds, result.setting)
+    for row in results:
+        speeds = (f"{row.ours:,.1f}", f"{row.theirs:,.1f}", f"{row.ratio:.2f}")
+        between = "{:.2f} to {:.2f}".format(*row.interval) if row.interval else ""
+        table.add_row(row.task, row.unit, *speeds, between, row.setting)
     return table
 
 
@@ -110,8 +148,22 @@ def facts_table(facts: Sequence[Fact]) -> Table:
 def machine() -> str:
     """Devices and versions, as a title."""
     device = jax.devices()[0]
-    where = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+    where = f"{_cores()} of {_processor()}" if device.platform == "cpu" else device.device_kind
     return f"{where}, jax {jax.__version__}, Python {platform.python_version()}"
+
+
+def _cores() -> str:
+    """The cores that this process may use: `taskset` gives it fewer than there are."""
+    some = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return "1 core" if some == 1 else f"{some} cores"
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "a CPU")
 
 
 @contextmanager

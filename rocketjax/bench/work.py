@@ -61,6 +61,7 @@ class Work:
     query_length: int
     passage_length: int
     pair_length: int
+    reranker: str = ""  # a folder; empty: `weights`, with a fresh head
 
     def write(self, path: Path) -> None:
         """As JSON, for the other process."""
@@ -122,7 +123,8 @@ class Ours:
         self.work, self.compute = work, compute
         text = TextConfig(work.query_length, work.passage_length, work.pair_length)
         self.retriever = pretrained_retriever(RetrieverConfig(work.weights), text, compute)
-        self.reranker = pretrained_reranker(RerankerConfig(work.weights), text, compute, 1)
+        reranker = RerankerConfig(work.reranker or work.weights)
+        self.reranker = pretrained_reranker(reranker, text, compute, 1)
 
     def encode(self) -> None:
         """Every passage to its vector, tokenising included."""

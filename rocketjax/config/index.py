@@ -17,7 +17,7 @@ class IndexConfig:
     exactly on the devices; what that costs in recall is measured and said (docs/speed.md)."""
     rescore: Size = at("start", 2)
     """Candidates for each passage asked for that int8 and binary vectors score again, with the
-    query in float32."""
+    query in float32. The index keeps it: `search` and `serve` heed it."""
     shard: Count = at("start", 0)
     """Passages in a file; a stopped encode resumes at the file it was at. 0: a 64th of the corpus,
     but at least 4,096 and at most 65,536."""

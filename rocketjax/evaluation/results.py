@@ -1,6 +1,7 @@
 """What a run ends with: both models on the held-out queries, before and after training."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pydantic
@@ -111,6 +112,16 @@ def write(
     result = Report(name, len(split.qrels), rows)
     save(result, folder)
     return result
+
+
+def add_widths(folder: Path, report: Report, found: Mapping[int, PerQuery]) -> None:
+    """Adds measures of vectors cut to fewer numbers to report.json: width -> what was measured."""
+    rows = [
+        _row(f"retriever, {width} numbers", key, None, values)
+        for width, measures in found.items()
+        for key, values in measures.items()
+    ]
+    save(dataclasses.replace(report, rows=[*report.rows, *rows]), folder)
 
 
 def save(report: Report, folder: Path) -> None:

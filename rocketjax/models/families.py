@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rocketjax.models.architecture import DENSE, Activation, EncoderConfig, Head
 from rocketjax.models.fields import MOST_LAYERS, Fields
+from rocketjax.models.keys import refuse_strange
 from rocketjax.models.remote import translated
 from rocketjax.runtime.errors import InputError
 
@@ -307,8 +308,10 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
     Raises:
         InputError: a field is missing, out of range, or asks for what the encoder does not compute.
     """
+    Fields(path, values).one_of("model_type", (*MODEL_TYPES, "new"), None)
+    refuse_strange(path, values)
     fields = translated(Fields(path, values))
-    model_type = fields.one_of("model_type", (*MODEL_TYPES, "new"), None)
+    model_type = fields.values["model_type"]
     name = MODEL_TYPES[model_type]
     family = FAMILIES[name]
     if name in _ABSOLUTE:

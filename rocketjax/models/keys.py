@@ -14,6 +14,7 @@ from rocketjax.models.sentence_transformers import (
     read_modules,
     transformer_folder,
 )
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_json
 
 
@@ -159,6 +160,39 @@ FILES: dict[str, Keys] = {
 } | {f"config.json of {kind}": keys for kind, keys in FAMILIES.items()}
 
 
+# Names that say how something is computed.
+_OF_COMPUTING = re.compile(
+    r"rope|rotary|alibi|activation|hidden_act|position|relative|window|glu|gated|norm_type"
+    r"|(layer|rms|pre|post)_?norm"
+)
+
+
+def refuse_strange(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuses a config.json with a field that nobody knows and that may change what is computed.
+
+    By its name; one that is None, False or empty asks for nothing. `unheeded` names all others.
+
+    Raises:
+        InputError: there is one; it is named.
+    """
+    kind = str(values.get("model_type"))
+    for name, value in values.items():
+        if value in (None, False, "", [], {}) or not _OF_COMPUTING.search(name):
+            continue
+        if _strange(_of_config(kind), name, value):
+            raise InputError(
+                f"{path}: {name} is {str(value)[:60]!r}; no such field of model_type {kind} is "
+                "known, and by its name it changes what is computed: supported without it (delete "
+                "it if it has no effect)"
+            )
+
+
+def _of_config(kind: str) -> Keys:
+    """The keys of config.json for a model_type."""
+    keys, more = FILES["config.json"], FAMILIES.get(kind, Keys(""))
+    return Keys(f"{keys.read} {more.read}", f"{keys.idle} {more.idle}", {**keys.only, **more.only})
+
+
 def unheeded(folder: Path) -> str:
     """One line that names what the files of a model folder say and nothing heeds; "" if nothing.
 
@@ -172,10 +206,7 @@ def unheeded(folder: Path) -> str:
                 found[name] = ["as a whole, as there is no modules.json"]
     for file, keys, fields in _contents(folder):
         if keys is FILES["config.json"]:
-            more = FAMILIES.get(str(fields.get("model_type")), Keys(""))
-            keys = Keys(
-                f"{keys.read} {more.read}", f"{keys.idle} {more.idle}", {**keys.only, **more.only}
-            )
+            keys = _of_config(str(fields.get("model_type")))
         for name, value in fields.items():
             if text := _strange(keys, name, value):
                 found.setdefault(file, []).append(text)

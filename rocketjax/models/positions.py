@@ -51,6 +51,21 @@ def rotated(qkv: jax.Array, turned: tuple[jax.Array, jax.Array], heads: int) -> 
     return jnp.concatenate([both.astype(qkv.dtype), split[:, 2:]], axis=1).reshape(qkv.shape)
 
 
+def rotated_on_cpu(qkv: jax.Array, turned: tuple[jax.Array, jax.Array], heads: int) -> jax.Array:
+    """The same in one pass that joins nothing; values are turned by nothing.
+
+    XLA for CPUs writes what is joined inside a fusion number by number: encoding with ModernBERT's
+    17M shape took 1.1 times as long.
+    """
+    cos, sin = turned
+    ones, zeros = jnp.ones_like(cos), jnp.zeros_like(sin)
+    cos = jnp.stack([cos, cos, ones], axis=1)[:, :, None, None]  # [T, 3, 1, 1, size / 2]
+    both, none = jnp.stack([-sin, sin], axis=1), jnp.stack([zeros, zeros], axis=1)
+    sin = jnp.stack([both, both, none], axis=1)[:, :, None]  # [T, 3, 1, 2, size / 2]
+    split = qkv.reshape(qkv.shape[0], 3, heads, 2, -1)
+    return (split * cos + split[:, :, :, ::-1] * sin).astype(qkv.dtype).reshape(qkv.shape)
+
+
 def relative_bias(table: jax.Array, length: int) -> jax.Array:
     """[buckets, H] -> [H, S, S], queries by keys: a learned number by distance (MPNet, T5).
 

@@ -54,9 +54,12 @@ def _new(fields: Fields) -> dict[str, Any]:
     scaling = fields.values.get("rope_scaling")
     if scaling is not None:
         factor = scaling.get("factor") if isinstance(scaling, dict) else None
-        if not isinstance(factor, int | float) or scaling != {"type": "ntk", "factor": factor}:
-            raise fields.wrong("rope_scaling", "supported: none, or type 'ntk' with a factor")
-        factor = Fields(fields.path, scaling).between("factor", 1.0, 0, 1e6)
+        known = isinstance(factor, int | float) and scaling == {"type": "ntk", "factor": factor}
+        # With a factor below 1 the makers' code would leave short texts as they are.
+        if not known or not 1 <= factor < 1e6 or isinstance(factor, bool):
+            raise fields.wrong(
+                "rope_scaling", "supported: none, or type 'ntk' with a factor of at least 1"
+            )
         # Not only long texts: the makers' code always takes the scaled base, and besides divides
         # every frequency, as "linear" does.
         size = fields.size("hidden_size") // fields.size("num_attention_heads")

@@ -18,7 +18,7 @@ from rocketjax.retrieval.model import Corpus
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.quantised import is_quantised, keep_sample
 from rocketjax.runtime import processes
-from rocketjax.training.matryoshka import temperature_of
+from rocketjax.training.matryoshka import settled, temperature_of
 
 _FOR_COSINES = 0.2  # temperatures below it are for scores between -1 and 1
 SAMPLE = 200  # training queries on which an index's recall is measured
@@ -53,7 +53,11 @@ def _scored(retriever: BiEncoder, loss: LossConfig) -> str:
         f"loss.retriever_temperature is {temperature:g}, {why}"
     )
     if loss.matryoshka:
-        line += f"; its losses are of {', '.join(map(str, loss.matryoshka))} numbers"
+        widths = zip(loss.matryoshka, settled(loss, retriever).matryoshka_weights, strict=True)
+        line += "; its losses are of " + ", ".join(
+            f"{width} ({weight:.3g})" for width, weight in widths
+        )
+        line += " numbers (weight), and so is what is measured in the end"
     if cosines and temperature >= _FOR_COSINES:
         line += (
             ". Cosines divided by that hardly differ, so that there is little to learn from: give "

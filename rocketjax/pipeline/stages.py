@@ -25,6 +25,7 @@ from rocketjax.data.collection import relevant
 from rocketjax.data.lists import TrainingList
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.evaluation import results
+from rocketjax.evaluation.results import PerQuery
 from rocketjax.inference.folder import load_retriever, save_reranker, save_retriever
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
@@ -42,11 +43,14 @@ from rocketjax.pipeline.models import (
     warmed_retriever,
 )
 from rocketjax.pipeline.pool import pool_judge
+from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.load import load_pair
 from rocketjax.retrieval.model import Corpus, Model
-from rocketjax.retrieval.ranking import Runs, retrieve_and_rerank
+from rocketjax.retrieval.ranking import Runs, retrieve_and_rerank, retrieve_judged
+from rocketjax.retrieval.vectors import Shortened
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
+from rocketjax.training.matryoshka import narrower
 from rocketjax.training.step import joint_objective, reranker_objective, retriever_objective
 from rocketjax.training.trainer import train_stage
 
@@ -174,10 +178,14 @@ def evaluate(run: Run) -> None:
                 f"and {len(missing) - 1:,} more of these queries; --from start judges them again"
             )
 
+    shorter = _at_widths(run, model, corpus)
+
     def write() -> None:
-        depths = run.config.evaluate
+        depths, split = run.config.evaluate, run.held_out
         name = run.name_of(run.folder)
-        results.write(run.folder, run.held_out, run.collection, before, after, depths, name)
+        report = results.write(run.folder, split, run.collection, before, after, depths, name)
+        if shorter:
+            results.add_widths(run.folder, report, shorter)
 
     processes.from_main(write)
 
@@ -222,6 +230,20 @@ def _judge(run: Run, model: Model, corpus: Corpus, folder: Path) -> Runs:
 
     processes.from_main(write)
     return runs
+
+
+def _at_widths(run: Run, model: Model, corpus: Corpus) -> dict[int, PerQuery]:
+    """What the retriever finds by the first numbers of its vectors, of each width it was trained
+    at. The corpus is not encoded again; search is exact."""
+    depths, found, whole = run.config.evaluate, {}, corpus.index.vectors
+    for width in narrower(run.config.loss, model.retriever.module):
+        short = model.retriever.truncated(width)
+        index = ExactIndex(Shortened(whole, width, short.module.normalize))
+        ranked = retrieve_judged(short, index, run.held_out.queries, depths, run.watch)
+        found[width] = results.measure_run(
+            run.held_out, run.collection, ranked, depths.top_k, depths.relevant
+        )
+    return found
 
 
 def _save(save: Callable[[Path, Any], None], folder: Path, model: Retriever | Reranker) -> None:

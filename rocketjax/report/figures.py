@@ -1,7 +1,9 @@
 """A run's figures, each a function from what it shows to a matplotlib figure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 
 import numpy as np
 from matplotlib import rc_context
@@ -58,13 +60,20 @@ def divergence(log: Columns) -> Figure:
 
 
 def accuracies(log: Columns) -> Figure:
-    """Share of a step's lists whose positive each model ranks first."""
+    """Share of a step's lists whose positive each model ranks first.
+
+    The retriever's once more for each width that its vectors are cut to in training.
+    """
     figure, axes = drawing.new_figure()
     ends = [
         drawing.line(axes, log["step"], log[f"{model}_accuracy"], NAMES[model], colour)
         for model, colour in COLOURS.items()
         if f"{model}_accuracy" in log
     ]
+    cuts = [name for name in log if re.fullmatch(r"retriever_accuracy_[0-9]+", name)]
+    for name, colour in zip(cuts, cycle((GREEN, PURPLE, YELLOW)), strict=False):
+        label = f"first {name.rpartition('_')[2]}"
+        ends.append(drawing.line(axes, log["step"], log[name], label, colour))
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     drawing.label_over_steps(axes, "of the step's lists", ends, drawing.SHARE)

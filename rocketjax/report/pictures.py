@@ -58,7 +58,7 @@ def _joint(log: Columns, config: Config) -> Iterator[Picture]:
         yield captioned(
             figures.mark_refreshes(figures.accuracies(log), refreshes),
             "Positive ranked first",
-            "Share of a step's lists, before the models learn from them.",
+            f"Share of a step's lists, before the models learn from them.{_by_width(config)}",
         )
 
 
@@ -122,6 +122,12 @@ def _guess(config: Config) -> float | None:
     """The loss of scoring all passages of a list alike; None where it is not over a list."""
     listwise = resolve_loss(config.loss).reranker_loss == "listwise"
     return math.log(config.lists.length) if listwise else None
+
+
+def _by_width(config: Config) -> str:
+    if not config.loss.matryoshka:
+        return ""
+    return " Of the retriever also by the first numbers of its vectors (loss.matryoshka)."
 
 
 def _only_in_table(config: Config, model: str) -> str:

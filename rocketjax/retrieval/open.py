@@ -5,7 +5,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pydantic
 
+from rocketjax.config.fields import Size
 from rocketjax.config.options import check_index
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
@@ -13,8 +15,19 @@ from rocketjax.retrieval.index import Index, recall
 from rocketjax.retrieval.quantised import MEASURED
 from rocketjax.retrieval.scann import build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Origin, Vectors
+from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import read_json, valid, write_json
 from rocketjax.runtime.progress import Say, unsaid
+
+_SETTINGS = "exact.json"
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class _Settings:
+    """exact.json: how quantised vectors are searched, wherever the folder is opened."""
+
+    rescore: Size  # of IndexConfig, when the index was built
 
 
 def build_index(
@@ -23,7 +36,8 @@ def build_index(
     """An index over `vectors`, as the config asks for; an exact one needs nothing on disk.
 
     "auto" takes ScaNN where it is installed and one process runs. Vectors in int8 or binary are
-    searched exactly; the recall that their type costs is measured and said.
+    searched exactly; the recall that their type costs is measured and said, and `config.rescore` is
+    kept in the folder.
 
     Args:
         queries: [S, D], on which an approximate index's recall@top_k is measured.
@@ -33,6 +47,8 @@ def build_index(
     """
     _check_kind(config, vectors)
     if vectors.quantised:
+        settings = {"rescore": config.rescore}
+        processes.from_main(lambda: write_json(vectors.folder / _SETTINGS, settings))
         index = ExactIndex(vectors, rescore=config.rescore)
         say(_measured(index, config))
         return index
@@ -46,7 +62,8 @@ def build_index(
 def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = unsaid) -> Index:
     """Opens the vectors of a folder, and the ScaNN index beside them if it is to be used.
 
-    Nothing is built: where "auto" finds no ScaNN index, search is exact.
+    Nothing is built: where "auto" finds no ScaNN index, search is exact. Vectors in int8 or binary
+    are searched as the index was built, whatever `config.rescore` is.
 
     Args:
         expected: the retriever that queries will be encoded with, and the collection whose
@@ -70,14 +87,26 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
                 f"{new_hash}); encode the corpus again, with python -m rocketjax.encode"
             )
     if vectors.quantised:
-        say(f"{folder}: exact search; its vectors are {vectors.manifest.dtype}")
-        return ExactIndex(vectors, rescore=config.rescore)
+        rescore = _remembered(folder, config.rescore)
+        say(
+            f"{folder}: exact search; its vectors are {vectors.manifest.dtype}, "
+            f"{rescore} candidates scored again for each passage"
+        )
+        return ExactIndex(vectors, rescore=rescore)
     built = (folder / "scann").is_dir()
     if config.kind == "scann" or (config.kind == "auto" and built and _alone() and not missing()):
         say(f"{folder}: ScaNN searches it")
         return open_scann(vectors)
     say(f"{folder}: exact search; {_why_exact(config, built)}")
     return ExactIndex(vectors)
+
+
+def _remembered(folder: Path, default: int) -> int:
+    """The rescore with which the index was built; an older one does not tell."""
+    path = folder / _SETTINGS
+    if not path.is_file():
+        return default
+    return valid(_Settings, read_json(path), path, "encode the corpus again").rescore
 
 
 def _why_exact(config: IndexConfig, built: bool) -> str:
@@ -96,9 +125,13 @@ def _measured(index: ExactIndex, config: IndexConfig) -> str:
         f"{vectors.folder}: {vectors.manifest.dtype}, {vectors.row_bytes} bytes a vector, exact "
         f"search, {config.rescore} candidates scored again for each passage"
     )
-    if (sample := vectors.exact_best(top_k)) is None:
-        return f"{line}; recall was not measured as the vectors were encoded"
-    queries, exact = sample
+    if absent := vectors.unmeasured():
+        return (
+            f"{line}; recall is not known: {absent[0]} is missing, as of vectors that an older "
+            "version encoded, and they are not kept in float32; encode into another folder to "
+            "measure it"
+        )
+    queries, exact = vectors.exact_best(top_k)
     found, _ = index.rows(queries, top_k)
     shares = [
         f"recall@{k} {recall(found[:, :k], exact[:, :k]):.4f}"

@@ -104,10 +104,8 @@ def keep_best(folder: Path, path: Path, first: int, vectors: np.ndarray) -> None
     write_npy(path, best)
 
 
-def exact_best(paths: list[Path], top_k: int) -> np.ndarray | None:
-    """The sample's best rows [S, top_k] of all shards in float32; None where one kept none."""
-    if not all(path.is_file() for path in paths):
-        return None
+def exact_best(paths: list[Path], top_k: int) -> np.ndarray:
+    """The sample's best rows [S, top_k] of all shards in float32."""
     best = np.concatenate([map_npy(path) for path in paths], axis=2)
     return _best(best)[0, :, :top_k].astype(np.int64)
 

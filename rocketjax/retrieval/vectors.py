@@ -5,6 +5,7 @@
     00000.ids.npy     their ids, UTF-8 bytes
     00000.scales.npy  of int8 and binary vectors (quantised.py), whose codes 00000.npy then holds
     00000.best.npy    of those, too: which are the best for sample.npy, some queries, in float32
+    exact.json        of those, too: how they are searched (open.py)
     00001.npy         ...
 
 A shard appears whole, its vectors last, so a folder whose making was stopped has whole shards and
@@ -191,14 +192,21 @@ class Vectors:
             codes[own] = self._shards[shard][places[own]]
         return Codes(codes, self._scales[rows])
 
-    def exact_best(self, top_k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def exact_best(self, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The sample's queries [S, D] and their best rows [S, top_k] before vectors were quantised.
 
-        None where they were not kept. `top_k` at most `MEASURED`.
+        Where `unmeasured` names nothing. `top_k` at most `MEASURED`.
         """
-        paths = [self.folder / f"{i:05d}.best.npy" for i in range(self.manifest.shards)]
-        best = exact_best(paths, top_k) if (self.folder / SAMPLE).is_file() else None
-        return None if best is None else (np.array(map_npy(self.folder / SAMPLE)), best)
+        best = exact_best(self._best_files(), top_k)
+        return np.array(map_npy(self.folder / SAMPLE)), best
+
+    def unmeasured(self) -> list[str]:
+        """The files that are missing of those that `exact_best` reads."""
+        wanted = [self.folder / SAMPLE, *self._best_files()]
+        return [path.name for path in wanted if not path.is_file()]
+
+    def _best_files(self) -> list[Path]:
+        return [self.folder / f"{i:05d}.best.npy" for i in range(self.manifest.shards)]
 
     def _stored(self, start: int, stop: int) -> np.ndarray:
         size = self.manifest.shard
@@ -280,6 +288,33 @@ class Vectors:
         if ids.shape != (count,) or ids.dtype.kind != "S":
             raise InputError(f"{path.with_suffix('.ids.npy')}: not the ids of {count} passages")
         return np.array(ids), vectors
+
+
+class Shortened(Vectors):
+    """The same corpus with vectors of their first numbers: what a retriever cut to that width gives
+    (models/bi_encoder.py), but for the rounding of what is stored. Rows are float32."""
+
+    def __init__(self, whole: Vectors, width: int, normalize: bool) -> None:
+        """Reads and copies nothing. `normalize`: vectors are scaled to length 1 after the cut."""
+        vars(self).update(vars(whole), quantised=False, dtype=DTYPES["float32"])
+        self._whole, self._width, self._normalize = whole, width, normalize
+
+    @property
+    def width(self) -> int:
+        """Of the vectors that are left."""
+        return self._width
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a vector as it is searched."""
+        return 4 * self._width
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Vectors [stop - start, width] float32."""
+        rows = self._whole.rows(start, stop)[:, : self._width].astype(np.float32)
+        if not self._normalize:
+            return rows
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

@@ -71,14 +71,7 @@ def at_widths(
         loss: a settled one.
         retriever: whether it scales to length 1 decides whether each width is scaled.
     """
-
-    def shortened(width: int) -> tuple[jax.Array, jax.Array]:
-        if width == retriever.width:  # it is scaled already
-            return vectors
-        query, passage = (cut(x, width, retriever.normalize) for x in vectors)
-        return query, passage
-
-    at_each = [terms_of(*shortened(width)) for width in loss.matryoshka]
+    at_each = [terms_of(*shortened(vectors, width, retriever)) for width in loss.matryoshka]
 
     def weighed(name: str) -> Term:
         weighted = zip(loss.matryoshka_weights, at_each, strict=True)
@@ -86,3 +79,18 @@ def at_widths(
         return Term(total, at_each[0][name].count)  # pyright: ignore  (a count is of lists)
 
     return {name: weighed(name) for name in _OF_VECTORS if at_each and name in at_each[0]}
+
+
+def shortened(
+    vectors: tuple[jax.Array, jax.Array], width: int, retriever: BiEncoder
+) -> tuple[jax.Array, jax.Array]:
+    """Queries [B, D] and passages [B, L, D] as a retriever of that width gives them."""
+    if width == retriever.width:  # it is scaled already
+        return vectors
+    query, passage = (cut(x, width, retriever.normalize) for x in vectors)
+    return query, passage
+
+
+def narrower(loss: LossConfig, retriever: BiEncoder) -> list[int]:
+    """The widths of `loss.matryoshka` that are not the retriever's own, the widest first."""
+    return sorted({*loss.matryoshka} - {retriever.width}, reverse=True)

@@ -32,7 +32,7 @@ from rocketjax.training.losses import (
     with_labels,
     without_likely,
 )
-from rocketjax.training.matryoshka import at_widths, settled
+from rocketjax.training.matryoshka import at_widths, narrower, settled, shortened
 
 
 @flax.struct.dataclass
@@ -168,6 +168,9 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
         terms = of_vectors(query, passage)
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
         own = with_labels(batch.valid, batch.labelled)
+        for width in narrower(loss, retriever):
+            scores = list_scores(*shortened((query, passage), width, retriever))
+            terms[f"retriever_accuracy_{width}"] = accuracy(scores, own)
         lists = batch.valid.shape[0] * jax.lax.psum(1, AXIS)
         scaled = de / (loss.retriever_temperature or 1.0)  # a settled one has it
         return (

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from on_disk import make_weights
 from tiny import list_batch, models, packed, vectors_folder
 
 from rocketjax.bench import __main__ as bench
-from rocketjax.bench import collectives, compiles, plan, search
+from rocketjax.bench import collectives, compiles, families, plan, search
 from rocketjax.bench import facts as bench_facts
 from rocketjax.bench import measure as pair
 from rocketjax.bench.measure import worker_process
-from rocketjax.bench.recipes import BERT_BASE
+from rocketjax.bench.recipes import BERT_BASE, sizes_of
 from rocketjax.bench.search import cut
+from rocketjax.bench.shapes import vector_bytes
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
 from rocketjax.config.loss import LossConfig
@@ -66,13 +68,63 @@ def test_work_is_drawn_from_the_collection_and_travels(work, collection, tmp_pat
 
 
 def test_figures_follow_from_the_times(monkeypatch):
-    taken = iter([9.0, 2.0, 1.0, 4.0])
-    monkeypatch.setattr(pair, "seconds", lambda run: next(taken, 2.0))
+    times = iter([9.0, 2.0, 1.0, 4.0])
+    monkeypatch.setattr(pair, "taken", lambda run: pair.Taken(next(times, 2.0), 1.0))
     answers = iter([{"seconds": s, "setting": "its own"} for s in (1.0, 4.0, 3.0, 8.0)])
     result = pair.compare("encode", "passages", 12, lambda: None, lambda _: next(answers), 3)
     # Ours 9, 2, 1; theirs 4, 3, 8: medians 2 and 4, ratios 0.44, 1.5, 8.
     assert (result.ours, result.theirs, result.ratio) == (6.0, 3.0, 1.5)
-    assert result.setting == "its own"
+    assert result.setting == "its own" and result.interval is None
+
+
+def test_the_median_ratio_has_an_interval_where_rounds_suffice():
+    """By the ratios' own order: the least and the greatest of six leave the median in 31 of 32."""
+    ratios = [1.1, 1.3, 1.2, 1.6, 1.0, 1.4]
+    assert pair.result("t", "u", 1, [(1.0, r) for r in ratios], "").interval == (1.0, 1.6)
+    many = [(2.0, 2.0 * r) for r in np.linspace(1, 2, 31)]
+    low, high = pair.result("t", "u", 1, many, "").interval
+    assert 1 < low < 1.5 < high < 2
+    assert pair.result("t", "u", 1, many[:5], "").interval is None
+
+
+def test_processor_time_is_that_of_the_work_and_not_of_waiting():
+    waited = pair.taken(lambda: time.sleep(0.2))
+    assert waited.wall >= 0.2 and waited.processor < 0.1
+    rng = np.random.default_rng(0)
+    worked = pair.taken(lambda: [rng.random(100_000).sum() for _ in range(300)])
+    assert worked.processor > 0.02
+
+
+def small(family):
+    """A shape of the benchmark in small; heads stay even."""
+    (shape,) = (shape for shape in families.SHAPES.values() if shape.family == family)
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_layers": 4, "num_heads": 4}
+    return dataclasses.replace(shape, **sizes, intermediate_size=48, max_positions=64)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "bert"])
+def test_both_sides_of_a_drawn_shape_compute_the_same(family, work, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    own = families.drawn(small(family), work, tmp_path / "models")
+    ours = Ours(own, ComputeConfig())
+    theirs = library.SentenceTransformer(own.weights, device="cpu")
+    vectors = ours.retriever.encode_passage(own.passages)
+    np.testing.assert_allclose(vectors, theirs.encode(own.passages), atol=1e-5)
+    assert np.ptp(vectors, axis=0).max() > 1e-3
+    queries, passages = zip(*own.pairs, strict=True)
+    scores = ours.reranker.score(queries, passages)
+    judge = library.CrossEncoder(own.reranker, device="cpu")
+    np.testing.assert_allclose(scores, judge.predict(own.pairs), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_families_are_measured_by_both_clocks(work, monkeypatch):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    monkeypatch.setattr(families, "SHAPES", {"small": small("modernbert")})
+    found = list(families.measure(work, ComputeConfig(), 1, lambda line: None))
+    assert [result.task for result in found] == ["small: encode"] * 2 + ["small: rerank"] * 2
+    assert [result.unit for result in found] == ["tokens", "of processors' time"] * 2
+    assert all(result.ours > 0 and result.theirs > 0 for result in found)
 
 
 def test_the_plain_step_trains(work):
@@ -248,6 +300,11 @@ def test_a_plan_multiplies_out():
         for s in plan.stages(dataclasses.replace(loaded, index=floats), plan.Plan(machine="h100"))
     }
     assert loaded.index.dtype == "bfloat16"
+    # MS MARCO's 8,841,823 vectors of 768 numbers: 13.6 GB, and 6.8 and 0.88 with a scale each.
+    marco = options.load(root / "configs" / "msmarco.yaml")
+    for dtype, size in (("bfloat16", 13.58e9), ("int8", 6.83e9), ("binary", 0.884e9)):
+        stored = dataclasses.replace(marco, index=dataclasses.replace(marco.index, dtype=dtype))
+        assert sizes_of(stored).passages * vector_bytes(stored) == pytest.approx(size, rel=1e-3)
     assert larger["mine"].memory - planned["mine"].memory == pytest.approx(2 * 21_015_324 * 768)
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"

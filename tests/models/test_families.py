@@ -11,6 +11,7 @@ import pytest
 from rocketjax.models import convert, heads, pretrained
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder
+from rocketjax.models.families import MODEL_TYPES
 from rocketjax.models.names import NAMES
 from rocketjax.models.positions import turns
 from rocketjax.runtime.errors import InputError
@@ -268,6 +269,10 @@ NESTED = {"full_attention": FLAT, "sliding_attention": FLAT}
         ("new", {"pack_qkv": False}),
         ("new", {"rope_scaling": {"type": "ntk", "factor": 8.0, "mixed_b": 0.5}}),
         ("new", {"rope_scaling": {"type": "dynamic", "factor": 8.0}}),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 0.5}}),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": True}}),
+        ("new", {"rope_scaling": {"type": "ntk"}}),
+        ("new", {"rope_scaling": 8.0}),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(kind, fields, tmp_path):
@@ -275,6 +280,22 @@ def test_what_is_not_computed_is_refused_by_name(kind, fields, tmp_path):
     with pytest.raises(InputError, match=rf"config\.json: {name} (is|\d)") as refused:
         config_with(tmp_path, kind, **fields)
     assert "supported" in str(refused.value) or "must be" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [*MODEL_TYPES, "new"])
+def test_what_nobody_knows_of_a_family_is_refused_by_name(kind, tmp_path):
+    """An activation, a scaling of positions, and what is not yet thought of; of all families."""
+    sizes = DISTILBERT if kind == "distilbert" else {}
+    activation = {"modernbert": "hidden_activation", "distilbert": "activation"}
+    for name, value in (
+        (activation.get(kind, "hidden_act"), "mish"),
+        ("rope_scaling", {"type": "yarn", "factor": 4.0}),
+        ("rotary_of_tomorrow", 2),
+        ("post_layer_norm", True),
+    ):
+        with pytest.raises(InputError, match=rf"config\.json: {name} is .*; .*supported"):
+            config_with(tmp_path, kind, **sizes, **{name: value})
+    config_with(tmp_path, kind, **sizes, rope_scaling=None, post_layer_norm=False, colour="red")
 
 
 def test_modernberts_older_fields_say_the_same(tmp_path):
@@ -349,20 +370,51 @@ def test_what_nomics_code_would_do_otherwise_is_refused(fields, tmp_path):
         nomic_with(tmp_path, **fields)
 
 
-def test_new_is_gte_with_scaled_wavelengths(tmp_path):
-    """By the formula in the code that came with it: base times factor, frequencies divided by
-    factor ** (2 / size), at any length."""
+def ntk_frequencies(theta, factor, size):
+    """Of a head's pairs, as Alibaba-NLP/new-impl's modeling.py has them without mixed_b (read in
+    copies of it on GitHub, and in vLLM's NTKScalingRotaryEmbedding, which serves these models).
+
+    Equation 6 of https://kexue.fm/archives/9706: wavelengths of the base theta * factor, and all of
+    them longer by the factor that the last one then lacks. The makers' code fills its table for
+    max_position_embeddings * factor tokens before the first text comes, and anew for longer ones:
+    so these hold at every length.
+    """
+    pair = np.arange(size // 2)
+    return (theta * factor) ** (-2 * pair / size) * factor ** (-2 / size)
+
+
+@pytest.mark.parametrize("factor", [1, 2.0, 8])  # gte-large-en-v1.5 has 2, gte-multilingual 8
+def test_new_is_gte_with_scaled_wavelengths(factor, tmp_path):
     plain = config_with(tmp_path, "new", rope_theta=500, type_vocab_size=0)
     assert plain == config_with(
         tmp_path, "gte", rope_parameters=FLAT, type_vocab_size=0, pad_token_id=0
     )
-    scaling = {"type": "ntk", "factor": 8.0}
-    scaled = config_with(tmp_path, "new", rope_theta=500, rope_scaling=scaling)
-    cos, sin = turns(jnp.arange(60), 4, scaled.rope_theta, scaled.rope_factor)
-    frequency = 1 / (500 * 8.0) ** (np.arange(0, 4, 2) / 4) / 8.0 ** (2 / 4)
-    angle = np.arange(60)[:, None] * frequency
-    np.testing.assert_allclose(cos, np.cos(angle), atol=1e-5)
-    np.testing.assert_allclose(sin, np.sin(angle), atol=1e-5)
+    scaling = {"type": "ntk", "factor": factor}
+    scaled = config_with(tmp_path, "new", rope_theta=20_000, rope_scaling=scaling, hidden_size=256)
+    assert scaled.max_positions == SIZES["max_position_embeddings"]
+    places = np.array([*range(60), 511, 512, 8_000, 65_535])
+    cos, sin = turns(jnp.asarray(places), 64, scaled.rope_theta, scaled.rope_factor)
+    angle = places[:, None] * ntk_frequencies(20_000, factor, 64)
+    for ours, theirs in ((cos, np.cos(angle)), (sin, np.sin(angle))):
+        # float32, in which their code multiplies as well, holds an angle to 2 ** -23 of it.
+        assert (np.abs(ours - theirs) <= 1e-6 + angle * 2**-22).all()
+
+
+@pytest.mark.parametrize("length", [31, 600])  # within the positions it was trained on, and beyond
+def test_new_computes_what_gte_does_with_those_frequencies(length, tmp_path):
+    """Live: transformers' own GTE, its frequencies replaced by the formula's."""
+    model = model_of("gte", tmp_path, max_position_embeddings=700)
+    frequencies = torch.from_numpy(ntk_frequencies(20_000, 8.0, 4).astype(np.float32))
+    model.rotary_emb.inv_freq.copy_(frequencies)
+    sizes = {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 700}
+    rope = {"rope_theta": 20_000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+    config = config_with(tmp_path, "new", **sizes, **rope)
+    _, params, _ = load(tmp_path)
+    tokens = tokens_of(config, np.array([length, 18, 1], np.int32))
+    with torch.no_grad():
+        theirs = theirs_of(model, config, tokens).last_hidden_state.numpy()
+    ours = jax.jit(Encoder(config).apply)({"params": params}, tokens)
+    assert np.abs(ours - theirs)[own(tokens)].max() <= 1e-4
 
 
 def test_scaled_wavelengths_are_those_of_transformers(tmp_path):

@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ENCODER, KINDS, as_texts, drawn, tokens
+from tiny import ENCODER, KINDS, REPEATED, as_texts, drawn, tokens
 
 from rocketjax.models.architecture import Compute
 from rocketjax.models.attention.attend import attend
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
-from rocketjax.models.positions import relative_bias, rotated, turns
+from rocketjax.models.families import FAMILIES
+from rocketjax.models.positions import relative_bias, rotated, rotated_on_cpu, turns
 from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import pack
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in REPEATED else ()) for k in KINDS]
+)
 
 
 @cache
@@ -134,6 +137,10 @@ def test_a_text_is_dropped_from_by_its_own_key(kind):
     assert np.abs(other - together)[1, :5].max() > 0.01
 
 
+def test_every_family_is_among_the_kinds():
+    assert {config.family for config in KINDS.values()} == {*FAMILIES}
+
+
 def test_what_is_compiled_does_not_grow_with_depth():
     """Of layers that take turns: a step of the scan is one turn of them."""
 
@@ -180,7 +187,8 @@ def test_windows_and_biases_are_those_of_the_formula(implementation, window, bia
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
-def test_rotated_scores_hang_on_distance_alone():
+@pytest.mark.parametrize("rotated", [rotated, rotated_on_cpu])
+def test_rotated_scores_hang_on_distance_alone(rotated):
     rng = np.random.default_rng(0)
     qkv = np.tile(rng.normal(size=(1, 3 * 2 * 8)).astype(np.float32), (10, 1))
     turned = rotated(jnp.asarray(qkv), turns(jnp.arange(10), 8, 100.0), 2).reshape(10, 3, 2, 8)
@@ -192,6 +200,20 @@ def test_rotated_scores_hang_on_distance_alone():
         )
     assert np.ptp(scores) > 0.1
     np.testing.assert_array_equal(turned[:, 2].reshape(10, -1), qkv[:, 32:])  # values stay
+
+
+def test_on_a_cpu_heads_are_rotated_to_the_same():
+    rng = np.random.default_rng(0)
+    qkv, weight = rng.normal(size=(2, 9, 3 * 2 * 8)).astype(np.float32)
+    turned = turns(jnp.asarray([0, 1, 2, 3, 0, 1, 77, 8_000, 5]), 8, 100.0)
+
+    def of(rotate):
+        return jax.value_and_grad(lambda x: jnp.sum(rotate(x, turned, 2) * weight))(qkv)
+
+    for ours, want in zip(of(rotated_on_cpu), of(rotated), strict=True):
+        np.testing.assert_allclose(ours, want, atol=1e-5)
+    narrow = jnp.asarray(qkv, jnp.bfloat16)
+    np.testing.assert_array_equal(*(r(narrow, turned, 2) for r in (rotated, rotated_on_cpu)))
 
 
 @each_kind

@@ -10,6 +10,7 @@ import rocketjax
 from rocketjax import encode, evaluate, export
 from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import EvaluateConfig, IndexConfig, RetrieverConfig, StageConfig
+from rocketjax.evaluation import results
 from rocketjax.pipeline import run as pipeline
 from rocketjax.retrieval.vectors import read_manifest
 from rocketjax.runtime.progress import unwatched
@@ -24,7 +25,7 @@ def test_every_door_heeds_the_width_and_the_type(weights, collection, tmp_path, 
         collection,
         folder,
         retriever=RetrieverConfig(str(weights), "shared", "mean", True, truncate=8),
-        loss=LossConfig(retriever_temperature=None, matryoshka=(8, 4)),
+        loss=LossConfig(retriever_temperature=None, matryoshka=(8, 1)),
         index=IndexConfig(dtype="int8", shard=25),
         evaluate=EvaluateConfig(top_k=20, rerank_depth=10, every=0, start=False),
         retriever_warmup=stage,
@@ -33,12 +34,22 @@ def test_every_door_heeds_the_width_and_the_type(weights, collection, tmp_path, 
     )
     assert pipeline.run(settings, said.append, unwatched) is not None
     (line,) = (line for line in said if "scores are cosines" in line)
-    assert "of 8 numbers" in line and "its losses are of 8, 4 numbers" in line
+    assert "of 8 numbers" in line and "its losses are of 8 (0.5), 1 (0.5) numbers" in line
     assert any("int8, 12 bytes a vector" in one and "recall@10" in one for one in said)
+    logged = [json.loads(row) for row in (folder / "log.jsonl").read_text().splitlines()]
+    (joint,) = (row for row in logged if row["stage"] == "joint")
+    assert 0 <= joint["retriever_accuracy_1"] <= 1 and "retriever_accuracy_8" not in joint
     manifest = read_manifest(folder / "index")
     assert (manifest.width, manifest.dtype) == (8, "int8")
 
+    report = results.load(folder)
+    rows = {(row.model, row.measure): row.after for row in report.rows}
     model = rocketjax.load(folder)
+    by_eight = {m: v for (name, m), v in rows.items() if name == "retriever"}
+    by_one = {m: v for (name, m), v in rows.items() if name == "retriever, 1 numbers"}
+    assert by_one.keys() == by_eight.keys()
+    assert 0 <= by_one["MRR@10"] < by_eight["MRR@10"]  # all cosines of one number are 1 or -1
+    assert "retriever, 1 numbers" in (folder / "report.html").read_text()
     query = model.encode_query(["topic words"])
     assert query.shape == (1, 8) and np.linalg.norm(query) == pytest.approx(1, abs=1e-5)
     hits = model.search("topic words", top_k=60, depth=0)

@@ -11,7 +11,7 @@ from rocketjax.retrieval import exact
 from rocketjax.retrieval.exact import ExactIndex, in_int8
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.quantised import dequantise, keep_sample, quantise, signs
-from rocketjax.retrieval.vectors import Origin, Vectors
+from rocketjax.retrieval.vectors import Origin, Shortened, Vectors
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unsaid
 
@@ -109,7 +109,47 @@ def test_recall_of_float32_is_measured_and_said(tmp_path, dtype):
     assert share > (0.95 if dtype == "int8" else 0.3)
     (tmp_path / "00001.best.npy").unlink()
     build_index(stored, IndexConfig(dtype=dtype), queries, 100, said.append)
-    assert said[1].endswith("recall was not measured as the vectors were encoded")
+    assert "recall is not known: 00001.best.npy is missing" in said[1]
+    assert said[1].endswith("encode into another folder to measure it")
+
+
+@BOTH
+def test_an_index_is_searched_as_it_was_built(tmp_path, dtype):
+    """By whoever opens the folder, who need not know what `encode` was told."""
+    queries, passages = vectors("random", passages=300)
+    queries[:, 0], passages[:, 0] = 200, 0.01  # little is left of the queries in int8
+    stored, origin = vectors_folder(tmp_path, passages, dtype=dtype), Origin("m", "1", "c", "2")
+    want, said = {}, []
+    for rescore in (1, 7):
+        config = IndexConfig(dtype=dtype, rescore=rescore)
+        build_index(stored, config, queries, 10, unsaid)
+        found = open_index(tmp_path, IndexConfig(), origin, said.append).search(queries, 5)
+        want[rescore] = ExactIndex(stored, rescore=rescore).search(queries, 5)
+        np.testing.assert_array_equal(found[0], want[rescore][0])
+    if dtype == "int8":
+        assert (want[1][0] != want[7][0]).any()
+    assert all(f"{n} candidates scored again" in line for n, line in zip((1, 7), said, strict=True))
+    (tmp_path / "exact.json").write_text('{"rescore": 0}')
+    with pytest.raises(InputError, match=r"exact\.json: .*rescore"):
+        open_index(tmp_path, IndexConfig(), origin)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "binary"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_first_numbers_are_searched_as_vectors_of_that_width(tmp_path, dtype, normalize):
+    queries, passages = vectors("random", passages=300)
+    stored = vectors_folder(tmp_path, passages, shard=90, dtype=dtype)
+    rows = stored.in_float32()[:, :5]
+    if normalize:
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    index = ExactIndex(Shortened(stored, 5, normalize), rescore=1)
+    found, scores = index.search(queries[:, :5], 7)
+    want = queries[:, :5] @ rows.T
+    np.testing.assert_allclose(scores, -np.sort(-want, axis=1)[:, :7], atol=1e-5)
+    places = np.char.lstrip(found, "p").astype(int)
+    np.testing.assert_allclose(np.take_along_axis(want, places, 1), scores, atol=1e-5)
+    with pytest.raises(InputError, match=r"the index takes \[Q, 5\]"):
+        index.search(queries, 7)
 
 
 @BOTH
@@ -119,7 +159,8 @@ def test_opening_says_what_searches_and_scann_is_refused(tmp_path, dtype):
     origin = Origin("m", "1", "c", "2")
     index = open_index(tmp_path, IndexConfig(), origin, said.append)
     assert isinstance(index, ExactIndex) and said == [
-        f"{tmp_path}: exact search; its vectors are {dtype}"
+        f"{tmp_path}: exact search; its vectors are {dtype}, "
+        "2 candidates scored again for each passage"
     ]
     with pytest.raises(InputError, match=rf"ScaNN reads vectors in float32 .* these are {dtype}"):
         open_index(tmp_path, IndexConfig(kind="scann"), origin)

@@ -304,6 +304,16 @@ def test_losses_at_several_widths_have_the_gradient_of_their_sum(negatives, norm
     assert one[1]["loss"] == pytest.approx(float(value), rel=1e-5)
     assert_trees_close(one[0], want)
     assert_same(gradient(params, batch, objective, 2, "shard_map", chunk=3), one)
+    # The share of lists that each narrower width gets right is logged.
+    query, passage = encode_lists(retriever, params["retriever"], packed(batch), None)
+    for width in widths[1:2] if normalize else widths[1:]:  # all cosines of one number are 1
+        scale = (1 / np.linalg.norm(x[..., :width], axis=-1) for x in (query, passage))
+        by_query, by_passage = scale if normalize else (np.ones(8), np.ones((8, 5)))
+        scores = np.einsum("bd,bld->bl", query[:, :width], passage[..., :width])
+        scores = scores * by_query[:, None] * by_passage
+        right = np.mean((scores[:, :1] > scores[:, 1:]).all(1))
+        assert one[1][f"retriever_accuracy_{width}"] == pytest.approx(right)
+    assert f"retriever_accuracy_{widths[0]}" not in one[1]
 
 
 def test_masks_and_lists_without_a_label_are_the_same_on_two_devices():

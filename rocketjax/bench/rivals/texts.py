@@ -5,7 +5,6 @@ one run; the first run of a task tries batch sizes and keeps the fastest.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
 from transformers import AutoModel, AutoTokenizer
 
-from rocketjax.bench.measure import Answer, answer
+from rocketjax.bench.measure import Answer, answer, taken
 from rocketjax.bench.work import LOSS, TEMPERATURE, Work
 from rocketjax.config.loss import resolve_loss
 
@@ -36,7 +35,8 @@ def main() -> None:
             batches[name] = fastest_batch(name, tasks[name])
         batch = batches[name]
         setting = f"its batch size {batch}" if batch else ""
-        return {"seconds": _seconds(tasks[name], batch), "setting": setting}
+        took = taken(lambda: tasks[name](batch))
+        return {"seconds": took.wall, "processor": took.processor, "setting": setting}
 
     answer(run)
 
@@ -60,7 +60,7 @@ class Rivals:
         from sentence_transformers import CrossEncoder
 
         model = CrossEncoder(
-            self.work.weights,
+            self.work.reranker or self.work.weights,
             num_labels=1,
             max_length=self.work.pair_length,
             model_kwargs=precision(),
@@ -74,13 +74,16 @@ class Rivals:
 
 
 def fastest_batch(name: str, run: Callable[[int], Any]) -> int:
-    """By one run with each batch size, after one to warm up; 0 for training, which has none."""
+    """By one run with each batch size, after one to warm up; 0 for training, which has none.
+
+    By processor time on a CPU, where other jobs may be at work.
+    """
     if name == "train":
         run(0)
         return 0
-    batches = GPU_BATCHES if on_gpu() else BATCHES
+    batches, clock = (GPU_BATCHES, "wall") if on_gpu() else (BATCHES, "processor")
     run(batches[0])
-    return min(batches, key=lambda batch: _seconds(run, batch))
+    return min(batches, key=lambda batch: getattr(taken(lambda: run(batch)), clock))
 
 
 def on_gpu() -> bool:
@@ -93,12 +96,6 @@ def on_gpu() -> bool:
 def precision() -> dict[str, Any]:
     """bfloat16 on a GPU, as in rocketjax."""
     return {"dtype": "bfloat16"} if on_gpu() else {}
-
-
-def _seconds(run: Callable[[int], Any], batch: int) -> float:
-    started = time.perf_counter()
-    run(batch)
-    return time.perf_counter() - started
 
 
 def make_step(work: Work) -> Callable[[], float]:
