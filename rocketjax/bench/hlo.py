@@ -123,7 +123,7 @@ class Program:
                 if head := _HEAD.match(raw):
                     lines = self.computations[head[2]] = []
                     self.entry = head[2] if head[1] else self.entry
-            elif raw.rstrip() == "}":
+            elif raw.startswith("}"):  # or, on a v6e, }, execution_thread="sparsecore"
                 lines = None
             elif line := _instruction(raw):
                 lines.append(line)

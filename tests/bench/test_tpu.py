@@ -93,6 +93,8 @@ def test_a_programs_text_says_what_it_moves():
     assert program.collectives() == {"all-reduce": (1, 400.0)}
     assert Program(HLO.replace("highest,highest", "default")).wide_products() == []
     assert Program(HLO.replace("copy(%f)", "scatter(%f, %f)")).scatters() == 1
+    apart = HLO.replace("}\n\n%body", '}, execution_thread="sparsecore"\n\n%body')
+    assert apart != HLO and Program(apart).loops() == program.loops()
 
 
 @pytest.fixture(scope="module")
