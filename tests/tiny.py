@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rocketjax.models.architecture import Compute, EncoderConfig, Head
+from rocketjax.models.architecture import Compute, Distances, EncoderConfig, Head
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.heads import has_own_pooler
@@ -48,6 +48,15 @@ KINDS = {
     ),
     "nomic": dataclasses.replace(
         ENCODER, family="nomic_bert", rope_theta=50.0, gated=True, gate_last=True, biases=()
+    ),
+    # Buckets are wider than one within the texts, which reach beyond the last.
+    "deberta": dataclasses.replace(
+        ENCODER,
+        family="deberta-v2",
+        type_vocab_size=0,
+        positions=False,
+        distances=Distances(reach=9, buckets=6),
+        head=Head(activation="gelu"),
     ),
 }
 
