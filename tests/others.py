@@ -19,14 +19,26 @@ FAMILIES = {
     "Camembert": {"type_vocab_size": 1},
     "NomicBert": {},
     "Gte": {"type_vocab_size": 0, "pad_token_id": 0},
+    "DebertaV2": {
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "share_att_key": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
 }
 _SEGMENTS = ("Bert", "Ernie", "Electra", "NomicBert")
 
 
-# As sentencepiece has them: "▁" begins a word.
-PIECES = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
-PIECES += [("▁" * (not word.startswith("##")) + word.strip("#"), -2.0) for word in WORDS]
-PIECES += [(letter, -9.0) for letter in "▁bcdefghijklmnopqrtuvwxyz"]
+def pieces(family):
+    """A vocabulary as sentencepiece has it: "▁" begins a word."""
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    if family == "DebertaV2":
+        special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+    found = [(piece, 0.0) for piece in special]
+    found += [("▁" * (not word.startswith("##")) + word.strip("#"), -2.0) for word in WORDS]
+    return found + [(letter, -9.0) for letter in "▁bcdefghijklmnopqrtuvwxyz"]
 
 
 def bert(folder, labels=None, positions=64, lower=False, family="Bert", fields=(), **tokenizer):

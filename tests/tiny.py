@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rocketjax.models.architecture import Compute, EncoderConfig, Head
+from rocketjax.models.architecture import Compute, Distances, EncoderConfig, Head
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.heads import has_own_pooler
@@ -64,6 +64,15 @@ KINDS = {
     "roberta": dataclasses.replace(ENCODER, family="roberta", pad_token_id=1, position_offset=2),
     "distilbert": dataclasses.replace(
         ENCODER, family="distilbert", type_vocab_size=0, head=Head(activation="relu")
+    ),
+    # Buckets are wider than one within the texts, which reach beyond the last.
+    "deberta": dataclasses.replace(
+        ENCODER,
+        family="deberta-v2",
+        type_vocab_size=0,
+        positions=False,
+        distances=Distances(reach=9, buckets=6),
+        head=Head(activation="gelu"),
     ),
 }
 # Those that compute nothing that another one of them does not.

@@ -163,11 +163,12 @@ def _training_memory(config: Config, plan: Plan, stage: Trained) -> float:
     """Bytes of a device, by the formula."""
     texts, _ = _texts(config, plan, stage)
     encoder = encoder_of(config.retriever.weights)
+    in_kernel = not (encoder.relative_buckets or encoder.distances)  # XLA's on TPUs, too
     held = max(
         activations(
             encoder,
             texts * _lengths(plan)[kind] / FULL,
-            0 if MACHINES[plan.machine].tpu else row_width(config, kind),
+            0 if MACHINES[plan.machine].tpu and in_kernel else row_width(config, kind),
         )
         for kind in stage.kinds
     )

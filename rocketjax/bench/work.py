@@ -5,6 +5,7 @@ The other side, of the same texts, is rivals/texts.py.
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import pretrained_reranker, pretrained_retriever, row_widths
-from rocketjax.models.encoder import EncoderConfig
+from rocketjax.models.architecture import DENSE, EncoderConfig
 from rocketjax.runtime.devices import PerDevice, data_parallel, replicate
 from rocketjax.text.batch import ListBatch
 from rocketjax.training.loader import Collator
@@ -208,7 +209,10 @@ def forward_flops(config: EncoderConfig, tokens: float) -> float:
 
     Only matrix products count: the weights of a layer [4 D^2 + 2 D F in BERT] meet every token, and
     attention's two products bring every token together with every other [2 S^2 D a layer], windows
-    or not: tokens of a text that do not see each other are masked.
+    or not: tokens of a text that do not see each other are masked. DeBERTa's tokens meet all
+    distances from -S to S as well, for each of its terms; that a batch projects those once is left
+    out.
     """
-    weights = sum(inputs * outputs for inputs, outputs in config.dense_shapes.values())
-    return 2 * config.num_layers * (tokens * weights + 2 * tokens**2 * config.hidden_size)
+    weights = sum(math.prod(config.dense_shapes[name]) for name in DENSE)
+    products = 2 + 2 * len(config.distances.terms if config.distances else ())
+    return 2 * config.num_layers * (tokens * weights + products * tokens**2 * config.hidden_size)

@@ -28,6 +28,26 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """DeBERTa's scores of a query with a key's distance, and of a key with the query's.
+
+    In attention/distances.py. A table has an embedding for each distance up to `reach`, which all
+    layers share.
+    """
+
+    reach: int  # distances beyond have the embedding of the last
+    buckets: int = 0  # embeddings on each side, of ever wider distances; 0: one for each distance
+    terms: tuple[str, ...] = ("p2c", "c2p")  # keys with distances, and queries; or one of them
+    shared: bool = True  # a distance is projected as content is; else by matrices of its own
+    norm: bool = True  # LayerNorm of the table
+
+    @property
+    def side(self) -> int:
+        """Embeddings on each side; the table has twice as many."""
+        return self.buckets or self.reach
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """A checkpoint's shape and arithmetic, as in transformers' config.json."""
 
@@ -45,16 +65,19 @@ class EncoderConfig:
     pad_token_id: int = 0
     family: str = "bert"  # the model_type that computes this in transformers
     embedding_size: int = 0  # of ELECTRA's tables, then projected to hidden_size; 0: hidden_size
+    projected_first: bool = False  # without a bias, before what the tables give is normalised
+    positions: bool = True  # a table of positions, unless they are rotary
     rope_theta: float = 0.0  # rotary positions instead of a table; 0: a table
     rope_factor: float = 1.0  # wavelengths are this much longer
     local_rope_theta: float = 0.0  # that of local layers; 0: the same
     relative_buckets: int = 0  # MPNet adds a learned number per head and distance to its scores
+    distances: Distances | None = None  # DeBERTa
     window: int = 0  # in local layers, tokens up to window // 2 apart see each other; 0: none are
     global_every: int = 1  # every so many layers, from the first on, one is global
     prenorm: bool = False  # sublayers read normalised states and add to unnormalised ones
     gated: bool = False  # the perceptron is W (act(G x) * (U x)); mlp_in holds G and U ..
     gate_last: bool = False  # .. or U and G
-    biases: tuple[str, ...] = DENSE  # the dense layers that have one
+    biases: tuple[str, ...] = DENSE  # those of them that have one; "distance" always has
     norm_bias: bool = True
     head: Head = Head()
 
@@ -69,15 +92,23 @@ class EncoderConfig:
         return self.embedding_size or self.hidden_size
 
     @property
+    def position_rows(self) -> int:
+        """Rows of the table of positions; 0: there is none."""
+        return self.max_positions if self.positions and not self.rope_theta else 0
+
+    @property
     def dense_shapes(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of each dense layer."""
+        """Input and output width of each dense layer; distances pass the last, if it is there."""
         width, inner = self.hidden_size, self.intermediate_size
-        return {
+        shapes = {
             "qkv": (width, 3 * width),
             "attention_out": (width, width),
             "mlp_in": (width, 2 * inner if self.gated else inner),
             "mlp_out": (inner, width),
         }
+        if self.distances and not self.distances.shared:
+            shapes["distance"] = width, len(self.distances.terms) * width
+        return shapes
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rocketjax.models.layer import (
     layer,
     layer_norm,
 )
-from rocketjax.models.positions import Places, relative_bias, turns
+from rocketjax.models.positions import Places, by_distance, relative_bias, turns
 from rocketjax.models.tables import look_up
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
@@ -120,24 +120,33 @@ class Encoder(nn.Module):
             jnp.asarray(each).reshape(-1) for each in (rows.ids, rows.types, rows.position)
         )
         x = looked_up("word_embedding", config.vocab_size, ids)
-        if not config.rope_theta:
+        if config.position_rows:
             place = position + config.position_offset
-            x = x + looked_up("position_embedding", config.max_positions, place)
+            x = x + looked_up("position_embedding", config.position_rows, place)
         if config.type_vocab_size:
             x = x + looked_up("type_embedding", config.type_vocab_size, types)
         if config.task_type_vocab_size:  # ERNIE numbers its tasks; rocketjax trains one, number 0
             x = x + table("task_embedding", config.task_type_vocab_size)[0]
-        norm = self.param("embedding_norm", lambda _: init_norm(width, config.norm_bias))
+        first = config.projected_first
+        if first:
+            x = self._to_hidden_size(x)
+        norm = self.param("embedding_norm", lambda _: init_norm(x.shape[-1], config.norm_bias))
         x = layer_norm(norm, x, config.layer_norm_eps)
         x = dropout(x, keys, self.compute.dropout)
-        if width == config.hidden_size:
+        return x if first else self._to_hidden_size(x)
+
+    def _to_hidden_size(self, x: jax.Array) -> jax.Array:
+        """Embeddings [T, E] of narrow tables, projected: float32 [T, D]."""
+        config, shape = self.config, (x.shape[-1], self.config.hidden_size)
+        if shape[0] == shape[1]:
             return x
-        shape = width, config.hidden_size
         draw = nn.initializers.lecun_normal()
-        projection = self.param(
-            "embedding_projection",
-            lambda key: {"kernel": draw(key, shape), "bias": jnp.zeros(shape[1])},
-        )
+
+        def init(key: jax.Array) -> Params:
+            bias = {} if config.projected_first else {"bias": jnp.zeros(shape[1])}
+            return {"kernel": draw(key, shape), **bias}
+
+        projection = self.param("embedding_projection", init)
         return dense(projection, x, self.compute.dtype).astype(jnp.float32)
 
     def _kinds(self, rows: Rows) -> list[tuple[int | None, Places]]:
@@ -148,14 +157,27 @@ class Encoder(nn.Module):
             position = jnp.asarray(rows.position).reshape(-1)
             size = config.hidden_size // config.num_heads
             turned = {theta: turns(position, size, theta, config.rope_factor) for theta in turned}
-        bias = None
+        bias, length = None, rows.text.shape[-1]
         if config.relative_buckets:
             shape = config.relative_buckets, config.num_heads
             table = self.param("relative_embedding", nn.initializers.normal(0.02), shape)
-            bias = relative_bias(table, rows.text.shape[-1])
-        wide, *narrow = (Places(each, bias) for each in turned.values())
+            bias = relative_bias(table, length)
+        distances = self._distances(length)
+        wide, *narrow = (Places(each, bias, distances) for each in turned.values())
         local = config.window or None, narrow[0] if narrow else wide
         return [(None, wide), *[local] * (count - 1)]
+
+    def _distances(self, length: int) -> jax.Array | None:
+        """The embeddings of distances in rows of S slots, [2 S, D]; None: there are none."""
+        config, of = self.config, self.config.distances
+        if of is None:
+            return None
+        shape = 2 * of.side, config.hidden_size
+        table = self.param("distance_embedding", nn.initializers.normal(0.02), shape)
+        if of.norm:
+            norm = self.param("distance_norm", lambda _: init_norm(shape[1], bias=True))
+            table = layer_norm(norm, table, config.layer_norm_eps)
+        return by_distance(table, of, config.max_length - 1, length)
 
 
 def _through(

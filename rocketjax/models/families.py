@@ -8,20 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rocketjax.models.architecture import DENSE, Activation, EncoderConfig, Head
-from rocketjax.models.fields import MOST_LAYERS, Fields
+from rocketjax.models.architecture import DENSE, EncoderConfig, Head
+from rocketjax.models.deberta import read_deberta, write_deberta
+from rocketjax.models.fields import MOST_LAYERS, Fields, activation_name
 from rocketjax.models.keys import refuse_strange
 from rocketjax.models.remote import translated
 from rocketjax.runtime.errors import InputError
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 class _Family(NamedTuple):
@@ -31,6 +23,7 @@ class _Family(NamedTuple):
     names: Mapping[str, str] = {}  # our field -> its key, where that is not BERT's
     fixed: Mapping[str, Any] = {}  # fields of ours that all of the family share
     pad: int = 0  # the default of pad_token_id
+    types: int = 2  # the default of type_vocab_size; of families where it is below, it may be 0
     epsilon: float = 1e-12
     activation: str = "gelu"
     read: Callable[[Fields], dict[str, Any]] = lambda fields: {}  # further fields of ours
@@ -56,12 +49,11 @@ _KEYS = {  # our field -> its key in BERT's config.json
 
 def _read_modernbert(fields: Fields) -> dict[str, Any]:
     attention, mlp = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
-    activations = tuple(_ACTIVATIONS)
     norm_bias = fields.flag("norm_bias", False)
     every = _global_every(fields)
     head = Head(
         fields.one_of("classifier_pooling", ("cls", "mean"), "cls"),
-        _ACTIVATIONS[fields.one_of("classifier_activation", activations, "gelu")],
+        fields.activation("classifier_activation", "gelu"),
         fields.flag("classifier_bias", False),
         norm=True,
     )
@@ -94,7 +86,7 @@ def _write_modernbert(config: EncoderConfig) -> dict[str, Any]:
         "mlp_bias": "mlp_in" in config.biases,
         "norm_bias": config.norm_bias,
         "classifier_pooling": head.pooling,
-        "classifier_activation": _activation_name(head.activation),
+        "classifier_activation": activation_name(head.activation),
         "classifier_bias": head.bias,
     }
 
@@ -157,7 +149,7 @@ def _read_nomic(fields: Fields) -> dict[str, Any]:
 
 
 def _read_gte(fields: Fields) -> dict[str, Any]:
-    return _rope(fields, 160_000.0) | {"type_vocab_size": fields.size("type_vocab_size", 1, 0)}
+    return _rope(fields, 160_000.0)
 
 
 def _rope(fields: Fields, default: float) -> dict[str, Any]:
@@ -238,7 +230,7 @@ FAMILIES = {
         {"layer_norm_eps": "norm_eps", "activation": "hidden_activation"},
         {"type_vocab_size": 0, "prenorm": True, "gated": True},
         50_283,
-        1e-5,
+        epsilon=1e-5,
         read=_read_modernbert,
         written=_write_modernbert,
     ),
@@ -281,8 +273,16 @@ FAMILIES = {
             "biases": ("qkv", "attention_out", "mlp_out"),
         },
         pad=1,
+        types=1,
         read=_read_gte,
         written=_write_rope,
+    ),
+    "deberta-v2": _Family(
+        "DebertaV2",
+        types=0,
+        epsilon=1e-7,
+        read=read_deberta,
+        written=write_deberta,
     ),
 }
 _ABSOLUTE = (
@@ -331,16 +331,15 @@ def config_of(path: Path, values: Mapping[str, Any]) -> EncoderConfig:
         "num_heads": heads,
         "intermediate_size": fields.size(keys["intermediate_size"]),
         "max_positions": fields.size(keys["max_positions"]),
-        "activation": _ACTIVATIONS[
-            fields.one_of(keys["activation"], tuple(_ACTIVATIONS), family.activation)
-        ],
+        "activation": fields.activation(keys["activation"], family.activation),
         # Older files leave out some fields; transformers' defaults apply.
         "pad_token_id": fields.size(keys["pad_token_id"], family.pad, least=0),
         "family": name,
         **family.fixed,
     }
-    if "type_vocab_size" not in own and name != "gte":
-        own["type_vocab_size"] = fields.size(keys["type_vocab_size"], 2)
+    if "type_vocab_size" not in own:
+        least = 1 if family.types > 1 else 0
+        own["type_vocab_size"] = fields.size(keys["type_vocab_size"], family.types, least)
     if "layer_norm_eps" not in own:
         own["layer_norm_eps"] = fields.between(keys["layer_norm_eps"], family.epsilon, 0, 1)
     config = EncoderConfig(**own | family.read(fields))
@@ -354,7 +353,7 @@ def fields_of(config: EncoderConfig) -> dict[str, Any]:
     family = FAMILIES[config.family]
     keys = {**_KEYS, **family.names}
     values = {key: getattr(config, ours) for ours, key in keys.items() if ours not in family.fixed}
-    values[keys["activation"]] = _activation_name(config.activation)
+    values[keys["activation"]] = activation_name(config.activation)
     if config.family in _ABSOLUTE:
         values["position_embedding_type"] = "absolute"
     return {"model_type": config.family, **values, **family.written(config)}
@@ -363,7 +362,3 @@ def fields_of(config: EncoderConfig) -> dict[str, Any]:
 def class_of(config: EncoderConfig, task: str) -> str:
     """A class of transformers: the family's, for "Model", "ForSequenceClassification" and so on."""
     return FAMILIES[config.family].title + task
-
-
-def _activation_name(activation: str) -> str:
-    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(activation, activation)

@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rocketjax.models.architecture import Activation
 from rocketjax.runtime.errors import InputError
 
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 # More than any model has, so that an absurd config.json fails here and does not fill the memory.
 _MOST = 10_000_000
 MOST_LAYERS = 1_000
@@ -43,7 +52,17 @@ class Fields(NamedTuple):
         """True or False."""
         return self.one_of(name, (True, False), default)
 
+    def activation(self, name: str, default: str, *more: Activation) -> Activation:
+        """A function by its name in transformers; `more`: further ones that are supported here."""
+        known = _ACTIVATIONS | {other: other for other in more}
+        return known[self.one_of(name, tuple(known), default)]
+
     def wrong(self, name: str, remedy: str) -> InputError:
         """The error of a field that is missing or not as it must be."""
         found = f"is {self.values[name]!r}" if name in self.values else "is missing"
         return InputError(f"{self.path}: {name} {found}; {remedy}")
+
+
+def activation_name(activation: Activation) -> str:
+    """A function's name in transformers."""
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(activation, activation)

@@ -95,6 +95,12 @@ FAMILIES: dict[str, Keys] = {
         rope_theta""",
         "unpad_inputs use_memory_efficient_attention",
     ),
+    "deberta-v2": Keys(
+        """attention_head_size conv_kernel_size embedding_size max_relative_positions
+        norm_rel_ebd pooler_hidden_act pooler_hidden_size pos_att_type position_biased_input
+        position_buckets relative_attention share_att_key""",
+        "cls_dropout conv_act conv_groups legacy pooler_dropout",
+    ),
 }
 
 FILES: dict[str, Keys] = {

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.models.architecture import Compute, Dtype, EncoderConfig
+from rocketjax.models.architecture import Compute, Distances, Dtype, EncoderConfig
 from rocketjax.models.attention.attend import attend
+from rocketjax.models.attention.distances import distance_scores
 from rocketjax.models.dropout import dropout
 from rocketjax.models.positions import Places, rotated, rotated_on_cpu
 from rocketjax.models.precision import precision
@@ -69,7 +70,13 @@ def layer(
         rotate = rotated_on_cpu if compute.attention == "plain" else rotated
         qkv = rotate(qkv, places.turns, config.num_heads)
     qkv = qkv.reshape(*text.shape, -1)
-    attended = attend(qkv, text, config.num_heads, compute.attention, window, places.bias)
+    bias, scale = places.bias, None
+    if config.distances is not None and places.distances is not None:
+        terms, size = config.distances.terms, config.hidden_size // config.num_heads
+        scale = ((1 + len(terms)) * size) ** -0.5
+        projected = _projected(params, places.distances, config.distances, compute.dtype)
+        bias = distance_scores(qkv, projected, terms, config.num_heads, scale)
+    attended = attend(qkv, text, config.num_heads, compute.attention, window, bias, scale)
     attended = attended.reshape(x.shape)
     if first_only:
         x, attended = rows.one_per_text(x), rows.one_per_text(attended)
@@ -82,6 +89,17 @@ def layer(
     hidden = dropout(hidden, keys, compute.dropout, 2 * index + 2)
     x, total = _added(how, params["mlp_norm"], states, hidden)
     return States(x.astype(compute.dtype), total)
+
+
+def _projected(params: Params, embedded: jax.Array, of: Distances, dtype: Dtype) -> jax.Array:
+    """The embeddings of distances [2 S, D] as queries and keys, one for each term, side by side."""
+    if not of.shared:
+        return dense(params["distance"], embedded, dtype)
+    width = embedded.shape[-1]
+    first = 0 if "p2c" in of.terms else width
+    last = 2 * width if "c2p" in of.terms else width
+    own = jax.tree.map(lambda each: each[..., first:last], params["qkv"])
+    return dense(own, embedded, dtype)
 
 
 def _added(how: How, norm: Params, states: States, result: jax.Array) -> States:
@@ -118,10 +136,11 @@ def init_layers(key: jax.Array, config: EncoderConfig) -> Params:
         draw = nn.initializers.lecun_normal()
         norm = init_norm(config.hidden_size, config.norm_bias)
         params = {}
-        keys = jax.random.split(key, 4)
-        for key, (name, shape) in zip(keys, config.dense_shapes.items(), strict=True):
+        shapes = config.dense_shapes
+        keys = jax.random.split(key, len(shapes))
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True):
             params[name] = {"kernel": draw(key, shape)}
-            if name in config.biases:
+            if name in (*config.biases, "distance"):
                 params[name]["bias"] = jnp.zeros(shape[-1])
         return params | {"attention_norm": norm, "mlp_norm": norm}
 

@@ -6,7 +6,7 @@ Several names for one matrix of ours: its outputs are theirs side by side.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rocketjax.models.architecture import DENSE, EncoderConfig
+from rocketjax.models.architecture import DENSE, Distances, EncoderConfig
 
 _SEPARATE = ("attention.self.query", "attention.self.key", "attention.self.value")
 
@@ -30,6 +30,7 @@ class Names(NamedTuple):
     pooler_in_encoder: bool = True  # .. whose name has the encoder's prefix
     pooler_norm: str = ""
     unit: str = "classifier"  # the linear unit that scores
+    projection: str = "embeddings_project"  # of narrow embeddings
 
 
 _TABLES = {
@@ -37,7 +38,11 @@ _TABLES = {
     "type_embedding": "embeddings.token_type_embeddings.weight",
     "task_embedding": "embeddings.task_type_embeddings.weight",
     "relative_embedding": "encoder.relative_attention_bias.weight",
+    "distance_embedding": "encoder.rel_embeddings.weight",
 }
+_DISTANCE_NORM = "encoder.LayerNorm"
+# A distance as a query, whose score is with the keys, and as a key.
+_DISTANCE = {"p2c": "attention.self.pos_query_proj", "c2p": "attention.self.pos_key_proj"}
 _OWN_HEAD = {
     "pooler": "classifier.dense",
     "pooler_in_encoder": False,
@@ -106,6 +111,17 @@ NAMES = {
         attention_norm="attn_ln",
         mlp_norm="mlp_ln",
     ),
+    "deberta-v2": Names(
+        ("deberta",),
+        dense=(
+            ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+            ("attention.output.dense",),
+            ("intermediate.dense",),
+            ("output.dense",),
+        ),
+        pooler_in_encoder=False,
+        projection="embeddings.embed_proj",
+    ),
 }
 
 
@@ -123,7 +139,7 @@ def leaves(config: EncoderConfig) -> Iterator[Leaf]:
     own = NAMES[config.family]
     width = config.table_width
     rows = {
-        "position_embedding": 0 if config.rope_theta else config.max_positions,
+        "position_embedding": config.position_rows,
         "type_embedding": config.type_vocab_size,
         "task_embedding": config.task_type_vocab_size,
     }
@@ -135,21 +151,33 @@ def leaves(config: EncoderConfig) -> Iterator[Leaf]:
     if config.relative_buckets:
         shape = config.relative_buckets, config.num_heads
         yield Leaf(("relative_embedding",), None, (_TABLES["relative_embedding"],), shape)
-    yield from _norm(("embedding_norm",), None, own.embedding_norm, width, config.norm_bias)
+    if config.distances:
+        yield from _distances(config.distances, config.hidden_size)
+    normed = config.hidden_size if config.projected_first else width
+    yield from _norm(("embedding_norm",), None, own.embedding_norm, normed, config.norm_bias)
     if width != config.hidden_size:
-        shape = config.hidden_size, width
-        yield from _dense(("embedding_projection",), None, ("embeddings_project",), shape, True)
+        shape, bias = (config.hidden_size, width), not config.projected_first
+        yield from _dense(("embedding_projection",), None, (own.projection,), shape, bias)
     for layer in range(config.num_layers):
         yield from _of_layer(config, layer)
 
 
+def _distances(of: Distances, width: int) -> Iterator[Leaf]:
+    name = "distance_embedding"
+    yield Leaf((name,), None, (_TABLES[name],), (2 * of.side, width))
+    if of.norm:
+        yield from _norm(("distance_norm",), None, _DISTANCE_NORM, width, True)
+
+
 def _of_layer(config: EncoderConfig, layer: int) -> Iterator[Leaf]:
     own = NAMES[config.family]
-    for name, theirs in zip(DENSE, own.dense, strict=True):
-        inputs, outputs = config.dense_shapes[name]
-        names = tuple(own.layer.format(layer) + each for each in theirs)
-        shape = outputs // len(names), inputs
-        yield from _dense(("layers", name), layer, names, shape, name in config.biases)
+    by_layer: dict[str, tuple[str, ...]] = dict(zip(DENSE, own.dense, strict=True))
+    if config.distances:
+        by_layer["distance"] = tuple(_DISTANCE[term] for term in config.distances.terms)
+    for name, (inputs, outputs) in config.dense_shapes.items():
+        names = tuple(own.layer.format(layer) + each for each in by_layer[name])
+        shape, bias = (outputs // len(names), inputs), name in (*config.biases, "distance")
+        yield from _dense(("layers", name), layer, names, shape, bias)
     norms = {
         "attention_norm": own.layer.format(layer) + own.attention_norm,
         "mlp_norm": own.layer.format(layer + config.prenorm) + own.mlp_norm,

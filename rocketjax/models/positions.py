@@ -1,4 +1,4 @@
-"""Positions as attention sees them: rotated queries and keys, or a bias by distance."""
+"""Positions as attention sees them: rotated queries and keys, or what distances add to scores."""
 
 import math
 from typing import NamedTuple
@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rocketjax.models.architecture import Distances
 
 _FAR = 128  # MPNet: tokens farther apart than this share a bucket
 
@@ -15,6 +17,7 @@ class Places(NamedTuple):
 
     turns: tuple[jax.Array, jax.Array] | None = None  # see `turns`; None: nothing is rotated
     bias: jax.Array | None = None  # [H, S, S], added to scores
+    distances: jax.Array | None = None  # [2 S, D], see `by_distance`
 
 
 def turns(
@@ -85,3 +88,31 @@ def _bucket(apart: np.ndarray, buckets: int) -> np.ndarray:
     wide = np.log(far / exact) / math.log(_FAR / exact) * (half - exact)
     wide = np.minimum(exact + wide.astype(np.int64), half - 1)
     return np.where(np.abs(apart) < exact, np.abs(apart), wide) + half * (apart > 0)
+
+
+def by_distance(table: jax.Array, distances: Distances, most: int, length: int) -> jax.Array:
+    """The embeddings of distances in a row, query - key from -S to S - 1: [2 S, D].
+
+    Args:
+        table: [2 * distances.side, D].
+        distances: which of them is whose.
+        most: no tokens of a text are farther apart.
+        length: S.
+    """
+    known = jnp.asarray(distance_rows(distances, np.arange(-most, most + 1)))
+    apart = jnp.arange(2 * length) - length  # whose number an exported program leaves open
+    return table[known[jnp.clip(apart, -most, most) + most]]
+
+
+def distance_rows(distances: Distances, apart: np.ndarray) -> np.ndarray:
+    """The row of DeBERTa's table for each distance query - key, ever wider ones sharing one.
+
+    In float32, as transformers computes them: a logarithm that rounds otherwise is another row.
+    """
+    side, half = distances.side, distances.buckets // 2
+    if distances.buckets:
+        far = np.maximum(np.abs(apart), half).astype(np.float32) / np.float32(half)
+        steps = np.log(far) / np.log(np.float32((distances.reach - 1) / half))
+        wide = np.ceil(steps * np.float32(half - 1)) + half
+        apart = np.where(np.abs(apart) <= half, apart, np.sign(apart) * wide)
+    return np.clip(apart + side, 0, 2 * side - 1).astype(np.int32)

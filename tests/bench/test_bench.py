@@ -29,7 +29,7 @@ from rocketjax.config import options
 from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import ComputeConfig, OptimizerConfig
 from rocketjax.data.load import load_collection
-from rocketjax.models.architecture import Compute, EncoderConfig
+from rocketjax.models.architecture import Compute, Distances, EncoderConfig
 from rocketjax.models.layer import How, States, init_layers, layer
 from rocketjax.models.positions import Places
 from rocketjax.retrieval.scann import missing
@@ -278,6 +278,9 @@ def test_a_plan_multiplies_out():
     # 2 layers of 4 x 3^2 + 2 x 3 x 5 = 66 weights, 2 x 7^2 x 3 for attention; 2 for a multiply-add.
     shape = EncoderConfig(10, 3, 2, 1, 5, 8)
     assert forward_flops(shape, 7) == 2 * 2 * (7 * 66 + 2 * 49 * 3)
+    # Two terms of DeBERTa's: each token with 14 distances.
+    far = dataclasses.replace(shape, distances=Distances(8, shared=False))
+    assert forward_flops(far, 7) == 2 * 2 * (7 * 66 + 2 * 49 * 3 + 2 * 7 * 14 * 3)
     root = Path(__file__).parents[2]
     loaded = options.load(root / "configs" / "nq.yaml")
     planned = {stage.name: stage for stage in plan.stages(loaded, plan.Plan(machine="h100"))}

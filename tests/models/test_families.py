@@ -34,6 +34,17 @@ SIZES = {
 DISTILBERT = {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 24, "vocab_size": 60}
 SPECIAL = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
 LOCAL = {"local_attention": 8, "num_hidden_layers": 5, "pad_token_id": 0, **SPECIAL}
+# Those of microsoft/deberta-v3-base, whose texts here are shorter than any bucket but the first.
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "max_relative_positions": -1,
+    "position_biased_input": False,
+    "layer_norm_eps": 1e-7,
+}
 # The class of a family in transformers, and the fields that its config has.
 FAMILIES = {
     "bert": ("Bert", SIZES),
@@ -63,6 +74,29 @@ FAMILIES = {
     "nomic": ("NomicBert", SIZES),
     "gte": ("Gte", SIZES),
     "gte-untyped": ("Gte", SIZES | {"type_vocab_size": 0}),
+    "deberta-v3": ("DebertaV2", SIZES | DEBERTA),
+    "deberta-v3-far": ("DebertaV2", SIZES | DEBERTA | {"position_buckets": 10}),
+    # All that v3 has otherwise; texts are longer than the distances that have an embedding.
+    "deberta-v2": (
+        "DebertaV2",
+        SIZES
+        | DEBERTA
+        | {
+            "share_att_key": False,
+            "position_buckets": -1,
+            "max_relative_positions": 20,
+            "norm_rel_ebd": "none",
+            "position_biased_input": True,
+            "type_vocab_size": 2,
+            "embedding_size": 8,
+            "pooler_hidden_act": "tanh",
+        },
+    ),
+    "deberta-c2p": ("DebertaV2", SIZES | DEBERTA | {"pos_att_type": "c2p"}),
+    "deberta-p2c": (
+        "DebertaV2",
+        SIZES | DEBERTA | {"pos_att_type": ["p2c"], "share_att_key": False},
+    ),
 }
 LENGTHS = np.array([31, 18, 1], np.int32)
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -206,7 +240,14 @@ def test_a_head_without_its_pooler_is_refused(family, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "length"), [("modernbert", 2_048), ("mpnet", 500), ("nomic", 600)]
+    ("family", "length"),
+    [
+        ("modernbert", 2_048),
+        ("mpnet", 500),
+        ("nomic", 600),
+        ("deberta-v3", 700),
+        ("deberta-v3-far", 300),
+    ],
 )
 def test_long_texts(family, length, tmp_path):
     """Wider than any window, beyond the last bucket; in float32, as they stand in packed rows."""
@@ -226,7 +267,7 @@ def test_long_texts(family, length, tmp_path):
 
 
 def config_with(tmp_path, kind, **fields):
-    values = {"model_type": kind, **SIZES, **fields}
+    values = {"model_type": kind, **SIZES, **(DEBERTA if kind == "deberta-v2" else {}), **fields}
     values = {key: value for key, value in values.items() if value != "absent"}
     (tmp_path / "config.json").write_text(json.dumps(values))
     return pretrained.read_encoder_config(tmp_path)
@@ -259,6 +300,18 @@ NESTED = {"full_attention": FLAT, "sliding_attention": FLAT}
         ("electra", {"embedding_size": 0}),
         ("electra", {"position_embedding_type": "relative_key"}),
         ("distilbert", {"dim": "absent"}),
+        ("deberta", {"model_type": "deberta"}),
+        ("deberta-v2", {"conv_kernel_size": 3}),
+        ("deberta-v2", {"relative_attention": "absent"}),
+        ("deberta-v2", {"pos_att_type": "c2p|p2p"}),
+        ("deberta-v2", {"pos_att_type": "absent"}),
+        ("deberta-v2", {"norm_rel_ebd": "rms_norm"}),
+        ("deberta-v2", {"attention_head_size": 8}),
+        ("deberta-v2", {"pooler_hidden_size": 8}),
+        ("deberta-v2", {"pooler_hidden_act": "mish"}),
+        ("deberta-v2", {"max_relative_positions": 0.5}),
+        ("deberta-v2", {"position_buckets": 40, "max_relative_positions": 20}),
+        ("deberta-v2", {"type_vocab_size": -1}),
         ("nomic_bert", {"rope_parameters": FLAT | {"rope_type": "yarn"}}),
         ("nomic_bert", {"rope_parameters": FLAT | {"partial_rotary_factor": 0.5}}),
         ("nomic_bert", {"head_dim": 8}),
@@ -276,7 +329,7 @@ NESTED = {"full_attention": FLAT, "sliding_attention": FLAT}
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(kind, fields, tmp_path):
-    (name,) = fields
+    name = next(iter(fields))
     with pytest.raises(InputError, match=rf"config\.json: {name} (is|\d)") as refused:
         config_with(tmp_path, kind, **fields)
     assert "supported" in str(refused.value) or "must be" in str(refused.value)

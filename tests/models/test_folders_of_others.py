@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from others import FAMILIES, PIECES, TEXTS, bert, dense, edit, modular, write
+from others import FAMILIES, TEXTS, bert, dense, edit, modular, pieces, write
 
 import rocketjax
 from rocketjax import ComputeConfig, InputError, TextOptions, encode, search
@@ -81,12 +81,12 @@ def test_other_families_are_read_as_well(library, family, tmp_path):
     assert same_scores(library, scores).tokenizer.config.pair_length == 20
 
 
-@pytest.mark.parametrize("family", ["XLMRoberta", "Camembert"])
+@pytest.mark.parametrize("family", ["XLMRoberta", "Camembert", "DebertaV2"])
 def test_pieces_of_words_are_those_of_transformers(library, family, tmp_path):
     """The tokenizers of sentencepiece's models, in the class that the folder names."""
     import transformers
 
-    tokenizer = getattr(transformers, f"{family}Tokenizer")(vocab=PIECES)
+    tokenizer = getattr(transformers, f"{family}Tokenizer")(vocab=pieces(family))
     folder = modular(
         bert(tmp_path, family=family, fields={"vocab_size": len(tokenizer)}),
         similarity_fn_name="cosine",
@@ -99,6 +99,25 @@ def test_pieces_of_words_are_those_of_transformers(library, family, tmp_path):
     theirs = library.SentenceTransformer(str(folder), device="cpu")
     close(ours.encode_query(TEXTS), theirs.encode_query(TEXTS))
     close(ours.encode_passage(TEXTS), theirs.encode_document(TEXTS))
+
+
+def test_pairs_of_pieces_score_as_in_cross_encoder(library, tmp_path):
+    """DeBERTa's tokenizer gives segments; a version 3 has no embeddings of them, others may."""
+    import transformers
+
+    tokenizer = transformers.DebertaV2Tokenizer(vocab=pieces("DebertaV2"))
+    for segments in (0, 2):
+        fields = {"vocab_size": len(tokenizer), "type_vocab_size": segments}
+        folder = bert(tmp_path / str(segments), labels=1, family="DebertaV2", fields=fields)
+        (folder / "vocab.txt").unlink()
+        tokenizer.save_pretrained(folder)
+        ours = same_scores(library, folder)
+        (text,) = ours.tokenizer.pair(["cat"], None, ["dog"])
+        assert text.types.tolist() == [0, 0, 0, 1, 1]
+        exported = export_with(tmp_path / f"out{segments}", ours)
+        np.testing.assert_array_equal(
+            same_scores(library, exported).score(QUERIES, TEXTS), ours.score(QUERIES, TEXTS)
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -500,13 +519,17 @@ def test_a_repository_of_pickles_is_no_dead_end(monkeypatch, weights, tmp_path):
     assert "AutoModelForSequenceClassification.from_pretrained('FOLDER'" in str(refused.value)
 
 
-def test_a_tokenizer_of_a_missing_library_is_named(weights, tmp_path, monkeypatch):
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(weights / name, tmp_path)
-    edit(tmp_path / "config.json", model_type="xlm-roberta", pad_token_id=1)
-    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"none of sentencepiece's")
+@pytest.mark.parametrize(
+    ("kind", "name"), [("xlm-roberta", "sentencepiece.bpe.model"), ("deberta-v2", "spm.model")]
+)
+def test_a_tokenizer_of_a_missing_library_is_named(kind, name, weights, tmp_path, monkeypatch):
+    for copied in ("config.json", "model.safetensors"):
+        shutil.copy(weights / copied, tmp_path)
+    distances = {"relative_attention": True, "pos_att_type": "c2p"}
+    edit(tmp_path / "config.json", model_type=kind, pad_token_id=1, **distances)
+    (tmp_path / name).write_bytes(b"none of sentencepiece's")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"bpe\.model: a tokenizer of sentencepiece, .*pip"):
+    with pytest.raises(InputError, match=r"\.model: a tokenizer of sentencepiece, .*pip"):
         rocketjax.open_retriever(tmp_path)
 
 

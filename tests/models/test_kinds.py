@@ -95,7 +95,7 @@ def test_first_tokens_stacks_and_recomputation_change_nothing(kind):
 
     want = of(params, first_only=False)
     same(of(params), want)
-    if kind == "modernbert":  # whose step is several layers
+    if kind in ("modernbert", "deberta"):  # whose step is several layers, whose scores are more
         same(of(params, unroll=1_000), want)
         same(of(params, remat="full"), want)
     apart = jax.jit(partial(encode, kind, texts=text, first_only=True))(params=unstacked(params))

@@ -17,8 +17,9 @@ def attend(
     implementation: Attention,
     window: int | None = None,
     bias: jax.Array | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(D) + bias) v of every token over the tokens of its own text.
+    """softmax(scale q k^T + bias) v of every token over the tokens of its own text.
 
     Args:
         qkv: [R, S, 3 * heads * D]: queries, keys and values, each head by head.
@@ -28,7 +29,9 @@ def attend(
         implementation: "plain" (for CPUs, cpu.py), "tpu" (tpu.py), or an implementation of
             `jax.nn.dot_product_attention`; None: the one jax chooses.
         window: tokens more than window // 2 apart do not see each other; None: no limit.
-        bias: [H, S, S], queries by keys; "tpu" leaves it to XLA. None: no bias.
+        bias: [H, S, S], queries by keys, or [R, H, S, S]; "tpu" leaves both to XLA, and "cudnn" the
+            second, whose gradient it does not give. None: no bias.
+        scale: None: 1 / sqrt(D).
 
     Returns:
         [R, S, heads * D] in the dtype of `qkv`.
@@ -37,11 +40,12 @@ def attend(
         # Imported where it is used: Pallas takes longer to import than all else here.
         from rocketjax.models.attention.tpu import attend_on_tpu
 
-        return attend_on_tpu(qkv, text, heads, window)
+        return attend_on_tpu(qkv, text, heads, window, scale)
     if implementation == "plain":
         r, s, width = qkv.shape
         split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
-        plain: Any = attend_on_cpu(split, text, bias, window)
+        plain: Any = attend_on_cpu(split, text, bias, window, scale)
         return plain.reshape(r, s, -1)
-    by = "xla" if implementation == "tpu" else implementation
-    return attend_by_products(qkv, text, heads, by, window, bias)
+    to_xla = implementation == "tpu" or (bias is not None and bias.ndim == 4)
+    by = "xla" if to_xla else implementation
+    return attend_by_products(qkv, text, heads, by, window, bias, scale)

@@ -17,20 +17,28 @@ from rocketjax.models.attention.visible import visible
 from rocketjax.models.precision import precision
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attend_on_cpu(
-    qkv: jax.Array, text: jax.Array, bias: jax.Array | None, window: int | None
+    qkv: jax.Array,
+    text: jax.Array,
+    bias: jax.Array | None,
+    window: int | None,
+    scale: float | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(D) + bias) v over each token's text: [R, S, 3, H, D] -> [R, S, H, D]."""
-    return _forward(qkv, text, bias, window)[0]
+    """softmax(scale q k^T + bias) v over each token's text: [R, S, 3, H, D] -> [R, S, H, D]."""
+    return _forward(qkv, text, bias, window, scale)[0]
 
 
 def _forward(
-    qkv: jax.Array, text: jax.Array, bias: jax.Array | None, window: int | None
+    qkv: jax.Array,
+    text: jax.Array,
+    bias: jax.Array | None,
+    window: int | None,
+    scale: float | None,
 ) -> tuple[jax.Array, Any]:
     """Returns the output and what the backward pass needs, such as the unnormalised weights."""
     q, k, v = (_heads_first(qkv[:, :, i]) for i in range(3))
-    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    q = q * jnp.asarray(_factor(q, scale), q.dtype)
     scores = _dot("nhqd,nhkd->nhqk", q, k)
     if bias is not None:
         scores = scores + bias
@@ -44,7 +52,7 @@ def _forward(
 
 
 def _backward(
-    window: int | None, saved: Any, grad: jax.Array
+    window: int | None, scale: float | None, saved: Any, grad: jax.Array
 ) -> tuple[jax.Array, None, jax.Array | None]:
     q, k, v, weights, share, out, bias = saved
     grad = _heads_first(grad).astype(jnp.float32)
@@ -56,14 +64,21 @@ def _backward(
     dp = _dot("nhqd,nhkd->nhqk", grad.astype(low), v)
     exact = weights * (dp - offset)  # not yet multiplied by `share`, row by row
     ds = exact.astype(low)
-    dq = _dot("nhqk,nhkd->nhqd", ds, k) * (share * q.shape[-1] ** -0.5)
+    dq = _dot("nhqk,nhkd->nhqd", ds, k) * (share * _factor(q, scale))
     dk = _dot("nhqd,nhqk->nhdk", (q * share).astype(low), ds)
     grads = (_heads_first(dq), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2))
-    of_bias = None if bias is None else jnp.sum(exact * share, axis=0)
+    of_bias = None
+    if bias is not None:
+        of_bias = exact * share if bias.ndim == 4 else jnp.sum(exact * share, axis=0)
+        of_bias = of_bias.astype(bias.dtype)
     return jnp.stack(grads, axis=2).astype(low), None, of_bias
 
 
 attend_on_cpu.defvjp(_forward, _backward)
+
+
+def _factor(q: jax.Array, scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
 
 
 def _heads_first(x: jax.Array) -> jax.Array:

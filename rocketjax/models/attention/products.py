@@ -25,7 +25,7 @@ def attend_by_products(
     with jax.default_matmul_precision(precision(qkv.dtype)):
         out = jax.nn.dot_product_attention(
             *(split[:, :, i] for i in range(3)),
-            bias=None if bias is None else bias[None].astype(qkv.dtype),
+            bias=None if bias is None else bias.reshape(-1, *bias.shape[-3:]).astype(qkv.dtype),
             mask=visible(text, window)[:, None],
             scale=scale,
             implementation=implementation,
