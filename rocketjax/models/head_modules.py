@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from rocketjax.models.architecture import EncoderConfig, Head
 from rocketjax.models.heads import head_names, norm_name
 from rocketjax.models.layer import Params
-from rocketjax.models.pretrained import Tensors, load_tensors
+from rocketjax.models.pretrained import Tensors, load_tensors, save_tensors
 from rocketjax.models.sentence_transformers import TORCH_ACTIVATIONS, HeadModules
 from rocketjax.runtime.files import write_json
 
@@ -81,7 +80,7 @@ def write_head(folder: Path, config: EncoderConfig, params: Params) -> None:
         (folder / path).mkdir()
         write_json(folder / path / "config.json", fields)
         if own:
-            (folder / path / "model.safetensors").write_bytes(save(own, {"format": "pt"}))
+            save_tensors(folder / path, own)
     write_json(folder / "modules.json", entries)
     settings = {"model_type": "CrossEncoder", "activation_fn": _IDENTITY, "prompts": {}}
     write_json(folder / "config_sentence_transformers.json", settings)
