@@ -36,6 +36,8 @@ from rocketjax.inference.start import (
 )
 from rocketjax.models import convert, heads, pretrained
 from rocketjax.models.bi_encoder import BiEncoder
+from rocketjax.models.families import holds_head
+from rocketjax.models.head_modules import write_head
 from rocketjax.models.layer import Params
 from rocketjax.models.names import NAMES
 from rocketjax.runtime.copies import local
@@ -285,10 +287,15 @@ def _write_retriever(folder: Path, model: Retriever) -> None:
 def _write_reranker(folder: Path, model: Reranker) -> None:
     config = model.module.config
     params = _on_host(model.params)
-    prefix = f"{NAMES[config.family].prefixes[0]}."
-    tensors = convert.encoder_tensors(params["encoder"], config, prefix)
-    tensors |= heads.head_tensors(params, config)
-    pretrained.save_model(folder, config, tensors, "ForSequenceClassification")
+    if holds_head(config):
+        prefix = f"{NAMES[config.family].prefixes[0]}."
+        tensors = convert.encoder_tensors(params["encoder"], config, prefix)
+        tensors |= heads.head_tensors(params, config)
+        pretrained.save_model(folder, config, tensors, "ForSequenceClassification")
+    else:
+        tensors = convert.encoder_tensors(params["encoder"], config)
+        pretrained.save_model(folder, config, tensors, "Model")
+        write_head(folder, config, params)
     model.tokenizer.save(folder)
     _write_settings(folder, Settings("reranker", model.tokenizer.config))
 

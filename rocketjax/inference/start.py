@@ -23,7 +23,8 @@ from rocketjax.models.attention.attend import Attention
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Compute, EncoderConfig, Params
-from rocketjax.models.sentence_transformers import read_denses, transformer_folder
+from rocketjax.models.head_modules import head_of_modules
+from rocketjax.models.sentence_transformers import read_head, transformer_folder
 from rocketjax.runtime.devices import refuse_forked
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.text import rows
@@ -89,7 +90,9 @@ def pretrained_reranker(
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
     tensors = pretrained.load_tensors(folder)
     params = convert.encoder_params(tensors, encoder, str(folder))
-    head_of = _head_tensors(root, tensors, encoder)
+    modules, head_of = read_head(root), tensors
+    if modules:
+        encoder, head_of = head_of_modules(modules, encoder)
     head = heads.head_params(head_of, encoder, str(root))
     has_pooler = heads.has_own_pooler(encoder) if head is None else "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
@@ -124,19 +127,6 @@ def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
     folder = transformer_folder(root)
     encoder = pretrained.read_encoder_config(folder)
     return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
-
-
-def _head_tensors(
-    root: Path, tensors: pretrained.Tensors, config: EncoderConfig
-) -> pretrained.Tensors:
-    """What holds a cross-encoder's head: its weights, or the modules behind its encoder."""
-    denses = [pretrained.load_tensors(dense) for dense in read_denses(root)]
-    if denses and heads.has_own_pooler(config):
-        raise InputError(
-            f"{root}/modules.json: a {config.family} with a head in modules; supported: the head "
-            "of transformers' class for sequence classification, among its weights"
-        )
-    return heads.head_of_modules(denses, config) if denses else tensors
 
 
 def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:

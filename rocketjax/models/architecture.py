@@ -25,6 +25,8 @@ class Head:
     activation: Activation = "tanh"  # of W h + b
     bias: bool = True  # whether there is a b
     norm: bool = False  # LayerNorm after the activation, as in ModernBERT
+    norm_bias: bool | None = None  # whether that has one; None: as the encoder's norms
+    norm_eps: float | None = None  # its epsilon; None: theirs
 
 
 @dataclass(frozen=True)

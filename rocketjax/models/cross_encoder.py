@@ -59,5 +59,7 @@ class Pooler(nn.Module):
         state = activate(head.activation, state)
         if not head.norm:
             return state
-        norm = self.param("norm", lambda _: init_norm(shape[0], config.norm_bias))
-        return layer_norm(norm, state, config.layer_norm_eps)
+        bias = config.norm_bias if head.norm_bias is None else head.norm_bias
+        epsilon = config.layer_norm_eps if head.norm_eps is None else head.norm_eps
+        norm = self.param("norm", lambda _: init_norm(shape[0], bias))
+        return layer_norm(norm, state, epsilon)

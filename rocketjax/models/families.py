@@ -53,7 +53,7 @@ def _read_modernbert(fields: Fields) -> dict[str, Any]:
     every = _global_every(fields)
     head = Head(
         fields.one_of("classifier_pooling", ("cls", "mean"), "cls"),
-        fields.activation("classifier_activation", "gelu"),
+        fields.activation("classifier_activation", "gelu", "tanh"),
         fields.flag("classifier_bias", False),
         norm=True,
     )
@@ -357,6 +357,11 @@ def fields_of(config: EncoderConfig) -> dict[str, Any]:
     if config.family in _ABSOLUTE:
         values["position_embedding_type"] = "absolute"
     return {"model_type": config.family, **values, **family.written(config)}
+
+
+def holds_head(config: EncoderConfig) -> bool:
+    """Whether the family's class for sequence classification computes this head."""
+    return config_of(Path("config.json"), fields_of(config)).head == config.head
 
 
 def class_of(config: EncoderConfig, task: str) -> str:

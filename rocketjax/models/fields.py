@@ -54,7 +54,7 @@ class Fields(NamedTuple):
 
     def activation(self, name: str, default: str, *more: Activation) -> Activation:
         """A function by its name in transformers; `more`: further ones that are supported here."""
-        known = _ACTIVATIONS | {other: other for other in more}
+        known: dict[str, Activation] = {**_ACTIVATIONS, **{other: other for other in more}}
         return known[self.one_of(name, tuple(known), default)]
 
     def wrong(self, name: str, remedy: str) -> InputError:

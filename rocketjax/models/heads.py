@@ -4,7 +4,7 @@ A head is a dense layer with an activation (the pooler), in some families a Laye
 linear unit that gives the score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def head_params(
     Raises:
         InputError: the head has more labels, or does not fit the encoder.
     """
-    pooler, unit = _head_names(tensors, config)
+    pooler, unit = head_names(tensors, config)
     if f"{unit}.weight" not in tensors:
         return None
     shape = tensors[f"{unit}.weight"].shape
@@ -63,9 +63,10 @@ def head_params(
     pooled = _dense_params(tensors, pooler, (width, width), source, config.head.bias)
     if _is_identity(pooled):
         return {"head": {"kernel": head["kernel"] * _SCALE, "bias": head["bias"]}}
-    norm = NAMES[config.family].pooler_norm
+    norm = norm_name(config)
     if config.head.norm:
-        parts = {"weight": "scale"} | ({"bias": "bias"} if config.norm_bias else {})
+        has_bias = config.norm_bias if config.head.norm_bias is None else config.head.norm_bias
+        parts = {"weight": "scale"} | ({"bias": "bias"} if has_bias else {})
         pooled["norm"] = {
             ours: _vector(tensors, f"{norm}.{theirs}", width, source)
             for theirs, ours in parts.items()
@@ -75,7 +76,7 @@ def head_params(
 
 def is_lone(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> bool:
     """Whether tensors that have a head's linear unit have no pooler before it, written as none."""
-    pooler, unit = _head_names(tensors, config)
+    pooler, unit = head_names(tensors, config)
     return f"{unit}.weight" in tensors and f"{pooler}.weight" not in tensors
 
 
@@ -90,26 +91,9 @@ def _is_identity(pooled: Params) -> bool:
     return plain and np.array_equal(kernel, _SCALE * np.eye(len(kernel)))
 
 
-def head_of_modules(denses: Sequence[Tensors], config: EncoderConfig) -> Tensors:
-    """The head of a cross-encoder made of modules, under the names that `head_params` reads.
-
-    Args:
-        denses: the tensors of one Dense module, which scores, or of two, the first a pooler.
-        config: of the encoder.
-    """
-    own = NAMES["roberta"] if NAMES[config.family] in _TRIO else NAMES[config.family]
-    names = [_in_full(own), own.unit][-len(denses) :]
-    tensors: Tensors = {}
-    for name, dense in zip(names, denses, strict=True):
-        weight = dense.get("linear.weight", np.zeros(0, np.float32))
-        tensors[f"{name}.weight"] = weight
-        tensors[f"{name}.bias"] = dense.get("linear.bias", np.zeros(weight.shape[:1], np.float32))
-    return tensors
-
-
 def head_tensors(params: Params, config: EncoderConfig) -> Tensors:
     """The exact inverse of `head_params`; always with a pooler, as transformers expects one."""
-    pooler, unit = _head_names({}, config)
+    pooler, unit = head_names({}, config)
     if "pooler" in params:
         pooled, factor = params["pooler"], np.float32(1)
     else:
@@ -125,12 +109,17 @@ def head_tensors(params: Params, config: EncoderConfig) -> Tensors:
         tensors[f"{pooler}.bias"] = np.asarray(pooled["bias"])
     for ours, theirs in (("scale", "weight"), ("bias", "bias")):
         if ours in pooled.get("norm", {}):
-            norm = NAMES[config.family].pooler_norm
+            norm = norm_name(config)
             tensors[f"{norm}.{theirs}"] = np.asarray(pooled["norm"][ours])
     return tensors
 
 
-def _head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[str, str]:
+def norm_name(config: EncoderConfig) -> str:
+    """The name of a head's LayerNorm, in families of which none is known, too."""
+    return NAMES[config.family].pooler_norm or "head.norm"
+
+
+def head_names(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[str, str]:
     """The names of pooler and linear unit in these tensors; of none, those that we write.
 
     The own family's are tried first: RoBERTa's checkpoints may hold an unused pooler named as

@@ -159,9 +159,11 @@ FILES: dict[str, Keys] = {
         "embedding_dimension word_embedding_dimension",
     ),
     "Dense/config.json": Keys(
-        "activation_function module_input_name use_residual",
-        "bias in_features module_output_name out_features",
+        "activation_function module_input_name module_output_name use_residual",
+        "bias in_features out_features",
     ),
+    "Dropout/config.json": Keys("", "dropout"),
+    "LayerNorm/config.json": Keys("", "dimension"),
     "Normalize/config.json": Keys("module_input_name module_output_name"),
 } | {f"config.json of {kind}": keys for kind, keys in FAMILIES.items()}
 
@@ -235,7 +237,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, Keys, dict[str, Any]]]:
         for name in (_LIBRARY, "modules.json"):
             places[folder / name] = name
         for module in modules:
-            if module.path and module.kind in ("Pooling", "Dense", "Normalize"):
+            if module.path and f"{module.kind}/config.json" in FILES:
                 places[folder / module.path / "config.json"] = f"{module.kind}/config.json"
     for path, name in places.items():
         if path.is_file():

@@ -279,6 +279,11 @@ def save_model(
     if task == "ForSequenceClassification":
         fields |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # num_labels 1
     write_json(folder / "config.json", fields)
+    save_tensors(folder, tensors)
+
+
+def save_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes model.safetensors, which `load_tensors` reads."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(data)  # save_file makes it unreadable to others

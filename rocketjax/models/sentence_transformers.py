@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rocketjax.models.architecture import Activation
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import read_json, read_object
 
@@ -15,6 +16,14 @@ _POOLING_FLAGS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_to
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")  # in the order the library tries them
 _UNLIMITED = 1_000_000  # tokens; where transformers knows no limit it writes 1e30
 _RETRIEVERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_HEADS = (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"])
+# Classes of torch.nn, made without arguments.
+TORCH_ACTIVATIONS: dict[str, Activation] = {
+    "Tanh": "tanh",
+    "GELU": "gelu",
+    "ReLU": "relu",
+    "SiLU": "silu",
+}
 # The names of a Transformer's settings, in the order the library tries them.
 TRANSFORMER_SETTINGS = tuple(
     f"sentence_{family}_config.json"
@@ -35,6 +44,16 @@ class Pooled(NamedTuple):
 
     pooling: Literal["cls", "mean"]
     normalize: bool
+
+
+class HeadModules(NamedTuple):
+    """The modules that score a pair behind a cross-encoder's transformer: their folders."""
+
+    pooling: Literal["cls", "mean"]
+    unit: Path  # the Dense that scores
+    pooler: Path | None = None  # the Dense before it
+    activation: Activation = "tanh"  # of the pooler
+    norm: Path | None = None  # the LayerNorm between them
 
 
 class Conventions(NamedTuple):
@@ -199,10 +218,10 @@ def own_length(folder: Path) -> int | None:
     return _tokens(fields, "model_max_length") or _tokens(fields, "max_len")
 
 
-def read_denses(folder: Path) -> list[Path]:
-    """The folders of the Dense modules that score a pair in a cross-encoder made of modules.
+def read_head(folder: Path) -> HeadModules | None:
+    """The modules that score a pair in a cross-encoder made of modules; a Dropout is left out.
 
-    Empty: the head, if there is one, is among the transformer's weights.
+    None: the head, if there is one, is among the transformer's weights.
 
     Raises:
         InputError: modules that the cross-encoder does not compute; they are named.
@@ -210,23 +229,22 @@ def read_denses(folder: Path) -> list[Path]:
     modules = read_modules(folder) or []
     names = [module.kind for module in modules]
     if model_kind(folder) != "CrossEncoder" or names == ["Transformer"]:
-        return []
-    path = folder / "modules.json"
-    if names[:2] != ["Transformer", "Pooling"] or names[2:] not in (["Dense"], ["Dense", "Dense"]):
+        return None
+    own = [module for module in modules[2:] if module.kind != "Dropout"]
+    if names[:2] != ["Transformer", "Pooling"] or [module.kind for module in own] not in _HEADS:
         raise InputError(
-            f"{path}: the modules are {', '.join(names) or 'none'}; supported in a cross-encoder: "
-            "Transformer, or Transformer, Pooling and one or two Dense"
+            f"{folder / 'modules.json'}: the modules are {', '.join(names) or 'none'}; supported "
+            "in a cross-encoder: Transformer, or Transformer, Pooling and Dense, or the same with "
+            "Dense, or Dense and LayerNorm, before the last"
         )
     pooling = _pooling_mode(folder / modules[1].path / "config.json", folder)
-    if pooling != "cls":
-        raise InputError(
-            f"{folder / modules[1].path}/config.json: a cross-encoder that pools by {pooling}; "
-            "supported: cls"
-        )
-    denses = [module.path for module in modules[2:]]
-    for dense, activation in zip(denses, ["Tanh", "Identity"][-len(denses) :], strict=True):
-        _check_dense(folder, dense, activation)
-    return [folder / dense for dense in denses]
+    *inner, unit = [folder / module.path for module in own]
+    _activation_of(folder, unit, ("Identity",), "scores")
+    if not inner:
+        return HeadModules(pooling, unit)
+    name = _activation_of(folder, inner[0], tuple(TORCH_ACTIVATIONS), "sentence_embedding")
+    norm = inner[1] if len(inner) > 1 else None
+    return HeadModules(pooling, unit, inner[0], TORCH_ACTIVATIONS[name], norm)
 
 
 def read_default_prompt(folder: Path) -> str:
@@ -238,16 +256,19 @@ def read_default_prompt(folder: Path) -> str:
     return str(prompts.get(str(settings.get("default_prompt_name"))) or "")
 
 
-def _check_dense(folder: Path, name: str, activation: str) -> None:
-    file = f"{name}/config.json"
+def _activation_of(folder: Path, dense: Path, known: Sequence[str], output: str) -> str:
+    """A Dense module's activation, one of these; its other fields are checked."""
+    file = f"{dense.relative_to(folder)}/config.json"
     fields = read_object(folder / file, folder)
     given = str(fields.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    if given.rpartition(".")[2] != activation:
+    if given.rpartition(".")[2] not in known:
         raise InputError(
-            f"{folder / file}: activation_function is {given}; supported here: {activation}"
+            f"{folder / file}: activation_function is {given}; supported here: {', '.join(known)}"
         )
     _only(folder, file, fields, "use_residual", (None, False))
     _only(folder, file, fields, "module_input_name", (None, "sentence_embedding"))
+    _only(folder, file, fields, "module_output_name", (output,))
+    return given.rpartition(".")[2]
 
 
 def _only(

@@ -336,12 +336,60 @@ def test_a_head_in_modules_is_read(library, pooler, tmp_path):
     dense(folder / f"{2 + pooler}_Dense", 1, "linear.Identity")
     ours = same_scores(library, folder)
     assert ours.module.pooler == pooler
-    modular(folder, names, "mean", model_type="CrossEncoder")
-    with pytest.raises(InputError, match=r"1_Pooling/config\.json: a cross-encoder that pools by"):
+    modular(folder, names, "max", model_type="CrossEncoder")
+    with pytest.raises(InputError, match=r"1_Pooling/config\.json: pooling_mode 'max'; supported"):
         rocketjax.open_reranker(folder)
     modular(folder, ["Pooling"], "cls", model_type="CrossEncoder")
     with pytest.raises(InputError, match=r"modules\.json: the modules are Transformer, Pooling;"):
         rocketjax.open_reranker(folder)
+    modular(folder, ["Pooling", "Dense", "Dense"], "cls", model_type="CrossEncoder")
+    dense(folder / "2_Dense", 32, "activation.Mish")
+    dense(folder / "3_Dense", 1, "linear.Identity")
+    with pytest.raises(InputError, match=r"2_Dense/config\.json: activation_function is .*Mish"):
+        rocketjax.open_reranker(folder)
+
+
+# Family, pooling, what is between pooling and the last Dense; whether its class has such a head.
+HEADS = [
+    ("ModernBert", "mean", ["GELU", "LayerNorm", "Dropout"], True),
+    ("ModernBert", "cls", ["SiLU", "trained LayerNorm"], False),
+    ("ModernBert", "mean", [], False),
+    ("DistilBert", "cls", ["ReLU"], True),
+    ("DistilBert", "cls", [], False),
+    ("DebertaV2", "cls", ["Tanh"], True),
+    ("Bert", "mean", ["GELU", "LayerNorm"], False),
+]
+
+
+@pytest.mark.parametrize(("family", "pooling", "between", "of_class"), HEADS)
+def test_heads_of_modules_are_read_and_exported(
+    library, family, pooling, between, of_class, tmp_path
+):
+    """As CrossEncoder saves them; in their class's form where that has such a head."""
+    import torch
+    from sentence_transformers import models
+
+    torch.manual_seed(2)
+    modules = [models.Transformer(str(bert(tmp_path / "m", family=family)))]
+    modules.append(models.Pooling(32, pooling))
+    for name in between:
+        if name.endswith("LayerNorm"):
+            modules.append(models.LayerNorm(32))
+            if name != "LayerNorm":
+                modules[-1].norm.bias.data += torch.randn(32)
+        elif name == "Dropout":
+            modules.append(models.Dropout(0.1))
+        else:
+            activation = getattr(torch.nn, name)()
+            modules.append(models.Dense(32, 32, name != "SiLU", activation))
+    modules.append(models.Dense(32, 1, True, torch.nn.Identity(), module_output_name="scores"))
+    library.CrossEncoder(modules=modules, device="cpu").save_pretrained(str(tmp_path / "theirs"))
+    ours = same_scores(library, tmp_path / "theirs")
+    exported = export_with(tmp_path / "out", ours)
+    assert (exported / "modules.json").exists() != of_class
+    again = same_scores(library, exported)
+    assert again.module.config == ours.module.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
 
 def test_a_cross_encoder_of_the_librarys_own_saving_is_read(library, tmp_path):

@@ -46,6 +46,7 @@ def attend(
         split = qkv.reshape(r, s, 3, heads, width // (3 * heads))
         plain: Any = attend_on_cpu(split, text, bias, window, scale)
         return plain.reshape(r, s, -1)
-    to_xla = implementation == "tpu" or (bias is not None and bias.ndim == 4)
-    by = "xla" if to_xla else implementation
+    by = "xla" if implementation == "tpu" else implementation
+    if bias is not None and bias.ndim == 4:
+        by = "xla"
     return attend_by_products(qkv, text, heads, by, window, bias, scale)
