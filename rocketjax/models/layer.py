@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rocketjax.models.architecture import Compute, Dtype, EncoderConfig
 from rocketjax.models.attention.attend import attend
 from rocketjax.models.dropout import dropout
-from rocketjax.models.positions import Places, rotated, rotated_on_cpu
+from rocketjax.models.positions import Places, rotated, rotated_in_one_pass
 from rocketjax.models.precision import precision
 from rocketjax.text.batch import Rows
 
@@ -66,7 +66,7 @@ def layer(
     text = jnp.asarray(rows.text)
     qkv = dense(params["qkv"], x, compute.dtype)
     if places.turns is not None:
-        rotate = rotated_on_cpu if compute.attention == "plain" else rotated
+        rotate = rotated_in_one_pass if compute.attention == "plain" else rotated
         qkv = rotate(qkv, places.turns, config.num_heads)
     qkv = qkv.reshape(*text.shape, -1)
     attended = attend(qkv, text, config.num_heads, compute.attention, window, places.bias)
