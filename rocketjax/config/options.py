@@ -239,12 +239,7 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
             f"{place('lists.pseudo_positives')}: pseudo-positives stand in denoised lists; set "
             "lists.denoised above 0"
         )
-    unused = [n for n in ("simans_a", "simans_b") if getattr(lists, n) != getattr(ListConfig(), n)]
-    if unused and lists.sampling != "simans":
-        raise InputError(
-            f"{place(f'lists.{unused[0]}')}: it is of lists.sampling simans alone, and "
-            f"lists.sampling is {lists.sampling}; leave it out, or take simans"
-        )
+    _check_simans(lists, place)
     ruled = [name for name in _RULES if getattr(lists, name) != getattr(ListConfig(), name)]
     if lists.source == "given" and ruled:
         raise InputError(
@@ -260,6 +255,16 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.unlabelled')}: lists without a label are mined; leave out lists.source "
             "given"
+        )
+
+
+def _check_simans(lists: ListConfig, place: Callable[[str], str]) -> None:
+    """Refuses a and b of a sampling that is another."""
+    unused = [n for n in ("simans_a", "simans_b") if getattr(lists, n) != getattr(ListConfig(), n)]
+    if unused and lists.sampling != "simans":
+        raise InputError(
+            f"{place(f'lists.{unused[0]}')}: it is of lists.sampling simans alone, and "
+            f"lists.sampling is {lists.sampling}; leave it out, or take simans"
         )
 
 
