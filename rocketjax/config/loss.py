@@ -56,7 +56,8 @@ class LossConfig:
     mask_by_reranker: Finite | None = at("joint", None)
     """Leave out of the retriever's own cross-entropy those passages of a query's list that the
     re-ranker, as it is at this step, scores higher than the positive by more than this (0: those
-    that it puts before the label). None: no passage."""
+    that it puts before the label). A copy in another list of the step stays a negative
+    (retriever_negatives batch). None: no passage."""
     mask_by_retriever: Finite | None = at("warm-retriever", None)
     """With negatives from the batch, in the retriever's warm-up too: leave out those that the
     retriever itself scores higher than the positive by more than this, before the temperature

@@ -239,6 +239,7 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
             f"{place('lists.pseudo_positives')}: pseudo-positives stand in denoised lists; set "
             "lists.denoised above 0"
         )
+    _check_simans(lists, place)
     ruled = [name for name in _RULES if getattr(lists, name) != getattr(ListConfig(), name)]
     if lists.source == "given" and ruled:
         raise InputError(
@@ -254,6 +255,16 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('lists.unlabelled')}: lists without a label are mined; leave out lists.source "
             "given"
+        )
+
+
+def _check_simans(lists: ListConfig, place: Callable[[str], str]) -> None:
+    """Refuses a and b of a sampling that is another."""
+    unused = [n for n in ("simans_a", "simans_b") if getattr(lists, n) != getattr(ListConfig(), n)]
+    if unused and lists.sampling != "simans":
+        raise InputError(
+            f"{place(f'lists.{unused[0]}')}: it is of lists.sampling simans alone, and "
+            f"lists.sampling is {lists.sampling}; leave it out, or take simans"
         )
 
 
@@ -281,11 +292,12 @@ def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:
 def _check_used(config: Config, place: Callable[[str], str]) -> None:
     """Refuses masks and lists that would change nothing."""
     loss = resolve_loss(config.loss)
-    in_batch = loss.retriever_negatives == "batch" or config.retriever_warmup.steps
-    if loss.mask_by_retriever is not None and not in_batch:
+    in_batch = loss.retriever_negatives == "batch" and loss.retriever_weight
+    if loss.mask_by_retriever is not None and not (in_batch or config.retriever_warmup.steps):
         raise InputError(
             f"{place('loss.mask_by_retriever')}: it masks negatives from the batch, and there are "
-            "none; set loss.retriever_negatives batch, or leave it out"
+            "none; set loss.retriever_negatives batch with a loss.retriever_weight above 0, or "
+            "retriever_warmup.steps, or leave it out"
         )
     if loss.mask_by_reranker is not None and not loss.retriever_weight:
         raise InputError(
@@ -300,8 +312,19 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
 
 
 def _check_teacher(loss: LossConfig, place: Callable[[str], str]) -> None:
-    """Refuses a distillation that moves neither model."""
-    if loss.teacher == "stored" and resolve_loss(loss).stop_gradient == "retriever":
+    """Refuses stored scores that would teach nobody, and a temperature of none."""
+    loss = resolve_loss(loss)
+    if loss.teacher != "live" and not loss.distill_weight:
+        raise InputError(
+            f"{place('loss.teacher')}: stored scores teach by distillation, which has no weight; "
+            "set loss.distill_weight, or loss.teacher live"
+        )
+    if loss.teacher == "live" and loss.stored_temperature is not None:
+        raise InputError(
+            f"{place('loss.stored_temperature')}: it divides stored scores, and loss.teacher live "
+            "reads none; set loss.teacher stored or both, or leave it out"
+        )
+    if loss.teacher == "stored" and loss.stop_gradient == "retriever":
         raise InputError(
             f"{place('loss.teacher')}: stored scores can only teach the retriever, which "
             "loss.stop_gradient retriever does not move; take loss.stop_gradient reranker"

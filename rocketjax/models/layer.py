@@ -12,7 +12,7 @@ from rocketjax.models.architecture import Compute, Distances, Dtype, EncoderConf
 from rocketjax.models.attention.attend import attend
 from rocketjax.models.attention.distances import distance_scores
 from rocketjax.models.dropout import dropout
-from rocketjax.models.positions import Places, rotated, rotated_on_cpu
+from rocketjax.models.positions import Places, rotated, rotated_in_one_pass
 from rocketjax.models.precision import precision
 from rocketjax.text.batch import Rows
 
@@ -67,7 +67,7 @@ def layer(
     text = jnp.asarray(rows.text)
     qkv = dense(params["qkv"], x, compute.dtype)
     if places.turns is not None:
-        rotate = rotated_on_cpu if compute.attention == "plain" else rotated
+        rotate = rotated_in_one_pass if compute.attention == "plain" else rotated
         qkv = rotate(qkv, places.turns, config.num_heads)
     qkv = qkv.reshape(*text.shape, -1)
     bias, scale = places.bias, None

@@ -61,7 +61,7 @@ def _summary(mined: Mined, config: Config) -> str:
     if report.dropped > NEARLY_ALL * report.scored:
         summary += " That is nearly all: the re-ranker is too unsure to clear many candidates."
     if rules := composed(report):
-        summary += f" Of {rules}."
+        summary += f" Lists are composed from {rules}."
     return summary
 
 

@@ -31,7 +31,7 @@ MEASURES = (
         "teacher_entropy",
         "Teacher's entropy, nats",
         NUMBER,
-        "Near 0 the re-ranker is certain and says no more than a label; near the entropy of equal "
+        "Near 0 the teacher is certain and says no more than a label; near the entropy of equal "
         "scores it tells nothing apart; what a label cannot say lies between.",
     ),
     Measure(
@@ -72,7 +72,8 @@ MEASURES = (
         "Negatives that are masked",
         SHARE,
         "Of the retriever's own cross-entropy, as too likely to answer (loss.mask_by_reranker, "
-        "loss.mask_by_retriever). Far more than a few percent are hard negatives too.",
+        "loss.mask_by_retriever). If it is far above a few percent, useful hard "
+        "negatives are masked as well.",
     ),
     Measure(
         "retriever_clipped",
@@ -117,7 +118,8 @@ def distillation_section(record: Record) -> Distillation | None:
     if not shown:
         return None
     rows = [[m.name, *_ends(log[m.column], m.form)] for m in shown]
-    if len(lead := _lead(record)):
+    reranker_teaches = record.config.loss.teacher != "stored"
+    if reranker_teaches and len(lead := _lead(record)):
         shown.append(LEAD)
         rows.append([LEAD.name, LEAD.form.format(lead[0]), LEAD.form.format(lead[-1])])
     clip = CLIP_BY[record.config.joint.optimizer.clip_by]
@@ -148,13 +150,18 @@ def _lead(record: Record) -> np.ndarray:
 
 def _pictures(log: Columns, config: Config) -> Iterator[Picture]:
     loss = resolve_loss(config.loss)
-    temperature = loss.teacher_temperature or loss.distill_temperature
+    live = loss.teacher_temperature or loss.distill_temperature
+    who = {
+        "live": f"the re-ranker's scores, divided by {live:g}",
+        "stored": f"the stored scores, divided by {loss.stored_temperature or live:g}",
+        "both": f"the re-ranker's scores, divided by {live:g}, and of the stored ones, divided by "
+        f"{loss.stored_temperature or live:g}",
+    }
     if {"teacher_entropy", "uniform_entropy"} <= log.keys():
         yield captioned(
             figures.entropy(log),
             "How certain the teacher is",
-            "Entropy of the re-ranker's distribution over a list, as it is distilled (its scores "
-            f"divided by {temperature:g}).",
+            f"Entropy of the distribution over a list that is distilled: of {who[loss.teacher]}.",
         )
     if {"teacher_disagrees", "distill_cosine", "retriever_cosine"} <= log.keys():
         yield captioned(

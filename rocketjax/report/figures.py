@@ -85,7 +85,7 @@ def entropy(log: Columns) -> Figure:
     figure, axes = drawing.new_figure()
     ends = [
         drawing.line(axes, log["step"], log["uniform_entropy"], "equal scores", GREY),
-        drawing.line(axes, log["step"], log["teacher_entropy"], "re-ranker", ORANGE),
+        drawing.line(axes, log["step"], log["teacher_entropy"], "teacher", ORANGE),
     ]
     axes.set_ylim(bottom=0)
     drawing.label_over_steps(axes, "nats per list", ends)
@@ -106,7 +106,7 @@ def agreement(log: Columns) -> Figure:
     ]
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1)
     drawing.label_over_steps(axes, "cosine, or share of lists", ends)
-    drawing.remark(axes, "other first: lists where the teacher puts no label first")
+    drawing.remark(axes, "other first: the teacher does not rank the label first")
     return figure
 
 

@@ -4,16 +4,19 @@ Each is a number a list, of scores that the step holds already; nothing is train
 read them: docs/losses.md.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from rocketjax.config.loss import LossConfig
-from rocketjax.text.batch import Array
+from rocketjax.text.batch import Array, TeacherScores
 from rocketjax.training.losses import (
     Term,
     distillation,
     list_log_softmax,
     listwise_cross_entropy,
+    targets,
     with_labels,
     without_likely,
 )
@@ -26,8 +29,9 @@ def diagnostics(
     reranker_scores: Array,
     valid: Array,
     config: LossConfig,
-    lists: int,
+    counts: Mapping[str, Array],
     labelled: Array | None = None,
+    stored: TeacherScores | None = None,
 ) -> dict[str, Term]:
     """Measures of a joint step, as means over lists.
 
@@ -36,26 +40,35 @@ def diagnostics(
         reranker_scores: [B, L], as the re-ranker gives them.
         valid: [B, L] bool.
         config: what `rocketjax.config.resolve_loss` makes of one with a preset.
-        lists: of the whole batch, on all devices.
+        counts: what the terms "retriever" and "distill" are divided by, summed over all devices
+            and at least 1; nothing where `reduction` divides by nothing.
         labelled: [B] bool, the lists whose slot 0 holds a positive; None: all.
+        stored: [B, L], as `distillation` takes them.
 
     Returns:
-        "teacher_entropy": of the re-ranker's distribution as it is distilled, in nats.
-        "uniform_entropy": log of the list's length, the most that it could be.
-        "teacher_disagrees": share of lists of which the re-ranker puts no label first.
+        "teacher_entropy": of the distribution that is distilled (`config.teacher` says whose it
+            is), in nats; of lists that are taught.
+        "uniform_entropy": log of the list's length, the most that it could be; of the same lists.
+        "teacher_disagrees": share of those with a label whose label that distribution does not
+            rank first.
         "distill_cosine": between the gradients of distillation and of the label with respect to
             the retriever's scores of a list; lists without a gradient do not count. Not there
             where the distillation does not move the retriever.
-        "retriever_cosine": between the weighted sum of both gradients and the label's.
+        "retriever_cosine": between the gradient of the step's weighted loss, which is of both
+            terms, and the label's.
         "labelled": share of lists that have a label, where `labelled` says which.
+
+    Raises:
+        InputError: what `distillation` raises.
     """
     de, ce = jax.lax.stop_gradient((retriever_scores, reranker_scores))
     own = with_labels(valid, labelled)
-    size = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+    log_p, taught = _distilled(ce, valid, config, stored)
+    judged = own[:, 0] & taught
     measures = {
-        "teacher_entropy": teacher_entropy(ce, valid, config),
-        "uniform_entropy": _mean(jnp.log(size[:, 0]), valid[:, 0]),
-        "teacher_disagrees": _mean(~_positive_first(ce, own), own[:, 0]),
+        "teacher_entropy": _mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=1), taught),
+        "uniform_entropy": _mean(jnp.log(jnp.maximum(jnp.sum(valid, axis=1), 1)), taught),
+        "teacher_disagrees": _mean(~_positive_first(log_p, own), judged),
     }
     if labelled is not None:
         measures["labelled"] = _mean(own[:, 0], valid[:, 0])
@@ -63,28 +76,28 @@ def diagnostics(
         return measures
     kept = without_likely(own, ce, config.mask_by_reranker)
     label = jax.grad(lambda scores: listwise_cross_entropy(scores, kept).total)(de)
-    taught = jax.grad(lambda scores: distillation(scores, ce, valid, config).total)(de)
-    of_a_list = {"list": 1.0, "element": 1 / size, "sum": lists}[config.reduction]
-    both = config.retriever_weight * label + config.distill_weight * of_a_list * taught
+    teach = jax.grad(lambda scores: distillation(scores, ce, valid, config, stored).total)(de)
+    # Each term has its own divisor. Times the label's, which the direction does not depend on.
+    share = counts["retriever"] / counts.get("distill", 1.0)
+    both = config.retriever_weight * label + config.distill_weight * share * teach
     return measures | {
-        "distill_cosine": _cosine(taught, label),
+        "distill_cosine": _cosine(teach, label),
         "retriever_cosine": _cosine(both, label),
     }
-
-
-def teacher_entropy(scores: Array, valid: Array, config: LossConfig) -> Term:
-    """Entropy of the re-ranker's distribution over each list, in nats: -sum p log p.
-
-    0: it is certain; the log of the list's length: it tells nothing apart.
-    """
-    temperature = config.teacher_temperature or config.distill_temperature
-    log_p = list_log_softmax(jnp.asarray(scores) / temperature, valid)
-    return _mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=1), valid[:, 0])
 
 
 def accuracy(scores: Array, valid: Array) -> Term:
     """Share of lists whose positive scores above every other passage."""
     return _mean(_positive_first(scores, valid), valid[:, 0])
+
+
+def _distilled(
+    scores: Array, valid: Array, config: LossConfig, stored: TeacherScores | None
+) -> tuple[Array, Array]:
+    """The log-probabilities [B, L] that are distilled, and which lists [B] are taught."""
+    target, taught = targets(scores, valid & valid[:, :1], config, stored)
+    margins = config.distill_loss == "margin_mse"
+    return list_log_softmax(-target, valid) if margins else target, taught
 
 
 def _positive_first(scores: Array, valid: Array) -> jax.Array:

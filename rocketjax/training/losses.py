@@ -124,7 +124,7 @@ def distillation(
     margin_mse it is, instead, the sum over negatives of ((ce_0 - ce_i) - (de_0 - de_i))^2, of
     scores divided by their temperatures (MarginMSE, arXiv 2010.02666).
 
-    With `teacher` stored or both, ce is another distribution (`_teacher`): constant scores' own, or
+    With `teacher` stored or both, ce is another distribution (`targets`): constant scores' own, or
     its mean with the re-ranker's.
 
     `reduction` is what the sum over lists is divided by: "list" the lists, "element" the valid
@@ -144,7 +144,7 @@ def distillation(
         retriever_scores = jax.lax.stop_gradient(retriever_scores)
     student_scores = retriever_scores / config.distill_temperature
     counted = valid & valid[:, :1]
-    teacher, taught = _teacher(reranker_scores, counted, config, stored)
+    teacher, taught = targets(reranker_scores, counted, config, stored)
     counted = counted & taught[:, None]
     if config.distill_loss == "margin_mse":
         apart = teacher - _margins(student_scores, counted)
@@ -163,7 +163,7 @@ def distillation(
     return Term(jnp.sum(parts, where=counted), count)
 
 
-def _teacher(
+def targets(
     live: Array, counted: Array, config: LossConfig, stored: TeacherScores | None
 ) -> tuple[Array, Array]:
     """What is taught [B, L], log-probabilities or margins as `distill_loss` says, and which lists
@@ -175,8 +175,18 @@ def _teacher(
         stored   p = p_stored, of lists with a score of each passage; no other list is taught
         both     p = (p_live + p_stored) / 2; p_live of the other lists
 
-    This mean's gradient with respect to the student is the mean of both teachers' (softmax(de) - p
-    is linear in p). Margins are averaged likewise.
+    KL(teacher || student) is moved by p alone: with `both`, its gradient with respect to the
+    student's scores, softmax(de) - p, is the mean of both teachers'. KL(student || teacher) is
+    moved by log p, and no such mean. Margins are averaged, and so are their gradients.
+
+    Args:
+        live: [B, L], the re-ranker's scores.
+        counted: [B, L] bool, the passages of lists that are there.
+        config: a resolved one.
+        stored: [B, L] scores and which are there; needed where `teacher` is stored or both.
+
+    Raises:
+        InputError: stored scores are to teach, and there are none.
     """
     of = _margins if config.distill_loss == "margin_mse" else list_log_softmax
     temperature = config.teacher_temperature or config.distill_temperature

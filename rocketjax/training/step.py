@@ -160,18 +160,19 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
             de = list_scores(query, passage)
             terms = joint_terms(de, ce, batch.valid, loss, batch.labelled, batch.stored)
             if loss.retriever_negatives == "batch":
-                likely = ~without_likely(batch.valid, ce, loss.mask_by_reranker)
+                above = loss.mask_by_reranker
+                likely = None if above is None else ~without_likely(batch.valid, ce, above)
                 terms |= in_batch_terms(query, passage, batch, loss, likely)
             return terms
 
         de = list_scores(query, passage)
         terms = of_vectors(query, passage)
+        counts = _everyones_counts({name: terms[name] for name in ("retriever", "distill")})
         terms |= at_widths(of_vectors, (query, passage), loss, retriever)
         own = with_labels(batch.valid, batch.labelled)
         for width in narrower(loss, retriever):
             scores = list_scores(*shortened((query, passage), width, retriever))
             terms[f"retriever_accuracy_{width}"] = accuracy(scores, own)
-        lists = batch.valid.shape[0] * jax.lax.psum(1, AXIS)
         scaled = de / (loss.retriever_temperature or 1.0)  # a settled one has it
         return (
             terms
@@ -180,7 +181,7 @@ def joint_objective(retriever: BiEncoder, reranker: CrossEncoder, loss: LossConf
                 "retriever_accuracy": accuracy(de, own),
                 "reranker_accuracy": accuracy(ce, own),
             }
-            | diagnostics(scaled, ce, batch.valid, loss, lists, batch.labelled)
+            | diagnostics(scaled, ce, batch.valid, loss, counts, batch.labelled, batch.stored)
         )
 
     return Objective(terms_of, joint_weights(loss))
@@ -235,7 +236,8 @@ def in_batch_terms(
         passage: [B, L, D], likewise.
         batch: B lists.
         loss: a settled one; its temperature counts, and what it masks.
-        likely: [B, L] bool, passages of a query's own list that are none of its negatives either.
+        likely: [B, L] bool, passages of a query's own list that are none of its negatives either;
+            None: nobody says so (`mask_by_reranker` needs the re-ranker's scores).
 
     Returns:
         "retriever", and with a mask "masked_negatives": the share of negatives that it leaves out.
@@ -247,7 +249,7 @@ def in_batch_terms(
     relevant, temperature = jnp.asarray(batch.relevant), loss.retriever_temperature or 1.0
     query = query / temperature  # a settled one has it
     masked = jnp.zeros_like(relevant)
-    if likely is not None and loss.mask_by_reranker is not None:
+    if likely is not None:
         is_own = jnp.arange(len(valid)) // slots == rows[:, None]
         masked |= is_own & jnp.tile(likely, len(valid) // slots)
     if loss.mask_by_retriever is not None:
@@ -255,7 +257,7 @@ def in_batch_terms(
         masked |= likely_in_batch(query, passages, rows * slots, above)
     answers = relevant | masked
     term = in_batch_cross_entropy(query, passages, valid, rows * slots, answers, batch.labelled)
-    if loss.mask_by_reranker is None and loss.mask_by_retriever is None:
+    if likely is None and loss.mask_by_retriever is None:
         return {"retriever": term}
     negatives = valid & ~relevant & with_labels(batch.valid, batch.labelled)[:, :1]
     share = Term(*(jnp.sum(x, dtype=jnp.float32) for x in (negatives & masked, negatives)))

@@ -315,6 +315,17 @@ def test_the_config_imports_no_jax():
     [
         ("loss: {mask_by_retriever: 0.1}", r"loss\.mask_by_retriever: it masks negatives from the"),
         (
+            "{loss: {preset: paper, retriever_negatives: batch, mask_by_retriever: 0.1}, "
+            "retriever_warmup: {steps: 0}}",
+            r"loss\.mask_by_retriever: .* loss\.retriever_weight above 0",
+        ),
+        (
+            "loss: {preset: custom, distill_weight: 0, teacher: both}",
+            r"loss\.teacher: .* no weight; set loss\.distill_weight",
+        ),
+        ("loss: {stored_temperature: 0.1}", r"loss\.stored_temperature: it divides stored scores"),
+        ("lists: {simans_a: 1}", r"lists\.simans_a: .* lists\.sampling is uniform"),
+        (
             "loss: {preset: released, mask_by_reranker: 0}",
             r"loss\.mask_by_reranker: .* no weight \(loss\.preset released\)",
         ),

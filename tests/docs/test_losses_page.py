@@ -30,5 +30,6 @@ def test_the_presets_are_those_of_the_code(preset):
 
 def test_every_measure_of_a_list_is_explained():
     scores, all_valid = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-    logged = diagnostics(scores, scores, all_valid, LossConfig(), 1, jnp.ones(1, bool))
+    counts = {"retriever": jnp.ones(()), "distill": jnp.ones(())}
+    logged = diagnostics(scores, scores, all_valid, LossConfig(), counts, jnp.ones(1, bool))
     assert all(f"`{name}`" in PAGE for name in logged)

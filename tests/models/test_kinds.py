@@ -17,7 +17,7 @@ from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Encoder, unstacked
 from rocketjax.models.families import FAMILIES
-from rocketjax.models.positions import relative_bias, rotated, rotated_on_cpu, turns
+from rocketjax.models.positions import relative_bias, rotated, rotated_in_one_pass, turns
 from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import pack
 
@@ -187,7 +187,7 @@ def test_windows_and_biases_are_those_of_the_formula(implementation, window, bia
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("rotated", [rotated, rotated_on_cpu])
+@pytest.mark.parametrize("rotated", [rotated, rotated_in_one_pass])
 def test_rotated_scores_hang_on_distance_alone(rotated):
     rng = np.random.default_rng(0)
     qkv = np.tile(rng.normal(size=(1, 3 * 2 * 8)).astype(np.float32), (10, 1))
@@ -202,7 +202,7 @@ def test_rotated_scores_hang_on_distance_alone(rotated):
     np.testing.assert_array_equal(turned[:, 2].reshape(10, -1), qkv[:, 32:])  # values stay
 
 
-def test_on_a_cpu_heads_are_rotated_to_the_same():
+def test_one_pass_rotates_heads_to_the_same():
     rng = np.random.default_rng(0)
     qkv, weight = rng.normal(size=(2, 9, 3 * 2 * 8)).astype(np.float32)
     turned = turns(jnp.asarray([0, 1, 2, 3, 0, 1, 77, 8_000, 5]), 8, 100.0)
@@ -210,10 +210,10 @@ def test_on_a_cpu_heads_are_rotated_to_the_same():
     def of(rotate):
         return jax.value_and_grad(lambda x: jnp.sum(rotate(x, turned, 2) * weight))(qkv)
 
-    for ours, want in zip(of(rotated_on_cpu), of(rotated), strict=True):
+    for ours, want in zip(of(rotated_in_one_pass), of(rotated), strict=True):
         np.testing.assert_allclose(ours, want, atol=1e-5)
     narrow = jnp.asarray(qkv, jnp.bfloat16)
-    np.testing.assert_array_equal(*(r(narrow, turned, 2) for r in (rotated, rotated_on_cpu)))
+    np.testing.assert_array_equal(*(r(narrow, turned, 2) for r in (rotated, rotated_in_one_pass)))
 
 
 @each_kind

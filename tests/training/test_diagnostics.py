@@ -9,7 +9,9 @@ import pytest
 
 from rocketjax.config.loss import PRESETS, LossConfig
 from rocketjax.config.schema import OptimizerConfig
+from rocketjax.text.batch import TeacherScores
 from rocketjax.training.diagnostics import diagnostics
+from rocketjax.training.losses import joint_terms, joint_weights
 from rocketjax.training.optimizer import clipped
 
 
@@ -18,17 +20,18 @@ def softmax(x):
     return e / e.sum()
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def measured(de, ce, valid, config, lists):
-    return {
-        name: term.total / term.count
-        for name, term in diagnostics(de, ce, valid, config, lists).items()
-    }
+@partial(jax.jit, static_argnums=3)
+def measured(de, ce, valid, config, labelled, stored):
+    terms = joint_terms(de, ce, valid, config, labelled, stored)
+    counts = {name: terms[name].count for name in ("retriever", "distill")}
+    counts = {name: count for name, count in counts.items() if count is not None}
+    found = diagnostics(de, ce, valid, config, counts, labelled, stored)
+    return {name: term.total / term.count for name, term in found.items()}
 
 
-def measures(de, ce, config, valid=None):
+def measures(de, ce, config, valid=None, labelled=None, stored=None):
     valid = np.ones(de.shape, bool) if valid is None else valid
-    found = measured(np.float32(de), np.float32(ce), valid, config, len(de))
+    found = measured(np.float32(de), np.float32(ce), valid, config, labelled, stored)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -79,8 +82,8 @@ def test_measures_are_those_of_each_list_by_itself(name):
         else:
             ratio = np.log(student / teacher)
             taught = student * (ratio - student @ ratio) / t
-        scale = {"list": 1, "element": 1 / size, "sum": len(de)}[config.reduction]
-        both = config.retriever_weight * label + config.distill_weight * scale * taught
+        scale = {"list": 1 / 5, "element": 1 / sum(lengths), "sum": 1}[config.reduction]
+        both = config.retriever_weight * label / 5 + config.distill_weight * scale * taught
         cosines.append(cosine(taught, label))
         of_both.append(cosine(both, label))
     found = measures(de, ce, config, valid)
@@ -99,6 +102,41 @@ def test_measures_are_those_of_each_list_by_itself(name):
     assert 0 < found["teacher_disagrees"] < 1
 
 
+@pytest.mark.parametrize(
+    ("reduction", "teacher"), [("list", "live"), ("element", "stored"), ("sum", "both")]
+)
+def test_the_retrievers_cosine_is_that_of_the_gradient_it_gets(reduction, teacher):
+    """Few lists have a label, and few have scores: each term is divided by a number of its own."""
+    config = LossConfig(preset="custom", reduction=reduction, teacher=teacher)
+    de, ce, kept = np.random.default_rng(1).normal(size=(3, 16, 4)).astype(np.float32)
+    valid = np.arange(4) < np.where(np.arange(16) % 3, 4, 3)[:, None]
+    labelled, scored = np.arange(16) < 3, np.arange(16) % 2 == 0
+    stored = TeacherScores(kept, np.repeat(scored[:, None], 4, axis=1))
+
+    def loss(de, weights):
+        terms = joint_terms(de, ce, valid, config, labelled, stored)
+        shares = {n: t.total / (1.0 if t.count is None else t.count) for n, t in terms.items()}
+        return sum(weight * shares[name] for name, weight in weights.items())
+
+    whole = jax.grad(loss)(de, joint_weights(config))
+    label = jax.grad(loss)(de, {"retriever": 1.0})
+    found = measures(de, ce, config, valid, labelled, stored)
+    want = [cosine(a, b) for a, b in zip(whole[labelled], label[labelled], strict=True)]
+    assert found["retriever_cosine"] == pytest.approx(np.mean(want), rel=1e-5)
+
+
+def test_entropy_and_disagreement_are_those_of_who_teaches():
+    """Stored scores: of lists that have all of them, whatever the re-ranker says."""
+    config = LossConfig(preset="custom", teacher="stored", stored_temperature=0.5)
+    kept = np.array([[0.0, 1, 2], [2, 0, 1], [9, 9, 9]], np.float32)
+    stored = TeacherScores(kept, np.array([[True] * 3, [True] * 3, [True, False, True]]))
+    found = measures(np.zeros((3, 3)), np.eye(3)[[0, 1, 1]], config, stored=stored)
+    p = softmax(kept[0] / 0.5)
+    assert found["teacher_entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+    assert found["uniform_entropy"] == pytest.approx(np.log(3))
+    assert found["teacher_disagrees"] == 0.5
+
+
 def test_a_teacher_that_repeats_the_label_adds_nothing():
     """A teacher certain of the label, one certain of another passage, one that knows nothing."""
     de = np.zeros((1, 4))
@@ -115,7 +153,7 @@ def test_a_teacher_that_repeats_the_label_adds_nothing():
 
 def test_a_distillation_that_moves_the_re_ranker_alone_has_no_gradient_to_compare():
     config = LossConfig(preset="custom", stop_gradient="retriever")
-    found = diagnostics(*np.zeros((2, 1, 3), np.float32), np.ones((1, 3), bool), config, 1)
+    found = measures(*np.zeros((2, 1, 3)), config)
     assert {*found} == {"teacher_entropy", "uniform_entropy", "teacher_disagrees"}
 
 
