@@ -190,7 +190,7 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     check_index(config.index, place)
     _check_widths(config.loss, place)
     _check_used(config, place)
-    _check_teacher(config.loss, place)
+    _check_teacher(config, place)
     return config
 
 
@@ -299,8 +299,16 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
         )
 
 
-def _check_teacher(loss: LossConfig, place: Callable[[str], str]) -> None:
-    """Refuses a distillation that moves neither model."""
+def _check_teacher(config: Config, place: Callable[[str], str]) -> None:
+    """Refuses a distillation that moves neither model, or that lacks the scores it is by."""
+    loss, lists = config.loss, config.lists
+    is_stored = loss.teacher != "live" and config.joint.steps
+    if is_stored and lists.source == "mined" and not lists.teacher:
+        raise InputError(
+            f"{place('loss.teacher')}: {loss.teacher} needs scores of mined passages, and rows "
+            "bring those of their own; give lists.teacher, a cross-encoder or a run, or lists.source "
+            "given, or take loss.teacher live"
+        )
     if loss.teacher == "stored" and resolve_loss(loss).stop_gradient == "retriever":
         raise InputError(
             f"{place('loss.teacher')}: stored scores can only teach the retriever, which "
