@@ -306,8 +306,8 @@ def _check_teacher(config: Config, place: Callable[[str], str]) -> None:
     if is_stored and lists.source == "mined" and not lists.teacher:
         raise InputError(
             f"{place('loss.teacher')}: {loss.teacher} needs scores of mined passages, and rows "
-            "bring those of their own; give lists.teacher, a cross-encoder or a run, or lists.source "
-            "given, or take loss.teacher live"
+            "bring those of their own; give lists.teacher, a cross-encoder or a run, or "
+            "lists.source given, or take loss.teacher live"
         )
     if loss.teacher == "stored" and resolve_loss(loss).stop_gradient == "retriever":
         raise InputError(
