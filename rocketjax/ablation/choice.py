@@ -64,7 +64,9 @@ def _read(wanted: Sequence[str], files: Mapping[str, Path]) -> dict[str, Config]
     configs = read_arms({arm: path for arm, path in files.items() if arm in needed})
     if not RECIPES.keys().isdisjoint(wanted):  # which train on that arm's lists
         base = configs[BASE]
-        lists = dataclasses.replace(base.lists, denoised=0.0, pseudo_positives=0)
+        lists = dataclasses.replace(
+            base.lists, denoised=0.0, pseudo_positives=0, unlabelled="pseudo"
+        )
         configs.setdefault("undenoised", dataclasses.replace(base, lists=lists))
     return configs
 

@@ -115,11 +115,18 @@ def _train(name: str, work: Work, folder: Path, watch: Watch) -> None:
 
 
 def _work(name: str, config: Config, given: Given) -> dict[str, Work]:
-    """The work for each of the two models; the other process knows nothing of rocketjax."""
+    """The work for each of the two models; the other process knows nothing of rocketjax.
+
+    Lists without a label are left out: no recipe has a use for them.
+    """
     retriever_loss, reranker_loss = RECIPES[name]
-    seen = _as_seen(given.lists, config.joint)
+    labelled = [item for item in given.lists if item.positive]
+    seen = _as_seen(labelled, config.joint)
     before = _as_seen(given.warm_up, config.reranker_warmup)
-    rows = list(_rows(seen, max(len(item.negatives) for item in given.lists), given.collection))
+    # The retriever's losses need the same number of negatives in all rows.
+    most = max(len(item.negatives) for item in labelled)
+    whole = [item for item in labelled if len(item.negatives) == most]
+    rows = list(_rows(_as_seen(whole, config.joint), given.collection))
     if retriever_loss != "negatives":
         rows = _with_scores(rows, open_reranker(given.teacher))
     pairs = reranker_loss == "pairs"
@@ -151,16 +158,13 @@ def _as_seen(lists: Sequence[TrainingList], stage: StageConfig) -> list[Training
     return list(islice(cycle(lists), stage.steps * stage.batch))
 
 
-def _rows(
-    lists: Sequence[TrainingList], negatives: int, collection: Collection
-) -> Iterator[dict[str, Any]]:
-    """A row for each list with `negatives` of them: the loss needs the same number in all rows."""
+def _rows(lists: Sequence[TrainingList], collection: Collection) -> Iterator[dict[str, Any]]:
+    """A row for each list."""
     queries, passages = collection.split("train").queries, collection.by_id
     for item in lists:
-        if item.positive and len(item.negatives) == negatives:
-            yield {"query": queries[item.query], "positive": passages[item.positive].whole} | {
-                f"negative_{i}": passages[pid].whole for i, pid in enumerate(item.negatives, 1)
-            }
+        yield {"query": queries[item.query], "positive": passages[item.positive].whole} | {
+            f"negative_{i}": passages[pid].whole for i, pid in enumerate(item.negatives, 1)
+        }
 
 
 def _with_scores(rows: Sequence[dict[str, Any]], teacher: Reranker) -> list[dict[str, Any]]:
@@ -187,8 +191,8 @@ def _lists(lists: Sequence[TrainingList], collection: Collection) -> Iterator[di
 
 
 def _pairs(lists: Sequence[TrainingList], collection: Collection) -> Iterator[dict[str, Any]]:
-    """A row for each passage of each labelled list, the positive first."""
+    """A row for each passage of each list, the positive first."""
     queries, passages = collection.split("train").queries, collection.by_id
-    for item in (item for item in lists if item.positive):
+    for item in lists:
         for pid, label in [(item.positive, 1.0), *((pid, 0.0) for pid in item.negatives)]:
             yield {"query": queries[item.query], "passage": passages[pid].whole, "label": label}

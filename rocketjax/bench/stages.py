@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from rocketjax.config.schema import Config, StageConfig
 from rocketjax.mining.augment import lists_per_positive
+from rocketjax.mining.rules import scored_depth
 
 Kind: TypeAlias = Literal["query", "passage", "pair"]  # of texts
 
@@ -49,7 +50,8 @@ def stages(config: Config, passages: int, queries: int) -> Iterator[Work]:
         queries: to evaluate on.
     """
     lists, warm, joint = config.lists, config.reranker_warmup, config.joint
-    scored = (lists.scored or lists.top_n) + 1 if lists.denoised else 0
+    deep = scored_depth(lists)
+    scored = deep + 1 if deep else 0
     mined = joint.steps * joint.batch / sum(lists_per_positive(lists))
     judged = queries * config.evaluate.rerank_depth
     if config.evaluate.start:

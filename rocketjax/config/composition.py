@@ -30,10 +30,10 @@ class Composition:
     negatives up to 95 % of the positive's (TopK-PercPos of NV-Retriever)."""
     sampling: Literal["uniform", "top", "stratified", "simans"] = at("mine", "uniform")
     """How negatives are drawn from what the rules leave: uniformly; the retriever's best; one from
-    each of as many strata, equally large, of the passages by score (arXiv 2604.04734); or by SimANS
-    (arXiv 2210.11773), with probabilities in proportion to exp(-a (s - s_pos - b)^2) of raw scores.
-    Of all kinds of lists alike (a list without a label takes the retriever's best passage for its
-    positive); the re-ranker's warm-up always draws uniformly."""
+    each of as many strata, equally large, of the passages by score (after arXiv 2604.04734); or by
+    SimANS (arXiv 2210.11773), with probabilities in proportion to exp(-a (s - s_pos - b)^2) of raw
+    scores. Of all kinds of lists alike (a list without a label takes the retriever's best passage
+    for its positive); the re-ranker's warm-up always draws uniformly."""
     simans_a: Amount = at("mine", 0.5)
     """SimANS's a: how narrowly negatives are drawn around the positive's score plus b."""
     simans_b: Finite = at("mine", 0.0)

@@ -190,7 +190,7 @@ def checked(values: dict[str, Any], place: Callable[[str], str]) -> Config:
     check_index(config.index, place)
     _check_widths(config.loss, place)
     _check_used(config, place)
-    _check_teacher(config.loss, place)
+    _check_teacher(config, place)
     return config
 
 
@@ -311,9 +311,9 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
         )
 
 
-def _check_teacher(loss: LossConfig, place: Callable[[str], str]) -> None:
-    """Refuses stored scores that would teach nobody, and a temperature of none."""
-    loss = resolve_loss(loss)
+def _check_teacher(config: Config, place: Callable[[str], str]) -> None:
+    """Refuses stored scores that teach nobody or miss lists, and a temperature of none."""
+    loss, lists = resolve_loss(config.loss), config.lists
     if loss.teacher != "live" and not loss.distill_weight:
         raise InputError(
             f"{place('loss.teacher')}: stored scores teach by distillation, which has no weight; "
@@ -323,6 +323,13 @@ def _check_teacher(loss: LossConfig, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('loss.stored_temperature')}: it divides stored scores, and loss.teacher live "
             "reads none; set loss.teacher stored or both, or leave it out"
+        )
+    is_stored = loss.teacher != "live" and config.joint.steps
+    if is_stored and lists.source == "mined" and not lists.teacher:
+        raise InputError(
+            f"{place('loss.teacher')}: {loss.teacher} needs scores of mined passages, and rows "
+            "bring those of their own; give lists.teacher, a cross-encoder or a run, or "
+            "lists.source given, or take loss.teacher live"
         )
     if loss.teacher == "stored" and loss.stop_gradient == "retriever":
         raise InputError(

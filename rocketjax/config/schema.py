@@ -225,8 +225,8 @@ class ListConfig(Composition):
     """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
     one of each kind for every positive (the paper)."""
     scored: Count = at("mine", 20)
-    """How many of a query's best passages the re-ranker scores for denoised lists; 0, or with a
-    rule by score: top_n."""
+    """How many of a query's best passages behind `range_min` the re-ranker scores for denoised
+    lists; 0, or with a rule by score: top_n."""
     low: Whole = at("mine", 0.1)
     """A denoised list's negatives are those the re-ranker gives a probability below this, and
     where they are too few, unscored ones (`depth`)."""

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,7 +94,9 @@ def read_run(path: Path, say: Say = unsaid) -> dict[str, list[tuple[str, float]]
     return {query: [(pid, -rows[query][pid][0]) for pid in pids] for query, pids in found.items()}
 
 
-def read_scores(path: Path, say: Say = unsaid) -> dict[str, dict[str, float]]:
+def read_scores(
+    path: Path, say: Say = unsaid, queries: Collection[str] | None = None
+) -> dict[str, dict[str, float]]:
     """Reads a TREC run of a re-ranker as scores: query id -> passage id -> score.
 
     What `rerank` has not scored (see `write_rankings`) is left out.
@@ -101,19 +104,29 @@ def read_scores(path: Path, say: Say = unsaid) -> dict[str, dict[str, float]]:
     Args:
         path: of the file; .gz is decompressed.
         say: gets a line on how many were left out.
+        queries: whose scores are kept; None: all that the file has. (A run may have 100 million
+            lines, of a few queries that somebody trains on.)
 
     Raises:
-        InputError: as for `read_run`, and for a file of rankings without scores.
+        InputError: as for `read_run`, for a file of rankings without scores, and for one with none
+            of `queries`.
     """
     scores: dict[str, dict[str, float]] = {}
-    left_out = 0
+    left_out, other = 0, None
     for place, (query, pid, score, tag) in headed(path, _scored, BadRows()):
-        if tag.endswith(_UNSCORED):
+        if queries is not None and query not in queries:
+            other = other or query
+        elif tag.endswith(_UNSCORED):
             left_out += 1
-        elif pid in scores.setdefault(query, {}):
+        elif pid in scores.setdefault(sys.intern(query), {}):
             raise InputError(f"{place}: passage: duplicate {pid!r} for query {query!r}")
         else:
-            scores[query][pid] = score
+            scores[query][sys.intern(pid)] = score  # one passage is in many rankings
+    if other and not scores and not left_out:
+        raise InputError(
+            f"{path}: has none of the {len(queries or ()):,} queries that lists are made for (its "
+            f"first is {other!r}); give a run of these"
+        )
     if not scores:
         raise InputError(f"{path}: contains no scores")
     if left_out:

@@ -1,9 +1,8 @@
 """Hybrid data augmentation: training lists from what the retriever finds and the re-ranker says.
 
 Undenoised lists: a positive, and a sample of the retriever's best passages, uniform unless the
-config has other rules (rules.py). Some of those
-do answer the query, nobody judged them. Denoised lists: only passages that the re-ranker finds
-unlikely to answer it. RocketQAv2 trains on both.
+config has other rules (rules.py). Some of those do answer the query, nobody judged them. Denoised
+lists: only passages that the re-ranker finds unlikely to answer it. RocketQAv2 trains on both.
 """
 
 import dataclasses

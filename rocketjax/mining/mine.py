@@ -33,7 +33,7 @@ from rocketjax.mining.augment import hybrid_lists, is_distilled
 from rocketjax.mining.calibrate import Calibration, platt
 from rocketjax.mining.known import Known, known_answers
 from rocketjax.mining.report import MiningReport, read_report, write_report
-from rocketjax.mining.rules import has_rules, has_thresholds
+from rocketjax.mining.rules import draws_by_score, has_rules, has_thresholds, scored_depth
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.ranking import QUERIES_AT_ONCE, retrieve, score_pairs
@@ -87,9 +87,10 @@ def mine(
                 made, counts = hybrid_lists(
                     candidates, _calibrate(candidates, config), config, seed
                 )
-            if made and config.length > 1 and counts.alone == len(made):
+            labelled = len(made) - counts.distilled  # lists without a label always have others
+            if labelled and config.length > 1 and counts.alone == labelled:
                 raise InputError(
-                    f"{folder}: none of {len(made):,} lists has a negative: the re-ranker finds "
+                    f"{folder}: none of {labelled:,} lists has a negative: the re-ranker finds "
                     "all candidates too likely to answer; raise --lists.low or --lists.depth"
                     + (f", or loosen {', '.join(counts.taken)}" if counts.taken else "")
                 )
@@ -121,13 +122,9 @@ class _Depths(NamedTuple):
 
 def _depths(config: ListConfig) -> _Depths:
     if not config.denoised:
-        return _Depths(config.top_n, config.top_n if has_rules(config) else 0)
+        return _Depths(config.top_n, scored_depth(config))
     deepest = config.depth or 2 * config.top_n
-    return _Depths(max(config.top_n, deepest), _scored_depth(config))
-
-
-def _scored_depth(config: ListConfig) -> int:
-    return config.top_n if has_rules(config) or not config.scored else config.scored
+    return _Depths(max(config.top_n, deepest), scored_depth(config))
 
 
 def _write_all_candidates(
@@ -202,10 +199,10 @@ def _scored(
 ) -> list[Candidates]:
     """The same with the re-ranker's scores, of all queries' pairs in one sorted run.
 
-    Those of a query whose list has no label need none.
+    Those of a query whose list has no label need none, unless it is drawn by score.
     """
     depth = _depths(config).scored
-    unscored = not has_rules(config)  # lists without a label are drawn without scores
+    unscored = not draws_by_score(config)
     best = [() if unscored and is_distilled(row, config) else row.passages[:depth] for row in rows]
     pairs = [
         (row.query, pid)

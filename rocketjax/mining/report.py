@@ -79,11 +79,14 @@ def describe(
     if line := composed(report):
         lines.append(line)
     if report.scored:
-        lines += [
-            f"{report.scored:,} candidates scored: {report.dropped:,} too likely to be negatives, "
-            f"of those {report.likely_positives:,} likely positives; {report.pseudo_positives:,} "
-            f"pseudo-positives added, {report.topped_up:,} negatives topped up",
-        ]
+        line = f"{report.scored:,} candidates scored"
+        if report.denoised or report.dropped:  # else none were to be dropped
+            line += (
+                f": {report.dropped:,} too likely to be negatives, of those "
+                f"{report.likely_positives:,} likely positives; {report.pseudo_positives:,} "
+                f"pseudo-positives added, {report.topped_up:,} negatives topped up"
+            )
+        lines.append(line)
     for query, pid, probability in report.examples:
         lines.append(f"  {probability:.2f}  {query_text(query)[:100]}")
         lines.append(f"        {pid}: {' '.join(passage_text(pid).split())[:100]}")

@@ -31,9 +31,24 @@ def has_thresholds(config: Composition) -> bool:
     return any(getattr(config, name) is not None for name in _THRESHOLDS)
 
 
+def draws_by_score(config: Composition) -> bool:
+    """Whether scores say which of the allowed candidates are likely to be drawn."""
+    return config.sampling in ("stratified", "simans")
+
+
 def has_rules(config: Composition) -> bool:
     """Whether lists are composed by scores: then all of `top_n` are scored."""
-    return has_thresholds(config) or config.sampling in ("stratified", "simans")
+    return has_thresholds(config) or draws_by_score(config)
+
+
+def scored_depth(config: ListConfig) -> int:
+    """How many of a query's best passages the re-ranker scores; 0: it is not used.
+
+    Denoised lists draw from `scored` of them behind `range_min`.
+    """
+    if has_rules(config) or (config.denoised and not config.scored):
+        return config.top_n
+    return min(config.range_min + config.scored, config.top_n) if config.denoised else 0
 
 
 class Eligible(NamedTuple):

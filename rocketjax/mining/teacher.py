@@ -35,7 +35,7 @@ PAIRS_AT_ONCE = 16_384  # scored between two files
 _RUNS = (".trec", ".run", ".txt", ".tsv")  # what runs are called
 
 
-# A model, or scores by query and passage.
+# A model, or scores by query and passage; those of a file are in process 0 alone.
 Teacher: TypeAlias = Reranker | Mapping[str, Mapping[str, float]]
 
 
@@ -60,14 +60,10 @@ def open_teacher(name: str, compute: ComputeConfig, split: Split, say: Say) -> T
     """
     if not name:
         return split.scores or None
-    if not is_run(name):
+    if not processes.from_main(lambda: is_run(name)):
         return open_reranker(name, compute, say=say)
-    scores = read_scores(local(name, say), say)
-    if not scores.keys() & split.queries.keys():
-        raise InputError(
-            f"{name}: has none of the {len(split.queries):,} queries that lists are made for (its "
-            f"first is {next(iter(scores))!r}); give a run of these"
-        )
+    scores: dict[str, dict[str, float]] = {}
+    processes.from_main(lambda: scores.update(read_scores(local(name, say), say, split.queries)))
     return scores
 
 
@@ -98,7 +94,7 @@ def keep_scores(folder: Path, teacher: Teacher | None, texts: Texts, watch: Watc
 def _score_all(folder: Path, teacher: Reranker, texts: Texts, watch: Watch) -> None:
     lists = read_lists(folder / "lists.jsonl")
     processes.from_main(lambda: _claim(folder, f"model {teacher.fingerprint}"))
-    if not lists or processes.from_main(lambda: all(item.scores for item in lists)):
+    if processes.from_main(lambda: _is_done(folder, lists)):
         return
     longest = max(len(item.passages) for item in lists)
     size = max(1, PAIRS_AT_ONCE // longest)
@@ -122,9 +118,19 @@ def _score_all(folder: Path, teacher: Reranker, texts: Texts, watch: Watch) -> N
     processes.from_main(join)
 
 
+def _is_done(folder: Path, lists: Sequence[TrainingList]) -> bool:
+    """Whether all lists have their scores; what a stopped run may have left of them is removed."""
+    if done := all(item.scores for item in lists):
+        for path in folder.glob("scored-*.jsonl"):
+            remove(path)
+    return done
+
+
 def _look_up_all(folder: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
-    text = json.dumps([(query, sorted(some.items())) for query, some in sorted(scores.items())])
-    _claim(folder, f"file {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}")
+    digest = hashlib.blake2b(digest_size=16)
+    for query in sorted(scores):
+        digest.update(json.dumps([query, sorted(scores[query].items())]).encode())
+    _claim(folder, f"file {digest.hexdigest()}")
     path = folder / "lists.jsonl"
     lists = read_lists(path)
     if not any(item.scores for item in lists):
@@ -163,7 +169,7 @@ def _scored(teacher: Reranker, lists: Sequence[TrainingList], texts: Texts) -> l
     scores = score_pairs(teacher, pairs, texts.queries, texts.passages, unwatched)
     known: dict[str, dict[str, float]] = {}
     for (query, pid), score in zip(pairs, scores, strict=True):
-        known.setdefault(query, {})[pid] = float(f"{score:.7g}")  # all that a float32 holds
+        known.setdefault(query, {})[pid] = float(f"{score:.9g}")  # restores a float32
     return [_looked_up(item, known[item.query]) for item in lists]
 
 

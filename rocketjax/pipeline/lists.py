@@ -22,6 +22,7 @@ from rocketjax.mining.teacher import (
     Teacher,
     Texts,
     check_scored,
+    is_run,
     keep_scores,
     with_teacher,
 )
@@ -117,6 +118,11 @@ def check_teacher(run: Run) -> None:
             f"{config.data.collection}: its split {config.data.train_split!r} has no scores "
             "(pos_scores and neg_scores, scores, label ..; docs/data.md), and loss.teacher is "
             f"{who}; give --lists.teacher, a cross-encoder or a run, or --loss.teacher live"
+        )
+    if who != "live" and config.lists.refresh and is_run(name):
+        raise InputError(
+            f"lists.refresh: {name} has no scores of what later rounds find, and loss.teacher is "
+            f"{who}; give --lists.refresh 0, or a cross-encoder as --lists.teacher"
         )
     teacher_of(run)
     if name and who == "live":

@@ -94,8 +94,13 @@ def warmed_reranker(run: Run) -> Reranker:
 
 
 def teacher_of(run: Run) -> Teacher | None:
-    """Whose scores lists keep: a cross-encoder's or a file's; None where nobody has any."""
+    """Whose scores lists keep: a cross-encoder's, a file's or the rows'; None: they keep none.
+
+    Those of rows are kept only to teach.
+    """
     config = run.config
+    if not config.lists.teacher and config.loss.teacher == "live":
+        return None
     teacher = open_teacher(
         config.lists.teacher, config.compute, run.judged, lambda line: run.note([line])
     )

@@ -31,16 +31,16 @@ class Denoising:
 
 
 def denoising_section(record: Record) -> Denoising | None:
-    """None where the re-ranker has scored no candidates."""
+    """None where the re-ranker has scored no candidates; no pictures if no list is denoised."""
     rounds = [mined for mined in record.mined if mined.report.scored]
     if not rounds:
         return None
-    first = rounds[0]
+    first, lists = rounds[0], record.config.lists
     prefix = "Round 0: " if len(rounds) > 1 else ""
     examples = zip(first.report.examples, first.texts, strict=False)
     return Denoising(
         prefix + _summary(first, record.config),
-        list(_pictures(rounds, record.config.lists.low, prefix)),
+        list(_pictures(rounds, lists.low, prefix)) if lists.denoised else [],
         [
             Example(f"{probability:.2f}", query, passage)
             for (_, _, probability), (query, passage) in examples
@@ -50,6 +50,9 @@ def denoising_section(record: Record) -> Denoising | None:
 
 def _summary(mined: Mined, config: Config) -> str:
     report, low, high = mined.report, config.lists.low, config.lists.high
+    rules = f" There were {rules}." if (rules := composed(report)) else ""
+    if not config.lists.denoised:
+        return f"The re-ranker scored {report.scored:,} candidates. No list is denoised.{rules}"
     summary = (
         f"Of {report.scored:,} candidates that the re-ranker scored, {report.dropped:,} "
         f"({report.dropped / report.scored:.1%}) have a probability of {low:g} or more and are "
@@ -60,9 +63,7 @@ def _summary(mined: Mined, config: Config) -> str:
     )
     if report.dropped > NEARLY_ALL * report.scored:
         summary += " That is nearly all: the re-ranker is too unsure to clear many candidates."
-    if rules := composed(report):
-        summary += f" Lists are composed from {rules}."
-    return summary
+    return summary + rules
 
 
 def _pictures(rounds: list[Mined], low: float, prefix: str) -> Iterator[Picture]:

@@ -653,7 +653,13 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
     texts = {"a": "one", "b": "two", "c": "three", "d": "four"}
     passages = InMemory([Passage(pid, "T" * (pid == "b"), text) for pid, text in texts.items()])
     splits = {"train": Split({"q": "first?", "r": "second?"}, {"q": {"a": 1}, "r": {"b": 1}})}
-    lists = [TrainingList("q", "a", ("b", "c")), TrainingList("r", "b", ("d", "a"))]
+    lists = [
+        TrainingList("q", "a", ("b", "c")),
+        # Of no use to it: no label; too short for the retriever's losses.
+        TrainingList("q", "", ("b", "c", "d"), "unlabelled"),
+        TrainingList("r", "b", ("d", "a")),
+        TrainingList("r", "b", ("d",)),
+    ]
     warm = [TrainingList("r", "b", ("c",))]
     base = config(weights, "unused", tmp_path)
     base = dataclasses.replace(
@@ -672,6 +678,7 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
     pairs = [
         [("first?", "one", 1.0), ("first?", "T two", 0.0), ("first?", "three", 0.0)],
         [("second?", "T two", 1.0), ("second?", "four", 0.0), ("second?", "one", 0.0)],
+        [("second?", "T two", 1.0), ("second?", "four", 0.0)],
     ]
     first = [("second?", "T two", 1.0), ("second?", "three", 0.0)]
     assert work["retriever"] == {
@@ -684,7 +691,7 @@ def test_the_recipe_is_given_what_our_models_saw(weights, tmp_path):
         "temperature": base.loss.retriever_temperature,
         "seed": 7,
     }
-    seen = [*first, *pairs[0], *pairs[1], *pairs[0]]
+    seen = [*first, *pairs[0], *pairs[1], *pairs[2]]
     assert [tuple(pair.values()) for pair in work["reranker"].pop("data")] == seen
     assert work["reranker"] == {
         "loss": "pairs",

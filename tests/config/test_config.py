@@ -337,6 +337,8 @@ def test_the_config_imports_no_jax():
             "lists: {source: given, unlabelled: distill}",
             r"lists\.unlabelled: lists without a label are mined",
         ),
+        ("loss: {teacher: stored}", r"loss\.teacher: stored needs scores of mined passages"),
+        ("{loss: {teacher: both}, lists: {refresh: 9}}", r"loss\.teacher: both needs scores of m"),
     ],
 )
 def test_what_would_change_nothing_is_refused(tmp_path, text, said):

@@ -68,6 +68,17 @@ ALL = {"q": {"p": 0.9, "a": 0.5, "b": -2.0}}
             {"q": {"p": 0.0, "a": -0.4, "b": -2.9}},
             "label",
         ),
+        (  # which it reads from score and scores just as well
+            {"query": "q", "positive": "p", "negative": "a", "score": 5.2},
+            {"q": {"p": 0.0, "a": -5.2}},
+            "score",
+        ),
+        (
+            {"query": "q", "positive": "p", "negative_1": "a", "negative_2": "b"}
+            | {"score": [5.2, 3.1]},
+            {"q": {"p": 0.0, "a": -5.2, "b": -3.1}},
+            "score",
+        ),
         ({"query": "q", "positive": "p", "label": 0.9}, {"q": {"p": 0.9}}, "label"),
         (
             {"query": "q", "docs": ["a", "p", "b"], "labels": [0, 1, 0], "scores": [0.5, 0.9, -2]},
@@ -121,9 +132,17 @@ Q = {"query": "q", "pos": ["p"], "neg": ["a", "b"]}
         (Q | {"pos_scores": [float("nan")]}, r"pos_scores: expected finite numbers, got nan"),
         (Q | {"pos_scores": ["high"]}, r"pos_scores: expected finite numbers, got 'high'"),
         (Q | {"pos_scores": [True]}, r"pos_scores: expected finite numbers, got True"),
-        (Q | {"scores": [0.1, 0.2]}, r"scores: 2 scores for 3 passages"),
+        (Q | {"scores": [0.1]}, r"scores: 1 scores for 1 positives and 2 negatives"),
         (Q | {"label": [0.1, 0.2, 0.3, 0.4]}, r"label: 4 scores for 1 positives and 2 negatives"),
         (Q | {"pos": ["p", "x"], "label": [0.3, 0.2]}, r"label: 2 scores for 2 positives"),
+        (  # of one text in one row, which of the two?
+            Q | {"neg": ["b", "b"], "neg_scores": [1, 5]},
+            r"neg_scores: 5, but query and passage had 1 before",
+        ),
+        (
+            {"query": "q", "positive": "p", "negative": "p", "label": 2.5},
+            r"label: -2\.5, but query and passage had 0 before",
+        ),
         (
             {"query": "q", "docs": ["p", "a"], "scores": [2.0, 1.0]},
             r"labels: 0 for 2 docs; scores alone do not say which docs are relevant",

@@ -35,6 +35,7 @@ from rocketjax.pipeline import run as pipeline
 from rocketjax.pipeline.batches import make_collator
 from rocketjax.retrieval import load
 from rocketjax.retrieval.encode import encode_corpus
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
 
 TEXT = TextConfig(query_length=10, passage_length=10, pair_length=18)
@@ -157,6 +158,8 @@ def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, 
         ({}, 40, 20),
         ({"scored": 0}, 40, 20),  # all of top_n
         ({"scored": 3, "depth": 10}, 20, 3),  # at least top_n
+        ({"scored": 3, "range_min": 9}, 40, 12),  # else none of a denoised list's would be
+        ({"scored": 9, "range_min": 16}, 40, 20),
         ({"depth": 25}, 25, 20),
         ({"denoised": 0.0, "depth": 25}, 20, 0),  # what nobody would draw from
     ],
@@ -233,6 +236,14 @@ def test_the_joint_stage_asks_the_same_whatever_the_warm_up_takes(after, first):
     assert asked(6, 0) == order[first : first + 3]
     assert asked(6, 1) == order[first + 3 : first + 6]
     assert (asked(9, 1) == asked(6, 1)) is bool(after)
+
+
+def test_lists_without_a_label_hide_no_rule_that_leaves_nothing(model, train, tmp_path):
+    some = {query: train.queries[query] for query in ("q1", "q2", "q3")}
+    qrels = {query: train.qrels[query] for query in ("q1", "q2")}
+    options = {"denoised": 0.0, "unlabelled": "distill", "max_score": 0.0}
+    with pytest.raises(InputError, match=r"none of 2 lists has a negative: .* loosen max_score"):
+        mined(model, some, qrels, tmp_path / "lists", **options)
 
 
 @pytest.fixture
@@ -328,7 +339,9 @@ def test_a_run_distils_queries_that_nobody_judged(weights, topics, tmp_path):
         text=TEXT,
         retriever=RetrieverConfig(str(weights)),
         reranker=RerankerConfig(str(weights)),
-        lists=ListConfig(length=4, top_n=20, calibration="sigmoid", unlabelled="distill"),
+        lists=ListConfig(
+            length=4, top_n=20, calibration="sigmoid", unlabelled="distill", max_score=1.0
+        ),
         reranker_warmup=StageConfig(0),
         joint=StageConfig(steps=12),
         loss=LossConfig(mask_by_reranker=0.0),

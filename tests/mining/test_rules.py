@@ -109,6 +109,15 @@ def test_denoised_lists_and_pseudo_positives_heed_the_rules_too():
     assert {*item.negatives} == {"p5", "p6", "p7", "deep"} and report.topped_up == 1
 
 
+def test_without_denoised_lists_nothing_is_said_to_be_dropped():
+    """Mining counts no improbable candidates then: a rule by score alone had them scored."""
+    _, report = composed(relative_margin=0.05)
+    said = describe(report, str, str)
+    assert "12 candidates scored\n" in said + "\n" and "too likely" not in said
+    _, report = composed(relative_margin=0.05, denoised=1.0, length=4)
+    assert "12 candidates scored: 10 too likely" in describe(report, str, str)
+
+
 # ---- sampling
 
 

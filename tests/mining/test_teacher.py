@@ -103,6 +103,22 @@ def test_scoring_that_was_stopped_resumes_where_it_was(saved, folder, tmp_path, 
     assert (folder / "lists.jsonl").read_bytes() == (whole / "lists.jsonl").read_bytes()
 
 
+def test_parts_that_a_kill_has_left_behind_are_removed(saved, folder):
+    teacher, _ = opened(saved)
+    keep_scores(folder, teacher, TEXTS, unwatched)
+    write_lists(folder / "scored-00001.jsonl", read_lists(folder / "lists.jsonl")[:2])
+    keep_scores(folder, teacher, TEXTS, unwatched)
+    assert {path.name for path in folder.iterdir()} == {"lists.jsonl", "teacher.json"}
+
+
+def test_a_float32_comes_back_as_it_was(saved, folder, monkeypatch):
+    numbers = np.random.default_rng(0).normal(0, 10, 99).astype(np.float32)
+    monkeypatch.setattr(module, "score_pairs", lambda _, pairs, *rest: numbers[: len(pairs)])
+    keep_scores(folder, opened(saved)[0], TEXTS, unwatched)
+    found = {score for item in read_lists(folder / "lists.jsonl") for score in item.scores}
+    assert {np.float32(score) for score in found} <= {*numbers}
+
+
 def test_another_teachers_scores_are_refused(pair, saved, folder):
     keep_scores(folder, opened(saved)[0], TEXTS, unwatched)
     with pytest.raises(InputError, match="keep the scores of another teacher; choose another"):
@@ -118,6 +134,7 @@ def test_a_run_brings_scores_and_gaps_are_counted(folder):
         some.insert(0, ("p8", 20.0 if query == "q0" else 30.0))
     write_rankings(run, [*ranked, ("elsewhere", [("p0", 1.0)])], "x", scored=5)
     teacher, _ = opened(run)
+    assert teacher.keys() == {"q0", "q1", "q2"}  # a run may be of millions of others
     line = keep_scores(folder, teacher, TEXTS, unwatched)
     assert line.startswith(
         # q2's lists lack one each, those of q3, q4, q5 two of three, four and three passages.

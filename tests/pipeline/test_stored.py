@@ -89,6 +89,32 @@ def test_a_stored_teacher_without_scores_is_refused_before_any_work(weights, col
     assert not (tmp_path / "run" / "lists").exists()
 
 
+def test_a_run_of_scores_has_none_of_what_later_rounds_find(weights, collection, tmp_path):
+    run = tmp_path / "reranked.trec"
+    run.write_text("q1 Q0 p1 1 2.0 x\n")
+    options = config(weights, collection, tmp_path / "run", **STEPS)
+    options = dataclasses.replace(
+        options,
+        lists=dataclasses.replace(options.lists, teacher=str(run), refresh=1),
+        loss=LossConfig(teacher="both"),
+    )
+    with pytest.raises(InputError, match=rf"^lists.refresh: {run} has no scores of what later"):
+        pipeline.run(options, lambda _: None, unwatched)
+    assert not (tmp_path / "run" / "lists").exists()
+
+
+def test_scores_of_rows_are_not_kept_where_they_teach_nobody(weights, collection, tmp_path):
+    """Else a change of the field would stop a run that has no use for it."""
+    options = given(weights, tmp_path, collection, 20)
+    stages = ("start", "warm-retriever", "encode", "warm-reranker", "mine")
+    said = []
+    pipeline.run(dataclasses.replace(options, stages=stages), said.append, unwatched)
+    folder = tmp_path / "run" / "lists"
+    assert [path.name for path in folder.iterdir()] == ["lists.jsonl"]
+    assert not any(item.scores for item in read_lists(folder / "lists.jsonl"))
+    assert not any("have a teacher's scores" in line for line in said)
+
+
 def test_a_cross_encoder_scores_the_lists_it_helped_to_mine(
     weights, collection, tmp_path, monkeypatch
 ):

@@ -148,11 +148,12 @@ def make_split(
         ids = [p.id if isinstance(p, Passage) else p for p in (*row.positives, *row.negatives)]
         if missing := [pid for pid in ids if pid not in passages]:
             bad.reject(place, f"passage: {missing[0]!r} is not in the corpus")
-        elif queries.setdefault(row.id, row.query) != row.query:
+        elif queries.get(row.id, row.query) != row.query:
             bad.reject(place, f"query id: {row.id!r} had another query text before")
         elif fault := teacher.add(row, ids):
             bad.reject(place, fault)
         else:
+            queries[row.id] = row.query
             count = len(row.positives)
             qrels.setdefault(row.id, {}).update(dict.fromkeys(ids[:count], 1))
             negatives.setdefault(row.id, {}).update(dict.fromkeys(ids[count:]))
@@ -185,25 +186,25 @@ class _MergedScores:
     def add(self, row: Row, ids: Sequence[str]) -> str:
         """Takes up a row's scores; the fault, if they contradict what the query had before."""
         given = row.scored
-        found = {
-            pid: s
+        found = [
+            (pid, s)
             for pid, s in zip(ids, given.scores or [None] * len(ids), strict=True)
             if s is not None
-        }
+        ]
         if not found:
             return ""
-        name, known = given.fields[0], self.scores.get(row.id, {})
+        name, known = given.fields[0], dict(self.scores.get(row.id, {}))
         base = ids[0] if given.margins else ""
         if known and self._above[row.id] != base:
             return (
                 f"{name}: the query's scores are relative to another positive in an earlier row, "
                 "and cannot be compared; give scores in place of margins"
             )
-        for pid, score in found.items():
-            if abs(known.get(pid, score) - score) > _SAME * max(1.0, abs(score)):
+        for pid, score in found:  # one text may stand in a row twice
+            if abs(known.setdefault(pid, score) - score) > _SAME * max(1.0, abs(score)):
                 return f"{name}: {score:g}, but query and passage had {known[pid]:g} before"
         self._above[row.id] = base
-        self.scores[row.id] = found | known
+        self.scores[row.id] = known
         return ""
 
 

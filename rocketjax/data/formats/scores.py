@@ -1,9 +1,9 @@
 """A teacher's scores in training rows: of which passages, and in which fields.
 
 FlagEmbedding           pos_scores and neg_scores, one for each text of pos and of neg
-sentence-transformers   scores, or label as a list: of the positives, then of the negatives
-                        label, a number, of a row with a positive and a negative: by how much the
-                        positive's is above the negative's (MarginMSE); a list, one a negative
+sentence-transformers   label, labels, score or scores, all alike: a list, of the positives, then
+                        of the negatives; with one positive, a number for each negative alone: by
+                        how much the positive's score is above the negative's (MarginMSE)
                         docs, labels and scores; passage, label and score
 Tevatron                score of each passage
 
@@ -23,8 +23,8 @@ Score: TypeAlias = float | None  # None: the passage has none
 
 # pos_scores, positive_score .. and the same of negatives
 _OF_ONE_KIND = re.compile(r"(pos|neg)(itive|ative)?s?[-_]?scores?")
-_OF_ALL = ("teacher_scores", "scores", "score")
-_LABELS = ("label", "labels")
+_OF_ALL = ("teacher_scores", "scores", "score", "label", "labels")
+_LABELS = ("label", "labels")  # these may hold judgements
 
 
 class Scored(NamedTuple):
@@ -49,11 +49,9 @@ def of_texts(fields: Mapping[str, Any], positives: int, negatives: int) -> Score
             scores[name[:3]] = _numbers(fields[name], name, counts[name[:3]])
         return Scored([*scores["pos"], *scores["neg"]], names)
     for name in _OF_ALL:
-        if not _empty(fields.get(name)) and _is_numeric(fields[name]):
-            return Scored(_numbers(fields[name], name, positives + negatives), [name])
-    for name in _LABELS:
-        if _is_numeric(fields.get(name)) and not _is_judgement(fields[name]):
-            return _of_labels(fields[name], name, positives, negatives)
+        value = fields.get(name)
+        if _is_numeric(value) and not (name in _LABELS and _is_judgement(value)):
+            return _of_all(value, name, positives, negatives)
     return Scored()
 
 
@@ -85,7 +83,7 @@ def of_contexts(kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Scored:
     return Scored(scores, [f"{name}.score" for name, items in kinds.items() if items])
 
 
-def _of_labels(value: Any, name: str, positives: int, negatives: int) -> Scored:
+def _of_all(value: Any, name: str, positives: int, negatives: int) -> Scored:
     """Scores of all passages, or margins between the one positive and each negative."""
     count = len(value) if _is_list(value) else 1
     if count == positives + negatives:
