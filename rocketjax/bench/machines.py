@@ -42,9 +42,9 @@ _ONE: dict[str, Any] = {"chips_per_host_bounds": [1, 1, 1]}
 _EIGHT: dict[str, Any] = {"chips_per_host_bounds": [2, 4, 1]}
 # A v4-32 has 32 cores on 16 chips, of which jax makes 16 devices, on four hosts.
 _PAIRS: dict[str, Any] = {"chip_config_name": "megacore"}
-# Chunks follow from docs/tpu.json: with 128, MS MARCO's joint step, the largest that recipes have,
-# takes 9.6 of a v5e's 16 GB, and a chip with twice the memory has room for twice the texts. A test
-# holds that every program in the table leaves a tenth of its chip.
+# Chunks follow from docs/tpu.json: with 128, the joint steps of MS MARCO and NQ take 9.6 and 12.5
+# of a v5e's 16 GB, and with 256 MS MARCO's takes 12.5 of a v4's 32. A test holds that every program
+# in the table leaves a tenth of its chip.
 MACHINES: dict[str, Machine] = {
     "v5e-1": Machine(1, 197e12, 819e9, 16e9, 128, "v5e:1x1", _ONE),
     "v5e-8": Machine(8, 197e12, 819e9, 16e9, 128, "v5e:2x4", _EIGHT),
