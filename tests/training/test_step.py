@@ -646,12 +646,20 @@ def test_training_raises_held_out_accuracy_of_both_models():
     objective = joint_objective(retriever, reranker, config)
     step = partial(train_step, objective=objective, optimizer=optimizer)
     program = data_parallel(step, jax.devices()[:1])
-    judge = jax.jit(lambda params, batch: objective.terms_of(params, batch, None))
+    judge = jax.vmap(  # in an axis of one device
+        lambda params, batch: objective.terms_of(params, batch, None),
+        in_axes=None,
+        axis_name=AXIS,
+        axis_size=1,
+    )
+    judge = jax.jit(judge)
     held_out = topical_batch(10**6, rows=128)
 
     def accuracy(params):
         terms = jax.device_get(judge(params, held_out))
-        return [float(terms[f"{name}_accuracy"].total) / 128 for name in ("retriever", "reranker")]
+        return [
+            float(terms[f"{name}_accuracy"].total[0]) / 128 for name in ("retriever", "reranker")
+        ]
 
     before = accuracy(params)
     state = init_state(params, optimizer, seed=0)
