@@ -18,8 +18,8 @@ class Composition:
     """Negatives come from behind this many of the retriever's best passages."""
     max_score: Whole | None = at("mine", None)
     """No negative has a probability above this. A probability is what `calibration` makes of the
-    re-ranker's score, or of that of a `teacher` that is a model (scores from files and rows rule
-    nothing); any rule by score has top_n passages scored."""
+    score by the re-ranker, or by a teacher that is a cross-encoder; scores of a file or of the
+    training rows rule nothing. Any rule by score has top_n passages scored."""
     min_score: Whole | None = at("mine", None)
     """No negative has a probability below this."""
     absolute_margin: Whole | None = at("mine", None)
