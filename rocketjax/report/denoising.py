@@ -50,7 +50,7 @@ def denoising_section(record: Record) -> Denoising | None:
 
 def _summary(mined: Mined, config: Config) -> str:
     report, low, high = mined.report, config.lists.low, config.lists.high
-    rules = f" There were {rules}." if (rules := composed(report)) else ""
+    rules = f" Lists are composed from {rules}." if (rules := composed(report)) else ""
     if not config.lists.denoised:
         return f"The re-ranker scored {report.scored:,} candidates. No list is denoised.{rules}"
     summary = (
