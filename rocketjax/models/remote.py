@@ -54,16 +54,16 @@ def _new(fields: Fields) -> dict[str, Any]:
     scaling = fields.values.get("rope_scaling")
     if scaling is not None:
         factor = scaling.get("factor") if isinstance(scaling, dict) else None
-        known = isinstance(factor, int | float) and scaling == {"type": "ntk", "factor": factor}
+        number = float(factor) if type(factor) in (int, float) else 0.0
         # With a factor below 1 the makers' code would leave short texts as they are.
-        if not known or not 1 <= factor < 1e6 or isinstance(factor, bool):
+        if scaling != {"type": "ntk", "factor": factor} or not 1 <= number < 1e6:
             raise fields.wrong(
                 "rope_scaling", "supported: none, or type 'ntk' with a factor of at least 1"
             )
         # Not only long texts: the makers' code always takes the scaled base, and besides divides
         # every frequency, as "linear" does.
         size = fields.size("hidden_size") // fields.size("num_attention_heads")
-        rope = {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / size)}
+        rope = {"rope_type": "linear", "rope_theta": theta * number, "factor": number ** (2 / size)}
     defaults = {"type_vocab_size": 1, "pad_token_id": 0}
     own = {"model_type": "gte", "rope_parameters": rope, "rope_scaling": None}
     return defaults | dict(fields.values) | own
