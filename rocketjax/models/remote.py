@@ -54,9 +54,10 @@ def _new(fields: Fields) -> dict[str, Any]:
     scaling = fields.values.get("rope_scaling")
     if scaling is not None:
         factor = scaling.get("factor") if isinstance(scaling, dict) else None
-        number = float(factor) if type(factor) in (int, float) else 0.0
+        number = float(factor) if isinstance(factor, int | float) else 0.0
         # With a factor below 1 the makers' code would leave short texts as they are.
-        if scaling != {"type": "ntk", "factor": factor} or not 1 <= number < 1e6:
+        known = scaling == {"type": "ntk", "factor": factor} and not isinstance(factor, bool)
+        if not known or not 1 <= number < 1e6:
             raise fields.wrong(
                 "rope_scaling", "supported: none, or type 'ntk' with a factor of at least 1"
             )
