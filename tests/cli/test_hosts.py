@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from on_disk import untrained_pair
 from safetensors.numpy import load_file, save_file
 
 from rocketjax.cli import hosts
@@ -115,6 +114,8 @@ def well(results):
 @pytest.fixture(scope="module")
 def options(weights, collection, tmp_path_factory):
     """A file of options, for runs whose folders are given apart."""
+    from on_disk import untrained_pair  # not above: together.py, which imports this, lacks it
+
     # eps: else Adam makes whole steps of gradients that are nothing but rounding.
     optimizer = OptimizerConfig(retriever_lr=2e-3, reranker_lr=2e-3, eps=1e-4)
     teacher = tmp_path_factory.mktemp("models") / "teacher"
@@ -253,8 +254,10 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(options, tw
             process.kill()
             process.communicate()
     assert survivor.returncode == 134  # as a shell says of an abort
-    last = err.strip().splitlines()[-1]
-    assert re.match(r"error: process 1 of 2 \(\S+\) died, or cannot be reached; the same", last)
+    # The last line, unless jax's own farewell of the same loss comes later.
+    assert re.search(
+        r"^error: process 1 of 2 \(\S+\) died, or cannot be reached; the same", err, re.M
+    )
     assert log(folder)[-1]["stage"] == "joint" and len(log(folder)) < 8
     said = well(ended(run("train", -1, *train, places=by_options())))
     assert "joint: resumes at step" in said[0][1]

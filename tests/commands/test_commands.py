@@ -236,7 +236,7 @@ def test_a_file_of_queries_is_searched_and_written_in_parts(
     if depth:
         texts = load(run).corpus.passages
         want = ranking.rerank(open_reranker(run), want, queries, texts, depth, unwatched)
-    write_run(tmp_path / "want.trec", want, "rocketjax")
+    write_run(tmp_path / "want.trec", want, "rocketjax", depth or None)
     assert out.read_bytes() == (tmp_path / "want.trec").read_bytes()
 
 

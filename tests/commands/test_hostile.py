@@ -6,6 +6,7 @@ failure comes back.
 """
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import os
@@ -29,7 +30,7 @@ from safetensors.numpy import save
 from tiny import vectors_folder
 
 from rocketjax.config import options
-from rocketjax.config.schema import ComputeConfig, Config, IndexConfig, TextConfig
+from rocketjax.config.schema import ComputeConfig, Config, IndexConfig, ListConfig, TextConfig
 from rocketjax.data import lists, store
 from rocketjax.data.lines import LONGEST
 from rocketjax.data.load import load_collection, read_queries
@@ -193,7 +194,8 @@ STATE = TrainState(
     params={"retriever": {"w": jnp.arange(6.0).reshape(2, 3)}},
     opt_state=(jnp.ones(3),),
 )
-REQUEST = {"retriever": "1", "queries": "2", "lists": {"length": 4}, "seed": 1}
+OPTIONS = dataclasses.asdict(ListConfig()) | {"refresh": None, "after": None, "teacher": None}
+REQUEST = {"retriever": "1", "queries": "2", "lists": OPTIONS, "seed": 1}
 LISTS = [lists.TrainingList(f"q{i}", "p1", ("p2", "p3")) for i in range(3)]
 FOUND = [lists.Candidates(f"q{i}", ("p1",), ("p2", "p3"), (0.5, -1.0), (2.0,)) for i in range(3)]
 

@@ -640,7 +640,9 @@ def test_a_re_ranker_that_cannot_tell_does_not_denoise(
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     lists = ListConfig(length=4, top_n=30)
     settings = config(weights, collection, folder, lists=lists, from_stage="mine")
-    with pytest.raises(InputError, match="cannot denoise lists; warm it up longer"):
+    with pytest.raises(
+        InputError, match="cannot denoise lists or rule candidates out; warm it up longer"
+    ):
         pipeline.run(settings, say, unwatched)
 
 

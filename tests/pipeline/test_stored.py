@@ -49,7 +49,7 @@ def given(weights, tmp_path, collection, scored, **loss):
         tmp_path / "run",
         data=DataConfig(str(path), hold_out=0.25),
         lists=ListConfig(source="given", length=4),
-        loss=LossConfig(stored_temperature=0.1, **loss),
+        loss=LossConfig(stored_temperature=0.1 if loss else None, **loss),
         **STEPS,
     )
 

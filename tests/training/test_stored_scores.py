@@ -156,6 +156,7 @@ def test_a_batch_without_scores_is_refused(scores):
             joint_terms(*scores[:2], valid, config)
     with pytest.raises(InputError, match=r"^--loss.teacher: stored scores can only teach the re"):
         options = "--loss.preset custom --loss.teacher stored --loss.stop-gradient retriever"
+        options += " --lists.teacher run.trec"
         parse(options.split(), "rocket", "Trains.")
 
 
