@@ -14,13 +14,14 @@ import jax
 import numpy as np
 
 from rocketjax.bench.measure import Result, in_rounds, result
+from rocketjax.bench.recipes import MINILM_L6, MODERNBERT_BASE
 from rocketjax.bench.work import Ours, Work, rival_process
 from rocketjax.config.schema import ComputeConfig, TextConfig
 from rocketjax.inference.export import export
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import fitting_tokenizer
-from rocketjax.models.architecture import EncoderConfig, Head
+from rocketjax.models.architecture import EncoderConfig
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.layer import Params
@@ -29,34 +30,17 @@ from rocketjax.text.batch import Tokens
 
 # As their makers' config.json has them; the vocabulary's size costs nothing.
 SHAPES = {
-    "ModernBERT of 17M (Ettin)": EncoderConfig(
-        vocab_size=50_368,
+    "ModernBERT of 17M (Ettin)": dataclasses.replace(
+        MODERNBERT_BASE,
         hidden_size=256,
         num_layers=7,
         num_heads=4,
         intermediate_size=384,
         max_positions=7_999,
-        type_vocab_size=0,
-        layer_norm_eps=1e-5,
-        family="modernbert",
-        rope_theta=160_000.0,
+        pad_token_id=0,  # the tokenizer is that of the work's weights
         local_rope_theta=160_000.0,
-        window=128,
-        global_every=3,
-        prenorm=True,
-        gated=True,
-        biases=(),
-        norm_bias=False,
-        head=Head("mean", "gelu", bias=False, norm=True),
     ),
-    "MiniLM of 6 layers": EncoderConfig(
-        vocab_size=30_522,
-        hidden_size=384,
-        num_layers=6,
-        num_heads=12,
-        intermediate_size=1_536,
-        max_positions=512,
-    ),
+    "MiniLM of 6 layers": MINILM_L6,
 }
 
 
