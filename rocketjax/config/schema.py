@@ -161,7 +161,7 @@ class ComputeConfig:
     """What spreads the train step over the devices; both give the same result."""
     batch: Count = at("start", 0)
     """Texts of full length a device encodes or scores at once, outside training, or as many tokens
-    of shorter ones; 0: 16 on a CPU (whose caches more would leave), 256 elsewhere."""
+    of shorter ones; 0: 256, on a CPU 16 and at most 1,024 tokens (more would leave its caches)."""
     chunk: Count = at("warm-retriever", 0)
     """Texts a device holds the activations of in training, on average; 0: all of its batch. A chunk
     is run again in the backward pass, so batches of thousands of queries and long lists fit."""

@@ -16,9 +16,10 @@ class Batching(NamedTuple):
     size: int = 16  # texts of full length at once, or as many tokens of shorter ones
     widths: tuple[int, ...] = ON_CPU  # that rows may have
     coarse: bool = False  # fewer shapes, for when compiling one costs more than empty slots
+    slots: int = 0  # tokens at once at most; 0: as many as `size` gives
 
 
-BATCHING = Batching()
+BATCHING = Batching(slots=1_024)  # on a CPU, whose caches do not hold what a layer makes of more
 ON_ACCELERATORS = 256  # `Batching.size` unless the config sets it
 SHORTEST = 4  # tokens: a text takes this many slots of a row at least
 
@@ -96,7 +97,8 @@ def _widths(limit: int, batching: Batching) -> list[int]:
 
 def _sizes(width: int, limit: int, batching: Batching, steady: bool) -> list[int]:
     """The numbers of rows that a unit may have, ascending."""
-    full = max(1, batching.size * limit // width)
+    slots = batching.size * limit
+    full = max(1, min(slots, batching.slots or slots) // width)
     if steady:
         return [full]
     smaller = (16,) if batching.coarse else (4, 16)

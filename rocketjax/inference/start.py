@@ -227,8 +227,9 @@ def _platform_notes() -> list[str]:
 def make_batching(config: ComputeConfig, platform: str = "") -> Batching:
     """How texts are given to a device outside training, on a platform as `make_compute` takes."""
     on_cpu = (platform or jax.default_backend()) == "cpu"
-    default = BATCHING.size if on_cpu else ON_ACCELERATORS
-    return Batching(config.batch or default, row_widths(platform), coarse=not on_cpu)
+    size = config.batch or (BATCHING.size if on_cpu else ON_ACCELERATORS)
+    slots = BATCHING.slots if on_cpu and not config.batch else 0
+    return Batching(size, row_widths(platform), not on_cpu, slots)
 
 
 def row_widths(platform: str = "") -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from on_disk import WORDS
 
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference import start
-from rocketjax.inference.batching import Batching, of_every_shape, plan
+from rocketjax.inference.batching import BATCHING, Batching, of_every_shape, plan
 from rocketjax.inference.folder import (
     load_reranker,
     load_retriever,
@@ -31,7 +31,7 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.text.rows import ON_ACCELERATORS
 
 LIMIT = 128
-CPU, ACCELERATOR = Batching(), Batching(256, ON_ACCELERATORS, coarse=True)
+CPU, ACCELERATOR = BATCHING, Batching(256, ON_ACCELERATORS, coarse=True)
 
 
 def lengths(kind, count, seed=0):
@@ -88,7 +88,7 @@ def test_little_room_is_left_over(kind, batching):
 def test_each_platform_has_its_batches(monkeypatch, platform, want):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     assert make_batching(ComputeConfig()) == want
-    assert make_batching(ComputeConfig(batch=4)) == want._replace(size=4)
+    assert make_batching(ComputeConfig(batch=4)) == want._replace(size=4, slots=0)
 
 
 @pytest.mark.parametrize(

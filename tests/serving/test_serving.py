@@ -581,8 +581,8 @@ def test_warming_up_compiles_every_shape_that_texts_may_take():
 
     rng = np.random.default_rng(0)
     ways = (ON_CPU, False), (ON_ACCELERATORS, True)
-    for limit, size, way in itertools.product((10, 48, 128), (1, 4, 16), ways):
-        batching = Batching(size, *way)
+    for limit, size, slots, way in itertools.product((10, 48, 128), (1, 4, 16), (0, 256), ways):
+        batching = Batching(size, *way, slots)
         warm = {unit.shape for unit in of_every_shape(limit, batching)}
         for _ in range(100):
             longest = int(rng.integers(1, limit + 1))
