@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import transformers
 from jax.sharding import Mesh
 from tiny import as_texts, laid_out, models, tokens
 
@@ -267,3 +268,38 @@ def test_several_hosts_programs_compile_and_sum_over_all_chips(tmp_path):
     assert set(found) == {("joint", "pmap"), ("joint", "shard_map")}
     for entry in found.values():
         assert entry.fits and entry.collectives["all-reduce"][1] > 2 * 4 * 23e6 / 4
+
+
+# Those whose attention no recipe's models have; BERT, XLM-R and ModernBERT are in the table.
+FAMILIES = {
+    "DebertaV2Config": {
+        "relative_attention": True,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_buckets": 256,
+        "type_vocab_size": 0,
+    },
+    "MPNetConfig": {},
+    "ElectraConfig": {"embedding_size": 128, "num_attention_heads": 12},
+}
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_of_attention_compiles_forward_and_backward(tmp_path, family):
+    sizes = {"hidden_size": 768, "intermediate_size": 3_072, "num_hidden_layers": 2}
+    of_family = getattr(transformers, family)(**sizes, **FAMILIES[family])
+    of_family.save_pretrained(tmp_path / "weights")
+    text = (ROOT / "configs" / "msmarco_small.yaml").read_text()
+    for model in ("retriever", "reranker"):
+        weights = f"{model}: {{weights: {tmp_path / 'weights'}, dropout: 0.1}}"
+        text = text.replace(f"{model}: {{dropout: 0.1}}", weights)
+    config = tmp_path / "family.yaml"
+    config.write_text(text)
+    args = ("--machines", "v5e-1", "--configs", str(config))
+    found = bench(tmp_path, *args, "--programs", "passages", "warm-reranker")
+    assert {program for program, _ in found} == {"passages", "warm-reranker"}
+    assert all(entry.fits and not entry.wide_products for entry in found.values()), found
