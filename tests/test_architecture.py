@@ -29,7 +29,7 @@ FLOORS = [
 ]
 # A library that only some folders or files know.
 OWNERS = {
-    "transformers": {"text.tokenizer", "bench.rivals", "ablation.recipe"},
+    "transformers": {"text.backend", "bench.rivals", "ablation.recipe"},
     "tyro": {"config", "cli"},
     "scann": {"retrieval.scann"},
     "orbax": {"training.checkpoint"},

@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ import pydantic
 
 from rocketjax.data.lines import BadRows, lines
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.files import write_text
+from rocketjax.runtime.files import new_file
 
 # Interned, since an id is in many lists: half a million queries with a thousand candidates each
 # would otherwise hold 30 GB of ids.
@@ -67,7 +68,18 @@ class Candidates:
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:
     """Writes one JSON object per line. The file appears complete or not at all."""
-    _write_rows(path, map(_as_written, lists))
+    with new_lists(path) as add:
+        add(lists)
+
+
+@contextmanager
+def new_lists(path: Path) -> Iterator[Callable[[Iterable[TrainingList]], None]]:
+    """As `write_lists`, of lists that come a few at a time: the block calls what it gets with them.
+
+    The file appears when the block ends without an error.
+    """
+    with new_file(path) as file:
+        yield lambda lists: file.writelines(map(_encoded, map(_as_written, lists)))
 
 
 def read_lists(path: Path) -> list[TrainingList]:
@@ -102,7 +114,8 @@ def _check(place: str, item: TrainingList) -> None:
 
 def write_candidates(path: Path, candidates: Sequence[Candidates]) -> None:
     """Writes one JSON object per line. The file appears complete or not at all."""
-    _write_rows(path, map(dataclasses.asdict, candidates))
+    with new_file(path) as file:
+        file.writelines(map(_encoded, map(dataclasses.asdict, candidates)))
 
 
 def read_candidates(path: Path) -> list[Candidates]:
@@ -138,8 +151,8 @@ def _as_written(item: TrainingList) -> dict[str, Any]:
     return fields | {"version": 2}
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+def _encoded(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def _read_rows(path: Path, cls: type) -> Iterator[tuple[str, Any]]:

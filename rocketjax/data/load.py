@@ -10,7 +10,7 @@ from rocketjax.data.collection import Collection
 from rocketjax.data.formats.beir import read_beir, read_corpus
 from rocketjax.data.formats.beir import read_queries as read_json_queries
 from rocketjax.data.formats.datasets import read_datasets, read_ir_datasets
-from rocketjax.data.formats.demo import load_demo
+from rocketjax.data.formats.kept_demo import kept_demo
 from rocketjax.data.formats.msmarco import (
     CORPORA,
     corpus_file,
@@ -64,7 +64,7 @@ def load_collection(name: str, policy: Policy = "fail", say: Say = unsaid) -> Co
 
 def _load(name: str, policy: Policy, say: Say) -> Collection:
     if name == "demo":
-        return load_demo()
+        return kept_demo()
     if name.startswith("hf:"):
         return read_datasets(name.removeprefix("hf:"), policy)
     if name.startswith("irds:"):

@@ -149,8 +149,10 @@ class TextModel:
     @cached_property
     def _placed_params(self) -> Params:
         """The parameters on every local device, in the form that is fastest there."""
-        on_cpu = jax.default_backend() == "cpu"
-        return replicate(unstacked(self.params) if on_cpu else self.params)
+        if jax.default_backend() != "cpu":
+            return replicate(self.params)
+        # Sliced by numpy: jax would compile a program for each slice of each shape.
+        return replicate(unstacked(jax.device_get(self.params)))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

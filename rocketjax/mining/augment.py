@@ -14,7 +14,7 @@ from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates, TrainingList, hash_bits
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.known import Known
-from rocketjax.mining.report import MiningReport, Ruled, make_report
+from rocketjax.mining.report import MiningReport, Tally
 from rocketjax.mining.rules import Eligible, draw, eligible, rounded
 from rocketjax.runtime.errors import InputError
 
@@ -27,7 +27,7 @@ def undenoised_lists(
     Of many positives, `config.positives` are drawn.
 
     The draw depends on seed, query and positive alone, so other queries, devices or orders do not
-    change it. Unlabelled queries have none. Rules by score are those of `hybrid_lists` alone.
+    change it. Unlabelled queries have none. Rules by score are those of `lists_of` alone.
     """
     return [
         item
@@ -75,37 +75,52 @@ def given_lists(known: Known, config: ListConfig, seed: int) -> tuple[list[Train
 
 
 def hybrid_lists(
-    candidates: Sequence[Candidates],
+    candidates: Iterable[Candidates],
     calibration: Calibration | None,
     config: ListConfig,
     seed: int,
 ) -> tuple[list[TrainingList], MiningReport]:
-    """Undenoised and denoised lists, `config.denoised` of them denoised (in expectation).
+    """The lists of all queries (`lists_of`), and what was done, counted."""
+    tally = Tally(calibration, config)
+    lists = [item for row in candidates for item in lists_of(row, calibration, config, seed, tally)]
+    return lists, tally.report()
+
+
+def lists_of(
+    row: Candidates,
+    calibration: Calibration | None,
+    config: ListConfig,
+    seed: int,
+    tally: Tally,
+) -> list[TrainingList]:
+    """A query's undenoised and denoised lists, `config.denoised` of them denoised (in expectation).
 
     Which positives have a list of which kind (`lists_per_positive`) is drawn by seed, query and
-    positive. Pseudo-positives have denoised lists alone, and come on top, or unlabelled queries
-    have a list without a label each. `calibration` may be None where nothing is to be denoised.
+    positive. Pseudo-positives have denoised lists alone, and come on top, or an unlabelled query
+    has a list without a label. So a query's lists do not depend on other queries, but for the
+    calibration.
+
+    Args:
+        calibration: may be None where nothing is to be denoised.
+        tally: counts the query.
     """
+    if is_distilled(row, config):
+        lists = unlabelled_lists(row, config, seed)
+        tally.add(row, lists)
+        return lists
     undenoised, denoised = lists_per_positive(config)
-    lists: list[TrainingList] = []
-    dropped: list[tuple[float, str, str]] = []
-    ruled = Ruled()
-    for row in candidates:
-        if is_distilled(row, config):
-            lists += unlabelled_lists(row, config, seed)
-            continue
-        allowed = _eligible(row, config, calibration, seed)
-        ruled = ruled.plus(allowed.values())
-        plain = _undenoised(row, allowed, config, seed)
-        clean: list[TrainingList] = []
-        if config.denoised and calibration is not None:
-            p = calibration.probability(rounded(row.scores))
-            clean = _denoised(row, allowed, calibration, config, seed)
-            named = zip(row.passages, p.tolist(), strict=False)
-            dropped += [(value, row.query, pid) for pid, value in named if value >= config.low]
-        lists += [item for item in plain if _kept(item, undenoised, seed)]
-        lists += [item for item in clean if item.pseudo or _kept(item, denoised, seed)]
-    return lists, make_report(candidates, lists, dropped, ruled, calibration, config)
+    allowed = _eligible(row, config, calibration, seed)
+    plain, clean = _undenoised(row, allowed, config, seed), []
+    dropped: dict[str, float] = {}
+    if config.denoised and calibration is not None:
+        p = calibration.probability(rounded(row.scores)).tolist()
+        clean = _denoised(row, allowed, calibration, config, seed)
+        named = zip(row.passages, p, strict=False)
+        dropped = {pid: value for pid, value in named if value >= config.low}
+    lists = [item for item in plain if _kept(item, undenoised, seed)]
+    lists += [item for item in clean if item.pseudo or _kept(item, denoised, seed)]
+    tally.add(row, lists, dropped, [*allowed.values()])
+    return lists
 
 
 def is_distilled(row: Candidates, config: ListConfig) -> bool:

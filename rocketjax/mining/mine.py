@@ -11,7 +11,9 @@ A folder of mined lists:
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +25,16 @@ from rocketjax.data.collection import Split
 from rocketjax.data.lists import (
     Candidates,
     TrainingList,
+    new_lists,
     read_candidates,
     read_lists,
     write_candidates,
-    write_lists,
 )
 from rocketjax.data.passages import Passage
-from rocketjax.mining.augment import hybrid_lists, is_distilled
+from rocketjax.mining.augment import is_distilled, lists_of
 from rocketjax.mining.calibrate import Calibration, platt
 from rocketjax.mining.known import Known, known_answers
-from rocketjax.mining.report import MiningReport, read_report, write_report
+from rocketjax.mining.report import MiningReport, Tally, read_report, write_report
 from rocketjax.mining.rules import draws_by_score, has_rules, has_thresholds, scored_depth
 from rocketjax.retrieval.index import Index
 from rocketjax.retrieval.model import Corpus, Model
@@ -77,39 +79,63 @@ def mine(
         paths = _write_all_candidates(model, corpus, split, config, folder, watch)
 
         def write() -> None:
-            with watch("make lists", len(paths), "files") as advance:
-                candidates = []
+            calibration = _calibration(folder, paths, config)
+            tally = Tally(calibration, config)
+            with watch("make lists", len(paths), "files") as advance, new_lists(lists) as add:
                 for path in paths:
-                    candidates += read_candidates(path)
+                    for row in read_candidates(path):
+                        add(lists_of(row, calibration, config, seed, tally))
                     advance(1)
-                if config.length > 1:
-                    _check_found(folder, candidates)
-                made, counts = hybrid_lists(
-                    candidates, _calibrate(candidates, config), config, seed
-                )
-            labelled = len(made) - counts.distilled  # lists without a label always have others
-            if labelled and config.length > 1 and counts.alone == labelled:
-                raise InputError(
-                    f"{folder}: none of {labelled:,} lists has a negative: the re-ranker finds "
-                    "all candidates too likely to answer; raise --lists.low or --lists.depth"
-                    + (f", or loosen {', '.join(counts.taken)}" if counts.taken else "")
-                )
-            write_report(report, counts, _texts(counts, split.queries, corpus.passages))
-            write_lists(lists, made)  # the last: where they are, all is done
+                counts = tally.report()
+                _check_negatives(folder, counts, config)
+                # Before the lists: where they are, all is done.
+                write_report(report, counts, _texts(counts, split.queries, corpus.passages))
 
-        processes.from_main(write)  # the others' memory need not hold all candidates
+        processes.from_main(write)
     return read_lists(lists), read_report(report)[0]
 
 
-def _check_found(folder: Path, candidates: Sequence[Candidates]) -> None:
+def _calibration(folder: Path, paths: Sequence[Path], config: ListConfig) -> Calibration | None:
+    """What all files of candidates together say, read one after the other."""
+    if config.length > 1:
+        _check_found(folder, paths)
+    if not (config.denoised or has_thresholds(config)):
+        return None
+    if config.calibration == "sigmoid":
+        return Calibration(1.0, 0.0)
+    positives, others = array("d"), array("d")  # of all queries, since the fit is one of all scores
+    for row in _rows(paths):
+        positives.extend(row.positive_scores)
+        if row.positives:
+            others.extend(row.scores)
+    return platt(np.asarray(positives), np.asarray(others))
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[Candidates]:
+    return chain.from_iterable(map(read_candidates, paths))
+
+
+def _check_found(folder: Path, paths: Sequence[Path]) -> None:
     """Refuses to go on where no query with a positive has a candidate: there is no negative."""
-    judged = [row for row in candidates if row.positives]
-    if judged and not any(row.passages for row in judged):
-        copies = sum(row.copies for row in judged)
+    if any(row.positives and row.passages for row in _rows(paths)):  # most often the first has
+        return
+    copies = [row.copies for row in _rows(paths) if row.positives]
+    if copies:
         raise InputError(
-            f"{folder}: no list would have a negative: whatever was found for {len(judged):,} "
-            f"queries answers them ({copies:,} copies of positives were left out); give a corpus "
-            "with other passages too"
+            f"{folder}: no list would have a negative: whatever was found for {len(copies):,} "
+            f"queries answers them ({sum(copies):,} copies of positives were left out); give a "
+            "corpus with other passages too"
+        )
+
+
+def _check_negatives(folder: Path, counts: MiningReport, config: ListConfig) -> None:
+    """Refuses lists that all are a positive alone. Those without a label always have others."""
+    labelled = counts.undenoised + counts.denoised
+    if labelled and config.length > 1 and counts.alone == labelled:
+        raise InputError(
+            f"{folder}: none of {labelled:,} lists has a negative: the re-ranker finds "
+            "all candidates too likely to answer; raise --lists.low or --lists.depth"
+            + (f", or loosen {', '.join(counts.taken)}" if counts.taken else "")
         )
 
 
@@ -230,17 +256,6 @@ def _texts(
     return [
         (queries[query][:SHOWN], passages[pid].whole[:SHOWN]) for query, pid, _ in report.examples
     ]
-
-
-def _calibrate(candidates: Sequence[Candidates], config: ListConfig) -> Calibration | None:
-    if not (config.denoised or has_thresholds(config)):
-        return None
-    if config.calibration == "sigmoid":
-        return Calibration(1.0, 0.0)
-    return platt(
-        np.fromiter((s for row in candidates for s in row.positive_scores), float),
-        np.fromiter((s for row in candidates if row.positives for s in row.scores), float),
-    )
 
 
 def _request(

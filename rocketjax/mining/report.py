@@ -1,10 +1,12 @@
 """What mining dropped, added and topped up, with examples to read."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates, TrainingList
@@ -42,21 +44,67 @@ class MiningReport:
     sampling: str = "uniform"  # how negatives were drawn
 
 
-class Ruled(NamedTuple):
-    """What the rules left out, over all (query, positive)."""
+class Tally:
+    """Counts what hybrid augmentation does, a query at a time: no more than a few are in memory."""
 
-    taken: Mapping[str, int] = {}
-    number: int = 0  # of (query, positive)
-    pool: int = 0  # their candidates
+    def __init__(self, calibration: Calibration | None, config: ListConfig) -> None:
+        self._calibration, self._config = calibration, config
+        self._counts: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
+        self._likeliest: list[tuple[float, str, str]] = []  # one a query, in falling order
 
-    def plus(self, more: Iterable[Eligible]) -> "Ruled":
-        """With those of further ones."""
-        taken, number, pool = dict(self.taken), self.number, self.pool
-        for one in more:
-            number, pool = number + 1, pool + one.pool
-            for name, count in one.taken.items():
-                taken[name] = taken.get(name, 0) + count
-        return Ruled(taken, number, pool)
+    def add(
+        self,
+        row: Candidates,
+        lists: Sequence[TrainingList],
+        dropped: Mapping[str, float] = {},
+        allowed: Sequence[Eligible] = (),
+    ) -> None:
+        """Counts a further query.
+
+        Args:
+            row: its candidates.
+            lists: made of them.
+            dropped: probabilities of candidates, those at or above `low`.
+            allowed: what the rules left, for each positive that they were applied to.
+        """
+        clean = [item for item in lists if item.kind == "denoised"]
+        distilled = sum(item.kind == "unlabelled" for item in lists)
+        self._counts += Counter(
+            queries=1,
+            unlabelled=int(not row.positives),
+            undenoised=len(lists) - len(clean) - distilled,
+            denoised=len(clean),
+            pseudo_positives=sum(item.pseudo for item in lists),
+            scored=len(row.scores),
+            dropped=len(dropped),
+            likely_positives=sum(p > self._config.high for p in dropped.values()),
+            topped_up=sum(_topped_up(item, row) for item in clean),
+            short=sum(len(item.passages) < self._config.length for item in lists),
+            alone=sum(not item.negatives for item in lists),
+            distilled=distilled,
+            copies=row.copies,
+            lost=int(not row.positives and not lists),
+            ruled=len(allowed),
+            pool=sum(one.pool for one in allowed),
+        )
+        for name, count in chain.from_iterable(one.taken.items() for one in allowed):
+            self._taken[name] = self._taken.get(name, 0) + count
+        if dropped:
+            likeliest = max((p, row.query, pid) for pid, p in dropped.items())
+            self._likeliest = nlargest(EXAMPLES, [*self._likeliest, likeliest])
+
+    def report(self) -> MiningReport:
+        """All counts so far, with some examples."""
+        names = [item.name for item in dataclasses.fields(MiningReport) if item.type is int]
+        return MiningReport(
+            **{name: self._counts[name] for name in names},
+            scale=self._calibration.scale if self._calibration else None,
+            shift=self._calibration.shift if self._calibration else None,
+            examples=[(query, pid, round(p, 4)) for p, query, pid in self._likeliest],
+            taken=dict(self._taken),
+            sampling=self._config.sampling,
+        )
 
 
 def describe(
@@ -122,47 +170,6 @@ def read_report(path: Path) -> tuple[MiningReport, list[tuple[str, str]]]:
     known = {name: value for name, value in values.items() if name in names}
     report = valid(MiningReport, known, path, "mine again")
     return report, valid(list[tuple[str, str]], values.get("texts", []), path, "mine again")
-
-
-def make_report(
-    candidates: Sequence[Candidates],
-    lists: Sequence[TrainingList],
-    dropped: list[tuple[float, str, str]],
-    ruled: Ruled,
-    calibration: Calibration | None,
-    config: ListConfig,
-) -> MiningReport:
-    """Counts what hybrid augmentation did, with some examples."""
-    by_query = {row.query: row for row in candidates}
-    clean = [item for item in lists if item.kind == "denoised"]
-    distilled = sum(item.kind == "unlabelled" for item in lists)
-    unlabelled = {row.query for row in candidates if not row.positives}
-    likeliest: dict[str, tuple[float, str, str]] = {}  # one a query
-    for item in sorted(dropped, reverse=True):
-        likeliest.setdefault(item[1], item)
-    return MiningReport(
-        queries=len(candidates),
-        unlabelled=len(unlabelled),
-        undenoised=len(lists) - len(clean) - distilled,
-        denoised=len(clean),
-        pseudo_positives=sum(item.pseudo for item in lists),
-        scored=sum(len(row.scores) for row in candidates),
-        dropped=len(dropped),
-        likely_positives=sum(p > config.high for p, _, _ in dropped),
-        topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
-        short=sum(len(item.passages) < config.length for item in lists),
-        alone=sum(not item.negatives for item in lists),
-        distilled=distilled,
-        copies=sum(row.copies for row in candidates),
-        taken=dict(ruled.taken),
-        ruled=ruled.number,
-        pool=ruled.pool,
-        sampling=config.sampling,
-        lost=len(unlabelled - {item.query for item in lists}),
-        scale=calibration.scale if calibration else None,
-        shift=calibration.shift if calibration else None,
-        examples=[(q, pid, round(p, 4)) for p, q, pid in list(likeliest.values())[:EXAMPLES]],
-    )
 
 
 def _topped_up(item: TrainingList, row: Candidates) -> int:

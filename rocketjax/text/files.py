@@ -14,17 +14,23 @@ _READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
 _MOST_OF_TOKENIZER = 32 * 2**20  # bytes a file; 250,000 tokens take 17 million
 
 
-def check_files(folder: Path) -> None:
-    """Rejects files that lie outside the folder or are far too large, before they are opened."""
-    for path in sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")]):
-        if path.suffix in _READ and not path.is_dir():
-            limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
-            checked_file(path, limit, folder)
+def check_files(folder: Path) -> list[Path]:
+    """All that transformers may open in a folder for its tokenizer.
+
+    Raises:
+        InputError: a file lies outside the folder or is far too large; none has been opened.
+    """
+    paths = sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")])
+    read = [path for path in paths if path.suffix in _READ and not path.is_dir()]
+    for path in read:
+        limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
+        checked_file(path, limit, folder)
     path = folder / "tokenizer_config.json"
     settings = read_object(path) if path.is_file() else {}
     names = settings.get("fast_tokenizer_files") or []
     if not isinstance(names, list) or not all(map(_is_plain, names)):
         raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
+    return read
 
 
 def name_missing_library(folder: Path, error: BaseException) -> None:

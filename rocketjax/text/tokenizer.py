@@ -1,7 +1,6 @@
-"""Texts to token ids. The only module that imports transformers' tokenizers."""
+"""Texts to token ids."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from rocketjax.config.schema import TextConfig
 from rocketjax.runtime.errors import InputError
+from rocketjax.text.backend import open_backend
 from rocketjax.text.batch import Text
 from rocketjax.text.files import check_files, name_missing_library
 from rocketjax.text.texts import as_texts, refuse_empty, titled, with_title
@@ -69,25 +69,15 @@ class Tokenizer:
         Raises:
             InputError: the folder has no usable tokenizer.
         """
-        # Without torch, transformers warns on import that models will not work; ours do.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import AutoTokenizer  # slow to import
-
-        check_files(folder)
+        files = check_files(folder)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
-            )
-            # Used directly: transformers' wrapper sets truncation on it for each call, which is
-            # not thread-safe.
-            self._backend = self._tokenizer.backend_tokenizer
-            self._backend.no_truncation()
-            self._backend.no_padding()
+            self._source = open_backend(folder, files)
+            self._backend = self._source.rules
             if config.lower_case:
                 self._lower_case()
             self.config = config
-            self._cuts_left = self._tokenizer.truncation_side == "left"
-            self.pad_id: int = self._tokenizer.pad_token_id or 0
+            self._cuts_left = self._source.cuts_left
+            self.pad_id = self._source.pad_id
             self._memory: _Memory | None = None
             self._single = self._template("a")
             self._double = self._template("a", "a")
@@ -116,7 +106,7 @@ class Tokenizer:
 
         A list `model_input_names` in the folder decides, else the tokenizer's class.
         """
-        return "token_type_ids" in self._tokenizer.model_input_names
+        return self._source.has_segments
 
     @property
     def drops_segments(self) -> bool:
@@ -127,7 +117,7 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         """One more than the largest token id."""
         special = [*chain(*self._single.pieces, *self._double.pieces), self.pad_id]
-        return max(*self._tokenizer.get_vocab().values(), *special) + 1
+        return max(*self._source.rules.get_vocab().values(), *special) + 1
 
     @property
     def segments(self) -> int:
@@ -142,7 +132,7 @@ class Tokenizer:
         The rules are described by their output on a few probes, since the way the tokenizers
         library serialises them changes between versions.
         """
-        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        vocabulary = sorted(self._source.rules.get_vocab().items())
         probes = [ids.tolist() for ids in self._raw(_PROBES)]
         left = " left" if self._cuts_left else ""
         return (
@@ -165,7 +155,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights."""
-        self._tokenizer.save_pretrained(str(folder))
+        self._source.save(folder)
 
     def query(self, texts: Sequence[str]) -> list[Text]:
         """CLS query SEP, at most `query_length` tokens.
@@ -288,9 +278,9 @@ class Tokenizer:
                 f"leaves no room for the texts within a length of {min(lengths)}"
             )
 
-    def _template(self, *texts: str) -> Template:
+    def _template(self, text: str, pair: str | None = None) -> Template:
         """Encodes one-letter texts and records which tokens do not belong to them."""
-        encoding = self._backend.encode(*texts)
+        encoding = self._backend.encode(text, pair)
         pieces: list[list[int]] = [[]]
         piece_types: list[list[int]] = [[]]
         types: list[int] = []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +30,7 @@ from rocketjax.data.lists import read_candidates, read_lists
 from rocketjax.data.load import load_collection
 from rocketjax.inference import folder as model_folder
 from rocketjax.mining import mine as mining
+from rocketjax.mining.calibrate import Calibration
 from rocketjax.pipeline import context
 from rocketjax.pipeline import lists as rounds
 from rocketjax.pipeline import run as pipeline
@@ -70,7 +72,8 @@ def train(collection):
 
 def mined(model, queries, qrels, folder, **options):
     """The rows of candidates, the lists and the report."""
-    config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid", **options)
+    base = {"length": 4, "top_n": 20, "low": MIDDLE, "calibration": "sigmoid"}
+    config = ListConfig(**base | options)
     split = Split(queries, qrels)
     lists, report = mining.mine(model, model.corpus, split, config, 1, folder, unwatched)
     return read_candidates(folder / "candidates-00000.jsonl"), lists, report
@@ -150,6 +153,27 @@ def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, 
         (row.query, row.passages) for row in whole[0]
     ]
     assert parts[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("calibration", ["sigmoid", "platt"])
+def test_no_more_candidates_are_held_than_one_file_has(
+    model, train, tmp_path, monkeypatch, calibration
+):
+    """Those of millions of queries do not fit into the memory."""
+    held, most = weakref.WeakSet(), []
+
+    def read(path):
+        most.append(len(held))  # what is still held of the files before
+        rows = read_candidates(path)
+        held.update(rows)
+        return rows
+
+    monkeypatch.setattr(mining, "read_candidates", read)
+    monkeypatch.setattr(mining, "PAIRS_AT_ONCE", 60)  # three queries a file
+    # An untrained re-ranker need not tell positives from others.
+    monkeypatch.setattr(mining, "platt", lambda positives, others: Calibration(1.0, 0.0))
+    mined(model, train.queries, train.qrels, tmp_path / "lists", calibration=calibration)
+    assert len(most) >= 14 and max(most) <= 3
 
 
 @pytest.mark.parametrize(
