@@ -246,6 +246,11 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
             f"{place(f'lists.{ruled[0]}')}: given lists are not composed by it; take "
             "lists.source mined, or leave it out"
         )
+    if lists.easy and lists.length == 1:
+        raise InputError(
+            f"{place('lists.easy')}: lists of one passage have no negatives; set lists.length to 2 "
+            "or more, or leave it out"
+        )
     if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
         raise InputError(
             f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
@@ -303,6 +308,11 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('loss.mask_by_reranker')}: the retriever's own cross-entropy has no weight "
             f"(loss.preset {loss.preset}); leave it out"
+        )
+    if config.lists.easy and not config.reranker_warmup.steps:
+        raise InputError(
+            f"{place('lists.easy')}: easy lists are of the re-ranker's warm-up, which has no step; "
+            "set reranker_warmup.steps, or leave it out"
         )
     if config.lists.unlabelled == "distill" and not loss.distill_weight:
         raise InputError(

@@ -139,6 +139,10 @@ class RerankerConfig:
 
     weights: str = at("start", MINILM, judged=True)
     """Where it starts: a local folder, or a hub name with an optional @revision."""
+    pooling: Literal["auto", "cls", "mean"] = at("start", "auto", judged=True)
+    """What a fresh head reads: the first token's state (RocketQAv2) or the mean over the tokens.
+    Weights that were trained with mean pooling say little in the first. auto: as the weights' own
+    head does, a fresh one as in their family: cls, but for ModernBERTs."""
     dropout: Share = at("warm-reranker", 0.0)
     """Share of hidden units dropped while training, before the head too; the paper: 0.1."""
 
@@ -221,6 +225,10 @@ class ListConfig(Composition):
     """How many of a query's positives have lists, drawn by the seed in every round; 0: all."""
     top_n: Size = at("warm-reranker", 50)
     """Negatives are sampled from this many best passages of the retriever."""
+    easy: Whole = at("warm-reranker", 0.0)
+    """Share of the re-ranker's warm-up, its first steps, whose negatives are drawn from the whole
+    corpus, which a fresh head tells apart far sooner than the retriever's best passages: from easy
+    to hard (arXiv 2004.14269)."""
     denoised: Whole = at("mine", 0.5)
     """Share of the joint stage's lists that are denoised by the re-ranker; 0: none, 1: all, 0.5:
     one of each kind for every positive (the paper)."""

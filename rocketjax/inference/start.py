@@ -7,6 +7,7 @@ import dataclasses
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,8 @@ def pretrained_reranker(
         seed: a missing head is drawn from it; None: the weights must have a head.
 
     Raises:
-        InputError: as `pretrained_retriever` does, or a missing head and no `seed`.
+        InputError: as `pretrained_retriever` does, a missing head and no `seed`, or a head that
+            was trained on another pooling.
     """
     root = pretrained.resolve_weights(config.weights)
     folder = transformer_folder(root)
@@ -94,6 +96,7 @@ def pretrained_reranker(
     if modules:
         encoder, head_of = head_of_modules(modules, encoder)
     head = heads.head_params(head_of, encoder, str(root))
+    encoder = _pooled(encoder, config.pooling, root, is_fresh=head is None)
     has_pooler = heads.has_own_pooler(encoder) if head is None else "pooler" in head
     module = CrossEncoder(encoder, make_compute(compute, config.dropout), pooler=has_pooler)
     lone = head_of is tensors and heads.is_lone(tensors, encoder)
@@ -114,6 +117,21 @@ def pretrained_reranker(
         notes.append(f"{root}: no head that scores a pair; a fresh one is drawn, by seed {seed}")
     params = jax.device_put({"encoder": params, **head})
     return Reranker(module, params, tokenizer, make_batching(compute), tuple(notes))
+
+
+def _pooled(
+    encoder: EncoderConfig, pooling: Literal["auto", "cls", "mean"], root: Path, is_fresh: bool
+) -> EncoderConfig:
+    """With a head that reads what `reranker.pooling` says; one that was trained stays."""
+    if pooling == "auto" or pooling == encoder.head.pooling:
+        return encoder
+    if not is_fresh:
+        raise InputError(
+            f"reranker.pooling is {pooling}, but the head of {root} was trained on "
+            f"{encoder.head.pooling}; leave it out, or start from weights without a head"
+        )
+    head = dataclasses.replace(encoder.head, pooling=pooling)
+    return dataclasses.replace(encoder, head=head)
 
 
 def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates, TrainingList, hash_bits
+from rocketjax.data.passages import Passage
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.known import Known
 from rocketjax.mining.report import MiningReport, Tally
@@ -34,6 +35,24 @@ def undenoised_lists(
         for row in candidates
         for item in _undenoised(row, _eligible(row, config, None, seed), config, seed)
     ]
+
+
+def easy_lists(
+    lists: Iterable[TrainingList], passages: Sequence[Passage], length: int, seed: int
+) -> list[TrainingList]:
+    """The same positives, with a uniform sample of the whole corpus for negatives.
+
+    What else is known to answer is left out where lists become batches. The draw depends on seed,
+    query and positive alone.
+    """
+    easy = []
+    for item in lists:
+        rng = np.random.default_rng([seed, *map(hash_bits, (item.query, item.positive, "easy"))])
+        rows = rng.choice(len(passages), min(length, len(passages)), replace=False)
+        drawn = (passages[row].id for row in rows.tolist())
+        negatives = tuple(pid for pid in drawn if pid != item.positive)[: length - 1]
+        easy.append(TrainingList(item.query, item.positive, negatives))
+    return easy
 
 
 def unlabelled_lists(row: Candidates, config: ListConfig, seed: int) -> list[TrainingList]:

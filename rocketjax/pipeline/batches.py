@@ -30,7 +30,30 @@ class OneRound:
     def from_step(self, step: int, params: Params) -> Feed:
         """The batches from `step` on; the lists do not depend on `params`."""
         order = _Order(self.lists, self.batch, self.run.config.seed)
-        return _feed(self.run, order, self.collator, step)
+        return _feed(self.run, order, self.collator.fitted(self.lists, self.batch), step)
+
+
+@dataclass(frozen=True)
+class EasyFirst:
+    """The batches of a stage that takes easy lists for its first `length` steps."""
+
+    run: Run
+    easy: Sequence[TrainingList]
+    lists: Sequence[TrainingList]
+    collator: Collator
+    batch: int  # lists in a batch
+    length: int
+
+    def from_step(self, step: int, params: Params) -> Feed:
+        """The batches from `step` on, all of one shape; the lists do not depend on `params`."""
+        seed, fitted = self.run.config.seed, self.collator.fitted(self._all, self.batch)
+        is_easy = step < self.length
+        lists, first = (self.easy, 0) if is_easy else (self.lists, self.length)
+        return _feed(self.run, _Order(lists, self.batch, seed, first), fitted, step)
+
+    @property
+    def _all(self) -> list[TrainingList]:
+        return [*self.easy, *self.lists]
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,8 @@ class Rounds:
         model = self.start.with_params(params)
         lists = lists_of_round(self.run, number, model, fresh=step == first)
         order = _Order(lists, config.joint.batch, config.seed + number, first)
-        return _feed(self.run, order, self.collator, step)
+        fitted = self.collator.fitted(lists, config.joint.batch)
+        return _feed(self.run, order, fitted, step)
 
 
 def make_collator(
@@ -88,14 +112,13 @@ class _Order:
 
 
 def _feed(run: Run, order: _Order, collator: Collator, step: int) -> Feed:
-    """The batches of a round from `step` on."""
+    """The batches of a round from `step` on; the collator's shapes fit them."""
     lists, batch, seed = order.lists, order.batch, order.seed
 
     def queries_of(number: int) -> list[str]:
         return [item.query for item in lists_of_step(lists, batch, seed, number - order.first)]
 
-    fitted = collator.fitted(lists, batch)
-    batches = list_batches(lists, fitted, batch, seed, start=step - order.first)
+    batches = list_batches(lists, collator, batch, seed, start=step - order.first)
     return Feed(batches, queries_of, _hash(run, lists, collator))
 
 

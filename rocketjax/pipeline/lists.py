@@ -14,7 +14,7 @@ from rocketjax.config.composition import UNRULED
 from rocketjax.config.schema import Config
 from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import TrainingList, read_lists, write_lists
-from rocketjax.mining.augment import given_lists, lists_per_positive
+from rocketjax.mining.augment import easy_lists, given_lists, lists_per_positive
 from rocketjax.mining.known import known_answers
 from rocketjax.mining.mine import mine
 from rocketjax.mining.report import describe
@@ -54,6 +54,16 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
         run.watch,
     )
     return lists
+
+
+def easy_first(
+    run: Run, lists: Sequence[TrainingList]
+) -> tuple[list[TrainingList], list[TrainingList]]:
+    """The warm-up's lists in two parts: with easy negatives (`lists.easy`), and as they are."""
+    config = run.config.lists
+    cut = max(1, round(config.easy * len(lists)))
+    easy = easy_lists(lists[:cut], run.collection.passages, config.length, run.config.seed)
+    return easy, [*lists[cut:]] or [*lists]  # a part is never empty, however few there are
 
 
 def make_first_lists(run: Run) -> None:

@@ -30,9 +30,9 @@ from rocketjax.inference.folder import load_retriever, save_reranker, save_retri
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.start import pretrained_tokenizer
-from rocketjax.pipeline.batches import OneRound, Rounds, make_collator
+from rocketjax.pipeline.batches import EasyFirst, OneRound, Rounds, make_collator
 from rocketjax.pipeline.context import Run
-from rocketjax.pipeline.lists import make_first_lists, warm_up_lists
+from rocketjax.pipeline.lists import easy_first, make_first_lists, warm_up_lists
 from rocketjax.pipeline.models import (
     encode_into,
     encode_warmed,
@@ -50,9 +50,10 @@ from rocketjax.retrieval.ranking import Runs, retrieve_and_rerank, retrieve_judg
 from rocketjax.retrieval.vectors import Shortened
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
+from rocketjax.training.loader import Collator
 from rocketjax.training.matryoshka import narrower
 from rocketjax.training.step import joint_objective, reranker_objective, retriever_objective
-from rocketjax.training.trainer import train_stage
+from rocketjax.training.trainer import Feeds, train_stage
 
 
 class PipelineStage(NamedTuple):
@@ -120,10 +121,18 @@ def warm_reranker(run: Run) -> None:
         stage,
         {"reranker": reranker.params},
         reranker_objective(reranker.module, resolve_loss(config.loss)),
-        OneRound(run, lists, collator, stage.batch),
+        _warm_up_feeds(run, lists, collator),
     )
     warm = dataclasses.replace(reranker, params=trained["reranker"])
     _save(save_reranker, run.folder / "warmup" / "reranker", warm)
+
+
+def _warm_up_feeds(run: Run, lists: list[TrainingList], collator: Collator) -> Feeds:
+    share, stage = run.config.lists.easy, run.config.reranker_warmup
+    if share == 0:
+        return OneRound(run, lists, collator, stage.batch)
+    length = max(1, round(share * stage.steps))
+    return EasyFirst(run, *easy_first(run, lists), collator, stage.batch, length)
 
 
 def mine_lists(run: Run) -> None:

@@ -323,6 +323,11 @@ def test_the_config_imports_no_jax():
             "loss: {preset: custom, distill_weight: 0, teacher: both}",
             r"loss\.teacher: .* no weight; set loss\.distill_weight",
         ),
+        (
+            "{lists: {easy: 0.5}, reranker_warmup: {steps: 0}}",
+            r"lists\.easy: easy lists are",
+        ),
+        ("lists: {easy: 0.5, length: 1}", r"lists\.easy: lists of one passage have no negatives"),
         ("loss: {stored_temperature: 0.1}", r"loss\.stored_temperature: it divides stored scores"),
         ("lists: {simans_a: 1}", r"lists\.simans_a: .* lists\.sampling is uniform"),
         (

@@ -15,7 +15,13 @@ from rocketjax.data.lists import (
     write_candidates,
     write_lists,
 )
-from rocketjax.mining.augment import hybrid_lists, lists_per_positive, undenoised_lists
+from rocketjax.data.passages import Passage
+from rocketjax.mining.augment import (
+    easy_lists,
+    hybrid_lists,
+    lists_per_positive,
+    undenoised_lists,
+)
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.report import describe
 from rocketjax.runtime.errors import InputError
@@ -71,6 +77,20 @@ def test_of_many_positives_some_are_drawn():
     assert {x.query: x.positive for x in others} != drawn
     two = undenoised_lists(rows, dataclasses.replace(config, positives=2), 1)
     assert len(two) == 601 and len({(x.query, x.positive) for x in two}) == 601
+
+
+def test_easy_negatives_are_of_the_whole_corpus():
+    corpus = [Passage(f"c{i}", "", "text") for i in range(50)]
+    lists = [TrainingList(f"q{i}", f"c{i % 50}", ("p1", "p2")) for i in range(300)]
+    easy = easy_lists(lists, corpus, 8, seed=1)
+    assert [(x.query, x.positive) for x in easy] == [(x.query, x.positive) for x in lists]
+    for item in easy:
+        assert len({item.positive, *item.negatives}) == 8
+    assert {pid for item in easy for pid in item.negatives} == {passage.id for passage in corpus}
+    assert easy_lists(lists[7:8], corpus, 8, seed=1) == easy[7:8]
+    assert easy_lists(lists[7:8], corpus, 8, seed=2) != easy[7:8]
+    (short,) = easy_lists(lists[:1], corpus[:3], 8, seed=1)
+    assert sorted(short.passages) == ["c0", "c1", "c2"]
 
 
 def test_negatives_are_distinct_and_only_the_best_are_drawn():

@@ -467,6 +467,38 @@ def test_a_fresh_head_is_named(weights, tmp_path):
     )
 
 
+def test_a_fresh_head_reads_the_mean_where_it_is_asked_to(library, weights, tmp_path):
+    """It is exported in modules, as no class of transformers has such a BERT, and read back."""
+
+    def start(pooling):
+        config = RerankerConfig(str(weights), pooling=pooling)
+        return pretrained_reranker(config, SHORT, ComputeConfig(), seed=7)
+
+    ours, first = start("mean"), start("auto")
+    jax.tree.map(np.testing.assert_array_equal, ours.params, first.params)
+    scores = ours.score(QUERIES, TEXTS)
+    assert np.abs(scores - first.score(QUERIES, TEXTS)).max() > 1e-3
+    exported = export_with(tmp_path / "out", ours)
+    np.testing.assert_array_equal(
+        same_scores(library, exported, 1e-3).score(QUERIES, TEXTS), scores
+    )
+
+
+def test_a_head_that_was_trained_keeps_its_pooling(tmp_path):
+    folder = bert(tmp_path, labels=1)
+    for pooling in ("auto", "cls"):
+        config = RerankerConfig(str(folder), pooling=pooling)
+        assert (
+            pretrained_reranker(config, SHORT, ComputeConfig(), 1).module.config.head.pooling
+            == "cls"
+        )
+    config = RerankerConfig(str(folder), pooling="mean")
+    with pytest.raises(
+        InputError, match=r"reranker\.pooling is mean, but the head of .* was trained on cls"
+    ):
+        pretrained_reranker(config, SHORT, ComputeConfig(), 1)
+
+
 def test_weights_of_16_bits_are_named(weights, tmp_path):
     shutil.copytree(weights, tmp_path / "m")
     folder = modular(tmp_path / "m", similarity_fn_name="dot")
