@@ -66,7 +66,9 @@ def home(place, name, weights, collection, refresh=2, every=2, **stages):
         collection,
         "run",
         retriever=RetrieverConfig(str(weights)),  # with shared towers: fewer programs
-        lists=ListConfig(length=4, top_n=30, low=0.6, calibration="sigmoid", refresh=refresh),
+        lists=ListConfig(
+            length=4, top_n=30, easy=0.5, low=0.6, calibration="sigmoid", refresh=refresh
+        ),
         checkpoint=CheckpointConfig(every=every),
         **stages,
     )
@@ -154,7 +156,7 @@ def test_a_run_killed_in_every_kind_of_work_ends_with_the_same_bits(
 
     joint = dies_in_a_save(cwd, env)
 
-    said = dies(cwd, env, "SIGKILL", "rocketjax.mining.mine:write_lists", 1)  # a refresh
+    said = dies(cwd, env, "SIGKILL", "rocketjax.mining.mine:new_lists", 1)  # a refresh
     assert f"{joint / '4'}: half-written" in said and "joint: resumes at step 2" in said
     assert (run / "rounds/2/lists").exists() and "joint" not in done(run)
 
