@@ -2,8 +2,8 @@
 
 import sys
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, say, watch
 from rocketjax.config.fields import Count, OnBadRows, Seed, Share
