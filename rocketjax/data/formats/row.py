@@ -142,13 +142,14 @@ def _texts(fields: Mapping[str, Any]) -> Row:
         ]
         for pattern in (_POSITIVE, _NEGATIVE)
     )
-    if str(fields.get("label")) in ("0", "0.0", "False"):
+    scored = of_texts(fields, len(positives), len(negatives))
+    if str(fields.get("label")) in ("0", "0.0", "False") and "label" not in scored.fields:
         raise BadRow("label: 0, but the row has a positive; call its passage negative")
     if not positives:
         name = next(filter(_POSITIVE.fullmatch, fields))
         raise BadRow(f"{name}: expected a text or a list of texts, got {shown(fields[name])}")
     row = _row(_query_of(fields), positives, negatives, answers=_answers(fields))
-    return row._replace(scored=of_texts(fields, len(positives), len(negatives)))
+    return row._replace(scored=scored)
 
 
 def _is_text(name: str) -> bool:
