@@ -242,8 +242,11 @@ def test_lists_without_a_label_hide_no_rule_that_leaves_nothing(model, train, tm
     some = {query: train.queries[query] for query in ("q1", "q2", "q3")}
     qrels = {query: train.qrels[query] for query in ("q1", "q2")}
     options = {"denoised": 0.0, "unlabelled": "distill", "max_score": 0.0}
-    with pytest.raises(InputError, match=r"none of 2 lists has a negative: .* loosen max_score"):
+    with pytest.raises(
+        InputError, match=r"none of 2 lists has a negative: .*max_score; loosen"
+    ) as caught:
         mined(model, some, qrels, tmp_path / "lists", **options)
+    assert "lists.low" not in str(caught.value)  # no list is denoised
 
 
 @pytest.fixture
