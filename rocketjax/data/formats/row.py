@@ -110,7 +110,8 @@ def _dpr(fields: Mapping[str, Any]) -> Row:
     names = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
     positives, hard, others = ([_context(p, name) for p in _list(fields, name)] for name in names)
     row = _row(fields.get("question"), positives, hard or others, answers=_answers(fields))
-    return row._replace(unused=_unused_in(fields, names))
+    left_out = names[2:] if hard and others else ()
+    return row._replace(unused=(*_unused_in(fields, names), *left_out))
 
 
 def _tevatron(fields: Mapping[str, Any]) -> Row:
