@@ -24,7 +24,7 @@ class MiningReport:
     undenoised: int  # lists
     denoised: int  # lists, those of pseudo-positives counted
     pseudo_positives: int
-    scored: int  # candidates the re-ranker scored
+    scored: int  # candidates the re-ranker scored, those of lists without a label not counted
     dropped: int  # of them too likely to be positives for a denoised list
     likely_positives: int  # of those above `high`
     topped_up: int  # negatives taken from deeper ranks
@@ -146,7 +146,10 @@ def make_report(
         undenoised=len(lists) - len(clean) - distilled,
         denoised=len(clean),
         pseudo_positives=sum(item.pseudo for item in lists),
-        scored=sum(len(row.scores) for row in candidates),
+        # Of lists without a label it drops nothing: the share would be too small.
+        scored=sum(
+            len(row.scores) for row in candidates if row.positives or config.unlabelled != "distill"
+        ),
         dropped=len(dropped),
         likely_positives=sum(p > config.high for p, _, _ in dropped),
         topped_up=sum(_topped_up(item, by_query[item.query]) for item in clean),
