@@ -156,7 +156,7 @@ def _trained_on(collection: str | Path | Data | Pairs | None, config: Config) ->
     folder = run_folder(config)
     place = folder.with_name(f"{folder.name}-data")
     collection.write(place)
-    options = {"data": {"collection": str(place)}}
+    options: dict[str, dict[str, Any]] = {"data": {"collection": str(place)}}
     judged = isinstance(collection, Data) and collection.held_out
     if not judged and not config.data.hold_out:
         options["data"] |= {"hold_out": 0.1}
