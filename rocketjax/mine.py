@@ -1,12 +1,16 @@
 """python -m rocketjax.mine: training lists by a trained pair of models."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, say, watch
 from rocketjax.config.fields import Count, OnBadRows, Seed, Share
 from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
+
+if TYPE_CHECKING:
+    from rocketjax.data.collection import Collection, Split
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Mine:
 
 def _mine(options: Mine) -> None:
     from rocketjax.config.options import check_lists, option
-    from rocketjax.data.collection import Split, hold_out, without_texts_of
+    from rocketjax.data.collection import Split
     from rocketjax.data.copies import shared_positives
     from rocketjax.evaluation.judged import own_passages
     from rocketjax.mining.mine import mine
@@ -68,21 +72,13 @@ def _mine(options: Mine) -> None:
         lambda: collection_for(folder, options.collection, options.on_bad_rows, say)
     )
     corpus = open_corpus(folder, model.retriever, collection, options.index, say)
-    split = collection.split(options.split)
-    if options.hold_out:
-        split, judged = hold_out(split, options.hold_out)
-        kept = without_texts_of(split, judged)
-        if leaked := len(split.queries) - len(kept.queries):
-            say(f"{leaked:,} queries say what a held-out one says, and are not mined for")
-        split = kept
+    split = _asked(options, collection)
     tokenizers = (model.retriever.tokenizer, model.reranker.tokenizer)
     if line := cut_line(options.split, split, collection.passages, *tokenizers):
         say(line)
     if line := own_passages(split.queries, collection.by_id):
         say(f"{options.split}: {line}; this passage is not mined")
     queries = dict(split.queries)
-    if options.lists.takes_unlabelled and "unlabelled" in collection.splits:
-        queries |= collection.splits["unlabelled"].queries
     shared = shared_positives(queries, split.qrels)
     if options.max_queries:
         queries = dict(list(queries.items())[: options.max_queries])
@@ -104,6 +100,21 @@ def _mine(options: Mine) -> None:
     if scores:
         say(scores)
     say(f"{len(lists):,} lists in {options.output}/lists.jsonl")
+
+
+def _asked(options: Mine, collection: "Collection") -> "Split":
+    """The queries to mine for, unlabelled ones too where wanted, without what is held out."""
+    from rocketjax.data.collection import hold_out, without_texts_of
+
+    split = collection.split(options.split)
+    train, judged = hold_out(split, options.hold_out)
+    if options.lists.takes_unlabelled and "unlabelled" in collection.splits:
+        queries = {**train.queries, **collection.splits["unlabelled"].queries}
+        train = replace(train, queries=queries)
+    kept = without_texts_of(train, judged)
+    if leaked := len(train.queries) - len(kept.queries):
+        say(f"{leaked:,} queries say what a held-out one says, and are not mined for")
+    return kept
 
 
 main = command(Mine, _mine)

@@ -18,8 +18,9 @@ from pathlib import Path
 from rocketjax.config.changes import ORDER, changes, differences
 from rocketjax.config.fields import Stage
 from rocketjax.config.options import load, read_values
-from rocketjax.config.schema import Config
+from rocketjax.config.schema import Config, EvaluateConfig
 from rocketjax.pipeline import run as pipeline
+from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, remove
 from rocketjax.runtime.lock import held
 from rocketjax.runtime.progress import Say, Watch
@@ -73,10 +74,25 @@ def read_arms(files: Mapping[str, Path]) -> dict[str, Config]:
     """The configs of `arm_files`, or of some of them, the base included.
 
     Raises:
-        InputError: no such file, or one that is no config, or does not fit the base.
+        InputError: no such file, or one that is no config, or does not fit the base, or that judges
+            otherwise than the ablation does.
     """
     base = load(files[BASE])
-    return {name: base if name == BASE else load(path, base) for name, path in files.items()}
+    arms = {name: base if name == BASE else load(path, base) for name, path in files.items()}
+    for name, arm in arms.items():
+        _check_judged(files[name], arm)
+    return arms
+
+
+def _check_judged(path: Path, arm: Config) -> None:
+    """Refuses options of the evaluation that ranks and BM25 here do not heed."""
+    for option in ("relevant", "copies", "skip_own"):
+        default = getattr(EvaluateConfig(), option)
+        if (value := getattr(arm.evaluate, option)) != default:
+            raise InputError(
+                f"{path}: evaluate.{option}: an ablation judges by {default}, got {value}; leave "
+                "it out"
+            )
 
 
 def fingerprint(path: Path) -> str:

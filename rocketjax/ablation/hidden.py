@@ -21,7 +21,9 @@ def count(lists: Sequence[TrainingList], truth: Qrels) -> dict[str, int]:
     counts = {}
     for kind in KINDS:
         of_kind = [item for item in lists if item.kind == kind]
-        relevant = [sum(pid in truth[item.query] for pid in item.negatives) for item in of_kind]
+        relevant = [
+            sum(truth[item.query].get(pid, 0) > 0 for pid in item.negatives) for item in of_kind
+        ]
         counts |= {
             f"{kind} lists": len(of_kind),
             f"{kind} lists with a hidden one": sum(number > 0 for number in relevant),
@@ -29,7 +31,7 @@ def count(lists: Sequence[TrainingList], truth: Qrels) -> dict[str, int]:
             f"{kind} negatives hidden": sum(relevant),
         }
     pseudo = {(item.query, item.positive) for item in lists if item.pseudo}
-    right = sum(pid in truth[query] for query, pid in pseudo)
+    right = sum(truth[query].get(pid, 0) > 0 for query, pid in pseudo)
     return counts | {"pseudo-positives": len(pseudo), "pseudo-positives right": right}
 
 

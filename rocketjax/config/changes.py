@@ -56,6 +56,12 @@ def training_fields(config: Config) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in free}
 
 
+def matters_by(option: str, stage: str) -> bool:
+    """Whether the option matters to a stage of that name or to one before it."""
+    first = EFFECTS[option].stage
+    return first is not None and stage in ORDER[ORDER.index(first) :]
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"joint": {"steps": 1}} -> {"joint.steps": 1}."""
     result: dict[str, Any] = {}

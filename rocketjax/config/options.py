@@ -18,7 +18,8 @@ from rocketjax.runtime.errors import InputError, shown
 Options = TypeVar("Options")
 RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
-_RULES = ("range_min", "max_score", "min_score", "absolute_margin", "relative_margin", "sampling")
+# Options that given lists depend on.
+_OF_GIVEN = ("source", "length", "positives", "easy", "after", "teacher")
 
 
 def load(path: str | Path, default: Config | None = None) -> Config:
@@ -221,6 +222,14 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
     Raises:
         InputError: the option and what is expected of it.
     """
+    if lists.easy and lists.length == 1:
+        raise InputError(
+            f"{place('lists.easy')}: lists of one passage have no negatives; set lists.length to 2 "
+            "or more, or leave it out"
+        )
+    if lists.source == "given":
+        _check_given(lists, place)
+        return  # nothing else of them is read
     _check_limits(
         place,
         ("lists.length", lists.length, lists.top_n + 1),
@@ -240,26 +249,24 @@ def check_lists(lists: ListConfig, place: Callable[[str], str]) -> None:
             "lists.denoised above 0"
         )
     _check_simans(lists, place)
-    ruled = [name for name in _RULES if getattr(lists, name) != getattr(ListConfig(), name)]
-    if lists.source == "given" and ruled:
+
+
+def mined_only(lists: ListConfig) -> dict[str, Any]:
+    """What of the options only mining reads and is not as it is by default: name -> default."""
+    default = dataclasses.asdict(ListConfig())
+    return {
+        name: default[name]
+        for name, value in dataclasses.asdict(lists).items()
+        if name not in _OF_GIVEN and value != default[name]
+    }
+
+
+def _check_given(lists: ListConfig, place: Callable[[str], str]) -> None:
+    """Refuses, with given lists, what only mining reads."""
+    for name, default in mined_only(lists).items():
         raise InputError(
-            f"{place(f'lists.{ruled[0]}')}: given lists are not composed by it; take "
-            "lists.source mined, or leave it out"
-        )
-    if lists.easy and lists.length == 1:
-        raise InputError(
-            f"{place('lists.easy')}: lists of one passage have no negatives; set lists.length to 2 "
-            "or more, or leave it out"
-        )
-    if lists.source == "given" and (lists.refresh or lists.pseudo_positives):
-        raise InputError(
-            f"{place('lists.source')}: given lists are neither refreshed nor do they gain "
-            "pseudo-positives; set lists.refresh and lists.pseudo_positives to 0"
-        )
-    if lists.source == "given" and lists.unlabelled == "distill":
-        raise InputError(
-            f"{place('lists.unlabelled')}: lists without a label are mined; leave out lists.source "
-            "given"
+            f"{place(f'lists.{name}')}: given lists are not mined, and nothing reads it; leave it "
+            f"out (where a recipe sets it: {shown(default)}), or take lists.source mined"
         )
 
 

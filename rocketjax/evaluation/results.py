@@ -102,11 +102,11 @@ def write(
     """Measures, compares, and writes runs/*.per_query.tsv and report.json, which names the run."""
     new = measure(split, collection, after, config)
     old = measure(split, collection, before, config) if before else None
-    for name, values in new.items():
-        metrics.write_per_query(folder / "runs" / f"{name}.per_query.tsv", values)
+    for model, values in new.items():
+        metrics.write_per_query(folder / "runs" / f"{model}.per_query.tsv", values)
     rows = [
-        _row(name, key, old[name][key] if old else None, values)
-        for name, measures in new.items()
+        _row(model, key, old[model][key] if old else None, values)
+        for model, measures in new.items()
         for key, values in measures.items()
     ]
     result = Report(name, len(split.qrels), rows)

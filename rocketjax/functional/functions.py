@@ -283,7 +283,8 @@ class Functions:
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
-        L is the longest list's length; shorter ones get empty slots.
+        L is the longest list's length; shorter ones get empty slots. A passage stays in the slot
+        that it is given in; one that says what its list's first one says is not `valid`.
 
         Args:
             queries: B texts.

@@ -78,7 +78,9 @@ def given_lists(known: Known, config: ListConfig, seed: int) -> tuple[list[Train
     """
     candidates, copies = [], 0
     for query in known.split.queries:
-        if (found := known.split.negatives.get(query)) and (positives := known.positives(query)):
+        # A query is no negative of its own (ArguAna), which is no copy.
+        found = [pid for pid in known.split.negatives.get(query, ()) if pid != query]
+        if found and (positives := known.positives(query)):
             left = known.left(query, found, len(found)).passages
             copies += len(found) - len(left)
             candidates += [Candidates(query, positives, left)] if left else []

@@ -133,10 +133,19 @@ def _check_negatives(folder: Path, counts: MiningReport, config: ListConfig) -> 
     labelled = counts.undenoised + counts.denoised
     if labelled and config.length > 1 and counts.alone == labelled:
         raise InputError(
-            f"{folder}: none of {labelled:,} lists has a negative: the re-ranker finds "
-            "all candidates too likely to answer; raise --lists.low or --lists.depth"
-            + (f", or loosen {', '.join(counts.taken)}" if counts.taken else "")
+            f"{folder}: none of {labelled:,} lists has a negative: {_why_none(counts)}"
         )
+
+
+def _why_none(report: MiningReport) -> str:
+    """What left no list a negative, and what helps."""
+    rules = ", ".join(report.taken)
+    if not report.denoised:  # then the re-ranker clears none, and --lists.low does nothing
+        return f"all candidates are left out by {rules}; loosen that, or give a larger corpus"
+    return (
+        "the re-ranker finds all candidates too likely to answer; raise --lists.low or "
+        "--lists.depth" + (f", or loosen {rules}" if rules else "")
+    )
 
 
 class _Depths(NamedTuple):

@@ -26,7 +26,7 @@ class MiningReport:
     undenoised: int  # lists
     denoised: int  # lists, those of pseudo-positives counted
     pseudo_positives: int
-    scored: int  # candidates the re-ranker scored
+    scored: int  # candidates the re-ranker scored, those of lists without a label not counted
     dropped: int  # of them too likely to be positives for a denoised list
     likely_positives: int  # of those above `high`
     topped_up: int  # negatives taken from deeper ranks
@@ -70,13 +70,15 @@ class Tally:
         """
         clean = [item for item in lists if item.kind == "denoised"]
         distilled = sum(item.kind == "unlabelled" for item in lists)
+        # Of lists without a label denoising drops nothing: the share would be too small.
+        is_counted = bool(row.positives) or self._config.unlabelled != "distill"
         self._counts += Counter(
             queries=1,
             unlabelled=int(not row.positives),
             undenoised=len(lists) - len(clean) - distilled,
             denoised=len(clean),
             pseudo_positives=sum(item.pseudo for item in lists),
-            scored=len(row.scores),
+            scored=len(row.scores) if is_counted else 0,
             dropped=len(dropped),
             likely_positives=sum(p > self._config.high for p in dropped.values()),
             topped_up=sum(_topped_up(item, row) for item in clean),

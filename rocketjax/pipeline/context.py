@@ -24,7 +24,7 @@ from rocketjax.evaluation.judged import as_judged
 from rocketjax.runtime import processes
 from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.progress import Say, Watch
+from rocketjax.runtime.progress import Say, Watch, unsaid
 from rocketjax.runtime.workplace import uncommitted
 from rocketjax.training.callbacks import Callback
 
@@ -84,9 +84,12 @@ class Run:
         if not self.config.lists.takes_unlabelled:
             return {}  # some collections would fetch them now
         split = self.collection.splits.get("unlabelled")
-        if split and self.config.data.leaked == "skip":
-            split = without_texts_of(split, self.held_out)
-        return dict(split.queries) if split else {}
+        if not split:
+            return {}
+        # All that may be judged on, not the sample that this run takes: as for labelled ones.
+        _, judged = _splits(self.collection, self.config.data, unsaid)
+        kept = _unleaked(self.collection, "unlabelled", split, judged, self.config.data, self.say)
+        return dict(kept.queries)
 
     @cached_property
     def queries(self) -> dict[str, str]:
@@ -128,21 +131,29 @@ def open_run(config: Config, folder: Path, watching: Watching) -> Run:
 def splits_of(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:
     """What to train on, and what to judge on, which is no part of it."""
     train, judged = _splits(collection, config, say)
-    kept = without_texts_of(train, judged)
-    if train.queries and not kept.queries and config.leaked == "skip":
+    kept = _unleaked(collection, "training", train, judged, config, say)
+    if train.queries and not kept.queries:
         raise InputError(
             f"{collection.name}: all {len(train.queries):,} training queries say what a held-out "
             "query says, and models are not judged on what they were trained on; choose another "
             "split to judge on (--data.eval-split), or train on them all the same: --data.leaked "
             "train"
         )
+    return kept, judged
+
+
+def _unleaked(
+    collection: Collection, kind: str, train: Split, judged: Split, config: DataConfig, say: Say
+) -> Split:
+    """Without the queries that say what a judged one says, unless `data.leaked` keeps them."""
+    kept = without_texts_of(train, judged)
     if leaked := len(train.queries) - len(kept.queries):
         skipped = "not trained on (--data.leaked train does)"
         say(
-            f"{collection.name}: {leaked:,} training queries say what a held-out query says, under "
+            f"{collection.name}: {leaked:,} {kind} queries say what a held-out query says, under "
             f"other ids, and are {skipped if config.leaked == 'skip' else 'trained on'}"
         )
-    return (kept if config.leaked == "skip" else train), judged
+    return kept if config.leaked == "skip" else train
 
 
 def _splits(collection: Collection, config: DataConfig, say: Say) -> tuple[Split, Split]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rocketjax.cli.command import console, say, watch
 from rocketjax.config.options import load as load_config
-from rocketjax.config.options import merged
+from rocketjax.config.options import merged, mined_only
 from rocketjax.config.schema import Config, run_folder
 from rocketjax.evaluation.results import HEADS, SHOWN, Report
 from rocketjax.pipeline.data import Data, Pairs
@@ -131,7 +131,10 @@ def fit(
     _check_arguments(collection, config, callbacks)
     if isinstance(config, str | Path):
         config = load_config(Path(config))
-    config = merged(config or Config(), options)
+    config = config or Config()
+    if isinstance(collection, Pairs) and collection.negatives is not None:
+        config = _as_given(config)
+    config = merged(config, options)
     config = _trained_on(collection, config)
     shown = [LivePictures(run_folder(config))] if console.is_jupyter else []
     try:
@@ -153,13 +156,23 @@ def _trained_on(collection: str | Path | Data | Pairs | None, config: Config) ->
     folder = run_folder(config)
     place = folder.with_name(f"{folder.name}-data")
     collection.write(place)
-    options = {"data": {"collection": str(place)}, "lists": {}}
-    if isinstance(collection, Pairs) and collection.negatives is not None:
-        options["lists"] = {"source": "given"}
+    options: dict[str, dict[str, Any]] = {"data": {"collection": str(place)}}
     judged = isinstance(collection, Data) and collection.held_out
     if not judged and not config.data.hold_out:
         options["data"] |= {"hold_out": 0.1}
     return merged(config, options)
+
+
+def _as_given(config: Config) -> Config:
+    """The config for lists of the pairs' own negatives, without what it says of mining.
+
+    Recipes say something of it. The options that `fit` is given beside them are refused.
+    """
+    unused = mined_only(config.lists)
+    if unused:
+        names = ", ".join(f"lists.{name}" for name in unused)
+        say(f"the pairs bring their negatives, and none are mined: {names} of config: not used")
+    return merged(config, {"lists": {"source": "given", **unused}})
 
 
 def _check_arguments(collection: Any, config: Any, callbacks: Any) -> None:

@@ -127,32 +127,37 @@ class Collator:
         return ListBatch(query, passage, pair, valid, relevant, labelled, stored)
 
     def _texts(
-        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
+        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member | None]]
     ) -> tuple[tuple[list[Text], list[Text], list[Text]], np.ndarray]:
         """Queries [B], passages and pairs [B * L]; which slots are taken [B, L]."""
-        passages = [member.passage for some in members for member in some]
+        passages = [member.passage for some in members for member in some if member]
         queries = [_known(self.queries, item.query, "query") for item in lists]
-        repeated = [q for q, some in zip(queries, members, strict=True) for _ in some]
+        repeated = [q for q, some in zip(queries, members, strict=True) for one in some if one]
         titles, bodies = [p.title for p in passages], [p.text for p in passages]
-        valid = np.arange(self.slots) < np.array([len(some) for some in members])[:, None]
+        valid = np.zeros((len(lists), self.slots), bool)
+        for row, some in enumerate(members):
+            valid[row, : len(some)] = [member is not None for member in some]
         taken = valid.ravel().tolist()
         de, ce = self.retriever_tokenizer, self.reranker_tokenizer
         passage = _slotted(de.passage(titles, bodies), taken)
         pair = _slotted(ce.pair(repeated, titles, bodies), taken)
         return (list(de.query(queries)), passage, pair), valid
 
-    def _members(self, item: TrainingList) -> list[Member]:
-        """Positive and negatives; one that says what a positive says is no negative."""
+    def _members(self, item: TrainingList) -> list[Member | None]:
+        """Positive and negatives; None in place of one that says what a positive says.
+
+        Its slot stays empty: who gave the list finds the others' scores where they put them.
+        """
         first, *rest = (
             Member(passage, said(passage.whole), score)
-            for pid, score in zip_longest(item.passages, item.scores)
+            for pid, score in zip_longest(item.passages[: self.slots], item.scores[: self.slots])
             for passage in (_known(self.passages, pid, "passage"),)
         )
         answers = self._answers(item.query) | {first.said}
-        return [first, *(one for one in rest if one.said not in answers)][: self.slots]
+        return [first, *(None if one.said in answers else one for one in rest)]
 
     def _relevant(
-        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member]]
+        self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member | None]]
     ) -> np.ndarray:
         """Which slots hold what answers a query: [B, B * L].
 
@@ -163,10 +168,11 @@ class Collator:
         answers: dict[bytes, set[bytes]] = defaultdict(set)  # by what is asked
         slots: dict[bytes, list[int]] = defaultdict(list)  # by what is said
         for row, (item, some) in enumerate(zip(lists, members, strict=True)):
-            positive = {some[0].said} if item.positive else set()
+            positive = {some[0].said} if item.positive and some[0] else set()
             answers[asked[row]] |= {*positive, *self._answers(item.query)}
             for slot, member in enumerate(some):
-                slots[member.said].append(row * self.slots + slot)
+                if member:
+                    slots[member.said].append(row * self.slots + slot)
         relevant = np.zeros((len(lists), len(lists) * self.slots), bool)
         for row, question in enumerate(asked):
             for answer in answers[question] & slots.keys():
@@ -201,13 +207,13 @@ def _lengths(devices: Sequence[Sequence[Text]]) -> list[list[int]]:
     return [[len(text.ids) for text in texts] for texts in devices]
 
 
-def _stored(members: Sequence[Sequence[Member]], slots: int) -> TeacherScores:
+def _stored(members: Sequence[Sequence[Member | None]], slots: int) -> TeacherScores:
     """The teacher's scores that B lists keep, [B, L]."""
     scores = np.zeros((len(members), slots), np.float32)
     there = np.zeros(scores.shape, bool)
     for row, some in enumerate(members):
         for slot, member in enumerate(some):
-            if member.score is not None:
+            if member and member.score is not None:
                 scores[row, slot], there[row, slot] = member.score, True
     return TeacherScores(scores, there)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import jax
 
-from rocketjax.config.changes import training_fields
+from rocketjax.config.changes import matters_by, training_fields
 from rocketjax.config.schema import Config, StageConfig
 from rocketjax.models.encoder import Params
 from rocketjax.runtime import processes, signals
@@ -96,7 +96,8 @@ def train_stage(
 
     Raises:
         NonFiniteError: training diverged; the last checkpoint before it stays.
-        InputError: the last checkpoint belongs to other options or lists.
+        InputError: the last checkpoint belongs to other options, of this stage or of earlier ones,
+            or to other lists.
         Preempted: a SIGTERM came; what was trained is saved.
     """
     if stage.steps == 0:
@@ -245,10 +246,13 @@ def _resume(
     before = saved.facts(step)
     # An option added since then had its default, and a collection has its content under any name:
     # the pipeline has compared both, and the lists and their texts are compared by a hash.
+    # What only later stages depend on may change.
     wrong = [
         f"{key}: {before['options'][key]} -> {value}"
         for key, value in facts["options"].items()
-        if key != "data.collection" and before["options"].get(key, value) != value
+        if key != "data.collection"
+        and before["options"].get(key, value) != value
+        and matters_by(key, name)
     ]
     if wrong:
         raise _refusal(name, step, f"other options ({'; '.join(wrong)})")

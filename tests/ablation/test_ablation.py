@@ -495,6 +495,17 @@ def test_the_later_folder_of_configs_counts(home, collection):
     assert arm_files([home / "configs", gpu], "other.yaml")[BASE].name == "other.yaml"
 
 
+def test_what_an_ablation_does_not_judge_by_is_refused(tmp_path):
+    base, arm = tmp_path / "ablation.yaml", tmp_path / "ablation_own.yaml"
+    base.write_text("evaluate: {relevant: 2}\n")
+    arm.write_text("evaluate: {skip_own: true}\n")
+    with pytest.raises(InputError, match=r"ablation\.yaml: evaluate\.relevant: .* leave it out"):
+        read_arms({BASE: base})
+    base.write_text("")
+    with pytest.raises(InputError, match=r"ablation_own\.yaml: evaluate\.skip_own"):
+        read_arms({BASE: base, "own": arm})
+
+
 def test_a_collection_in_which_the_truth_is_known_is_made_and_judged(home, tmp_path, capsys):
     values = yaml.safe_load((home / "configs" / "ablation.yaml").read_text())
     values["reranker_warmup"]["steps"] = values["joint"]["steps"] = 0

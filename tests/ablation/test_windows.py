@@ -156,7 +156,7 @@ def test_a_sample_of_windows_says_what_it_hides(answered, tmp_path):
 
 
 def test_what_lists_hide_is_counted_and_kept(tmp_path):
-    truth = {"q": {"a": 1, "b": 1, "c": 1}, "r": {"d": 1, "e": 1}}
+    truth = {"q": {"a": 1, "b": 1, "c": 1, "x": 0}, "r": {"d": 1, "e": 1, "x": -1}}
     lists = [
         TrainingList("q", "a", ("b", "c", "x")),
         TrainingList("r", "d", ("x", "a", "y")),

@@ -340,7 +340,7 @@ def test_the_config_imports_no_jax():
         ),
         (
             "lists: {source: given, unlabelled: distill}",
-            r"lists\.unlabelled: lists without a label are mined",
+            r"lists\.unlabelled: given lists are not mined",
         ),
         ("loss: {teacher: stored}", r"loss\.teacher: stored needs scores of mined passages"),
         ("{loss: {teacher: both}, lists: {refresh: 9}}", r"loss\.teacher: both needs scores of m"),

@@ -86,6 +86,35 @@ def test_a_judged_dataset_is_read(datasets, tmp_path, policy):
     assert len(collection.notes) == (policy == "skip")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_all_splits_of_a_corpus_are_read_and_the_judgements_that_are_named(datasets, tmp_path):
+    folder = tmp_path / "parts"
+    for split, p, query in (("train", CAT, "q1"), ("test", DOG, "q2")):
+        row = {"_id": p.id, "title": p.title, "text": p.text}
+        jsonl(folder / "corpus" / f"{split}.jsonl", [row])
+        jsonl(folder / "queries" / f"{split}.jsonl", [{"_id": query, "text": query}])
+    for name, query in (("default", "q1"), ("strict", "q2")):
+        row = {"query-id": query, "corpus-id": "a", "score": 1}
+        jsonl(folder / name / "test.jsonl", [row])
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {name}/{split}.jsonl\n" for split in splits)
+        for name, splits in (
+            *((name, ("train", "test")) for name in ("corpus", "queries")),
+            *((name, ("test",)) for name in ("default", "strict")),
+        )
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    collection = load_collection(f"hf:{folder}")
+    assert list(collection.passages) == [CAT, DOG]
+    assert collection.splits["test"].qrels == {"q1": {"a": 1}}
+    assert {*collection.splits["unlabelled"].queries} == {"q2"}
+    strict = load_collection(f"hf:{folder}:strict")
+    assert strict.splits["test"].qrels == {"q2": {"a": 1}}
+    with pytest.raises(InputError, match="corpus and queries are read together"):
+        load_collection(f"hf:{folder}:queries")
+
+
 @pytest.fixture
 def ir_datasets(tmp_path, monkeypatch):
     library = pytest.importorskip("ir_datasets", reason="extra irds is not installed")

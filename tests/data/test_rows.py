@@ -257,6 +257,12 @@ def test_what_is_called_like_negatives_or_answers_is_read(
     assert not collection.notes
 
 
+def test_negatives_beside_hard_ones_are_named_as_not_used(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(TITLED["train.json"])
+    assert any(note.endswith(": negative_ctxs") for note in load_collection(str(path)).notes)
+
+
 def test_fields_that_nothing_reads_are_named_once(tmp_path):
     row = {"query": Q1, "pos": ["p"], "neg": ["a"], "instruction": "find"}
     rows = [row | {"prompt": "Represent:"}, row | {"type": "", "id": None, "question": "other"}]

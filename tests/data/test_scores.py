@@ -63,6 +63,16 @@ ALL = {"q": {"p": 0.9, "a": 0.5, "b": -2.0}}
             {"q": {"p": 0.0, "a": -0.4}},
             "label",
         ),
+        (  # .. where 0 and 1 are margins like others
+            {"query": "q", "positive": "p", "negative": "a", "label": 0.0},
+            {"q": {"p": 0.0, "a": 0.0}},
+            "label",
+        ),
+        (
+            {"query": "q", "positive": "p", "negatives": ["a", "b"], "label": [1.0, 0]},
+            {"q": {"p": 0.0, "a": -1.0, "b": 0.0}},
+            "label",
+        ),
         (
             {"query": "q", "positive": "p", "negatives": ["a", "b"], "label": [0.4, 2.9]},
             {"q": {"p": 0.0, "a": -0.4, "b": -2.9}},
@@ -115,7 +125,7 @@ def test_scores_of_a_table_are_read(tmp_path):
 
 
 def test_a_judgement_is_no_score(tmp_path):
-    row = {"query": "q", "positive": "p", "negative": "a", "label": 1}
+    row = {"query": "q", "positive": "p", "label": 1}
     path = written(tmp_path / "train.jsonl", row)
     assert scores_of(path) == {}
     assert load_collection(str(path)).notes == [f"{path}: not used in training so far: label"]

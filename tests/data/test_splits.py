@@ -107,6 +107,23 @@ def test_unlabelled_queries_that_are_held_out_are_not_mined_for(tmp_path):
     assert set(context.open_run(leaking, tmp_path, watching).queries) == {"1", "3", "4"}
 
 
+def test_unlabelled_queries_are_compared_with_all_that_may_be_judged_on(tmp_path):
+    """Not with the few that this run judges on; what was left out is said."""
+    dev = named(**{f"d{i}": f"text {i}" for i in range(20)})
+    others = Split({f"u{i}": f"TEXT {i}" for i in range(25)}, {})
+    splits = {"train": named(a="another"), "dev": dev, "unlabelled": others}
+    collection = Collection("few", InMemory([]), splits)
+    config = Config(
+        data=DataConfig("few", max_eval_queries=2), lists=ListConfig(pseudo_positives=1)
+    )
+    train, judged = context.splits_of(collection, config.data, unsaid)
+    said = []
+    sampled = sample_queries(judged, 2)
+    run = context.Run(config, tmp_path, collection, train, sampled, said.append, unwatched)
+    assert {*run.queries} == {"a", "u20", "u21", "u22", "u23", "u24"}
+    assert len(said) == 1 and said[0].startswith("few: 20 unlabelled queries say what a held-out")
+
+
 def test_what_is_judged_on_is_left_out_of_training():
     both = {"train": split(["a", "b", "c"]), "dev": split(["c", "d"])}
     collection = Collection("few", InMemory([]), both)

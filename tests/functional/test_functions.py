@@ -126,6 +126,18 @@ def test_they_compute_what_the_models_do_for_texts(pair):
         rocketjax.Functions(pair.retriever)
 
 
+def test_scores_stand_where_their_passages_were_given(pair):
+    """A candidate that repeats the first one leaves a masked slot; those behind it do not move."""
+    functions, query = rocketjax.Functions(pair), "sort a list"
+    candidates = ["wait", "Wait", "the largest average", "sort a list"]
+    lists = functions.tokenize_lists([query], [candidates], scores=[[4.0, 3.0, 2.0, 1.0]])
+    assert lists.valid.tolist() == [[True, False, True, True]]
+    assert lists.stored.scores[0, 2:].tolist() == [2.0, 1.0]
+    _, ce = functions.score_lists(functions.params, lists)
+    wanted = pair.score([query] * 2, candidates[2:])
+    np.testing.assert_allclose(ce[0, 2:], wanted, atol=2e-5)
+
+
 def test_lists_without_a_label_are_distilled_alone(pair):
     functions = rocketjax.Functions(pair)
     texts = ["sort a list", "wait", "the largest average"]

@@ -261,6 +261,14 @@ def test_unlabelled_queries_live_by_their_pseudo_positives():
     assert (report.unlabelled, report.lost, report.pseudo_positives) == (2, 1, 1)
 
 
+def test_the_share_that_is_dropped_is_of_the_candidates_of_labelled_queries():
+    """Of the others nothing is dropped, though they too are scored to be drawn by score."""
+    rows = [scored("judged", p=(0.99, 0.05, 0.05, 0.05)), scored("u", (), p=(0.99,) * 4)]
+    config = ListConfig(length=4, top_n=4, unlabelled="distill", sampling="stratified")
+    report = hybrid_lists(rows, PLAIN, config, 1)[1]
+    assert (report.scored, report.dropped) == (4, 1)
+
+
 def test_unlabelled_queries_may_have_lists_without_a_label(tmp_path):
     """The best passage and a sample; pseudo-positives are for labelled queries then."""
     rows = [

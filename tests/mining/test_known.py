@@ -210,7 +210,7 @@ def test_given_negatives_that_answer_the_query_are_left_out():
     ).by_id
     queries = {"q": "who?", "r": "Who?", "s": "what?"}
     qrels = {"q": {"p0": 1}, "r": {"p1": 1}, "s": {"p2": 1}}
-    negatives = {"q": ["c0", "p1", "p3", "c1", "p0"], "r": ["p4"], "s": ["c2"]}
+    negatives = {"q": ["c0", "p1", "p3", "c1", "p0", "q"], "r": ["p4"], "s": ["c2"]}
     split = Split(queries, qrels, {}, negatives, shared_positives(queries, qrels))
     lists, left_out = given_lists(known_answers(split, passages, unwatched), CONFIG, 1)
     assert [(x.query, x.positive, x.negatives) for x in lists] == [

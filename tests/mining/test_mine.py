@@ -25,7 +25,7 @@ from rocketjax.config.schema import (
     StageConfig,
     TextConfig,
 )
-from rocketjax.data.collection import Split
+from rocketjax.data.collection import Split, hold_out
 from rocketjax.data.lists import read_candidates, read_lists
 from rocketjax.data.load import load_collection
 from rocketjax.inference import folder as model_folder
@@ -266,8 +266,11 @@ def test_lists_without_a_label_hide_no_rule_that_leaves_nothing(model, train, tm
     some = {query: train.queries[query] for query in ("q1", "q2", "q3")}
     qrels = {query: train.qrels[query] for query in ("q1", "q2")}
     options = {"denoised": 0.0, "unlabelled": "distill", "max_score": 0.0}
-    with pytest.raises(InputError, match=r"none of 2 lists has a negative: .* loosen max_score"):
+    with pytest.raises(
+        InputError, match=r"none of 2 lists has a negative: .*max_score; loosen"
+    ) as caught:
         mined(model, some, qrels, tmp_path / "lists", **options)
+    assert "lists.low" not in str(caught.value)  # no list is denoised
 
 
 @pytest.fixture
@@ -304,6 +307,21 @@ def test_the_command_mines_for_queries_that_nobody_judged(run, topics, tmp_path,
     args[-1] = "0"  # unless they are asked for
     assert mine.main([*args, "--output", str(tmp_path / "others")]) == 0
     assert "40 queries (0 unlabelled" in capsys.readouterr().out
+
+
+def test_the_command_holds_out_unlabelled_queries_too(run, topics, tmp_path, capsys):
+    train = load_collection(str(topics)).split("train")
+    _, judged = hold_out(train, 0.3)
+    with (topics / "queries.jsonl").open("a") as file:
+        for i, text in enumerate(judged.queries.values()):
+            file.write(json.dumps({"_id": f"leak{i}", "text": text.upper()}) + "\n")
+    args = ["--model", str(run), "--collection", str(topics), "--hold-out", "0.3"]
+    args += ["--lists.unlabelled", "distill", "--lists.denoised", "0", "--lists.top-n", "20"]
+    assert mine.main([*args, "--output", str(tmp_path / "lists")]) == 0
+    mined = {item.query for item in read_lists(tmp_path / "lists" / "lists.jsonl")}
+    assert {f"u{i}" for i in range(5)} <= mined
+    assert not any(query.startswith("leak") for query in mined)
+    assert f"{len(judged.queries)} queries say what a held-out" in capsys.readouterr().out
 
 
 def test_the_command_knows_what_queries_of_one_text_share(run, collection, tmp_path, capsys):

@@ -199,10 +199,17 @@ def test_draws_hang_on_seed_query_and_positive_alone(sampling):
     [
         ({"range_min": 44}, "lists.range_min: at most 43"),
         ({"min_score": 0.5, "max_score": 0.4}, "lists.min_score: at most 0.4"),
-        ({"source": "given", "sampling": "top"}, "lists.sampling: given lists are not composed"),
-        ({"source": "given", "range_min": 1}, "lists.range_min: given lists are not composed"),
+        ({"source": "given", "sampling": "top"}, "lists.sampling: given lists are not mined"),
+        ({"source": "given", "range_min": 1}, "lists.range_min: given lists are not mined"),
+        ({"source": "given", "denoised": 0.0}, r"lists.denoised: .* sets it: 0\.5"),
+        ({"source": "given", "scored": 7, "top_n": 30}, r"lists.top_n: .* sets it: 50"),
+        ({"source": "given", "refresh": 5}, "lists.refresh: given lists are not mined"),
     ],
 )
 def test_rules_that_contradict_other_options_are_refused(options, said):
     with pytest.raises(InputError, match=f"^{said}"):
         check_lists(ListConfig(**options), str)
+
+
+def test_given_lists_may_be_longer_than_what_mining_retrieves():
+    check_lists(ListConfig(source="given", length=99, positives=2, after=5, teacher="some"), str)

@@ -147,3 +147,14 @@ def test_ids_in_a_set_are_written_in_one_order(tmp_path):
     rocketjax.Data(few, {"q": "x"}, {"q": {"p3", "p1", "p2"}}).write(tmp_path / "data")
     lines = (tmp_path / "data" / "qrels" / "train.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[1] for line in lines] == ["p1", "p2", "p3"]
+
+
+def test_what_a_recipe_says_of_mining_is_put_back_where_pairs_bring_negatives(tmp_path, capsys):
+    pairs = rocketjax.Pairs(["a", "b"], ["c", "d"], [["e"], ["f"]])
+    options = {"run_dir": str(tmp_path / "run"), "data": {"eval_split": "train"}}
+    with pytest.raises(rocketjax.InputError, match=r"lists\.denoised: given lists are not mined"):
+        rocketjax.fit(pairs, "squad", lists={"denoised": 0.3}, **options)
+    with pytest.raises(rocketjax.InputError, match=r"hold-out is for collections"):  # far enough
+        rocketjax.fit(pairs, "squad", **options)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none are mined: lists.top_n, lists.denoised of config: not used" in said

@@ -93,6 +93,7 @@ def test_a_run_leaves_whole_artefacts(finished):
     assert {"loss", "retriever", "reranker", "distill", "kl", "gradient_norm"} <= set(log[-1])
     assert {"teacher_entropy", "distill_cosine", "reranker_clipped"} <= set(log[-1])
     report = json.loads((folder / "report.json").read_text())
+    assert report["folder"] == str(folder)
     measures = {row["measure"] for row in report["rows"]}
     assert {"MRR@10", "recall@20", "nDCG@10"} <= measures and "recall@50" not in measures
     assert {row["model"] for row in report["rows"]} == {"retriever", "reranker", "oracle"}

@@ -185,7 +185,7 @@ def test_judgements_count_beyond_what_the_batch_holds(tokenizer):
     some.passages["copy"] = Passage("copy", "", "T5 p5\u00a0 a")
     some.passages["gone"] = some.passages.pop("p11")
     qrels = {"q0": {"p0": 1, "p1": 2, "p3": 0}, "q2": {"p4": 1, "p5": 1, "p11": 1}}
-    judged = dataclasses.replace(some, judged=Split(some.queries, qrels))
+    judged = dataclasses.replace(some, slots=3, judged=Split(some.queries, qrels))
     lists = [
         TrainingList("q0", "p0", ("p3",)),
         TrainingList("q1", "p1", ("p6",)),
@@ -211,9 +211,10 @@ def test_queries_of_one_text_are_one_query(tokenizer):
     qrels = {"q0": {"p0": 1}, "again": {"p1": 1, "p6": 1}}
     shared = shared_positives(some.queries, qrels)
     assert shared == {key: ["p0", "p1", "p6"] for key in ("q0", "again")}
-    judged = dataclasses.replace(some, judged=Split(some.queries, qrels, shared=shared))
+    judged = dataclasses.replace(some, slots=3, judged=Split(some.queries, qrels, shared=shared))
     batch = judged([TrainingList("q0", "p0", ("p6", "p3")), TrainingList("q2", "p6", ("p1",))])
-    assert read(batch.passage, 1) == "[CLS] t3 p3 a [SEP]"  # not p6
+    assert batch.valid.tolist() == [[True, False, True], [True, True, False]]  # p6 is none
+    assert read(batch.passage, 2) == "[CLS] t3 p3 a [SEP]"
     assert relevant(batch) == [[(0, 0), (1, 0), (1, 1)], [(1, 0)]]
 
 
@@ -239,8 +240,8 @@ def test_a_copy_of_the_positive_is_no_negative_of_it(tokenizer):
     some = collator(tokenizer, slots=3)
     some.passages["copy"] = some.passages["p3"]._replace(id="copy")
     batch = some([TrainingList("q3", "p3", ("copy", "p5")), TrainingList("q1", "copy", ("p4",))])
-    assert batch.valid.tolist() == [[True, True, False]] * 2
-    assert read(batch.passage, 1) == "[CLS] t5 p5 a [SEP]"
+    assert batch.valid.tolist() == [[True, False, True], [True, True, False]]
+    assert read(batch.passage, 2) == "[CLS] t5 p5 a [SEP]"
     assert relevant(batch) == [[(0, 0), (1, 0)]] * 2
 
 

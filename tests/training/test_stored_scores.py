@@ -191,8 +191,8 @@ def test_the_loader_lays_scores_out_beside_their_passages(tokenizer):
     ]
     collate = Collator(queries, passages, tokenizer, tokenizer, 4, stored=True)
     batch = collate(lists)
-    assert batch.stored.scores.tolist() == [[3.0, 1.0, 0.0, 0.0], [0.0] * 4]
-    assert batch.stored.there.tolist() == [[True, True, False, False], [False] * 4]
+    assert batch.stored.scores.tolist() == [[3.0, 0.0, 1.0, 0.0], [0.0] * 4]
+    assert batch.stored.there.tolist() == [[True, False, True, False], [False] * 4]
     assert dataclasses.replace(collate, stored=False)(lists).stored is None
 
 

@@ -153,6 +153,14 @@ def test_other_options_or_lists_are_refused(tmp_path):
     train(tmp_path, config=often)  # which changes nothing of what is trained
 
 
+def test_options_of_later_stages_may_change_while_it_is_stopped(tmp_path):
+    preempt(tmp_path, 2)
+    later = with_(CONFIG, evaluate=with_(CONFIG.evaluate, top_k=100, relevant=2))
+    said = []
+    train(tmp_path, config=later, said=said)
+    assert "joint: resumes at step 3" in said
+
+
 def test_a_preempted_stage_goes_on_with_the_same_bits(tmp_path):
     expected = train(tmp_path / "whole")
     for last in (0, 2, 4):

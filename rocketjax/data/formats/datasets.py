@@ -36,14 +36,15 @@ def read_datasets(name: str, policy: Policy = "fail") -> Collection:
 
     Args:
         name: ORG/NAME or a folder, optionally followed by ":CONFIG". A dataset with the
-            configurations "corpus" and "queries" is read in BEIR's layout, with its qrels in the
-            configuration "qrels" or "default" or in the dataset ORG/NAME-qrels. Any other is read
-            as training rows, with the columns of formats/rows.py and the dataset's own splits.
+            configurations "corpus" and "queries", each with all its splits, is read in BEIR's
+            layout, with its qrels in CONFIG, else in the configuration "qrels" or "default" or in
+            the dataset ORG/NAME-qrels. Any other is read as training rows, with the columns of
+            formats/rows.py and the dataset's own splits.
         policy: see `load_collection`.
 
     Raises:
-        InputError: the library is not installed, the dataset cannot be loaded or, with the policy
-            "fail", a row is bad.
+        InputError: the library is not installed, the dataset cannot be loaded, CONFIG holds no
+            qrels or, with the policy "fail", a row is bad.
     """
     library = _import("datasets", "hub")
     path, _, config = name.partition(":")
@@ -55,8 +56,13 @@ def read_datasets(name: str, policy: Policy = "fail") -> Collection:
     with _loading(f"hf:{path}"):
         configs = library.get_dataset_config_names(path)
     if {"corpus", "queries"} <= set(configs):
-        qrels_config = next((name for name in ("qrels", "default") if name in configs), None)
-        corpus, queries = (next(iter(load(part).values())) for part in ("corpus", "queries"))
+        if config in ("corpus", "queries"):
+            raise InputError(
+                f"hf:{name}: its configurations corpus and queries are read together; name the one "
+                f"of its judgements, or none: hf:{path}"
+            )
+        qrels_config = config or next((n for n in ("qrels", "default") if n in configs), None)
+        corpus, queries = load("corpus"), load("queries")
         qrels = load(qrels_config) if qrels_config else load(None, f"{path}-qrels")
         return _from_beir_layout(name, corpus, queries, qrels, policy)
     return _from_rows(name, load(config or None), policy)
@@ -77,14 +83,21 @@ def _from_rows(name: str, parts: Mapping[str, Any], policy: Policy) -> Collectio
 
 
 def _from_beir_layout(
-    name: str, corpus: Any, queries: Any, qrels: Mapping[str, Any], policy: Policy
+    name: str,
+    corpus: Mapping[str, Any],
+    queries: Mapping[str, Any],
+    qrels: Mapping[str, Any],
+    policy: Policy,
 ) -> Collection:
     def passages(bad: BadRows) -> Iterator[tuple[str, Passage]]:
-        return _parsed(f"hf:{name}/corpus", corpus, _passage, bad)
+        return _of_all(f"hf:{name}/corpus", corpus, _passage, bad)
 
-    stored, notes = store(f"hf:{name}", ["hf", name, corpus._fingerprint], passages, policy)
+    fingerprints = [part._fingerprint for part in corpus.values()]
+    stored, notes = store(
+        f"hf:{name}", ["hf", name, *fingerprints], passages, policy, merge=len(corpus) > 1
+    )
     bad = BadRows(policy)
-    texts = distinct(_parsed(f"hf:{name}/queries", queries, _query, bad), bad)
+    texts = distinct(_of_all(f"hf:{name}/queries", queries, _query, bad), bad)
     splits = {}
     for split, rows in qrels.items():
         place = f"hf:{name}/{split}"
@@ -93,6 +106,14 @@ def _from_beir_layout(
         )
         splits[split] = Split(texts, split_qrels).only(split_qrels)
     return Collection(name, stored, with_unlabelled(splits, texts), [*notes, *bad.notes()])
+
+
+def _of_all(
+    place: str, parts: Mapping[str, Any], parse: Callable[[Any], Any], bad: BadRows
+) -> Iterator[tuple[str, Any]]:
+    """The rows of all splits of a configuration."""
+    for split, rows in parts.items():
+        yield from _parsed(f"{place}/{split}" if len(parts) > 1 else place, rows, parse, bad)
 
 
 def _parsed(

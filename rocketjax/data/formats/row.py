@@ -110,7 +110,8 @@ def _dpr(fields: Mapping[str, Any]) -> Row:
     names = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
     positives, hard, others = ([_context(p, name) for p in _list(fields, name)] for name in names)
     row = _row(fields.get("question"), positives, hard or others, answers=_answers(fields))
-    return row._replace(unused=_unused_in(fields, names))
+    left_out = names[2:] if hard and others else ()
+    return row._replace(unused=(*_unused_in(fields, names), *left_out))
 
 
 def _tevatron(fields: Mapping[str, Any]) -> Row:
@@ -142,13 +143,14 @@ def _texts(fields: Mapping[str, Any]) -> Row:
         ]
         for pattern in (_POSITIVE, _NEGATIVE)
     )
-    if str(fields.get("label")) in ("0", "0.0", "False"):
+    scored = of_texts(fields, len(positives), len(negatives))
+    if str(fields.get("label")) in ("0", "0.0", "False") and "label" not in scored.fields:
         raise BadRow("label: 0, but the row has a positive; call its passage negative")
     if not positives:
         name = next(filter(_POSITIVE.fullmatch, fields))
         raise BadRow(f"{name}: expected a text or a list of texts, got {shown(fields[name])}")
     row = _row(_query_of(fields), positives, negatives, answers=_answers(fields))
-    return row._replace(scored=of_texts(fields, len(positives), len(negatives)))
+    return row._replace(scored=scored)
 
 
 def _is_text(name: str) -> bool:

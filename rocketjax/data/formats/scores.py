@@ -8,7 +8,8 @@ sentence-transformers   label, labels, score or scores, all alike: a list, of th
 Tevatron                score of each passage
 
 Their scale is the file's affair: logits, probabilities, cosines. A label of 0 or 1 is a judgement
-and no score. DPR's scores are those of the retriever that found the passages, and are not read.
+and no score, unless it is a margin: a number for each negative of one positive. DPR's scores are
+those of the retriever that found the passages, and are not read.
 """
 
 import math
@@ -50,7 +51,8 @@ def of_texts(fields: Mapping[str, Any], positives: int, negatives: int) -> Score
         return Scored([*scores["pos"], *scores["neg"]], names)
     for name in _OF_ALL:
         value = fields.get(name)
-        if _is_numeric(value) and not (name in _LABELS and _is_judgement(value)):
+        margin = positives == 1 and _count(value) == negatives > 0
+        if _is_numeric(value) and not (name in _LABELS and _is_judgement(value, margin)):
             return _of_all(value, name, positives, negatives)
     return Scored()
 
@@ -85,7 +87,7 @@ def of_contexts(kinds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Scored:
 
 def _of_all(value: Any, name: str, positives: int, negatives: int) -> Scored:
     """Scores of all passages, or margins between the one positive and each negative."""
-    count = len(value) if _is_list(value) else 1
+    count = _count(value)
     if count == positives + negatives:
         return Scored(_numbers(value, name, count), [name])
     if positives != 1 or count != negatives:
@@ -127,9 +129,16 @@ def _is_number(text: Any) -> bool:
     return isinstance(text, str) and bool(re.fullmatch(r"\s*[-+0-9.eE]*[0-9][-+0-9.eE]*\s*", text))
 
 
-def _is_judgement(value: Any) -> bool:
+def _is_judgement(value: Any, margin: bool) -> bool:
+    """Whether labels say what is relevant. Those that may be margins do where they are booleans."""
     values = value if _is_list(value) else [value]
+    if margin:
+        return any(isinstance(one, bool) for one in values)
     return all(one in (0, 1, "0", "1", "0.0", "1.0", None) for one in values)
+
+
+def _count(value: Any) -> int:
+    return len(value) if _is_list(value) else 1
 
 
 def _is_list(value: Any) -> bool:
