@@ -194,7 +194,8 @@ STATE = TrainState(
     params={"retriever": {"w": jnp.arange(6.0).reshape(2, 3)}},
     opt_state=(jnp.ones(3),),
 )
-OPTIONS = dataclasses.asdict(ListConfig()) | {"refresh": None, "after": None, "teacher": None}
+ELSEWHERE = dict.fromkeys(("easy", "refresh", "after", "teacher"))  # what lists do not depend on
+OPTIONS = dataclasses.asdict(ListConfig()) | ELSEWHERE
 REQUEST = {"retriever": "1", "queries": "2", "lists": OPTIONS, "seed": 1}
 LISTS = [lists.TrainingList(f"q{i}", "p1", ("p2", "p3")) for i in range(3)]
 FOUND = [lists.Candidates(f"q{i}", ("p1",), ("p2", "p3"), (0.5, -1.0), (2.0,)) for i in range(3)]
