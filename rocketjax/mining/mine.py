@@ -48,7 +48,7 @@ PAIRS_AT_ONCE = 16_384  # scored between two files of candidates
 ROOM = 16  # answers that every search has room for; where a query has more, it is searched again
 SHOWN = 300  # characters of an example's texts
 # Options that mined lists do not depend on; whose scores they keep is said elsewhere (teacher.py).
-_ELSEWHERE: dict[str, object] = dict.fromkeys(("easy", "refresh", "after", "teacher"))
+_ELSEWHERE: dict[str, object] = {"easy": None, "refresh": None, "after": None, "teacher": None}
 
 
 def mine(
