@@ -46,14 +46,9 @@ class EasyFirst:
 
     def from_step(self, step: int, params: Params) -> Feed:
         """The batches from `step` on, all of one shape; the lists do not depend on `params`."""
-        seed, fitted = self.run.config.seed, self.collator.fitted(self._all, self.batch)
-        is_easy = step < self.length
-        lists, first = (self.easy, 0) if is_easy else (self.lists, self.length)
-        return _feed(self.run, _Order(lists, self.batch, seed, first), fitted, step)
-
-    @property
-    def _all(self) -> list[TrainingList]:
-        return [*self.easy, *self.lists]
+        fitted = self.collator.fitted([*self.easy, *self.lists], self.batch)
+        lists, first = (self.easy, 0) if step < self.length else (self.lists, self.length)
+        return _feed(self.run, _Order(lists, self.batch, self.run.config.seed, first), fitted, step)
 
 
 @dataclass(frozen=True)
