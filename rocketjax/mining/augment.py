@@ -15,7 +15,7 @@ from rocketjax.data.lists import Candidates, TrainingList, hash_bits
 from rocketjax.data.passages import Passage
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.known import Known
-from rocketjax.mining.report import MiningReport, Tally
+from rocketjax.mining.report import Tally
 from rocketjax.mining.rules import Eligible, draw, eligible, rounded
 from rocketjax.runtime.errors import InputError
 
@@ -93,18 +93,6 @@ def given_lists(known: Known, config: ListConfig, seed: int) -> tuple[list[Train
             f"negative{others}; --lists.source mined finds negatives"
         )
     return lists, copies
-
-
-def hybrid_lists(
-    candidates: Iterable[Candidates],
-    calibration: Calibration | None,
-    config: ListConfig,
-    seed: int,
-) -> tuple[list[TrainingList], MiningReport]:
-    """The lists of all queries (`lists_of`), and what was done, counted."""
-    tally = Tally(calibration, config)
-    lists = [item for row in candidates for item in lists_of(row, calibration, config, seed, tally)]
-    return lists, tally.report()
 
 
 def lists_of(

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+from mined import hybrid_lists
 
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import (
@@ -18,7 +19,6 @@ from rocketjax.data.lists import (
 from rocketjax.data.passages import Passage
 from rocketjax.mining.augment import (
     easy_lists,
-    hybrid_lists,
     lists_per_positive,
     undenoised_lists,
 )

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from mined import hybrid_lists
 from scipy.special import logit
 
 from rocketjax.config.options import check_lists
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates
-from rocketjax.mining.augment import hybrid_lists
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.report import describe, read_report, write_report
 from rocketjax.runtime.errors import InputError
