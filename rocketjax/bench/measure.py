@@ -7,7 +7,6 @@ setting that it ran with.
 
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from rich.table import Table
 from scipy import stats
 
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.threads import cores
 
 LEAST_ROUNDS = 6  # of an interval of 95 %: the median is outside of five with a chance of 6 %
 Answer: TypeAlias = dict[str, Any]
@@ -154,8 +154,7 @@ def machine() -> str:
 
 def _cores() -> str:
     """The cores that this process may use: `taskset` gives it fewer than there are."""
-    some = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return "1 core" if some == 1 else f"{some} cores"
+    return "1 core" if cores() == 1 else f"{cores()} cores"
 
 
 def _processor() -> str:

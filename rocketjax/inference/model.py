@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -34,8 +34,11 @@ from rocketjax.runtime.devices import (
 )
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import Advance
+from rocketjax.runtime.threads import cores, in_threads
 from rocketjax.text.batch import Rows, Text
 from rocketjax.text.tokenizer import Tokenizer
+
+IN_FLIGHT = 3  # batches given to accelerators before the first result: they never wait for the host
 
 
 class Method(NamedTuple):
@@ -127,19 +130,15 @@ class TextModel:
                 "a model takes texts and cannot run inside jax.jit: call it outside, or compute "
                 "model.module.apply({'params': params}, tokens, method=...) inside"
             )
-        mesh = local_mesh()
-        # Results are fetched late, so that devices do not wait for the host; on a CPU, two programs
-        # in flight would share its cores.
-        in_flight = 1 if jax.default_backend() == "cpu" else 3
-        running: deque[tuple[list[Unit], jax.Array]] = deque()
-        for group in groups(units, mesh.size):
-            placed = shard_rows(lay_out_units(group, texts, self.tokenizer.pad_id, mesh.size))
-            if len(running) == in_flight:
-                yield from _fetched(*running.popleft())
-            values = apply(self.module, method.name, mesh, self._placed_params, placed)
-            running.append((group, values))
-        for group, values in running:
-            yield from _fetched(group, values)
+        mesh, params = local_mesh(), self._placed_params
+
+        def start(group: list[Unit]) -> tuple[list[Unit], jax.Array]:
+            rows = lay_out_units(group, texts, self.tokenizer.pad_id, mesh.size)
+            return group, apply(self.module, method.name, mesh, params, shard_rows(rows))
+
+        for group, values in _started(start, groups(units, mesh.size)):
+            # Devices beyond the units were idle.
+            yield from zip(group, np.asarray(values), strict=False)
 
     def _compile(self, method: Method) -> None:
         """Compiles every program that `_run` may need with `steady`."""
@@ -179,6 +178,18 @@ def apply(module: nn.Module, method: str, mesh: Mesh, params: Params, texts: Row
     return on_each_device(part, mesh)(params, texts)
 
 
-def _fetched(group: Sequence[Unit], values: jax.Array) -> Iterator[tuple[Unit, np.ndarray]]:
-    """Each unit with its results; devices beyond the units were idle."""
-    yield from zip(group, np.asarray(values), strict=False)
+def _started(
+    start: Callable[[list[Unit]], tuple[list[Unit], jax.Array]], dealt: Iterable[list[Unit]]
+) -> Iterator[tuple[list[Unit], jax.Array]]:
+    """What `start` returns for each group, in order, while later groups run."""
+    if jax.default_backend() == "cpu":
+        # One program does not keep all cores busy: between its products they wait for each other.
+        # jax runs programs one after another unless they come from several threads.
+        yield from in_threads(lambda group: jax.block_until_ready(start(group)), dealt, cores())
+        return
+    running: deque[tuple[list[Unit], jax.Array]] = deque()
+    for group in dealt:
+        if len(running) == IN_FLIGHT:
+            yield running.popleft()
+        running.append(start(group))
+    yield from running

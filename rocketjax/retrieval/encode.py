@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import is_empty
 from rocketjax.runtime.progress import Watch, silent
+from rocketjax.runtime.threads import in_threads
 from rocketjax.text.batch import Text
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -136,10 +136,4 @@ def _tokenised(
         texts = tokenizer.passage([p.title for p in passages], [p.text for p in passages])
         return shard, texts, [p.id for p in passages]
 
-    with ThreadPoolExecutor(1) as thread:
-        ahead = [thread.submit(tokenise, shard) for shard in shards[:1]]
-        for following in [*shards[1:], None]:
-            if following is not None:
-                ahead.append(thread.submit(tokenise, following))
-            if ahead:
-                yield ahead.pop(0).result()
+    yield from in_threads(tokenise, shards, 1)

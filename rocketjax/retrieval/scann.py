@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-import os
 import re
 import sys
 import time
@@ -31,6 +30,7 @@ from rocketjax.runtime.files import (
     write_json,
 )
 from rocketjax.runtime.progress import Say
+from rocketjax.runtime.threads import cores
 
 SETTINGS = "index.json"
 ASSETS = "scann_assets.pbtxt"
@@ -62,7 +62,7 @@ class ScannIndex:
         self.vectors = vectors
         self.settings = settings
         self.searcher = searcher
-        self._threads = os.cpu_count() or 1
+        self._threads = cores()
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index.search`. Above the top_k it was made for, it searches wider in proportion."""
