@@ -3,13 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rocketjax.cli.command import command, console, say, watch
 from rocketjax.config.fields import Count, Length, Size
 from rocketjax.config.schema import MINILM, ComputeConfig
+from rocketjax.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from rocketjax.bench.measure import Fact, Result
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rocketjax.data.collection import Collection
 
 Task = Literal["encode", "rerank", "train", "mine", "search", "facts", "families"]
+Runtime = Literal["torch", "compiled", "onnx", "openvino"]
 Figure = TypeVar("Figure", bound=tuple)
 
 
@@ -43,11 +45,14 @@ class Bench:
     Speeds are medians over rounds, the ratio is the median of the rounds' ratios; from six rounds
     on with an interval. Needs the extra `bench`.
 
-    Example: python -m rocketjax.bench --tasks encode rerank --rounds 7 --json figures.json
+    Example: python -m rocketjax.bench --quick --against docs/bench.json
     """
 
     tasks: tuple[Task, ...] = ("encode", "rerank", "train")
     """What to measure."""
+    runtimes: tuple[Runtime, ...] = ("torch",)
+    """What sentence-transformers' models run by in encode and rerank: compiled is torch.compile;
+    onnx and openvino export them (its own backends of these names need an older transformers)."""
     collection: str = "demo"
     """Texts to measure on, of any format that training takes."""
     split: str = "dev"
@@ -80,18 +85,26 @@ class Bench:
     """Threads of both sides' search; 0: one per core, and then a single one."""
     rounds: Size = 5
     """Rounds, each a run of both sides."""
+    quick: bool = False
+    """A hundred passages, two lists, six rounds: some five minutes for encode, rerank and train."""
     json: str = ""
     """File for the figures."""
+    against: str = ""
+    """Figures of an earlier run (--json), maybe of another machine: fails where a ratio's interval
+    ends below nine tenths of the ratio there. Needs six rounds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
 def _bench(options: Bench) -> None:
-    from rocketjax.bench.measure import facts_table, machine, results_table
+    from rocketjax.bench.measure import facts_table, lost, machine, read_results, results_table
     from rocketjax.bench.work import Ours, make_work
     from rocketjax.data.load import load_collection
     from rocketjax.models.pretrained import resolve_weights
     from rocketjax.runtime.files import write_json
 
+    if options.quick:
+        options = replace(options, passages=100, lists=2, rounds=6)
+    earlier = read_results(Path(options.against)) if options.against else []
     collection = load_collection(options.collection)
     work = make_work(
         collection,
@@ -116,6 +129,8 @@ def _bench(options: Bench) -> None:
             "facts": [fact._asdict() for fact in facts],
         }
         write_json(Path(options.json), figures)
+    if fallen := list(lost(results, earlier)):
+        raise InputError(f"slower than in {options.against}: {'; '.join(fallen)}")
 
 
 def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Result]":
@@ -150,8 +165,11 @@ def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
     with rival_process(ours.work) as rival:
         for task in tasks:
             unit, units, ready = plans[task]
-            say(f"{task}: {units} {unit} a run, {options.rounds} rounds")
-            yield compare(task, unit, units, ready(), rival, options.rounds)
+            run = ready()
+            for runtime in options.runtimes if task != "train" else ("torch",):
+                asked = task if runtime == "torch" else f"{task} {runtime}"
+                say(f"{asked}: {units} {unit} a run, {options.rounds} rounds")
+                yield compare(asked, unit, units, run, rival, options.rounds)
 
 
 def _searches(

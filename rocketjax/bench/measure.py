@@ -121,6 +121,39 @@ def taken(run: Callable[[], object]) -> Taken:
     return Taken(time.perf_counter() - started[0], time.process_time() - started[1])
 
 
+def read_results(path: Path) -> list[Result]:
+    """The results of a run's --json.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+        return [Result(**{name: row[name] for name in Result._fields}) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not what --json writes: {error!r}") from None
+
+
+def lost(results: Sequence[Result], earlier: Sequence[Result]) -> Iterator[str]:
+    """What was slower than earlier, beside the rival: a line each.
+
+    Ratios of two machines differ by some percent, so a tenth is granted.
+
+    Raises:
+        InputError: a result has no interval, or nothing was measured earlier that is measured now.
+    """
+    known = {(row.task, row.unit): row.ratio for row in earlier}
+    same = [row for row in results if (row.task, row.unit) in known]
+    if earlier and not same:
+        raise InputError(f"--against holds {sorted(task for task, _ in known)}, none measured now")
+    for row in same:
+        if row.interval is None:
+            raise InputError(f"--against needs an interval: --rounds {LEAST_ROUNDS} or more")
+        before = known[row.task, row.unit]
+        if row.interval[1] < 0.9 * before:
+            yield f"{row.task}: {row.ratio:.2f} (up to {row.interval[1]:.2f}), {before:.2f} before"
+
+
 def results_table(results: Sequence[Result]) -> Table:
     """Both sides' speeds and their ratio."""
     table = Table(title=machine())

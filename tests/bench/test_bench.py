@@ -127,6 +127,43 @@ def test_families_are_measured_by_both_clocks(work, monkeypatch):
     assert all(result.ours > 0 and result.theirs > 0 for result in found)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("family", ["modernbert", "bert"])
+@pytest.mark.parametrize("runtime", ["compiled", "onnx", "openvino"])
+def test_other_runtimes_compute_the_same(runtime, family, work, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    pytest.importorskip("openvino", reason="the extra `bench` brings it")
+    from rocketjax.bench.rivals.texts import Rivals
+
+    rivals = Rivals(families.drawn(small(family), work, tmp_path / "models"))
+    for make in (rivals.encode, rivals.rerank):
+        expected, own = (np.asarray(make(each)(4)) for each in ("torch", runtime))
+        np.testing.assert_allclose(own.ravel(), expected.ravel(), atol=2e-6)
+        assert np.ptp(expected, axis=0).max() > 1e-4
+
+
+def test_what_is_slower_than_before_is_named(tmp_path):
+    def row(task, ratio, interval):
+        return pair.Result(task, "passages", 2.0 * ratio, 2.0, ratio, "", interval)
+
+    path = tmp_path / "earlier.json"
+    rows = [row("encode", 1.2, None)._asdict(), row("train", 1.3, None)._asdict()]
+    path.write_text(json.dumps({"results": rows}))
+    earlier = pair.read_results(path)
+    noisy = [row("encode", 1.0, (0.9, 1.1)), row("rerank", 0.1, (0.1, 0.1))]
+    assert list(pair.lost(noisy, earlier)) == []
+    (line,) = pair.lost([row("encode", 1.0, (0.9, 1.07))], earlier)
+    assert "encode: 1.00" in line and "1.20 before" in line
+    with pytest.raises(InputError, match="--rounds 6"):
+        list(pair.lost([row("train", 1.0, None)], earlier))
+    with pytest.raises(InputError, match="none measured now"):
+        list(pair.lost([row("mine", 1.0, None)], earlier))
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"earlier\.json: is not what --json writes"):
+        pair.read_results(path)
+
+
 def test_the_plain_step_trains(work):
     """Its loss falls, so the rival is not let off any work."""
     pytest.importorskip("torch", reason="the extra `parity` brings torch")

@@ -1,7 +1,8 @@
 """The other side of encode, rerank and train: sentence-transformers, and a plain PyTorch step.
 
-Started by bench/work.py with a file of work. For the name of a task it answers with the seconds of
-one run; the first run of a task tries batch sizes and keeps the fastest.
+Started by bench/work.py with a file of work. For the name of a task, and of a runtime unless it is
+torch's own, it answers with the seconds of one run; the first run tries batch sizes and keeps the
+fastest.
 """
 
 import sys
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, s
 from transformers import AutoModel, AutoTokenizer
 
 from rocketjax.bench.measure import Answer, answer, taken
+from rocketjax.bench.rivals import runtimes
 from rocketjax.bench.work import LOSS, TEMPERATURE, Work
 from rocketjax.config.loss import resolve_loss
 
@@ -25,13 +27,14 @@ GPU_BATCHES = (64, 256, 1024)
 def main() -> None:
     """Answers until its input ends."""
     rivals = Rivals(Work.read(Path(sys.argv[1])))
-    makers = {"encode": rivals.encode, "rerank": rivals.rerank, "train": rivals.train}
+    makers = {"encode": rivals.encode, "rerank": rivals.rerank}
     tasks: dict[str, Callable[[int], Any]] = {}
     batches: dict[str, int] = {}
 
     def run(name: str) -> Answer:
         if name not in tasks:
-            tasks[name] = makers[name]()
+            task, _, runtime = name.partition(" ")
+            tasks[name] = rivals.train() if task == "train" else makers[task](runtime or "torch")
             batches[name] = fastest_batch(name, tasks[name])
         batch = batches[name]
         setting = f"its batch size {batch}" if batch else ""
@@ -47,24 +50,32 @@ class Rivals:
     def __init__(self, work: Work) -> None:
         self.work = work
 
-    def encode(self) -> Callable[[int], Any]:
-        """SentenceTransformer.encode."""
+    def encode(self, runtime: str) -> Callable[[int], Any]:
+        """SentenceTransformer.encode, or the same in another runtime."""
         from sentence_transformers import SentenceTransformer
 
+        if runtime in runtimes.EXPORTED:
+            return runtimes.encode(runtime, self.work)
         model = SentenceTransformer(self.work.weights, model_kwargs=precision())
         model.max_seq_length = self.work.passage_length
+        if runtime == "compiled":
+            model[0].auto_model.compile(dynamic=True)
         return lambda batch: model.encode(self.work.passages, batch_size=batch)
 
-    def rerank(self) -> Callable[[int], Any]:
-        """CrossEncoder.predict."""
+    def rerank(self, runtime: str) -> Callable[[int], Any]:
+        """CrossEncoder.predict, or the same in another runtime."""
         from sentence_transformers import CrossEncoder
 
+        if runtime in runtimes.EXPORTED:
+            return runtimes.rerank(runtime, self.work)
         model = CrossEncoder(
             self.work.reranker or self.work.weights,
             num_labels=1,
             max_length=self.work.pair_length,
             model_kwargs=precision(),
         )
+        if runtime == "compiled":
+            model.model.compile(dynamic=True)
         return lambda batch: model.predict(self.work.pairs, batch_size=batch)
 
     def train(self) -> Callable[[int], Any]:

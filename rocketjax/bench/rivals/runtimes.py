@@ -1,0 +1,115 @@
+"""sentence-transformers' models in ONNX Runtime and OpenVINO.
+
+Its own backends of these names need optimum, no release of which goes with transformers 5. So
+torch exports the model here, with what sentence-transformers does to its states, and texts are
+dealt as sentence-transformers deals them: sorted by length, each batch padded to its longest.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from rocketjax.bench.work import Work
+
+Text = str | tuple[str, str]
+EXPORTED = ("onnx", "openvino")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def encode(runtime: str, work: Work) -> Callable[[int], Any]:
+    """Passages to vectors of length 1, the mean of their tokens' states."""
+    model = _Vectors(AutoModel.from_pretrained(work.weights, use_safetensors=True))
+    return _exported(runtime, model, work.weights, work.passages, work.passage_length)
+
+
+def rerank(runtime: str, work: Work) -> Callable[[int], Any]:
+    """Pairs to scores."""
+    folder = work.reranker or work.weights
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, use_safetensors=True
+    )
+    return _exported(runtime, _Scores(model), folder, work.pairs, work.pair_length)
+
+
+class _Vectors(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.model(**_named(self.model, inputs)).last_hidden_state
+        seen = inputs[1].unsqueeze(-1).to(hidden.dtype)
+        return nn.functional.normalize((hidden * seen).sum(1) / seen.sum(1), dim=-1)
+
+
+class _Scores(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**_named(self.model, inputs)).logits
+
+
+def _named(model: Any, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inputs by name; models such as ModernBERT take no segments."""
+    taken = INPUTS if getattr(model.config, "type_vocab_size", 0) else INPUTS[:2]
+    return dict(zip(taken, inputs, strict=False))
+
+
+def _exported(
+    runtime: str, model: nn.Module, folder: str, texts: Sequence[Text], length: int
+) -> Callable[[int], Any]:
+    """What runs all texts, by batch size."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    run = _session(runtime, model.eval())
+
+    def all_of_them(batch: int) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
+        results: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
+            chosen = [texts[i] for i in some]
+            tokens = tokenizer(
+                chosen, padding=True, truncation=True, max_length=length, return_tensors="np"
+            )
+            zeros = np.zeros_like(tokens["input_ids"])  # segments, if the tokenizer gives none
+            rows = run({name: tokens.get(name, zeros).astype(np.int64) for name in INPUTS})
+            for i, row in zip(some, rows, strict=True):
+                results[i] = row
+        return np.stack(results)
+
+    return all_of_them
+
+
+def _session(runtime: str, model: nn.Module) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """The model exported and opened by a runtime: inputs by name to results, a row each."""
+    free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts, and tokens of the longest
+    example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in INPUTS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            model,
+            example,
+            str(path),
+            dynamo=True,
+            input_names=list(INPUTS),
+            dynamic_shapes=((free,) * len(INPUTS),),
+        )
+        if runtime == "onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            known = {each.name for each in session.get_inputs()}
+            return lambda tokens: session.run(None, {name: tokens[name] for name in known})[0]
+        import openvino
+
+        program = openvino.compile_model(str(path), "CPU")
+        known = {name for each in program.inputs for name in each.names}
+        return lambda tokens: program({name: tokens[name] for name in INPUTS if name in known})[0]
