@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from rocketjax.config.options import RECIPES
 from rocketjax.config.schema import MINILM, Config
+from rocketjax.inference.reading import tower_folders
 from rocketjax.models.architecture import EncoderConfig, Head
 from rocketjax.models.names import leaves
 from rocketjax.models.pretrained import read_encoder_config, resolve_weights
@@ -83,7 +84,7 @@ def encoder_of(weights: str) -> EncoderConfig:
     """
     if weights in _KNOWN:
         return _KNOWN[weights]
-    return read_encoder_config(resolve_weights(weights))
+    return read_encoder_config(tower_folders(resolve_weights(weights))[0])
 
 
 def pooling_of(config: Config) -> Literal["cls", "mean"]:
