@@ -239,8 +239,12 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         dtype = "float32" if on_cpu else "bfloat16"
     own: dict[str, Attention] = {"cpu": "plain", "tpu": "xla" if old_libtpu() else "tpu"}
     attention = own.get(platform, "xla") if config.attention == "auto" else config.attention
-    if attention == "tpu" and platform != "tpu":
-        raise InputError(f"compute.attention is tpu, and this is a {platform}; leave it out")
+    if {"tpu": "tpu", "cudnn": "gpu"}.get(attention, platform) != platform:
+        raise InputError(
+            f"compute.attention is {attention}, and this is a {platform}; leave it out"
+        )
+    if attention == "cudnn" and dtype == "float32":
+        raise InputError("compute.attention is cudnn, which takes no compute.dtype float32")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,

@@ -99,6 +99,21 @@ def test_each_platform_has_its_batches(monkeypatch, platform, want):
 
 
 @pytest.mark.parametrize(
+    ("attention", "dtype", "platform", "message"),
+    [
+        ("cudnn", "auto", "cpu", "attention is cudnn, and this is a cpu"),
+        ("cudnn", "bfloat16", "tpu", "attention is cudnn, and this is a tpu"),
+        ("cudnn", "float32", "gpu", "cudnn, which takes no compute.dtype float32"),
+        ("tpu", "auto", "gpu", "attention is tpu, and this is a gpu"),
+    ],
+)
+def test_attention_that_a_platform_has_not_is_refused(attention, dtype, platform, message):
+    with pytest.raises(InputError, match=message):
+        make_compute(ComputeConfig(dtype, attention), platform=platform)
+    assert make_compute(ComputeConfig(attention="cudnn"), platform="gpu").attention == "cudnn"
+
+
+@pytest.mark.parametrize(
     ("libtpu", "want"), [("0.0.21.1", "xla"), ("0.0.23", "tpu"), ("0.1.0", "tpu"), (None, "tpu")]
 )
 def test_a_libtpu_that_takes_no_kernels_is_named(monkeypatch, weights, libtpu, want):
