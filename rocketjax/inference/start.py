@@ -239,7 +239,8 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         dtype = "float32" if on_cpu else "bfloat16"
     own: dict[str, Attention] = {"cpu": "plain", "tpu": "xla" if old_libtpu() else "tpu"}
     attention = own.get(platform, "xla") if config.attention == "auto" else config.attention
-    if {"tpu": "tpu", "cudnn": "gpu"}.get(attention, platform) != platform:
+    bound: dict[Attention, str] = {"tpu": "tpu", "cudnn": "gpu"}
+    if bound.get(attention, platform) != platform:
         raise InputError(
             f"compute.attention is {attention}, and this is a {platform}; leave it out"
         )
