@@ -16,17 +16,15 @@ from rich.table import Table
 
 from rocketjax.bench import compiled
 from rocketjax.bench.machines import MACHINES, MachineName
-from rocketjax.bench.recipes import encoder_of, parameters, short, sizes_of
+from rocketjax.bench.recipes import encoder_of, limits, parameters, reader_of, short, sizes_of
 from rocketjax.bench.shapes import (
-    KINDS,
     chunk_of,
-    limits,
     row_width,
     shape_of,
     vector_bytes,
     vector_width,
 )
-from rocketjax.bench.stages import Kind, Trained, Work, trained
+from rocketjax.bench.stages import KINDS, Kind, Trained, Work, trained
 from rocketjax.bench.stages import stages as works
 from rocketjax.bench.work import forward_flops
 from rocketjax.cli.command import command, console
@@ -162,16 +160,15 @@ def _training_cost(config: Config, plan: Plan, stage: Trained) -> tuple[float, f
 def _training_memory(config: Config, plan: Plan, stage: Trained) -> float:
     """Bytes of a device, by the formula."""
     texts, _ = _texts(config, plan, stage)
-    encoder = encoder_of(config.retriever.weights)
-    in_kernel = not (encoder.relative_buckets or encoder.distances)  # XLA's on TPUs, too
-    held = max(
-        activations(
-            encoder,
-            texts * _lengths(plan)[kind] / FULL,
-            0 if MACHINES[plan.machine].tpu and in_kernel else row_width(config, kind),
-        )
-        for kind in stage.kinds
-    )
+    on_tpu = MACHINES[plan.machine].tpu
+
+    def held_of(kind: Kind) -> float:
+        encoder = reader_of(config, kind)
+        in_kernel = not (encoder.relative_buckets or encoder.distances)  # XLA's on TPUs, too
+        width = 0 if on_tpu and in_kernel else row_width(config, kind)
+        return activations(encoder, texts * _lengths(plan)[kind] / FULL, width)
+
+    held = max(map(held_of, stage.kinds))
     return MARGIN * (STATE * _parameters(config, stage.kinds) + held)
 
 
@@ -192,9 +189,9 @@ def _running_cost(config: Config, plan: Plan, work: Work) -> tuple[float, float]
 
 def _running_memory(config: Config, plan: Plan, work: Work) -> float:
     """Bytes of a device, by the formula; the corpus' vectors lie there where it is searched."""
-    encoder, texts = encoder_of(config.retriever.weights), config.compute.batch or ON_ACCELERATORS
+    texts = config.compute.batch or ON_ACCELERATORS
     if not work.searches:
-        return 4 * parameters(encoder) + _layer(config, texts, "passage")
+        return 4 * parameters(reader_of(config, "passage")) + _layer(config, texts, "passage")
     vectors = plan.passages * vector_bytes(config) / MACHINES[plan.machine].count
     return 4 * _parameters(config, KINDS) + vectors + _layer(config, texts, "pair")
 
@@ -228,7 +225,7 @@ def _forward(config: Config, plan: Plan, kind: Kind) -> float:
     """Operations of a text, forward: its share of a packed row, empty slots included."""
     width = row_width(config, kind)
     share = min(1.0, _lengths(plan)[kind] / (FULL * width))
-    return share * forward_flops(encoder_of(config.retriever.weights), width)
+    return share * forward_flops(reader_of(config, kind), width)
 
 
 def activations(encoder: EncoderConfig, slots: float, width: int) -> float:
@@ -246,7 +243,7 @@ def _layer(config: Config, texts: float, kind: Kind) -> float:
 
     16 D values of two bytes a slot, and attention in float32.
     """
-    encoder, width = encoder_of(config.retriever.weights), row_width(config, kind)
+    encoder, width = reader_of(config, kind), row_width(config, kind)
     slot = 2 * 16 * encoder.hidden_size + 4 * encoder.num_heads * width
     return texts * limits(config)[kind] * slot
 

@@ -12,7 +12,16 @@ from jax.sharding import PartitionSpec as P
 
 from rocketjax.bench.machines import Machine
 from rocketjax.bench.recipes import encoder_of, pooling_of, sizes_of
-from rocketjax.bench.shapes import KIND_OF, Batch, chunk_of, lists, searched, texts
+from rocketjax.bench.shapes import (
+    KIND_OF,
+    Batch,
+    chunk_of,
+    lists,
+    searched,
+    texts,
+    vector_bytes,
+    vector_width,
+)
 from rocketjax.bench.stages import Kind, trained
 from rocketjax.config.loss import resolve_loss
 from rocketjax.config.schema import Config, StageConfig
@@ -23,6 +32,7 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import EncoderConfig, Params
 from rocketjax.models.heads import has_own_pooler
 from rocketjax.retrieval.exact import QUERIES, SHARE_OF_MEMORY, cut, few, search_piece
+from rocketjax.retrieval.quantised import Codes, code_width, is_quantised
 from rocketjax.retrieval.vectors import DTYPES
 from rocketjax.runtime.devices import AXIS, Backend, Device, check_divisible, mapped, sharded
 from rocketjax.text.batch import Tokens, chunk_count
@@ -78,6 +88,7 @@ class Target(NamedTuple):
                 shared=retriever.towers == "shared",
                 pooling=pooling_of(config),
                 normalize=bool(retriever.normalize),
+                truncate=retriever.truncate or 0,
             ),
             CrossEncoder(
                 self.encoder(reranker.weights),
@@ -130,22 +141,23 @@ def _search(target: Target) -> Lowered:
     """The best passages of a block of queries, in all of the corpus that fits the devices."""
     config = target.config
     mesh = Mesh(np.array(target.devices), (AXIS,))
-    width = encoder_of(config.retriever.weights).hidden_size
+    width, stored = vector_width(config), config.index.dtype
     count = sizes_of(config).passages
     k = few(min(searched(config), count), count)
-    dtype = jnp.dtype(DTYPES[config.index.dtype])
     memory = int(SHARE_OF_MEMORY * target.machine.memory)
-    block, piece = cut(count, width * dtype.itemsize, mesh.size, memory)
-    queries, vectors, rows, scores, place = (
-        jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
-        for shape, kind, spec in (
-            ((QUERIES, width), jnp.float32, P()),
-            ((piece, width), dtype, P(AXIS)),
-            ((QUERIES, k), jnp.int32, P()),
-            ((QUERIES, k), jnp.float32, P()),
-            ((), jnp.int32, P()),
-        )
-    )
+    block, piece = cut(count, vector_bytes(config), mesh.size, memory)
+
+    def array(shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    quantised = is_quantised(stored)
+    numbers = code_width(width, stored) if quantised else width
+    vectors = array((piece, numbers), jnp.dtype(DTYPES[stored]), P(AXIS))
+    if quantised:
+        vectors = Codes(vectors, array((piece,), jnp.float32, P(AXIS)))
+    queries = array((QUERIES, width), jnp.int8 if quantised else jnp.float32, P())
+    rows, scores = (array((QUERIES, k), dtype, P()) for dtype in (jnp.int32, jnp.float32))
+    place = array((), jnp.int32, P())
     program = search_piece.lower(mesh, block, queries, vectors, (place, place), (rows, scores))
     return Lowered(program, 0, 0, 2.0 * QUERIES * piece * width / mesh.size)
 
@@ -171,7 +183,8 @@ def _trained(target: Target, name: Program) -> Lowered:
     batch = lists(config, target.machine, stage)
     program = _step(target, stage.options, params, objective, batch)
     again = chunk_count(stage.options.batch * stage.slots // devices, chunk) > 1
-    layers = target.encoder(config.retriever.weights).num_layers
+    own = config.retriever if name == "warm-retriever" else config.reranker
+    layers = target.encoder(own.weights).num_layers  # of the joint step, the re-ranker's
     # Backward is twice forward's work; a chunk is run forward once more.
     return Lowered(program, batch.tokens, layers, (4 if again else 3) * batch.flops)
 

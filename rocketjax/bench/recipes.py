@@ -4,8 +4,10 @@ import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from rocketjax.bench.stages import KINDS, Kind
 from rocketjax.config.options import RECIPES
 from rocketjax.config.schema import MINILM, Config
+from rocketjax.inference.reading import tower_folders
 from rocketjax.models.architecture import EncoderConfig, Head
 from rocketjax.models.names import leaves
 from rocketjax.models.pretrained import read_encoder_config, resolve_weights
@@ -83,7 +85,22 @@ def encoder_of(weights: str) -> EncoderConfig:
     """
     if weights in _KNOWN:
         return _KNOWN[weights]
-    return read_encoder_config(resolve_weights(weights))
+    return read_encoder_config(tower_folders(resolve_weights(weights))[0])
+
+
+def reader_of(config: Config, kind: Kind) -> EncoderConfig:
+    """The shape of the encoder that reads texts of a kind: pairs are the re-ranker's."""
+    return encoder_of((config.reranker if kind == "pair" else config.retriever).weights)
+
+
+def limits(config: Config) -> dict[Kind, int]:
+    """Tokens in the longest text of each kind."""
+    text = config.text
+    lengths = (text.query_length, text.passage_length, text.pair_length)
+    return {
+        kind: length or reader_of(config, kind).max_length
+        for kind, length in zip(KINDS, lengths, strict=True)
+    }
 
 
 def pooling_of(config: Config) -> Literal["cls", "mean"]:
@@ -98,9 +115,7 @@ def sizes_of(config: Config) -> Sizes:
     known = _SIZES.get(config.name)
     if known:
         return known
-    text, most = config.text, encoder_of(config.retriever.weights).max_length
-    lengths = (text.query_length, text.passage_length, text.pair_length)
-    return Sizes(20_000, 300, *(float(length or most) for length in lengths))
+    return Sizes(20_000, 300, *map(float, limits(config).values()))
 
 
 def parameters(encoder: EncoderConfig) -> int:

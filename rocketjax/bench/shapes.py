@@ -1,23 +1,23 @@
 """The shapes of the batches that a recipe's programs are given: the one place that knows them."""
 
-from typing import Any, NamedTuple, get_args
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from rocketjax.bench.machines import Machine
-from rocketjax.bench.recipes import BERT_BASE, encoder_of, sizes_of
-from rocketjax.bench.stages import Kind, Trained, trained
+from rocketjax.bench.recipes import BERT_BASE, encoder_of, limits, reader_of, sizes_of
+from rocketjax.bench.stages import KINDS, Kind, Trained, trained
 from rocketjax.bench.work import forward_flops
 from rocketjax.config.schema import Config
 from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
-from rocketjax.retrieval.quantised import code_width
+from rocketjax.retrieval.quantised import code_width, is_quantised
 from rocketjax.text.batch import ListBatch, Rows
 from rocketjax.text.chunks import SAMPLE, shape_for
 from rocketjax.text.rows import fitting
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
 # Programs that read texts outside training, and of which kind.
 KIND_OF: dict[str, Kind] = {"queries": "query", "passages": "passage", "pairs": "pair"}
 SPREAD = 0.35  # of the logarithm of texts' lengths
@@ -40,7 +40,7 @@ def texts(config: Config, kind: Kind, devices: int) -> Batch:
     some = lengths(config, kind, 2 * batching.size * limit // min(means(config)[kind], limit))
     unit = plan(some, limit, batching, steady=True)[0]
     shape = _rows(devices, *unit.shape)
-    return Batch(shape, sum(some[i] for i in unit.texts), _flops(config, shape, devices))
+    return Batch(shape, sum(some[i] for i in unit.texts), _flops(config, kind, shape, devices))
 
 
 def lists(config: Config, machine: Machine, stage: Trained) -> Batch:
@@ -56,7 +56,7 @@ def lists(config: Config, machine: Machine, stage: Trained) -> Batch:
     arrays = ListBatch(packed["query"], packed["passage"], packed["pair"], valid, relevant)
     own = {kind: count * (1 if kind == "query" else slots) // machine.count for kind in KINDS}
     tokens = sum(sum(lengths(config, kind, own[kind])) for kind in stage.kinds)
-    flops = sum(_flops(config, packed[kind], machine.count) for kind in stage.kinds)
+    flops = sum(_flops(config, kind, packed[kind], machine.count) for kind in stage.kinds)
     return Batch(arrays, tokens, flops)
 
 
@@ -94,43 +94,50 @@ def _rows(parts: int, rows: int, width: int, texts: int) -> Rows:
     return Rows(slots, slots, slots, slots, first)
 
 
-def _flops(config: Config, packed: Rows, devices: int) -> float:
+def _flops(config: Config, kind: Kind, packed: Rows, devices: int) -> float:
     """Of one device, forward: a row costs what a text of its width does."""
     parts, rows, width = packed.ids.shape
-    return parts // devices * rows * forward_flops(encoder_of(config.retriever.weights), width)
-
-
-def limits(config: Config) -> dict[Kind, int]:
-    """Tokens in the longest text of each kind."""
-    text, most = config.text, encoder_of(config.retriever.weights).max_length
-    lengths = (text.query_length, text.passage_length, text.pair_length)
-    return dict(zip(KINDS, (length or most for length in lengths), strict=True))
+    return parts // devices * rows * forward_flops(reader_of(config, kind), width)
 
 
 def chunk_of(config: Config, machine: Machine) -> int:
-    """Texts whose activations a device holds in training: the recipe's, or fewer if need be."""
-    encoder = encoder_of(config.retriever.weights)
-    size = encoder.num_layers * encoder.hidden_size
+    """Texts whose activations a device holds in training: the recipe's, or fewer if need be.
+
+    By the larger of both models, since a run has one chunk.
+    """
+    encoders = [reader_of(config, kind) for kind in KINDS]
+    size = max(encoder.num_layers * encoder.hidden_size for encoder in encoders)
     most = machine.chunk * BERT_BASE.num_layers * BERT_BASE.hidden_size // size
     return min(config.compute.chunk or most, most or config.compute.chunk)
 
 
 def shape_of(config: Config, machine: Machine, program: str) -> str:
     """What a program is given, in words: of two equal ones, the table needs one entry."""
-    encoder, limit = encoder_of(config.retriever.weights), limits(config)
-    model = f"{encoder.num_layers} layers of {encoder.hidden_size}"
-    stage = trained(config).get(program)
+    limit, stage = limits(config), trained(config).get(program)
     if stage:
         most = ", ".join(str(limit[kind]) for kind in stage.kinds)
         chunk = chunk_of(config, machine)
         batch = f"{stage.options.batch} lists of {stage.slots}"
-        towers = f"{config.retriever.towers} towers, dropout {config.retriever.dropout}"
-        return f"{batch}, {most} tokens, chunk {chunk}, {model}, {towers}"
+        models = [config.reranker if kind == "pair" else config.retriever for kind in stage.kinds]
+        dropout = _each(str(model.dropout) for model in models)
+        towers = f"{config.retriever.towers} towers, dropout {dropout}"
+        return f"{batch}, {most} tokens, chunk {chunk}, {_layers(config, *stage.kinds)}, {towers}"
     if program == "search":
         corpus = f"{sizes_of(config).passages} passages of {vector_width(config)}"
         return f"{corpus} {config.index.dtype}, {searched(config)} best"
     kind = KIND_OF[program]
-    return f"{config.compute.batch or ON_ACCELERATORS} texts of {limit[kind]} tokens, {model}"
+    texts = f"{config.compute.batch or ON_ACCELERATORS} texts of {limit[kind]} tokens"
+    return f"{texts}, {_layers(config, kind)}"
+
+
+def _layers(config: Config, *kinds: Kind) -> str:
+    encoders = [reader_of(config, kind) for kind in kinds]
+    return _each(f"{encoder.num_layers} layers of {encoder.hidden_size}" for encoder in encoders)
+
+
+def _each(values: Iterable[str]) -> str:
+    """Each value once, in their order."""
+    return " and ".join(dict.fromkeys(values))
 
 
 def vector_width(config: Config) -> int:
@@ -141,11 +148,12 @@ def vector_width(config: Config) -> int:
 def vector_bytes(config: Config) -> int:
     """What a passage's vector takes on a device, scale included."""
     width, dtype = vector_width(config), config.index.dtype
-    if dtype in ("int8", "binary"):
+    if is_quantised(dtype):
         return code_width(width, dtype) + 4
     return width * (4 if dtype == "float32" else 2)
 
 
 def searched(config: Config) -> int:
-    """Passages that a search asks for."""
-    return max(config.evaluate.top_k, config.lists.top_n)
+    """Passages that a search asks for, of codes those that are scored again."""
+    again = config.index.rescore if is_quantised(config.index.dtype) else 1
+    return again * max(config.evaluate.top_k, config.lists.top_n)

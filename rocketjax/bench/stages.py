@@ -1,13 +1,14 @@
 """What the stages of a run have to do: steps of training, texts to encode and score, searches."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from rocketjax.config.schema import Config, StageConfig
 from rocketjax.mining.augment import lists_per_positive
 from rocketjax.mining.rules import scored_depth
 
 Kind: TypeAlias = Literal["query", "passage", "pair"]  # of texts
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Work(NamedTuple):
@@ -42,7 +43,7 @@ def stages(config: Config, passages: int, queries: int) -> Iterator[Work]:
     """The stages in their order.
 
     Mining for the re-ranker's warm-up is retrieval alone. With `lists.refresh`, the corpus is
-    encoded again for every further round.
+    encoded again for every further round. For given lists nothing is encoded or mined.
 
     Args:
         config: of the run.
@@ -50,6 +51,7 @@ def stages(config: Config, passages: int, queries: int) -> Iterator[Work]:
         queries: to evaluate on.
     """
     lists, warm, joint = config.lists, config.reranker_warmup, config.joint
+    mines = lists.source == "mined"
     deep = scored_depth(lists)
     scored = deep + 1 if deep else 0
     mined = joint.steps * joint.batch / sum(lists_per_positive(lists))
@@ -57,10 +59,12 @@ def stages(config: Config, passages: int, queries: int) -> Iterator[Work]:
     if config.evaluate.start:
         yield Work("start", passages=passages, pairs=judged, searches=queries)
     yield Work("warm-retriever", config.retriever_warmup.steps)
-    if config.retriever_warmup.steps or not config.evaluate.start:  # or the start's index serves
+    # Without a warm-up, the start's index serves.
+    if mines and (config.retriever_warmup.steps or not config.evaluate.start):
         yield Work("encode", passages=passages)
-    yield Work("warm-reranker", warm.steps, searches=warm.steps * warm.batch)
-    yield Work("mine", pairs=mined * scored, searches=mined)
+    yield Work("warm-reranker", warm.steps, searches=mines * warm.steps * warm.batch)
+    if mines:
+        yield Work("mine", pairs=mined * scored, searches=mined)
     if lists.refresh:
         for _ in range(lists.refresh, joint.steps, lists.refresh):
             yield Work("encode again", passages=passages)

@@ -11,12 +11,9 @@ from typing import Any
 from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
+from rocketjax.models.head_modules import IDENTITY, MODULES
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, read_object, write_json
-
-# The modules' package since version 2 of sentence-transformers; later versions still read it.
-_MODULES = "sentence_transformers.models."
-_NO_ACTIVATION = "torch.nn.modules.linear.Identity"
 
 
 def export(
@@ -63,7 +60,8 @@ def reranker_differences(model: Reranker) -> list[str]:
 def retriever_differences(model: Retriever) -> list[str]:
     """What SentenceTransformer does differently from rocketjax, one line each."""
     text, lines = model.tokenizer.config, []
-    if model.module.shared:  # separate towers have a length each
+    # Separate towers have a length each.
+    if model.module.shared and text.query_length != text.passage_length:
         lines.append(
             f"a query is cut to {text.passage_length} tokens, like a passage, instead of "
             f"{text.query_length}"
@@ -101,7 +99,7 @@ def _add_sentence_transformer(folder: Path, model: Retriever) -> None:
             "idx": i,
             "name": str(i),
             "path": f"{i}_{name}" if i else "",
-            "type": _MODULES + name,
+            "type": MODULES + name,
         }
         for i, name in enumerate(names)
     ]
@@ -129,7 +127,7 @@ def _add_sentence_transformer(folder: Path, model: Retriever) -> None:
 
 def _add_cross_encoder(folder: Path, model: Reranker) -> None:
     """Adds what CrossEncoder must know: the length of a pair, and to apply no sigmoid."""
-    activation = {"activation_fn": _NO_ACTIVATION}  # the default, a sigmoid, would change scores
+    activation = {"activation_fn": IDENTITY}  # the default, a sigmoid, would change scores
     _update_json(folder / "config.json", {"sentence_transformers": activation})
     longest = model.tokenizer.config.pair_length
     _update_json(folder / "tokenizer_config.json", {"model_max_length": longest})

@@ -6,8 +6,6 @@ in the subfolders query/ and passage/.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ from rocketjax.config.schema import (
     TextConfig,
     TextOptions,
 )
-from rocketjax.inference.reading import laid_over
+from rocketjax.inference.reading import laid_over, tower_folders
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.inference.settings import SETTINGS, Settings, read_settings
@@ -40,6 +38,7 @@ from rocketjax.models.families import holds_head
 from rocketjax.models.head_modules import write_head
 from rocketjax.models.layer import Params
 from rocketjax.models.names import NAMES
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError, shown
 from rocketjax.runtime.files import new_folder, read_object, write_json
@@ -78,20 +77,17 @@ def open_retriever(
         InputError: there is no retriever, a file is damaged, or an argument does not fit; the file
             or the argument is named.
     """
-    path = _model_folder(folder, "retriever")
     if not isinstance(normalize, bool | None):
         raise InputError(f"normalize is {normalize!r}; give True, False or None")
-    given = RetrieverConfig(str(path), pooling=pooling, normalize=normalize, truncate=truncate)
+    given = RetrieverConfig(str(folder), pooling=pooling, normalize=normalize, truncate=truncate)
     validated(RetrieverConfig, dataclasses.asdict(given), str)
     # What is asked of pairs is no part of a retriever, and must not make it another model.
     text = dataclasses.replace(_checked(text), pair_length=0, pair_truncation="auto")
+    path = _model_folder(folder, "retriever")
     if (path / SETTINGS).is_file():
         model = load_retriever(path, compute, text=text, given=given)
     else:
-        with _naming_both_readings(folder):
-            model = pretrained_retriever(
-                dataclasses.replace(given, weights=str(folder)), text, compute
-            )
+        model = pretrained_retriever(dataclasses.replace(given, weights=str(path)), text, compute)
     for line in model.notes:
         say(line)
     return model
@@ -115,12 +111,12 @@ def open_reranker(
         InputError: there is no re-ranker, the weights have no head or one with more than two
             labels, or a file is damaged; the file is named.
     """
-    path, text = _model_folder(folder, "reranker"), _checked(text)
+    text = _checked(text)
+    path = _model_folder(folder, "reranker")
     if (path / SETTINGS).is_file():
         model = load_reranker(path, compute, text=text)
     else:
-        with _naming_both_readings(folder):
-            model = pretrained_reranker(RerankerConfig(str(folder)), text, compute, seed=None)
+        model = pretrained_reranker(RerankerConfig(str(path)), text, compute, seed=None)
     for line in model.notes:
         say(line)
     return model
@@ -153,12 +149,9 @@ def load_retriever(
     """
     settings = _read_settings(folder, "retriever")
     shared = settings.towers == "shared"
-    subfolders = [folder] if shared else [folder / "query", folder / "passage"]
-    config = pretrained.read_encoder_config(subfolders[0])
-    query, passage = (
-        convert.encoder_params(pretrained.load_tensors(subfolder), config, str(subfolder))
-        for subfolder in (subfolders[0], subfolders[-1])
-    )
+    towers = tower_folders(folder)
+    config = pretrained.read_encoder_config(towers[0])
+    params = [convert.encoder_params(pretrained.load_tensors(t), config, str(t)) for t in towers]
     module = BiEncoder(
         config,
         make_compute(compute, dropout),
@@ -168,7 +161,7 @@ def load_retriever(
     )
     settled = laid_over(text, dataclasses.asdict(settings.text))
     tokenizer = fitting_tokenizer(folder, settled, config)
-    params = jax.device_put(by_tower(query, passage, shared))  # not committed to a device
+    params = jax.device_put(by_tower(params, shared))  # not committed to a device
     truncate = settings.truncate if given.truncate is None else given.truncate
     return Retriever(module, params, tokenizer, make_batching(compute)).truncated(truncate)
 
@@ -196,24 +189,18 @@ def load_reranker(
 
 
 def _model_folder(folder: str | Path, kind: str) -> Path:
-    """The subfolder of that kind if this is a run's folder, else the folder itself."""
-    folder = local(folder)
-    if (folder / kind).is_dir():
-        return folder / kind
-    if (folder / "retriever").is_dir() or (folder / "reranker").is_dir():
+    """The subfolder of that kind of a run's folder, else a model's folder, fetched if need be."""
+    path = local(folder)
+    if (path / kind).is_dir():
+        return path / kind
+    if (path / "retriever").is_dir() or (path / "reranker").is_dir():
         raise InputError(f"{folder}: a run without {kind}/; if it has not finished, let it finish")
-    return folder
-
-
-@contextmanager
-def _naming_both_readings(folder: str | Path) -> Iterator[None]:
-    """Adds to an error that the folder is missing: runs/demo could also be a hub name."""
     try:
-        yield
+        return pretrained.resolve_weights(str(folder))
     except InputError as error:
-        if Path(folder).expanduser().is_dir():
+        if is_address(folder) or path.exists():
             raise
-        raise InputError(
+        raise InputError(  # runs/demo could be either
             f"{folder}: no such folder (of a finished run, or of a model); as a hub name: {error}"
         ) from error
 

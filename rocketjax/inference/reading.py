@@ -59,6 +59,17 @@ class Pooling(NamedTuple):
     notes: tuple[str, ...]
 
 
+def tower_folders(root: Path) -> list[Path]:
+    """Where config.json and the weights lie: of a retriever with separate towers, query first.
+
+    Raises:
+        InputError: rocketjax.json or modules.json is damaged.
+    """
+    if (root / SETTINGS).is_file() and read_settings(root).towers == "separate":
+        return [root / "query", root / "passage"]
+    return [transformer_folder(root)]
+
+
 def laid_over(given: TextConfig, below: Mapping[str, Any]) -> TextConfig:
     """`given`, and what it leaves open as `below` says."""
     own = {name: value for name, value in dataclasses.asdict(given).items() if not _is_open(value)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from rocketjax.inference.model import Method, TextModel
 from rocketjax.models.cross_encoder import CrossEncoder
+from rocketjax.runtime.errors import InputError, shown
 from rocketjax.runtime.progress import Advance, silent
 from rocketjax.text.texts import as_texts
 
@@ -44,10 +45,18 @@ class Reranker(TextModel):
 
         Raises:
             InputError: not as many queries or titles as passages, or something is empty or not a
-                text; its index is named.
+                text, or a score is not finite; its index is named.
         """
         texts = self.tokenizer.pair(queries, titles, passages)
-        return self._run(self._pair, texts, advance, steady)
+        scores = self._run(self._pair, texts, advance, steady)
+        if len(wrong := np.flatnonzero(~np.isfinite(scores))):  # NaN sorts anywhere
+            i = int(wrong[0])
+            query, passage = as_texts(queries, "queries")[i], as_texts(passages, "passages")[i]
+            raise InputError(
+                f"the re-ranker's score of pair {i} is {scores[i]} ({shown(query)} and "
+                f"{shown(passage)}): its weights or its --compute.dtype are at fault"
+            )
+        return scores
 
     def rank(
         self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None

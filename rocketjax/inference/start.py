@@ -4,6 +4,7 @@ Options left to "auto", to the weights' files or to the platform are settled her
 """
 
 import dataclasses
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,14 @@ import numpy as np
 from rocketjax.config.options import validated
 from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
 from rocketjax.inference.batching import BATCHING, ON_ACCELERATORS, Batching
-from rocketjax.inference.reading import halved, head_notes, read_text, read_vectors, segments
+from rocketjax.inference.reading import (
+    halved,
+    head_notes,
+    read_text,
+    read_vectors,
+    segments,
+    tower_folders,
+)
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
 from rocketjax.models import convert, heads, pretrained
@@ -36,32 +44,42 @@ from rocketjax.text.tokenizer import Tokenizer
 def pretrained_retriever(
     config: RetrieverConfig, text: TextConfig, compute: ComputeConfig
 ) -> Retriever:
-    """The retriever a run starts from: pretrained weights in every tower.
+    """The retriever a run starts from: pretrained weights in every tower, or in each its own.
 
     What `config` and `text` leave open is as the weights' folder says, or [CLS] and unscaled if
     it does not say; `notes` of the retriever name that.
 
     Raises:
         InputError: weights that are not found or of another architecture or shape, a tokenizer
-            that does not fit them, or text lengths beyond their positions.
+            that does not fit them, text lengths beyond their positions, or the weights of two
+            towers for a shared one.
     """
     root = pretrained.resolve_weights(config.weights)
-    folder = transformer_folder(root)
-    encoder = pretrained.read_encoder_config(folder)
+    folder, towers = transformer_folder(root), tower_folders(root)
+    shared = config.towers == "shared"
+    if shared and len(towers) > 1:
+        raise InputError(
+            f"{root}: a retriever with separate towers, and retriever.towers is shared; give "
+            "--retriever.towers separate"
+        )
+    encoder = pretrained.read_encoder_config(towers[0])
     reading = read_text(root, text, encoder, "retriever")
     vectors = read_vectors(root, config, reading, encoder.hidden_size)
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
-    tensors = pretrained.load_tensors(folder)
-    params = convert.encoder_params(tensors, encoder, str(folder))
+    tensors = [pretrained.load_tensors(tower) for tower in towers]
+    params = [
+        convert.encoder_params(some, encoder, str(tower))
+        for some, tower in zip(tensors, towers, strict=True)
+    ]
     module = BiEncoder(
         encoder,
         make_compute(compute, config.dropout),
-        shared=config.towers == "shared",
+        shared=shared,
         pooling=vectors.pooling,
         normalize=vectors.normalize,
     )
-    params = jax.device_put(by_tower(params, params, shared=module.shared))
-    notes = [*reading.notes, *vectors.notes, *halved(root, tensors), *_platform_notes()]
+    params = jax.device_put(by_tower(params, shared))
+    notes = [*reading.notes, *vectors.notes, *halved(root, tensors[0]), *_platform_notes()]
     if reading.text.title == "segment" and encoder.type_vocab_size > 1:
         notes += segments(folder, tokenizer)
     start = Retriever(module, params, tokenizer, make_batching(compute), tuple(notes))
@@ -86,7 +104,7 @@ def pretrained_reranker(
             was trained on another pooling.
     """
     root = pretrained.resolve_weights(config.weights)
-    folder = transformer_folder(root)
+    folder = _only_encoder(root)
     encoder = pretrained.read_encoder_config(folder)
     reading = read_text(root, text, encoder, "reranker")
     tokenizer = fitting_tokenizer(folder, reading.text, encoder)
@@ -119,6 +137,15 @@ def pretrained_reranker(
     return Reranker(module, params, tokenizer, make_batching(compute), tuple(notes))
 
 
+def _only_encoder(root: Path) -> Path:
+    if len(towers := tower_folders(root)) > 1:
+        raise InputError(
+            f"{root}: a retriever with separate towers, and a re-ranker starts from one encoder; "
+            "export it (python -m rocketjax.export), and give the folder of one of its towers"
+        )
+    return towers[0]
+
+
 def _pooled(
     encoder: EncoderConfig, pooling: Literal["auto", "cls", "mean"], root: Path, is_fresh: bool
 ) -> EncoderConfig:
@@ -142,7 +169,7 @@ def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
             does not fit it, or text lengths beyond its positions.
     """
     root = pretrained.resolve_weights(weights)
-    folder = transformer_folder(root)
+    folder = _only_encoder(root)
     encoder = pretrained.read_encoder_config(folder)
     return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
 
@@ -181,9 +208,12 @@ def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> 
     return tokenizer
 
 
-def by_tower(query: Params, passage: Params, shared: bool) -> Params:
-    """The parameters of a `BiEncoder` from its towers'; `shared` ones are stored once."""
-    return {"shared": query} if shared else {"query": query, "passage": passage}
+def by_tower(towers: Sequence[Params], shared: bool) -> Params:
+    """The parameters of a `BiEncoder` from its towers', or from one for both.
+
+    `shared` ones are stored once.
+    """
+    return {"shared": towers[0]} if shared else {"query": towers[0], "passage": towers[-1]}
 
 
 def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = "") -> Compute:
@@ -209,8 +239,13 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         dtype = "float32" if on_cpu else "bfloat16"
     own: dict[str, Attention] = {"cpu": "plain", "tpu": "xla" if old_libtpu() else "tpu"}
     attention = own.get(platform, "xla") if config.attention == "auto" else config.attention
-    if attention == "tpu" and platform != "tpu":
-        raise InputError(f"compute.attention is tpu, and this is a {platform}; leave it out")
+    bound: dict[Attention, str] = {"tpu": "tpu", "cudnn": "gpu"}
+    if bound.get(attention, platform) != platform:
+        raise InputError(
+            f"compute.attention is {attention}, and this is a {platform}; leave it out"
+        )
+    if attention == "cudnn" and dtype == "float32":
+        raise InputError("compute.attention is cudnn, which takes no compute.dtype float32")
     return Compute(
         dtype=jnp.dtype(dtype),
         attention=attention,

@@ -17,8 +17,8 @@ from rocketjax.models.pretrained import Tensors, load_tensors, save_tensors
 from rocketjax.models.sentence_transformers import TORCH_ACTIVATIONS, HeadModules
 from rocketjax.runtime.files import write_json
 
-_MODULES = "sentence_transformers.models."  # their package since version 2; later ones read it
-_IDENTITY = "torch.nn.modules.linear.Identity"
+MODULES = "sentence_transformers.models."  # their package since version 2; later ones read it
+IDENTITY = "torch.nn.modules.linear.Identity"  # no activation: scores stay as they are
 _EPSILON = 1e-5  # of a module LayerNorm, which cannot be set
 
 
@@ -72,17 +72,17 @@ def write_head(folder: Path, config: EncoderConfig, params: Params) -> None:
             bias = norm.get("bias", np.zeros(width, np.float32))
             own = {"norm.weight": np.asarray(norm["scale"]), "norm.bias": np.asarray(bias)}
             modules.append(("LayerNorm", {"dimension": width}, own))
-    modules.append(_module(params["head"], _IDENTITY, "scores"))
-    entries = [{"idx": 0, "name": "0", "path": "", "type": f"{_MODULES}Transformer"}]
+    modules.append(_module(params["head"], IDENTITY, "scores"))
+    entries = [{"idx": 0, "name": "0", "path": "", "type": f"{MODULES}Transformer"}]
     for i, (kind, fields, own) in enumerate(modules, 1):
         path = f"{i}_{kind}"
-        entries.append({"idx": i, "name": str(i), "path": path, "type": _MODULES + kind})
+        entries.append({"idx": i, "name": str(i), "path": path, "type": MODULES + kind})
         (folder / path).mkdir()
         write_json(folder / path / "config.json", fields)
         if own:
             save_tensors(folder / path, own)
     write_json(folder / "modules.json", entries)
-    settings = {"model_type": "CrossEncoder", "activation_fn": _IDENTITY, "prompts": {}}
+    settings = {"model_type": "CrossEncoder", "activation_fn": IDENTITY, "prompts": {}}
     write_json(folder / "config_sentence_transformers.json", settings)
 
 

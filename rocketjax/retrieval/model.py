@@ -22,19 +22,18 @@ class Hit(NamedTuple):
 
     passage: Passage
     retriever_score: float
+    retriever_rank: int  # among all that it found; 1 is its best
     reranker_score: float | None  # None: below the depth that was re-ranked
 
 
 class Hits(list[Hit]):
-    """Passages, best first; a notebook shows them as a table, with the retriever's own order."""
+    """Passages, best first; a notebook shows them as a table, with the retriever's own ranks."""
 
     def _repr_html_(self) -> str:
-        by_retriever = sorted(self, key=lambda hit: -hit.retriever_score)
-        before = {hit.passage.id: rank for rank, hit in enumerate(by_retriever, 1)}
         rows = [
             (
                 rank,
-                before[hit.passage.id],
+                hit.retriever_rank,
                 _shown(hit.reranker_score),
                 _shown(hit.retriever_score),
                 hit.passage.title or hit.passage.id,
@@ -81,11 +80,15 @@ class Model:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     def with_params(self, params: Params) -> "Model":
-        """The same pair with other parameters: {"retriever": .., "reranker": ..}."""
+        """The same pair with other parameters: {"retriever": .., "reranker": ..}.
+
+        It has no index to search: the passages' vectors are of the old parameters.
+        """
         return dataclasses.replace(
             self,
             retriever=dataclasses.replace(self.retriever, params=params["retriever"]),
             reranker=dataclasses.replace(self.reranker, params=params["reranker"]),
+            open_corpus=None,
         )
 
     def search(self, query: str, top_k: int = 10, depth: int = 50) -> Hits:
@@ -148,14 +151,13 @@ def search(
     ids, scores = corpus.index.search(retriever.encode_query([query]), wanted)
     pairs = [(pid, float(score)) for pid, score in zip(ids[0], scores[0], strict=True) if pid]
     check_known(corpus, (pid for pid, _ in pairs))
-    found = [(corpus.passages[pid], score) for pid, score in pairs]
+    found = [Hit(corpus.passages[pid], score, i, None) for i, (pid, score) in enumerate(pairs, 1)]
     head, tail = (found[:depth], found[depth:]) if reranker else ([], found)
-    hits = [Hit(passage, score, None) for passage, score in tail]
     if head and reranker:
-        texts, titles = [p.text for p, _ in head], [p.title for p, _ in head]
+        texts, titles = [hit.passage.text for hit in head], [hit.passage.title for hit in head]
         ranked = reranker.rank(query, texts, titles)
-        hits = [Hit(*head[item.index], item.score) for item in ranked] + hits
-    return Hits(hits[:top_k])
+        head = [head[item.index]._replace(reranker_score=item.score) for item in ranked]
+    return Hits([*head, *tail][:top_k])
 
 
 def check_known(corpus: Corpus, found: Iterable[str]) -> None:

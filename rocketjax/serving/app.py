@@ -84,7 +84,8 @@ class _Service:
 
     async def search(self, request: Request) -> Response:
         begin = time.perf_counter()
-        body = request.query_params if request.method != "POST" else await self._body(request)
+        is_post, parameters = request.method == "POST", request.query_params.multi_items()
+        body = await self._body(request) if is_post else parameters
         queries, top_k = read_search(body, self.limits, self.answers.depth)
         size = len(queries) * self.answers.depth
         done = await self._run(request, begin, self.answers.search, queries, size)
@@ -113,6 +114,8 @@ class _Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, f"Content-Type: expected application/json, got {kind or 'none'}")
+        if unread := next(iter(request.query_params), ""):
+            raise Refused(422, f"{unread}: in the URL; a POST takes its fields from the body alone")
         if self.reading.locked():
             count = SENDING * self.limits.waiting
             raise Refused(503, f"{count} requests are already being sent; try again", 1)

@@ -1,6 +1,6 @@
 """Parses and validates the requests of the JSON API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -97,12 +97,12 @@ class Search(NamedTuple):
     top_k: int
 
 
-def read_search(body: bytes | Mapping[str, str], limits: Limits, depth: int) -> Search:
+def read_search(body: bytes | Sequence[tuple[str, str]], limits: Limits, depth: int) -> Search:
     """Reads a search from a JSON body, or from the URL's parameters q and top_k.
 
     Raises:
         Refused: 400 for invalid JSON, 422 for a field that is missing, unknown, of the wrong type
-            or beyond its limit.
+            or beyond its limit, or a parameter that is there twice.
     """
     search = _read(_SEARCH, body if isinstance(body, bytes) else _long_names(body))
     # Limited by pairs too, since a request cannot be interrupted while it runs.
@@ -128,9 +128,15 @@ def read_score(body: bytes, limits: Limits) -> ScoreBody:
     return score
 
 
-def _long_names(parameters: Mapping[str, str]) -> dict[str, Any]:
+def _long_names(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A URL's parameters under the names of the JSON fields: q is short for query."""
-    return {"query" if name == "q" else name: value for name, value in parameters.items()}
+    fields = {}
+    for name, value in parameters:
+        name = "query" if name == "q" else name
+        if name in fields:
+            raise Refused(422, f"{name}: given twice; POST /search takes a list of queries")
+        fields[name] = value
+    return fields
 
 
 def _read(adapter: "pydantic.TypeAdapter[Body]", body: bytes | dict[str, Any]) -> Body:

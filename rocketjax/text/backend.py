@@ -44,7 +44,7 @@ class Backend(NamedTuple):
     theirs: Any = None  # transformers' own, where that cannot be kept
 
     def save(self, folder: Path) -> None:
-        """Writes the files that transformers writes, with the rules as they are by now."""
+        """Writes the files that transformers writes."""
         if self.theirs is not None:
             self.theirs.save_pretrained(str(folder))
             return

@@ -11,25 +11,34 @@ from rocketjax.runtime.files import MAX_SETTINGS_BYTES, checked_file, read_objec
 # Files that transformers may open for a tokenizer: settings by name, vocabularies by suffix.
 _SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _READ = {".json", ".txt", ".model", ".spm", ".codes", ".jinja"}
-_MOST_OF_TOKENIZER = 32 * 2**20  # bytes a file; 250,000 tokens take 17 million
+_NAMES = ("tokenizer", "vocab", "merges", "dict")  # what a tokenizer's .json or .txt begins with
+_MOST_OF_TOKENIZER = 64 * 2**20  # bytes a file; Gemma's 256,000 tokens take 34 million
 
 
 def check_files(folder: Path) -> list[Path]:
     """All that transformers may open in a folder for its tokenizer.
 
+    A large file that is no tokenizer's, such as trainer_state.json, is not among them.
+
     Raises:
         InputError: a file lies outside the folder or is far too large; none has been opened.
     """
     paths = sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")])
-    read = [path for path in paths if path.suffix in _READ and not path.is_dir()]
-    for path in read:
-        limit = MAX_SETTINGS_BYTES if path.name in _SETTINGS else _MOST_OF_TOKENIZER
-        checked_file(path, limit, folder)
+    found = [path for path in paths if path.suffix in _READ and not path.is_dir()]
+    for path in found:
+        checked_file(path, MAX_SETTINGS_BYTES if path.name in _SETTINGS else None, folder)
     path = folder / "tokenizer_config.json"
     settings = read_object(path) if path.is_file() else {}
     names = settings.get("fast_tokenizer_files") or []
     if not isinstance(names, list) or not all(map(_is_plain, names)):
         raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
+    read = []
+    for path in found:
+        if path.suffix not in (".json", ".txt") or path.name.startswith(_NAMES):
+            checked_file(path, _MOST_OF_TOKENIZER, folder)
+        elif path.stat().st_size > _MOST_OF_TOKENIZER:
+            continue
+        read.append(path)
     return read
 
 

@@ -94,11 +94,17 @@ class Tokenizer:
         self._check_templates(folder)
 
     def _lower_case(self) -> None:
-        """Lower-cases texts before everything else, as sentence-transformers does."""
+        """Lower-cases texts before everything else, as sentence-transformers does.
+
+        In a copy: what is saved keeps the tokenizer's own rules, beside the option that adds this.
+        """
         from tokenizers.normalizers import Lowercase, Sequence
 
-        own = self._backend.normalizer
-        self._backend.normalizer = Sequence([Lowercase(), *([own] if own else [])])
+        own = self._source.rules
+        self._backend = type(own).from_str(own.to_str())
+        self._backend.encode_special_tokens = own.encode_special_tokens  # not in the string
+        parts = [Lowercase(), *([own.normalizer] if own.normalizer else [])]
+        self._backend.normalizer = Sequence(parts)
 
     @property
     def has_segments(self) -> bool:
@@ -154,7 +160,7 @@ class Tokenizer:
         return self.__dict__ | {"_memory": self._memory and _Memory()}
 
     def save(self, folder: Path) -> None:
-        """Writes the tokenizer's files beside a model's weights."""
+        """Writes the tokenizer's files beside a model's weights, without what `config` adds."""
         self._source.save(folder)
 
     def query(self, texts: Sequence[str]) -> list[Text]:

@@ -27,7 +27,7 @@ from rocketjax.bench.shapes import vector_bytes
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
 from rocketjax.config.loss import LossConfig
-from rocketjax.config.schema import ComputeConfig, OptimizerConfig
+from rocketjax.config.schema import MINILM, ComputeConfig, OptimizerConfig
 from rocketjax.data.load import load_collection
 from rocketjax.models.architecture import Compute, Distances, EncoderConfig
 from rocketjax.models.layer import How, States, init_layers, layer
@@ -349,6 +349,26 @@ def test_a_plan_multiplies_out():
     narrow = list(plan.stages(loaded, plan.Plan(machine="h100", chunk=64)))[4]
     assert narrow.name == "joint"
     assert narrow.memory < joint.memory and narrow.flops == joint.flops
+
+
+def test_a_plan_counts_pairs_by_the_re_ranker_and_no_mining_of_given_lists():
+    marco = options.load(Path(__file__).parents[2] / "configs" / "msmarco.yaml")
+
+    def planned(changes):
+        stages = plan.stages(options.merged(marco, changes), plan.Plan(machine="h100", chunk=64))
+        return {stage.name: stage for stage in stages}
+
+    small = {"weights": MINILM}
+    whole, mixed = planned({}), planned({"retriever": small})
+    both = planned({"retriever": small, "reranker": small})
+    for name in ("warm-reranker", "mine", "evaluate"):
+        assert mixed[name].flops == whole[name].flops > 4 * both[name].flops
+    assert mixed["warm-reranker"].memory == whole["warm-reranker"].memory
+    assert mixed["encode"] == both["encode"] and mixed["encode"].flops < whole["encode"].flops / 4
+    lists = {"source": "given", **options.mined_only(marco.lists)}
+    given = planned({"lists": lists})
+    names = ["warm-retriever", "warm-reranker", "joint", "index", "evaluate"]
+    assert [*given] == names and given["warm-reranker"].hours < whole["warm-reranker"].hours
 
 
 def test_a_plan_knows_what_backward_needs_of_a_layer():

@@ -23,7 +23,7 @@ from rocketjax.bench.programs import TRAINING, Target, lower, programs_of
 from rocketjax.bench.recipes import recipes
 from rocketjax.bench.shapes import lists, shape_of
 from rocketjax.bench.stages import trained
-from rocketjax.config.options import load
+from rocketjax.config.options import load, merged
 from rocketjax.inference.model import apply
 from rocketjax.runtime.devices import AXIS
 from rocketjax.runtime.errors import InputError
@@ -194,6 +194,27 @@ def test_hours_add_up():
     # 70.5 tokens on average; eight devices read 2,000 a second each.
     assert found["encode"] == pytest.approx(8_841_823 * 70.5 / 16_000 / 3600)
     assert "mine" not in found  # pairs are not in the table
+
+
+@pytest.mark.parametrize(
+    ("index", "truncate", "of_a_vector", "best"),
+    [
+        ({"dtype": "bfloat16"}, 0, 2 * 384, 64),
+        ({"dtype": "float32"}, 100, 4 * 100, 64),
+        ({"dtype": "int8"}, 0, 384 + 4, 128),
+        ({"dtype": "binary", "rescore": 4}, 100, 13 + 4, 256),
+    ],
+)
+def test_the_search_is_of_vectors_as_they_are_stored(index, truncate, of_a_vector, best):
+    config = merged(load(Path("demo")), {"index": index, "retriever": {"truncate": truncate}})
+    machine = MACHINES["v5e-1"]
+    program = lower(Target(config, machine, jax.devices()[:1], "shard_map"), "search").program
+    shapes = jax.tree.leaves(program.in_avals)
+    rows = max(shape.shape[0] for shape in shapes if shape.shape)
+    stored = [shape for shape in shapes if shape.shape[:1] == (rows,)]
+    assert sum(shape.size * shape.dtype.itemsize for shape in stored) == rows * of_a_vector
+    assert program.out_info[0].shape == (256, best)
+    assert f"{truncate or 384} {index['dtype']}" in shape_of(config, machine, "search")
 
 
 @pytest.mark.parametrize("parallel", ["pmap", "shard_map"])

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from on_disk import untrained_pair
+from on_disk import WORDS, untrained_pair
 from tiny import vectors, vectors_folder
 
 import rocketjax
@@ -25,6 +26,7 @@ from rocketjax import encode
 from rocketjax.config.loss import LossConfig, resolve_loss
 from rocketjax.config.options import dump
 from rocketjax.config.schema import ComputeConfig, Config, DataConfig, TextConfig
+from rocketjax.data.passages import Passage
 from rocketjax.data.runs import read_run, write_run
 from rocketjax.evaluation.metrics import per_query
 from rocketjax.inference.folder import save_reranker, save_retriever
@@ -68,6 +70,44 @@ def test_what_is_no_list_of_texts_is_refused(pair, call, message):
     model = dataclasses.replace(pair, open_corpus=lambda: Corpus(None, {}))
     with pytest.raises(InputError, match=message):
         call(model)
+
+
+class Backwards:
+    """An index whose best passage is the last, whatever the query."""
+
+    vectors = range(9)
+
+    def search(self, queries, top_k):
+        ids = np.array([[f"p{8 - i}" for i in range(top_k)]])
+        return ids, np.linspace(1, 0, top_k)[None]
+
+
+def searched(pair, **options):
+    passages = {f"p{i}": Passage(f"p{i}", "", WORDS[i]) for i in range(9)}
+    model = dataclasses.replace(pair, open_corpus=lambda: Corpus(Backwards(), passages))
+    return model.search("cat", **options)
+
+
+def test_a_hit_keeps_the_rank_that_the_retriever_gave_it(pair):
+    for hits in (searched(pair, top_k=2, depth=9), searched(pair, top_k=9, depth=4)):
+        assert [hit.retriever_rank for hit in hits] == [9 - int(hit.passage.id[1]) for hit in hits]
+    shown = searched(pair, top_k=2, depth=9)
+    cells = re.findall(r"<td[^>]*>(\d+)</td>", shown._repr_html_())
+    assert cells == [cell for i, hit in enumerate(shown, 1) for cell in (str(i), str(hit[2]))]
+
+
+def test_scores_that_are_not_finite_are_refused_not_sorted(pair):
+    damaged = jax.tree.map(lambda x: x * np.nan, pair.reranker.params)
+    model = dataclasses.replace(pair, reranker=dataclasses.replace(pair.reranker, params=damaged))
+    with pytest.raises(InputError, match=r"score of pair 0 is nan \('cat' and '[a-z]+'\): its wei"):
+        searched(model)
+
+
+def test_other_parameters_are_not_searched_with_the_old_ones_vectors(pair):
+    model = dataclasses.replace(pair, open_corpus=lambda: Corpus(Backwards(), {}))
+    params = {"retriever": pair.retriever.params, "reranker": pair.reranker.params}
+    with pytest.raises(InputError, match="no index to search"):
+        model.with_params(params).search("cat")
 
 
 def table_of_pandas(texts):

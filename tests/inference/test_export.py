@@ -156,6 +156,15 @@ def test_the_command(weights, tmp_path, capsys):
     assert "already exists" in capsys.readouterr().err
 
 
+def test_a_card_names_no_difference_where_both_lengths_are_one(weights):
+    for query, said in ((10, True), (12, False)):
+        text = TextConfig(query_length=query, passage_length=12, pair_length=20)
+        start = RetrieverConfig(str(weights))
+        retriever = start_module.pretrained_retriever(start, text, ComputeConfig())
+        card = retriever_card(retriever, Config(), REPORT, Owner())
+        assert ("a query is cut to" in card, "does differently" in card) == (said, said)
+
+
 def test_nothing_is_uploaded_unless_asked(weights, tmp_path, capsys, monkeypatch):
     calls = []
 

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from on_disk import WORDS
 
-from rocketjax.config.schema import ComputeConfig, RerankerConfig, RetrieverConfig, TextConfig
+from rocketjax.config.schema import (
+    ComputeConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    TextConfig,
+    TextOptions,
+)
 from rocketjax.inference import start
 from rocketjax.inference.batching import BATCHING, Batching, of_every_shape, plan
 from rocketjax.inference.folder import (
     load_reranker,
     load_retriever,
+    open_retriever,
     save_reranker,
     save_retriever,
 )
@@ -92,6 +99,21 @@ def test_each_platform_has_its_batches(monkeypatch, platform, want):
 
 
 @pytest.mark.parametrize(
+    ("attention", "dtype", "platform", "message"),
+    [
+        ("cudnn", "auto", "cpu", "attention is cudnn, and this is a cpu"),
+        ("cudnn", "bfloat16", "tpu", "attention is cudnn, and this is a tpu"),
+        ("cudnn", "float32", "gpu", "cudnn, which takes no compute.dtype float32"),
+        ("tpu", "auto", "gpu", "attention is tpu, and this is a gpu"),
+    ],
+)
+def test_attention_that_a_platform_has_not_is_refused(attention, dtype, platform, message):
+    with pytest.raises(InputError, match=message):
+        make_compute(ComputeConfig(dtype, attention), platform=platform)
+    assert make_compute(ComputeConfig(attention="cudnn"), platform="gpu").attention == "cudnn"
+
+
+@pytest.mark.parametrize(
     ("libtpu", "want"), [("0.0.21.1", "xla"), ("0.0.23", "tpu"), ("0.1.0", "tpu"), (None, "tpu")]
 )
 def test_a_libtpu_that_takes_no_kernels_is_named(monkeypatch, weights, libtpu, want):
@@ -151,3 +173,43 @@ def test_the_tokenizer_of_a_start_needs_no_weights_and_is_checked_as_theirs(weig
     assert pretrained_tokenizer(str(folder), text).description == want.description
     with pytest.raises(InputError, match=r"text\.pair_length is 96, .* positions for 64"):
         pretrained_tokenizer(str(folder), dataclasses.replace(text, pair_length=96))
+
+
+def differing_towers(weights):
+    text = TextConfig(query_length=12, passage_length=12, pair_length=24)
+    start = RetrieverConfig(str(weights), towers="separate", pooling="mean")
+    model = pretrained_retriever(start, text, ComputeConfig())
+    other = jax.tree.map(lambda x: x * 1.5, model.params["passage"])
+    return dataclasses.replace(model, params={**model.params, "passage": other})
+
+
+def test_two_towers_are_opened_by_hub_name_and_trained_further_or_refused(
+    weights, tmp_path, monkeypatch
+):
+    model, folder = differing_towers(weights), tmp_path / "retriever"
+    save_retriever(folder, model)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: folder)
+    again = pretrained_retriever(
+        RetrieverConfig(str(folder), towers="separate"), TextOptions(), ComputeConfig()
+    )
+    for found in (open_retriever("org/retriever"), again):
+        assert found.fingerprint == model.fingerprint
+    with pytest.raises(InputError, match=r"retriever: .*give --retriever.towers separate"):
+        pretrained_retriever(RetrieverConfig(str(folder)), TextOptions(), ComputeConfig())
+    with pytest.raises(InputError, match="starts from one encoder; export it"):
+        pretrained_reranker(RerankerConfig(str(folder)), TextOptions(), ComputeConfig(), seed=1)
+
+
+def test_plain_weights_are_found_in_a_runs_place_and_by_name_and_their_errors_say_only_theirs(
+    weights, tmp_path, monkeypatch
+):
+    shutil.copytree(weights, tmp_path / "run" / "retriever")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: weights)
+    assert open_retriever(tmp_path / "run").fingerprint == open_retriever("org/name").fingerprint
+    with pytest.raises(InputError, match=r"^text\.query_length is 96, but"):
+        open_retriever("org/name", text=TextOptions(query_length=96))
+    monkeypatch.undo()
+    with pytest.raises(
+        InputError, match=r"^runs/none: no such folder .*; as a hub name: runs/none"
+    ):
+        open_retriever("runs/none")

@@ -222,6 +222,43 @@ def test_a_saved_tokenizer_is_the_same(tmp_path):
     assert (again.pad_id, again.vocabulary_size) == (0, 30_522)
 
 
+def words(folder):
+    """A folder with a tokenizer of two words, which differ in case alone."""
+    vocabulary = {
+        w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "Cat", "cat"))
+    }
+    rules = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    rules.pre_tokenizer = pre_tokenizers.Whitespace()
+    rules.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(tokenizer_object=rules, pad_token="[PAD]").save_pretrained(folder)
+    return folder
+
+
+def test_lower_casing_is_an_option_and_not_written_into_the_tokenizer(tmp_path):
+    lower, plain = (TextConfig(8, 8, 8, lower_case=on) for on in (True, False))
+    Tokenizer(words(tmp_path / "theirs"), lower).save(tmp_path)
+    for folder in (tmp_path / "theirs", tmp_path):
+        for config, token in ((lower, 6), (plain, 5)):
+            assert Tokenizer(folder, config).query(["Cat"])[0].ids.tolist() == [2, token, 3]
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["normalizer"] is None
+
+
+def test_only_a_tokenizers_own_files_have_a_limit(tmp_path):
+    folder, limit = words(tmp_path / "model"), 64 * 2**20
+    for name, size in (("trainer_state.json", limit + 1), ("tokenizer.old.json", limit)):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    assert Tokenizer(folder, TextConfig(8, 8, 8)).query(["cat"])[0].ids.tolist() == [2, 6, 3]
+    with (folder / "vocab.txt").open("wb") as file:
+        file.truncate(limit + 1)
+    with pytest.raises(InputError, match=r"vocab.txt: has 67,108,865 bytes; at most 67,108,864"):
+        Tokenizer(folder, TextConfig(8, 8, 8))
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}"])
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, content):
     if content is not None:
