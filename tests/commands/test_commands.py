@@ -191,6 +191,8 @@ def test_encode_makes_an_index_that_search_takes(run, collection, tmp_path, caps
     assert search.main(search_args) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "3"]
+    assert encode.main([*args, "--queries", "devv"]) == 2
+    assert "has no split 'devv'; it has dev, train" in words(capsys.readouterr().err)
     assert encode.main([*shared, "--worker", "2"]) == 2
     assert "--worker is 2: with 2 workers, below it" in words(capsys.readouterr().err)
 
@@ -201,7 +203,8 @@ def test_the_folder_that_is_given_decides_who_searches_it(run, collection, tmp_p
     config = (run / "config.yaml").read_text()
     (exact / "config.yaml").write_text(config.replace("kind: auto", "kind: exact"))
     args = ["--model", str(run), "--collection", str(collection), "--output", str(other)]
-    assert encode.main([*args, "--index.kind", "scann"]) == 0
+    assert encode.main([*args, "--index.kind", "scann", "--queries", "dev"]) == 0
+    assert "on 20 queries of dev" in words(capsys.readouterr().out)
     plain = tmp_path / "plain"
     assert encode.main([*args[:-1], str(plain), "--index.kind", "exact"]) == 0
     retriever = open_retriever(exact)
@@ -451,6 +454,22 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
             encode,
             ["--model", "RUN", "--collection", "demo", "--output", "o", "--index.shard", "-1"],
             "--index.shard: Input should be greater than or equal to 0, got -1",
+        ),
+        (
+            encode,
+            [
+                "--model",
+                "m",
+                "--collection",
+                "c",
+                "--output",
+                "o",
+                "--index.kind",
+                "exact",
+                "--queries",
+                "dev",
+            ],
+            "--queries: recall is measured of ScaNN and of int8 and binary vectors",
         ),
         (serve, ["--limits.waiting", "0"], "--limits.waiting: Input should be greater than or"),
         (
