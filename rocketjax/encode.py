@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rocketjax.cli.command import command, say, watch
+from rocketjax.cli.command import RESUMES, command, say, watch
 from rocketjax.config.fields import (
     Count,
     NormalizeOption,
@@ -61,7 +61,7 @@ class Encode:
 def _encode(options: Encode) -> None:
     import jax
 
-    from rocketjax.config.options import check_index, option
+    from rocketjax.config.options import OF_RERANKER, check_index, check_text, option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection
     from rocketjax.inference.folder import open_retriever
@@ -75,6 +75,7 @@ def _encode(options: Encode) -> None:
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
     check_index(options.index, option)
+    check_text(options.text, OF_RERANKER, option)
     if options.queries and options.index.kind == "exact" and not is_quantised(options.index.dtype):
         raise InputError(
             "--queries: recall is measured of ScaNN and of int8 and binary vectors, and exact "
@@ -141,7 +142,7 @@ def _sample(queries: str, retriever: "Retriever", collection: "Collection") -> "
     return Sample("passages", lambda: retriever.encode_passage(texts, titles, steady=True))
 
 
-main = command(Encode, _encode)
+main = command(Encode, _encode, then=RESUMES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import tyro
 import yaml
 
 from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig
+from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig, TextOptions
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
@@ -20,6 +20,9 @@ RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
 # Options that only ScaNN reads.
 OF_SCANN = ("target_recall", "leaves", "leaves_to_search", "reorder")
+# Of texts, what only one of both models reads.
+OF_RETRIEVER = ("passage_length", "title", "query_prompt", "passage_prompt")
+OF_RERANKER = ("pair_length", "pair_truncation")
 # Options that given lists depend on.
 _OF_GIVEN = ("source", "length", "positives", "easy", "after", "teacher")
 
@@ -302,6 +305,17 @@ def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
             raise InputError(
                 f"{place(f'index.{name}')}: {why}, and this is index.kind {index.kind} of "
                 f"{index.dtype}; leave it out (where a recipe sets it: {default})"
+            )
+
+
+def check_text(text: TextOptions, unread: Sequence[str], place: Callable[[str], str]) -> None:
+    """Refuses options of texts for a model that is not opened. Raises InputError."""
+    for name in unread:
+        if getattr(text, name) != getattr(TextOptions(), name):
+            other = "retriever" if name in OF_RETRIEVER else "re-ranker"
+            raise InputError(
+                f"{place(f'text.{name}')}: only a {other} reads it, and none is opened; "
+                "leave it out"
             )
 
 
