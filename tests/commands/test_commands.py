@@ -19,7 +19,7 @@ from option_texts import leaves, text_of
 from option_texts import words as letters
 
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
-from rocketjax.bench.__main__ import Bench
+from rocketjax.bench import __main__ as bench
 from rocketjax.bench.plan import Plan
 from rocketjax.cli import command as cli
 from rocketjax.cli.command import console
@@ -61,7 +61,7 @@ COMMANDS = (  # rocketjax.train's are in tests/config/test_config.py
     export.Export,
     serve.Serve,
     ablate.Ablate,
-    Bench,
+    bench.Bench,
     Plan,
 )
 
@@ -457,20 +457,21 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         ),
         (
             encode,
-            [
-                "--model",
-                "m",
-                "--collection",
-                "c",
-                "--output",
-                "o",
-                "--index.kind",
-                "exact",
-                "--queries",
-                "dev",
-            ],
+            "--model m --collection c --output o --index.kind exact --queries dev",
             "--queries: recall is measured of ScaNN and of int8 and binary vectors",
         ),
+        (
+            encode,
+            "--model m --collection c --output o --text.pair-length 20",
+            "--text.pair-length: only a re-ranker reads it, and none is opened",
+        ),
+        (search, "--queries q.tsv --output o cat", "--queries: there is a query beside it"),
+        (search, ["--skip-own", "cat"], "--skip-own: it is of a file's queries"),
+        (search, "--reranker r --depth 0 cat", "--reranker: with --depth 0 nothing is"),
+        (evaluate, "--collection c --runs r --index i", "--index: only --model reads it"),
+        (evaluate, "--collection c --runs r --compute.batch 4", "--compute.batch: only --model"),
+        (evaluate, "--collection c --runs r --evaluate.top-k 6", "only --model or --bm25 reads it"),
+        (bench, ["--collection", "nowhere", "--json", "FILE/x.json"], "FILE/x.json: cannot be"),
         (serve, ["--limits.waiting", "0"], "--limits.waiting: Input should be greater than or"),
         (
             rerank,
@@ -487,6 +488,11 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
                 "FILE/x.trec",
             ],
             "FILE/x.trec: cannot be written: ",
+        ),
+        (
+            rerank,
+            "--model m --run n --collection c --queries q --output o --text.title joined",
+            "--text.title: only a retriever reads it, and none is opened",
         ),
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
@@ -515,6 +521,7 @@ def test_bad_input_is_one_line_and_status_2(
     places = {"RUN": run, "TOPICS": collection, "NEW": tmp_path / "new"}
     monkeypatch.chdir(tmp_path)
     Path("FILE").touch()
+    args = args.split() if isinstance(args, str) else args
     assert command.main([str(places.get(arg, arg)) for arg in args]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in words(err) and "Traceback" not in err
@@ -584,6 +591,8 @@ def test_a_run_is_searched_wherever_its_collection_and_vectors_lie_now(run, coll
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace(str(collection), "/nowhere/topics"))
     shutil.move(moved / "index", tmp_path / "vectors")
+    with pytest.raises(InputError, match=r"no index/ here, so .* cannot be searched; give index="):
+        load(moved, collection=str(collection))
     with pytest.raises(InputError, match="no index to search"):
         load(moved).search("cat")
     model = load(moved, index=str(tmp_path / "vectors"))
