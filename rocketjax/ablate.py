@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from rocketjax.cli.command import command, keep_programs, say, watch
+from rocketjax.cli.command import RESUMES, command, keep_programs, say, watch
 from rocketjax.config.fields import Count, Whole
 from rocketjax.config.schema import Config
 from rocketjax.runtime.errors import InputError
@@ -177,7 +177,7 @@ def _draw(options: Ablate, title: str, ranks: "Ranks", arms: Mapping[str, str]) 
     say(f"{folder / name}.md and .svg, of {_name(options)}.tsv")
 
 
-main = command(Ablate, _ablate)
+main = command(Ablate, _ablate, then=RESUMES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rocketjax.cli.command import command, say, watch
+from rocketjax.cli.command import RESUMES, command, say, watch
 from rocketjax.config.fields import (
     Count,
     NormalizeOption,
@@ -17,10 +17,9 @@ from rocketjax.config.fields import (
 from rocketjax.config.schema import ComputeConfig, HostsConfig, IndexConfig, TextOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from rocketjax.data.collection import Collection
     from rocketjax.inference.retriever import Retriever
+    from rocketjax.retrieval.index import Sample
     from rocketjax.runtime.workplace import Workplace
 
 
@@ -42,8 +41,9 @@ class Encode:
     output: str
     """Folder of the vectors and the index, or gs://BUCKET/PATH."""
     on_bad_rows: OnBadRows = "fail"
-    queries: str = "train"
-    """Split whose first 200 queries measure the index's recall; passages do where there is none."""
+    queries: str = ""
+    """Split whose first 200 queries measure the index's recall; empty: train, or passages where
+    there is none."""
     worker: Count = 0
     """Which of the workers this is, from 0."""
     workers: Size = 1
@@ -61,10 +61,12 @@ class Encode:
 def _encode(options: Encode) -> None:
     import jax
 
-    from rocketjax.config.options import check_index, option
+    from rocketjax.config.options import OF_RERANKER, check_index, check_text, option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection
     from rocketjax.inference.folder import open_retriever
+    from rocketjax.retrieval.open import check_buildable
+    from rocketjax.retrieval.quantised import is_quantised
     from rocketjax.runtime import processes
     from rocketjax.runtime.errors import InputError
     from rocketjax.runtime.workplace import opened
@@ -73,6 +75,12 @@ def _encode(options: Encode) -> None:
     if options.workers > 1 and jax.process_count() > 1:
         raise InputError("--workers share work without knowing of each other; leave --hosts out")
     check_index(options.index, option)
+    check_text(options.text, OF_RERANKER, option)
+    if options.queries and options.index.kind == "exact" and not is_quantised(options.index.dtype):
+        raise InputError(
+            "--queries: recall is measured of ScaNN and of int8 and binary vectors, and exact "
+            "search of others finds all there is; leave it out"
+        )
     if options.worker >= options.workers:
         raise InputError(f"--worker is {options.worker}: with {options.workers} workers, below it")
     retriever = open_retriever(
@@ -88,27 +96,29 @@ def _encode(options: Encode) -> None:
     collection = processes.main_first(
         lambda: load_collection(options.collection, options.on_bad_rows, say)
     )
+    check_buildable(options.index, len(collection.passages))
+    sample = _sample(options.queries, retriever, collection)
     name, corpus = collection.name, collection.passages
     if line := cut_line(name, Split({}, {}), corpus, retriever.tokenizer, None):
         say(line)
     alone = options.workers == 1
     with opened(options.output, say, shared=not alone) as place:
-        _encode_into(place, options, retriever, collection)
+        _encode_into(place, options, retriever, collection, sample)
 
 
 def _encode_into(
-    place: "Workplace", options: Encode, retriever: "Retriever", collection: "Collection"
+    place: "Workplace",
+    options: Encode,
+    retriever: "Retriever",
+    collection: "Collection",
+    sample: "Sample",
 ) -> None:
-    from rocketjax.retrieval.encode import encode_corpus, origin_of
-    from rocketjax.retrieval.open import build_index, open_index
-    from rocketjax.retrieval.quantised import is_quantised, keep_sample
-    from rocketjax.runtime import processes
+    from rocketjax.retrieval.encode import encode_corpus
+    from rocketjax.retrieval.open import build_index, sample_first
 
     folder, watched = place.folder, place.watched(watch)
     worker = (options.worker, options.workers) if options.workers > 1 else None
-    if is_quantised(options.index.dtype):
-        sample = _sample(options, retriever, collection)
-        processes.from_main(lambda: keep_sample(folder, sample))
+    sample_first(options.index, sample, folder, say)
     vectors = encode_corpus(
         retriever, options.model, collection, options.index, folder, watched, worker
     )
@@ -116,24 +126,23 @@ def _encode_into(
         say(f"{options.output}: this worker's shards are done, others are missing")
         return
     say(f"{options.output}: {len(vectors):,} vectors of {vectors.width}, {options.index.dtype}")
-    if processes.from_main((folder / "scann").is_dir):
-        open_index(folder, options.index, origin_of(retriever, options.model, collection))
-        return
-    sample = _sample(options, retriever, collection)
     build_index(vectors, options.index, sample, min(100, len(vectors)), say)
 
 
-def _sample(options: Encode, retriever: "Retriever", collection: "Collection") -> "np.ndarray":
-    """Vectors [S, D] of the queries on which recall is measured, or of passages."""
-    split = collection.splits.get(options.queries)
-    if texts := list(split.queries.values())[:200] if split else []:
-        return retriever.encode_query(texts, steady=True)
+def _sample(queries: str, retriever: "Retriever", collection: "Collection") -> "Sample":
+    """The queries on which recall is measured, or passages. Raises InputError: no such split."""
+    from rocketjax.retrieval.index import Sample
+
+    split = collection.split(queries) if queries else collection.splits.get("train")
+    if split and (texts := list(split.queries.values())[:200]):
+        name = f"queries of {queries or 'train'}"
+        return Sample(name, lambda: retriever.encode_query(texts, steady=True))
     first = collection.passages[:200]
     texts, titles = [p.text for p in first], [p.title for p in first]
-    return retriever.encode_passage(texts, titles, steady=True)
+    return Sample("passages", lambda: retriever.encode_passage(texts, titles, steady=True))
 
 
-main = command(Encode, _encode)
+main = command(Encode, _encode, then=RESUMES)
 
 if __name__ == "__main__":
     sys.exit(main())

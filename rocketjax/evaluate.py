@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def _evaluate(options: Evaluate) -> None:
         check_depths(options.evaluate, option)
     if not (options.model or options.runs or options.bm25):
         raise InputError("nothing to judge; give --model, --runs or --bm25")
+    _refuse_unread(options)
     said = [f"{name}: {value}" for name, value in vars(options).items() if name != "hosts"]
     processes.check_same("options", "\n".join(said))
     # What may be refused comes before the model's hours of work.
@@ -106,6 +108,21 @@ def _evaluate(options: Evaluate) -> None:
     for name in files if processes.is_main() else ():
         metrics.write_per_query(files[name], values[name])
     console.print(_table(values, _title(options.evaluate, len(split.qrels))))
+
+
+def _refuse_unread(options: Evaluate) -> None:
+    """Raises InputError for options of a model, or of what retrieves, where there is none."""
+    from rocketjax.config.options import option
+    from rocketjax.runtime.errors import InputError
+
+    computes = [f"compute.{each.name}" for each in dataclasses.fields(ComputeConfig)]
+    readers = dict.fromkeys(["index", "truncate", "evaluate.rerank_depth", *computes], "--model")
+    readers["evaluate.top_k"] = "--model or --bm25"
+    usual = Evaluate(options.collection)
+    for name, reader in readers.items():
+        is_read = options.model or (options.bm25 and "--bm25" in reader)
+        if not is_read and attrgetter(name)(options) != attrgetter(name)(usual):
+            raise InputError(f"{option(name)}: only {reader} reads it; leave it out")
 
 
 def _judge(options: Evaluate, collection: "Collection", split: "Split") -> "dict[str, Rankings]":

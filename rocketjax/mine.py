@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rocketjax.cli.command import command, say, watch
+from rocketjax.cli.command import RESUMES, command, say, watch
 from rocketjax.config.fields import Count, OnBadRows, Seed, Share
 from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
 
@@ -117,7 +117,7 @@ def _asked(options: Mine, collection: "Collection") -> "Split":
     return kept
 
 
-main = command(Mine, _mine)
+main = command(Mine, _mine, then=RESUMES)
 
 if __name__ == "__main__":
     sys.exit(main())

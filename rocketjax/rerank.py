@@ -43,15 +43,18 @@ class Rerank:
 
 
 def _rerank(options: Rerank) -> None:
+    from rocketjax.config.options import OF_RETRIEVER, check_text, option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection, read_queries
     from rocketjax.data.runs import read_run, write_rankings
     from rocketjax.inference.folder import open_reranker
     from rocketjax.retrieval.ranking import rerank_in_parts
+    from rocketjax.runtime.errors import InputError
     from rocketjax.runtime.files import ensure_parent
     from rocketjax.text.cut import cut_line
 
     keep_programs()
+    check_text(options.text, OF_RETRIEVER, option)
     ensure_parent(Path(options.output))
     found = read_run(Path(options.run), say)
     collection = load_collection(options.collection, options.on_bad_rows, say)
@@ -62,6 +65,11 @@ def _rerank(options: Rerank) -> None:
     )
     _refuse_strangers(options, found, queries, collection)
     reranker = open_reranker(options.model, options.compute, options.text, say)
+    if options.text.query_length and reranker.tokenizer.config.pair_truncation == "longest":
+        raise InputError(
+            "--text.query-length: of this re-ranker's pairs the longer text is cut, not the query "
+            "by itself; leave it out, or give --text.pair-truncation passage"
+        )
     heads = Split(queries, {query: {ranked[0][0]: 1} for query, ranked in found.items() if ranked})
     if line := cut_line(options.run, heads, collection.passages, None, reranker.tokenizer):
         say(line)

@@ -81,6 +81,12 @@ def _search(options: Search) -> None:
     keep_programs()
     if bool(options.queries) != bool(options.output):
         raise InputError("--queries and --output go together: a file in, a TREC run out")
+    if options.query and options.queries:
+        raise InputError("--queries: there is a query beside it; give one of them")
+    if options.skip_own and not options.queries:
+        raise InputError("--skip-own: it is of a file's queries; give --queries, or leave it out")
+    if options.reranker and not options.depth:
+        raise InputError("--reranker: with --depth 0 nothing is re-ranked; leave one of them out")
     if options.output:
         ensure_parent(Path(options.output))
     retriever = open_retriever(

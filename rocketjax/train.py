@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from rocketjax.cli.command import console, joined, run_command, say, watch
+from rocketjax.cli.command import RESUMES, console, joined, run_command, say, watch
 from rocketjax.config.options import parse
 from rocketjax.config.schema import DataConfig
 
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 texts = DEMO if config.data.collection == DataConfig().collection else OTHER
                 say(NEXT.format(folder=report.folder, **texts))
 
-    return run_command(command)
+    return run_command(command, f"{RESUMES} (without --overwrite and --from)")
 
 
 def table(report: "Report") -> Table:

@@ -100,11 +100,13 @@ def _bench(options: Bench) -> None:
     from rocketjax.bench.work import Ours, make_work
     from rocketjax.data.load import load_collection
     from rocketjax.models.pretrained import resolve_weights
-    from rocketjax.runtime.files import write_json
+    from rocketjax.runtime.files import ensure_parent, write_json
 
     if options.quick:
         options = replace(options, passages=100, lists=2, rounds=6)
     earlier = read_results(Path(options.against)) if options.against else []
+    if options.json:
+        ensure_parent(Path(options.json))  # refused now, and not after all rounds
     collection = load_collection(options.collection)
     work = make_work(
         collection,

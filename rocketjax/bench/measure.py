@@ -229,7 +229,8 @@ def worker_process(
                 process.wait()
                 printed.seek(0)
                 last_line = printed.read().strip().rpartition("\n")[2]
-                raise InputError(f"the rival stopped: {last_line}; pip install 'rocketjax[bench]'")
+                remedy = "; pip install 'rocketjax[bench]'" if ".rivals." in module else ""
+                raise InputError(f"{module} stopped: {last_line}{remedy}")
             return json.loads(line)
 
         try:

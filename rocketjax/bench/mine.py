@@ -12,6 +12,7 @@ from rocketjax.config.schema import IndexConfig, ListConfig
 from rocketjax.data.collection import Collection, Split, relevant
 from rocketjax.mining.mine import mine
 from rocketjax.retrieval.encode import encode_corpus
+from rocketjax.retrieval.index import Sample
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.open import build_index
 from rocketjax.runtime.progress import Say, Watch, unwatched
@@ -41,7 +42,8 @@ def measure(
     vectors = encode_corpus(ours.retriever, weights, collection, IndexConfig(), folder, watch)
     assert vectors is not None  # a single process has encoded all of them
     queries = ours.retriever.encode_query(list(judged.queries.values()), steady=True)
-    index = build_index(vectors, IndexConfig(), queries, min(LISTS.depth, len(vectors)), say)
+    sample = Sample("queries", lambda: queries)
+    index = build_index(vectors, IndexConfig(), sample, min(LISTS.depth, len(vectors)), say)
     model, corpus = Model(ours.retriever, ours.reranker), Corpus(index, collection.by_id)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

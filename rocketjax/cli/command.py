@@ -32,11 +32,12 @@ from rocketjax.runtime.progress import Advance, Say, in_lines, pace
 
 Words: TypeAlias = Annotated[str, tyro.conf.Positional]  # an option without its name
 PROGRAMS_OF_CPU = 2 << 30  # bytes of compiled programs that are kept
-RESUMES = "the same command resumes from here (without --overwrite and --from)"
+RESUMES = "the same command resumes from here"
+AGAIN = "start it again"  # of what keeps nothing that could be resumed
 
 SMALLER = (
     "take a smaller --compute.chunk in training (of a stage's batch, 0 is all of it), a smaller "
-    "--compute.batch elsewhere, or shorter texts; the same command resumes"
+    "--compute.batch elsewhere, or shorter texts"
 )
 
 
@@ -58,13 +59,16 @@ class Main(Protocol):
         ...
 
 
-def command(cls: type[Options], work: Callable[[Options], None], program: str = "") -> Main:
+def command(
+    cls: type[Options], work: Callable[[Options], None], program: str = "", then: str = AGAIN
+) -> Main:
     """The `main` of a command: `work` with the options of `cls`, whose docstring is the help.
 
     Where `cls` has options `hosts`, `work` runs as one of several processes if they say so.
 
     Args:
         program: as it is called; empty: rocketjax.CLS.
+        then: what to do after a stop, for people.
     """
     name = program or f"rocketjax.{cls.__name__.lower()}"
 
@@ -77,7 +81,7 @@ def command(cls: type[Options], work: Callable[[Options], None], program: str = 
             with joined(config) if config else nullcontext():
                 work(options)
 
-        return run_command(run)
+        return run_command(run, then)
 
     return main
 
@@ -94,10 +98,14 @@ def parse_options(cls: type[Options], args: Sequence[str] | None, program: str) 
     return validated(cls, values, option)
 
 
-def run_command(work: Callable[[], int | None]) -> int:
+def run_command(work: Callable[[], int | None], then: str = AGAIN) -> int:
     """Runs a command's work; returns its exit status.
 
     0 done, 2 bad input, 3 diverged, 75 stopped by SIGTERM, 130 by Ctrl-C.
+
+    Args:
+        work: returns another status, or None.
+        then: what to do after a stop, for people.
     """
     keep_freed_memory()
     try:
@@ -109,14 +117,16 @@ def run_command(work: Callable[[], int | None]) -> int:
         return _failed(3, f"training diverged at {error}")
     except (signals.Preempted, KeyboardInterrupt) as stop:
         if isinstance(stop, KeyboardInterrupt) or signals.by_hand():
-            return _failed(130, f"stopped; {RESUMES}")
-        return _failed(signals.EXIT_STATUS, f"stopped by SIGTERM; {RESUMES}")
+            return _failed(130, f"stopped; {then}")
+        return _failed(signals.EXIT_STATUS, f"stopped by SIGTERM; {then}")
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _left_unread():
             return 1
         if str(error).startswith("RESOURCE_EXHAUSTED"):  # jax's; it is not imported for --help
             first = str(error).partition("\n")[0]
-            return _failed(2, f"error: a device's memory is not enough ({first}); {SMALLER}")
+            return _failed(
+                2, f"error: a device's memory is not enough ({first}); {SMALLER}; {then}"
+            )
         hosts.crash(error)
         raise
 

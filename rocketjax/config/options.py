@@ -12,12 +12,17 @@ import tyro
 import yaml
 
 from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig
+from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig, TextOptions
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
 RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
+# Options that only ScaNN reads.
+OF_SCANN = ("target_recall", "leaves", "leaves_to_search", "reorder")
+# Of texts, what only one of both models reads.
+OF_RETRIEVER = ("passage_length", "title", "query_prompt", "passage_prompt")
+OF_RERANKER = ("pair_length", "pair_truncation")
 # Options that given lists depend on.
 _OF_GIVEN = ("source", "length", "positives", "easy", "after", "teacher")
 
@@ -281,12 +286,37 @@ def _check_simans(lists: ListConfig, place: Callable[[str], str]) -> None:
 
 
 def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
-    """Refuses ScaNN over vectors of few bits. Raises InputError, as `check_lists` does."""
-    if index.kind == "scann" and index.dtype in ("int8", "binary"):
+    """Refuses ScaNN over vectors of few bits, and what the kind or the type does not read.
+
+    Raises:
+        InputError: as `check_lists` does.
+    """
+    few_bits = index.dtype in ("int8", "binary")
+    if index.kind == "scann" and few_bits:
         raise InputError(
             f"{place('index.kind')}: ScaNN reads vectors in float32 and quantises them itself, and "
             f"these are {index.dtype}; take index.kind auto or exact, or index.dtype bfloat16"
         )
+    unread = {} if few_bits else {"rescore": "only int8 and binary vectors are scored again"}
+    if few_bits or index.kind == "exact":
+        unread |= dict.fromkeys(OF_SCANN, "only ScaNN reads it")
+    for name, why in unread.items():
+        if getattr(index, name) != (default := getattr(IndexConfig(), name)):
+            raise InputError(
+                f"{place(f'index.{name}')}: {why}, and this is index.kind {index.kind} of "
+                f"{index.dtype}; leave it out (where a recipe sets it: {default})"
+            )
+
+
+def check_text(text: TextOptions, unread: Sequence[str], place: Callable[[str], str]) -> None:
+    """Refuses options of texts for a model that is not opened. Raises InputError."""
+    for name in unread:
+        if getattr(text, name) != getattr(TextOptions(), name):
+            other = "retriever" if name in OF_RETRIEVER else "re-ranker"
+            raise InputError(
+                f"{place(f'text.{name}')}: only a {other} reads it, and none is opened; "
+                "leave it out"
+            )
 
 
 def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:

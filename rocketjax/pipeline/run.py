@@ -28,6 +28,7 @@ from rocketjax.pipeline.resume import (
 )
 from rocketjax.pipeline.stages import STAGES, PipelineStage
 from rocketjax.report import page
+from rocketjax.retrieval.open import check_buildable
 from rocketjax.runtime import processes
 from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.devices import check_divisible
@@ -41,6 +42,8 @@ from rocketjax.text.cut import cut_line
 from rocketjax.training.callbacks import Callback
 from rocketjax.training.checkpoint import half_written
 from rocketjax.training.trackers import check_wandb
+
+BUILDS = ("start", "encode", "index")  # stages that may build an index
 
 
 def run(
@@ -97,6 +100,8 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
         context = context or open_run(config, folder, watching)
         content = content or content_of(context)
         processes.from_main(lambda: record_content(folder, content))
+        if any(stage.name in BUILDS for stage in chosen):
+            check_buildable(config.index, len(context.collection.passages))
         if chosen[0].name == "start":  # later, the weights may be gone
             _say_what_is_cut(context)
             check_teacher(context)

@@ -1,11 +1,19 @@
 """What every searcher of a corpus offers."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from rocketjax.retrieval.vectors import Vectors
 from rocketjax.runtime.errors import InputError
+
+
+class Sample(NamedTuple):
+    """Texts on which an index's recall is measured."""
+
+    name: str  # as in "on 200 queries of dev"
+    encode: Callable[[], np.ndarray]  # their vectors [S, D]
 
 
 class Index(Protocol):

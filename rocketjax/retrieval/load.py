@@ -37,11 +37,17 @@ def load(
         index: folder of that collection's vectors by this model; empty: the run's own.
 
     Raises:
-        InputError: the folder holds no finished run, or a file in it is damaged; it is named.
+        InputError: the folder holds no finished run, or a file in it is damaged; it is named. Or
+            there is a collection to search and no index.
     """
     folder = local(folder)
     pair = load_pair(folder, compute)
     if not index and not (folder / "index").is_dir():
+        if collection:
+            raise InputError(
+                f"{folder}: no index/ here, so {collection} cannot be searched; give index=, or "
+                "encode it (python -m rocketjax.encode)"
+            )
         return pair
 
     corpus = partial(_own_corpus, folder, pair.retriever, collection, index)

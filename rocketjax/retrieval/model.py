@@ -72,7 +72,10 @@ class Model:
             InputError: there is none, or the collection is no longer what was indexed.
         """
         if self.open_corpus is None:
-            raise InputError("this pair of models has no index to search; load a run's folder")
+            raise InputError(
+                "this pair of models has no index to search; load a run with its index/, or "
+                "give rocketjax.load index="
+            )
         return self.open_corpus()
 
     def __getstate__(self) -> dict[str, Any]:

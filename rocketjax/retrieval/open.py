@@ -1,23 +1,31 @@
 """Builds and opens the index over a corpus' vectors: ScaNN where it is installed, else exact."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
-import numpy as np
 import pydantic
 
 from rocketjax.config.fields import Size
-from rocketjax.config.options import check_index
+from rocketjax.config.options import OF_SCANN, check_index
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.retrieval.index import Index, recall
-from rocketjax.retrieval.quantised import MEASURED
-from rocketjax.retrieval.scann import build_scann, missing, open_scann
+from rocketjax.retrieval.index import Index, Sample, recall
+from rocketjax.retrieval.quantised import MEASURED, SAMPLE, is_quantised, keep_sample
+from rocketjax.retrieval.scann import (
+    ScannIndex,
+    asked_of,
+    build_scann,
+    check_installed,
+    leaves_of,
+    missing,
+    open_scann,
+)
 from rocketjax.retrieval.vectors import Origin, Vectors
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.files import read_json, valid, write_json
+from rocketjax.runtime.files import is_empty, read_json, valid, write_json
 from rocketjax.runtime.progress import Say, unsaid
 
 _SETTINGS = "exact.json"
@@ -30,33 +38,97 @@ class _Settings:
     rescore: Size  # of IndexConfig, when the index was built
 
 
+def check_buildable(config: IndexConfig, passages: int) -> None:
+    """Refuses, before hours of encoding, an index that could not be built after them.
+
+    Raises:
+        InputError: ScaNN is required and not installed, or several processes run; or the corpus has
+            fewer passages than the index leaves.
+    """
+    _check_alone(config)
+    if config.kind == "scann":
+        check_installed()
+    if _takes_scann(config):
+        leaves_of(config, passages)
+
+
+def sample_first(config: IndexConfig, sample: Sample, folder: Path, say: Say) -> None:
+    """Before a corpus is encoded in int8 or binary: keeps the sample that measures its recall.
+
+    A folder that holds vectors keeps the sample that it has: what is found of another would need
+    all vectors in float32 once more.
+    """
+    if not is_quantised(config.dtype):
+        return
+    if processes.from_main(lambda: is_empty(folder, but=SAMPLE)):
+        queries = sample.encode()
+        processes.from_main(lambda: keep_sample(folder, queries))
+        say(f"{folder}: recall will be measured on {len(queries)} {sample.name}")
+    else:
+        say(f"{folder}: recall is measured on the texts that the folder's first encode chose")
+
+
 def build_index(
-    vectors: Vectors, config: IndexConfig, queries: np.ndarray, top_k: int, say: Say
+    vectors: Vectors, config: IndexConfig, sample: Sample, top_k: int, say: Say
 ) -> Index:
     """An index over `vectors`, as the config asks for; an exact one needs nothing on disk.
 
-    "auto" takes ScaNN where it is installed and one process runs. Vectors in int8 or binary are
-    searched exactly; the recall that their type costs is measured and said, and `config.rescore` is
-    kept in the folder.
+    "auto" takes ScaNN where it is installed and one process runs; an index of it that was built as
+    is asked now is opened, any other is built again. Vectors in int8 or binary are searched
+    exactly; the recall that their type costs is measured and said, and `config.rescore` is kept in
+    the folder.
 
     Args:
-        queries: [S, D], on which an approximate index's recall@top_k is measured.
+        sample: on which an approximate index's recall@top_k is measured.
 
     Raises:
-        InputError: ScaNN is required and not installed, or several processes run.
+        InputError: what `check_buildable` raises.
     """
-    _check_kind(config, vectors)
+    _check_type(config, vectors)
+    check_buildable(config, len(vectors))
     if vectors.quantised:
         settings = {"rescore": config.rescore}
         processes.from_main(lambda: write_json(vectors.folder / _SETTINGS, settings))
         index = ExactIndex(vectors, rescore=config.rescore)
         say(_measured(index, config))
         return index
-    if config.kind == "scann" or (config.kind == "auto" and _alone() and not missing()):
-        return build_scann(vectors, config, queries, top_k, say)
-    if config.kind == "auto" and _alone():
-        say(f"{missing()}: exact search stands in")
+    if _takes_scann(config):
+        if kept := _kept(vectors, config, sample.name, top_k, say):
+            return kept
+        return build_scann(vectors, config, sample.encode(), top_k, say, sample.name)
+    folder = vectors.folder / "scann"
+    if config.kind == "exact" and processes.from_main(folder.is_dir):
+        processes.from_main(lambda: shutil.rmtree(folder))
+        say(f"{folder}: removed; a search would have taken it, and --index.kind is exact")
+    if config.kind == "auto":
+        default = IndexConfig()
+        unread = [f"index.{x}" for x in OF_SCANN if getattr(config, x) != getattr(default, x)]
+        idle = f"; not used: {', '.join(unread)}" if unread else ""
+        say(f"{_why_no_scann()}: exact search stands in{idle}")
     return ExactIndex(vectors)
+
+
+def _takes_scann(config: IndexConfig) -> bool:
+    return config.kind == "scann" or (config.kind == "auto" and _alone() and not missing())
+
+
+def _kept(
+    vectors: Vectors, config: IndexConfig, sample: str, top_k: int, say: Say
+) -> ScannIndex | None:
+    """The index that is there, if it was built as is asked now."""
+    folder = vectors.folder / "scann"
+    if not folder.is_dir():
+        return None
+    index, asked = open_scann(vectors), asked_of(config, sample, top_k)
+    before = index.settings.asked or {}
+    if before == asked:
+        measured = f"recall@{top_k} {index.settings.recall:.4f} on {sample}"
+        say(f"{folder}: there already, built by these options; {measured}")
+        return index
+    changes = [f"{x}: {before[x]} -> {asked[x]}" for x in before if before[x] != asked.get(x)]
+    why = ", ".join(changes) or "an older version built it, and kept no options"
+    say(f"{folder}: built again; {why}")
+    return None
 
 
 def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = unsaid) -> Index:
@@ -75,7 +147,8 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
             ScaNN required where several processes run.
     """
     vectors = Vectors(folder)
-    _check_kind(config, vectors)
+    _check_type(config, vectors)
+    _check_alone(config)
     for what in ("model", "collection"):
         (old, old_hash), (new, new_hash) = (
             (getattr(origin, what), getattr(origin, f"{what}_hash"))
@@ -115,6 +188,10 @@ def _why_exact(config: IndexConfig, built: bool) -> str:
         return "--index.kind exact"
     if not built:
         return "no ScaNN index was built there"
+    return _why_no_scann()
+
+
+def _why_no_scann() -> str:
     return missing() if _alone() else "several processes search together"
 
 
@@ -140,8 +217,11 @@ def _measured(index: ExactIndex, config: IndexConfig) -> str:
     return f"{line}; {', '.join(shares)} of float32 on {len(queries)} queries"
 
 
-def _check_kind(config: IndexConfig, vectors: Vectors) -> None:
+def _check_type(config: IndexConfig, vectors: Vectors) -> None:
     check_index(dataclasses.replace(config, dtype=vectors.manifest.dtype), str)
+
+
+def _check_alone(config: IndexConfig) -> None:
     if config.kind == "scann" and not _alone():
         raise InputError(
             "ScaNN searches within one process; where several run take --index.kind auto or exact "

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import pydantic
 
+from rocketjax.config.options import OF_SCANN
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import check_search, recall
@@ -52,6 +53,7 @@ class Settings:
     recall: float  # of the exact top_k, measured on a sample
     vectors: Manifest
     digest: str = ""  # of what ScaNN parses: its C++ aborts the process over some damages
+    asked: dict[str, int | float | str] | None = None  # None: an older version did not keep it
 
 
 class ScannIndex:
@@ -142,19 +144,53 @@ def _loaded() -> Any:
     return scann
 
 
+def leaves_of(config: IndexConfig, count: int) -> int:
+    """Into how many partitions an index of `count` passages is cut; 0: it is not.
+
+    Raises:
+        InputError: more than there are passages, or fewer than are to be searched.
+    """
+    leaves = config.leaves or (0 if count < NO_TREE else round(count**0.5))
+    if leaves > count:
+        raise InputError(
+            f"index.leaves is {leaves:,}, but the corpus holds {count:,} passages; give at most "
+            "as many, or leave it out"
+        )
+    if leaves and config.leaves_to_search > leaves:
+        raise InputError(
+            f"index.leaves_to_search is {config.leaves_to_search:,}, but there are {leaves:,} "
+            "leaves; give at most as many, or leave it out"
+        )
+    return leaves
+
+
+def asked_of(config: IndexConfig, sample: str, top_k: int) -> dict[str, int | float | str]:
+    """What an index is built by; of other values, another one would come out."""
+    options: dict[str, int | float | str] = {f"index.{x}": getattr(config, x) for x in OF_SCANN}
+    return options | {"sample": sample, "top_k": top_k}
+
+
 def build_scann(
-    vectors: Vectors, config: IndexConfig, queries: np.ndarray, top_k: int, say: Say
+    vectors: Vectors,
+    config: IndexConfig,
+    queries: np.ndarray,
+    top_k: int,
+    say: Say,
+    sample: str = "queries",
 ) -> ScannIndex:
     """Builds an index and saves it in the vectors' folder, whole or not at all.
 
     Parameters follow its authors' guidance for the corpus size. Then the search is widened until
     `config.target_recall` of the exact `top_k` is found, on average over `queries` [S, D]; what the
     config sets itself is left as it is.
+
+    Args:
+        sample: what the queries are, for people.
     """
     ops = _ops()
     started = time.monotonic()
     count = len(vectors)
-    leaves = config.leaves or (0 if count < NO_TREE else round(count**0.5))
+    leaves = leaves_of(config, count)
     builder = ops.builder(vectors.in_float32(), top_k, "dot_product")
     if leaves:
         builder = builder.tree(
@@ -180,6 +216,7 @@ def build_scann(
         top_k=top_k,
         recall=0.0,
         vectors=vectors.manifest,
+        asked=asked_of(config, sample, top_k),
     )
     index = _tuned(ScannIndex(vectors, searcher, settings), config, queries)
     chosen = index.settings
@@ -187,13 +224,24 @@ def build_scann(
         f"ScaNN: {count:,} passages in {built:.1f} s, "
         + (f"{chosen.leaves_to_search} of {leaves} leaves, " if leaves else "")
         + ("brute force, " if plain else f"{chosen.reorder} reordered, ")
-        + f"recall@{top_k} {chosen.recall:.4f} of exact search on {len(queries)} queries"
+        + f"recall@{top_k} {chosen.recall:.4f} of exact search on {len(queries)} {sample}"
+        + _unread(config, leaves, plain)
     )
     with new_folder(vectors.folder / "scann") as aside:
         searcher.serialize(str(aside), relative_path=True)
         chosen = dataclasses.replace(chosen, digest=_digest(aside))
         write_json(aside / SETTINGS, dataclasses.asdict(chosen))  # pyright: ignore
     return index
+
+
+def _unread(config: IndexConfig, leaves: int, plain: bool) -> str:
+    """Of an index's line: the options that were set and that so small a corpus has no use for."""
+    unread = {
+        "index.leaves_to_search (no leaves)": config.leaves_to_search and not leaves,
+        "index.reorder (brute force)": config.reorder and plain,
+    }
+    names = [name for name, is_unread in unread.items() if is_unread]
+    return f"; not used: {', '.join(names)}" if names else ""
 
 
 def open_scann(vectors: Vectors) -> ScannIndex:
@@ -332,10 +380,15 @@ def _reorder_type(vectors: Vectors) -> Any:
     return scann.ReorderType.BFLOAT16 if small else scann.ReorderType.FLOAT32
 
 
-def _ops() -> Any:
+def check_installed() -> None:
+    """Raises InputError where ScaNN cannot be used here."""
     if why := missing():
         raise InputError(
             f"{why}; install scann, or search exactly: train with --index.kind exact; a run that "
             "has its vectors is searched so with --index RUN/index"
         )
+
+
+def _ops() -> Any:
+    check_installed()
     return _loaded().scann_ops_pybind

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeAlias
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run again, the same command does the rest, or all
 SAVING = b"\nsaving after the current step; Ctrl-C again stops at once\n"
 ShouldStop: TypeAlias = Callable[[], bool]
 

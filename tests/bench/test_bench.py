@@ -307,7 +307,7 @@ def test_a_process_that_prints_much_is_answered_and_its_last_words_are_kept(tmp_
     path = os.pathsep.join([str(tmp_path), *sys.path])
     with worker_process("chatty", tmp_path, os.environ | {"PYTHONPATH": path}) as ask:
         assert ask("go on") == {"question": "go on"}
-        with pytest.raises(InputError, match="the rival stopped: last words"):
+        with pytest.raises(InputError, match=r"^chatty stopped: last words$"):
             ask("stop")
 
 

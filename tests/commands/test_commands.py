@@ -19,7 +19,7 @@ from option_texts import leaves, text_of
 from option_texts import words as letters
 
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
-from rocketjax.bench.__main__ import Bench
+from rocketjax.bench import __main__ as bench
 from rocketjax.bench.plan import Plan
 from rocketjax.cli import command as cli
 from rocketjax.cli.command import console
@@ -61,7 +61,7 @@ COMMANDS = (  # rocketjax.train's are in tests/config/test_config.py
     export.Export,
     serve.Serve,
     ablate.Ablate,
-    Bench,
+    bench.Bench,
     Plan,
 )
 
@@ -191,6 +191,8 @@ def test_encode_makes_an_index_that_search_takes(run, collection, tmp_path, caps
     assert search.main(search_args) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "3"]
+    assert encode.main([*args, "--queries", "devv"]) == 2
+    assert "has no split 'devv'; it has dev, train" in words(capsys.readouterr().err)
     assert encode.main([*shared, "--worker", "2"]) == 2
     assert "--worker is 2: with 2 workers, below it" in words(capsys.readouterr().err)
 
@@ -201,7 +203,8 @@ def test_the_folder_that_is_given_decides_who_searches_it(run, collection, tmp_p
     config = (run / "config.yaml").read_text()
     (exact / "config.yaml").write_text(config.replace("kind: auto", "kind: exact"))
     args = ["--model", str(run), "--collection", str(collection), "--output", str(other)]
-    assert encode.main([*args, "--index.kind", "scann"]) == 0
+    assert encode.main([*args, "--index.kind", "scann", "--queries", "dev"]) == 0
+    assert "on 20 queries of dev" in words(capsys.readouterr().out)
     plain = tmp_path / "plain"
     assert encode.main([*args[:-1], str(plain), "--index.kind", "exact"]) == 0
     retriever = open_retriever(exact)
@@ -452,6 +455,23 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
             ["--model", "RUN", "--collection", "demo", "--output", "o", "--index.shard", "-1"],
             "--index.shard: Input should be greater than or equal to 0, got -1",
         ),
+        (
+            encode,
+            "--model m --collection c --output o --index.kind exact --queries dev",
+            "--queries: recall is measured of ScaNN and of int8 and binary vectors",
+        ),
+        (
+            encode,
+            "--model m --collection c --output o --text.pair-length 20",
+            "--text.pair-length: only a re-ranker reads it, and none is opened",
+        ),
+        (search, "--queries q.tsv --output o cat", "--queries: there is a query beside it"),
+        (search, ["--skip-own", "cat"], "--skip-own: it is of a file's queries"),
+        (search, "--reranker r --depth 0 cat", "--reranker: with --depth 0 nothing is"),
+        (evaluate, "--collection c --runs r --index i", "--index: only --model reads it"),
+        (evaluate, "--collection c --runs r --compute.batch 4", "--compute.batch: only --model"),
+        (evaluate, "--collection c --runs r --evaluate.top-k 6", "only --model or --bm25 reads it"),
+        (bench, ["--collection", "nowhere", "--json", "FILE/x.json"], "FILE/x.json: cannot be"),
         (serve, ["--limits.waiting", "0"], "--limits.waiting: Input should be greater than or"),
         (
             rerank,
@@ -468,6 +488,11 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
                 "FILE/x.trec",
             ],
             "FILE/x.trec: cannot be written: ",
+        ),
+        (
+            rerank,
+            "--model m --run n --collection c --queries q --output o --text.title joined",
+            "--text.title: only a retriever reads it, and none is opened",
         ),
         (evaluate, ["--collection", "TOPICS", "--runs", "no.trec"], "no.trec: no such file"),
         (evaluate, ["--collection", "TOPICS", "--split", "x", "--runs", "n"], "no split 'x'"),
@@ -496,6 +521,7 @@ def test_bad_input_is_one_line_and_status_2(
     places = {"RUN": run, "TOPICS": collection, "NEW": tmp_path / "new"}
     monkeypatch.chdir(tmp_path)
     Path("FILE").touch()
+    args = args.split() if isinstance(args, str) else args
     assert command.main([str(places.get(arg, arg)) for arg in args]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in words(err) and "Traceback" not in err
@@ -565,6 +591,8 @@ def test_a_run_is_searched_wherever_its_collection_and_vectors_lie_now(run, coll
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace(str(collection), "/nowhere/topics"))
     shutil.move(moved / "index", tmp_path / "vectors")
+    with pytest.raises(InputError, match=r"no index/ here, so .* cannot be searched; give index="):
+        load(moved, collection=str(collection))
     with pytest.raises(InputError, match="no index to search"):
         load(moved).search("cat")
     model = load(moved, index=str(tmp_path / "vectors"))

@@ -181,6 +181,8 @@ def test_commands_take_weights_as_they_are(weights, collection, tmp_path, capsys
     assert all(len(ranked) == 10 for ranked in read_run(tmp_path / "a.trec").values())
     files = ["--queries", str(queries), "--run", found, "--output", ordered]
     assert rerank.main(["--model", str(cross), *common, *files]) == 0, capsys.readouterr().err
+    assert rerank.main(["--model", str(cross), *common, *files, "--text.query-length", "8"]) == 2
+    assert "--text.query-length: of this re-ranker's pairs" in capsys.readouterr().err
     both = [read_run(tmp_path / name) for name in ("a.trec", "b.trec")]
     for query in ("q1", "q2"):
         assert {p for p, _ in both[0][query]} == {p for p, _ in both[1][query]}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rocketjax.config.schema import RetrieverConfig
 from rocketjax.models import convert, pretrained
 from rocketjax.models.architecture import Compute, EncoderConfig
 from rocketjax.models.dropout import dropout, fold_in
@@ -26,6 +27,7 @@ from rocketjax.text.batch import Tokens
 from rocketjax.text.rows import one_a_row
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+PINNED = RetrieverConfig().weights
 CONFIG = EncoderConfig(
     vocab_size=60,
     hidden_size=16,
@@ -600,7 +602,7 @@ def test_what_is_no_hub_name(source):
 
 
 def test_minilm_comes_from_its_package(minilm):
-    assert pretrained.resolve_weights(f"{MINILM}@0123abc") == minilm
+    assert pretrained.resolve_weights(PINNED) == minilm
     assert (minilm / "model.safetensors").is_file()
 
 
@@ -613,9 +615,11 @@ def test_hub_name_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").touch()
     assert pretrained.resolve_weights("org/name@refs/pr/1") == tmp_path
     assert pretrained.resolve_weights("org/name") == tmp_path
+    assert pretrained.resolve_weights(f"{MINILM}@abc") == tmp_path  # not what the package holds
     assert [(name, options["revision"]) for name, options in asked] == [
         ("org/name", "refs/pr/1"),
         ("org/name", None),
+        (MINILM, "abc"),
     ]
     assert not any("bin" in pattern for pattern in asked[0][1]["allow_patterns"])
 

@@ -24,6 +24,7 @@ from rocketjax.config.schema import (
     Config,
     DataConfig,
     EvaluateConfig,
+    IndexConfig,
     ListConfig,
     OptimizerConfig,
     RetrieverConfig,
@@ -566,6 +567,17 @@ def test_a_split_to_judge_on_is_asked_for(weights, collection, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             pipeline.run(config(weights, collection, tmp_path / "run", data=data), say, unwatched)
+
+
+def test_an_index_that_cannot_be_built_is_refused_before_the_first_stage(
+    weights, collection, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rocketjax.retrieval.scann.missing", lambda: "ScaNN is not here")
+    settings, said = config(weights, collection, tmp_path / "run"), []
+    settings = dataclasses.replace(settings, index=IndexConfig("scann"))
+    with pytest.raises(InputError, match="ScaNN is not here; install scann"):
+        pipeline.run(settings, said.append, unwatched)
+    assert "start" not in said
 
 
 def test_a_refresh_that_is_stopped_goes_on(

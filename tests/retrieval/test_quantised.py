@@ -9,6 +9,7 @@ from rocketjax.config.options import merged
 from rocketjax.config.schema import Config, IndexConfig
 from rocketjax.retrieval import exact
 from rocketjax.retrieval.exact import ExactIndex, in_int8
+from rocketjax.retrieval.index import Sample
 from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.quantised import dequantise, keep_sample, quantise, signs
 from rocketjax.retrieval.vectors import Origin, Shortened, Vectors
@@ -99,7 +100,9 @@ def test_recall_of_float32_is_measured_and_said(tmp_path, dtype):
     want = np.argsort(-(queries.astype(np.float64) @ passages.T), axis=1, kind="stable")[:, :50]
     np.testing.assert_array_equal(best, want)
     said = []
-    index = build_index(stored, IndexConfig(dtype=dtype), queries, 100, said.append)
+    index = build_index(
+        stored, IndexConfig(dtype=dtype), Sample("queries", lambda: queries), 100, said.append
+    )
     assert isinstance(index, ExactIndex)
     (line,) = said
     found, _ = index.rows(queries, 10)
@@ -108,7 +111,9 @@ def test_recall_of_float32_is_measured_and_said(tmp_path, dtype):
     assert f"{dtype}, {20 if dtype == 'int8' else 6} bytes a vector" in line
     assert share > (0.95 if dtype == "int8" else 0.3)
     (tmp_path / "00001.best.npy").unlink()
-    build_index(stored, IndexConfig(dtype=dtype), queries, 100, said.append)
+    build_index(
+        stored, IndexConfig(dtype=dtype), Sample("queries", lambda: queries), 100, said.append
+    )
     assert "recall is not known: 00001.best.npy is missing" in said[1]
     assert said[1].endswith("encode into another folder to measure it")
 
@@ -122,7 +127,7 @@ def test_an_index_is_searched_as_it_was_built(tmp_path, dtype):
     want, said = {}, []
     for rescore in (1, 7):
         config = IndexConfig(dtype=dtype, rescore=rescore)
-        build_index(stored, config, queries, 10, unsaid)
+        build_index(stored, config, Sample("queries", lambda: queries), 10, unsaid)
         found = open_index(tmp_path, IndexConfig(), origin, said.append).search(queries, 5)
         want[rescore] = ExactIndex(stored, rescore=rescore).search(queries, 5)
         np.testing.assert_array_equal(found[0], want[rescore][0])
@@ -167,7 +172,9 @@ def test_opening_says_what_searches_and_scann_is_refused(tmp_path, dtype):
     with pytest.raises(InputError, match=f"index.kind: ScaNN reads .* these are {dtype}"):
         merged(Config(), {"index": {"kind": "scann", "dtype": dtype}})
     with pytest.raises(InputError, match=f"ScaNN reads .* these are {dtype}"):
-        build_index(stored, IndexConfig(kind="scann"), queries, 10, unsaid)
+        build_index(
+            stored, IndexConfig(kind="scann"), Sample("queries", lambda: queries), 10, unsaid
+        )
 
 
 @BOTH

@@ -19,7 +19,8 @@ from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval import open as opening
 from rocketjax.retrieval import scann
 from rocketjax.retrieval.exact import ExactIndex
-from rocketjax.retrieval.open import build_index, open_index
+from rocketjax.retrieval.index import Sample
+from rocketjax.retrieval.open import build_index, check_buildable, open_index
 from rocketjax.retrieval.scann import ScannIndex, build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Origin, Vectors
 from rocketjax.runtime.errors import InputError
@@ -233,11 +234,61 @@ def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch)
     vectors, queries = corpus(tmp_path, 300, 16)
     monkeypatch.setattr(opening, "missing", lambda: "ScaNN is not here")
     said = []
-    index = build_index(vectors, IndexConfig(), queries, 10, said.append)
-    assert isinstance(index, ExactIndex) and said == ["ScaNN is not here: exact search stands in"]
+    config, sample = IndexConfig(leaves=9), Sample("queries", lambda: queries)
+    index = build_index(vectors, config, sample, 10, said.append)
+    assert isinstance(index, ExactIndex)
+    assert said == ["ScaNN is not here: exact search stands in; not used: index.leaves"]
     monkeypatch.setattr("rocketjax.retrieval.scann.missing", lambda: "ScaNN is not here")
     with pytest.raises(InputError, match="ScaNN is not here; install scann"):
-        build_index(vectors, IndexConfig(kind="scann"), queries, 10, quiet)
+        build_index(vectors, IndexConfig(kind="scann"), sample, 10, quiet)
+
+
+def test_an_index_of_other_options_is_built_again_and_one_of_these_is_kept(tmp_path):
+    vectors, queries = corpus(tmp_path, 300, 16)
+    said, encoded = [], []
+
+    def built(name="queries", **options):
+        sample = Sample(name, lambda: encoded.append(name) or queries)
+        return build_index(vectors, IndexConfig(**options), sample, 10, said.append)
+
+    built(leaves=9, leaves_to_search=1)
+    built(leaves=9, leaves_to_search=1)
+    assert len(encoded) == 1 and "there already, built by these options; recall@10 0." in said[-1]
+    assert built(leaves=9, leaves_to_search=9).settings.leaves_to_search == 9
+    assert "built again; index.leaves_to_search: 1 -> 9" in said[-2] and len(encoded) == 2
+    assert open_scann(Vectors(tmp_path)).settings.leaves_to_search == 9
+    built("queries of dev", leaves=9, leaves_to_search=9)
+    assert "built again; sample: queries -> queries of dev" in said[-2]
+    assert said[-1].endswith("on 64 queries of dev")
+    path = tmp_path / "scann" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"asked": None}))
+    built("queries of dev", leaves=9, leaves_to_search=9)
+    assert "built again; an older version built it" in said[-2]
+    built(kind="exact")
+    assert "removed" in said[-1] and not path.exists()
+
+
+def test_what_a_small_corpus_has_no_use_for_is_named(tmp_path):
+    vectors, queries = corpus(tmp_path, 300, 16)
+    said = []
+    build_scann(vectors, IndexConfig(leaves_to_search=5, reorder=50), queries, 10, said.append)
+    unread = "not used: index.leaves_to_search (no leaves), index.reorder (brute force)"
+    assert said[0].endswith(unread)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"leaves": 301}, "index.leaves is 301, but the corpus holds 300 passages"),
+        ({"leaves": 8, "leaves_to_search": 20}, "index.leaves_to_search is 20, but there are 8"),
+    ],
+)
+def test_more_leaves_than_there_can_be_are_refused(tmp_path, options, said):
+    vectors, queries = corpus(tmp_path, 300, 16)
+    with pytest.raises(InputError, match=said):
+        check_buildable(IndexConfig(**options), len(vectors))  # before anything is encoded
+    with pytest.raises(InputError, match=said):
+        build_scann(vectors, IndexConfig(**options), queries, 10, quiet)
 
 
 BROKEN = "raise RuntimeError('undefined symbol: absl')"

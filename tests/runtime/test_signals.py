@@ -17,8 +17,10 @@ def terminate():
 
 def test_a_command_leaves_with_its_own_status_and_says_how_to_go_on(capsys):
     before = signal.getsignal(signal.SIGTERM)
-    assert run_command(terminate) == 75
+    assert run_command(terminate, "the same command resumes") == 75
     assert "stopped by SIGTERM; the same command resumes" in capsys.readouterr().err
+    assert run_command(terminate) == 75  # of a command that keeps nothing
+    assert capsys.readouterr().err == "stopped by SIGTERM; start it again\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -50,7 +52,7 @@ def test_ctrl_c_saves_first_where_that_can_be_and_a_second_one_does_not_wait(cap
     before = signal.getsignal(signal.SIGINT)
     assert run_command(lambda: work(1)) == 130 and done == [True]
     said = capfd.readouterr().err
-    assert "Ctrl-C again stops at once" in said and "stopped; the same command resumes" in said
+    assert "Ctrl-C again stops at once" in said and "stopped; start it again" in said
     assert run_command(lambda: work(2)) == 130 and done == [True]
     assert run_command(interrupt) == 130  # elsewhere nothing is waited for
     assert run_command(terminate) == 75  # by other means, this time
