@@ -87,6 +87,8 @@ class Mirror:
         self._say, self._skip = say, skip
         self._last = _taken_over(cloud)
         self._known: dict[str, File] = {}  # as they were when the last commit was made of them
+        self._unplaced: set[str] = set()  # files of the last commit that are not in their places
+        self._aside: set[str] = set()  # objects that are not needed once those are
         self._open()
         self._numbers = itertools.count()
         self._waiting: State | None = None  # the newest, while an earlier one is uploaded
@@ -179,8 +181,9 @@ class Mirror:
             bring(self._cloud, self._folder, self._last, self._say)
             write_json(noted, [self._last.id])
         where = places(self._cloud, self._last)
-        left = [n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)]
-        self._tidy([name for name in where if where[name] != name], left)
+        self._unplaced = {name for name in where if where[name] != name}
+        self._aside = {n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)}
+        self._tidy()
 
     def _upload_all(self) -> None:
         while True:
@@ -216,6 +219,7 @@ class Mirror:
         if files != before:
             new = [name for name, kept in files.items() if before.get(name) != kept]
             paths = {_aside(files[name]): name for name in new}  # equal files once
+            self._aside |= paths.keys()
 
             def put(to: str) -> None:
                 name = paths[to]
@@ -223,10 +227,11 @@ class Mirror:
 
             with at_once() as pool:
                 list(pool.map(put, paths))
-            gone = sorted(before.keys() - files.keys())
+            gone = sorted({*before, *self._last.gone} - files.keys())
             self._write(Commit(uuid.uuid4().hex, 0, files, gone))
-            self._tidy(new, list(paths))
+            self._unplaced = {*self._unplaced, *new} & files.keys()
         self._known = state.files
+        self._tidy()  # what an earlier one has failed to do, too
 
     def _write(self, commit: Commit) -> None:
         self._note([self._last.id, commit.id])  # a kill may come before or after
@@ -252,13 +257,16 @@ class Mirror:
                 f"{self._cloud.address}, from where the same command resumes"
             )
 
-    def _tidy(self, new: list[str], aside: list[str]) -> None:
+    def _tidy(self) -> None:
         """Copies files to their places, and removes what is not needed any more."""
         self._lease.check()
-        where = [_aside(self._last.files[name]) for name in new]
+        new = sorted(self._unplaced)
         with at_once() as pool:
-            list(pool.map(self._cloud.copy, where, new))
-            list(pool.map(self._cloud.delete, [*aside, *self._last.gone]))
+            list(pool.map(self._cloud.copy, (_aside(self._last.files[n]) for n in new), new))
+            self._unplaced.clear()  # before what lies aside is removed
+            list(pool.map(self._cloud.delete, [*self._aside, *self._last.gone]))
+        self._aside.clear()
+        self._last = self._last._replace(gone=[])
 
 
 def _taken_over(cloud: Cloud) -> Commit:

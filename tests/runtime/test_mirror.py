@@ -249,6 +249,35 @@ def test_what_could_not_be_uploaded_is_said_and_tried_again(bucket):
     assert seen() == FIRST
 
 
+@pytest.mark.parametrize("fault", ["copy", "delete"])
+def test_files_that_were_committed_and_not_moved_are_moved_with_the_next_commit(
+    bucket, monkeypatch, fault
+):
+    real, said = getattr(Cloud, fault), []
+
+    def fails(self, name, to=None):
+        if name != ".lock":
+            raise InputError("503")
+
+    with opened(ADDRESS, said.append) as place:
+        write(place.folder, FIRST)
+        place.commit()
+        while "runs/some/a/b" not in bucket.objects or "/.aside/" in str(list(bucket.objects)):
+            time.sleep(0.01)
+        monkeypatch.setattr(Cloud, fault, fails)
+        write(place.folder, SECOND)
+        place.commit()
+        while not said:
+            time.sleep(0.01)
+        monkeypatch.setattr(Cloud, fault, real)
+        third = SECOND | {"report.json": b"{}"}
+        write(place.folder, third)
+    assert said == ["not uploaded: 503; the next commit tries again"]
+    own = {name.removeprefix("runs/some/"): data for name, data in bucket.objects.items()}
+    del own[COMMIT]
+    assert own == third
+
+
 def test_a_folder_that_was_copied_there_is_resumed(bucket):
     for name, data in FIRST.items():
         bucket.put(f"runs/some/{name}", data)
