@@ -47,7 +47,7 @@ from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.load import load_pair
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.ranking import Runs, retrieve_and_rerank, retrieve_judged
-from rocketjax.retrieval.vectors import Shortened
+from rocketjax.retrieval.vectors import Shortened, Vectors
 from rocketjax.runtime import processes
 from rocketjax.runtime.errors import InputError
 from rocketjax.training.loader import Collator
@@ -187,7 +187,9 @@ def evaluate(run: Run) -> None:
                 f"and {len(missing) - 1:,} more of these queries; --from start judges them again"
             )
 
-    shorter = _at_widths(run, model, corpus)
+    vectors = corpus.index.vectors
+    del corpus  # the devices may have no room for its vectors and for shorter ones
+    shorter = _at_widths(run, model, vectors)
 
     def write() -> None:
         depths, split = run.config.evaluate, run.held_out
@@ -241,10 +243,10 @@ def _judge(run: Run, model: Model, corpus: Corpus, folder: Path) -> Runs:
     return runs
 
 
-def _at_widths(run: Run, model: Model, corpus: Corpus) -> dict[int, PerQuery]:
+def _at_widths(run: Run, model: Model, whole: Vectors) -> dict[int, PerQuery]:
     """What the retriever finds by the first numbers of its vectors, of each width it was trained
     at. The corpus is not encoded again; search is exact."""
-    depths, found, whole = run.config.evaluate, {}, corpus.index.vectors
+    depths, found = run.config.evaluate, {}
     for width in narrower(run.config.loss, model.retriever.module):
         short = model.retriever.truncated(width)
         index = ExactIndex(Shortened(whole, width, short.module.normalize))

@@ -1,5 +1,6 @@
 """Exact top-k by dot product on the accelerators, the corpus spread over all of them."""
 
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -133,11 +134,14 @@ class ExactIndex:
         def placed(read: Callable[[int, int], np.ndarray]) -> jax.Array:
             def part(index: Any) -> np.ndarray:
                 first, last, _ = index[0].indices(self._piece)
-                rows = read(min(start + first, len(vectors)), min(start + last, len(vectors)))
-                missing = [(0, last - first - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
-                return np.pad(rows, missing) if missing[0][1] else rows
+                part = _zeros((last - first, *one.shape[1:]), one.dtype)
+                for at in range(start + first, min(start + last, len(vectors)), self._block):
+                    rows = read(at, min(at + self._block, start + last, len(vectors)))
+                    part[at - start - first :][: len(rows)] = rows
+                return part
 
-            shape = (self._piece, *read(0, 0).shape[1:])
+            one = read(0, 0)  # of its shape and type
+            shape = (self._piece, *one.shape[1:])
             return jax.make_array_from_callback(shape, NamedSharding(self._mesh, P(AXIS)), part)
 
         if vectors.quantised:
@@ -150,6 +154,14 @@ class ExactIndex:
         if self._piece >= len(vectors):
             self._resident = piece
         return piece
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Where jax does not copy it on a CPU, which takes arrays that begin at a multiple of 64."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.zeros(size + 64, np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + size].view(dtype).reshape(shape)
 
 
 def cut(count: int, row: int, devices: int, memory: int | None) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from rocketjax.runtime.progress import Say
 COMMIT = ".commit.json"
 ASIDE = ".aside"
 FROM = ".from"  # files that processes other than the first have written, on their way to it
+# They are below the session of the commit that those have followed: .from/SESSION/FILE.
 _TRIES = 9  # to see a folder between two changes
 
 Skip: TypeAlias = Callable[[Path], bool]  # whether a folder is left out
@@ -60,6 +61,11 @@ class Commit(NamedTuple):
     generation: int  # of .commit.json; 0: there is none
     files: dict[str, Kept]
     gone: list[str]  # files of the commit before which this one does not name
+
+    @property
+    def session(self) -> str:
+        """The start of process 0 that made it: what its id has before a dot."""
+        return self.id.partition(".")[0]
 
     def data(self) -> bytes:
         """As .commit.json holds it."""

@@ -42,8 +42,10 @@ def checked_file(path: Path, max_bytes: int | None = None, root: Path | None = N
         raise InputError(f"{path}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file")
-    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else folder
-    if not target.is_relative_to(folder) and target.parent != blobs:
+    # The hub's cache: snapshots/REVISION/2_Dense/config.json is a link to blobs/HASH.
+    snapshots = (place for place in folder.parents if place.name == "snapshots")
+    blobs = (place.parent / "blobs" for place in snapshots)
+    if not target.is_relative_to(folder) and target.parent not in blobs:
         raise InputError(
             f"{path}: a link to {target}, outside its folder, is not followed; if it is yours, "
             "put a copy in its place"

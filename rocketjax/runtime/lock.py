@@ -33,10 +33,11 @@ def held(folder: Path, say: Say, shared: bool = False, wait: bool = False) -> It
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(folder, say, shared, wait)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
     try:
+        with writing(folder):
+            file.truncate(0)
+            # Not through the file's buffer: closing would try once more what a full disk refused.
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         _release(file, folder / NAME)

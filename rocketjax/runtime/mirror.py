@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from rocketjax.runtime.commits import (
 from rocketjax.runtime.errors import InputError, writing
 from rocketjax.runtime.files import read_json, remove, write_json
 from rocketjax.runtime.lease import Lease, leased
-from rocketjax.runtime.progress import Advance, Say, Watch
+from rocketjax.runtime.progress import Say, Watch, also
 
 EVERY = 60.0  # seconds between two commits in the middle of work, at least
 STATES = "states"  # beside the folder
@@ -86,7 +86,10 @@ class Mirror:
         self._cloud, self._folder, self._lease = cloud, folder, lease
         self._say, self._skip = say, skip
         self._last = _taken_over(cloud)
+        self._session, self._followed = uuid.uuid4().hex, False
         self._known: dict[str, File] = {}  # as they were when the last commit was made of them
+        self._unplaced: set[str] = set()  # files of the last commit that are not in their places
+        self._aside: set[str] = set()  # objects that are not needed once those are
         self._open()
         self._numbers = itertools.count()
         self._waiting: State | None = None  # the newest, while an earlier one is uploaded
@@ -116,18 +119,11 @@ class Mirror:
     def watched(self, watch: Watch) -> Watch:
         """A `Watch` that also commits now and then as work gets done."""
 
-        @contextmanager
-        def watching(name: str, total: int, unit: str) -> Iterator[Advance]:
-            with watch(name, total, unit) as advance:
+        def advanced() -> None:
+            if time.monotonic() - self._committed > EVERY:
+                self.commit()
 
-                def advanced(count: int) -> None:
-                    advance(count)
-                    if time.monotonic() - self._committed > EVERY:
-                        self.commit()
-
-                yield advanced
-
-        return watching
+        return also(watch, advanced)
 
     def flush(self) -> None:
         """Commits, and waits until that is done.
@@ -146,20 +142,29 @@ class Mirror:
                 ) from self._failure
 
     def take(self, names: list[str]) -> None:
-        """Takes files of other processes (follower.py) into the folder, and commits them."""
+        """Takes files of other processes (follower.py) into the folder, and commits them.
 
-        def get(name: str) -> None:
-            path, aside = self._folder / name, self._folder / f".taken.{threading.get_ident()}"
+        Args:
+            names: of objects below FROM.
+        """
+        self._followed = True
+        given = [f"{FROM}/{name}" for name in names]
+        self._get(given)
+        self.flush()
+        with at_once() as pool:
+            list(pool.map(self._cloud.delete, given))
+
+    def _get(self, given: Iterable[str]) -> None:
+        def get(given: str) -> None:
+            path = self._folder / _given_file(given)
+            aside = self._folder / f".taken.{threading.get_ident()}"
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._cloud.get(f"{FROM}/{name}", aside)
+                self._cloud.get(given, aside)
                 aside.replace(path)
 
         with at_once() as pool:
-            list(pool.map(get, names))
-        self.flush()
-        with at_once() as pool:
-            list(pool.map(self._cloud.delete, [f"{FROM}/{name}" for name in names]))
+            list(pool.map(get, given))
 
     def close(self) -> None:
         """Ends the thread, once it has uploaded what waits."""
@@ -179,8 +184,16 @@ class Mirror:
             bring(self._cloud, self._folder, self._last, self._say)
             write_json(noted, [self._last.id])
         where = places(self._cloud, self._last)
-        left = [n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)]
-        self._tidy([name for name in where if where[name] != name], left)
+        self._unplaced = {name for name in where if where[name] != name}
+        left = {n for n in self._cloud.objects() if n.partition("/")[0] in (ASIDE, FROM)}
+        # Of a stop before others could hand their files over. Who has committed since, knew nothing
+        # of them.
+        given = {n for n in left if n.startswith(f"{FROM}/{self._last.session}/")}
+        given = {n for n in given if _given_file(n) not in self._last.files}
+        self._aside = left - given
+        self._tidy()
+        self._get(given)
+        self._aside = given  # until a commit has the files
 
     def _upload_all(self) -> None:
         while True:
@@ -213,9 +226,12 @@ class Mirror:
         for name, file in state.files.items():
             same = self._known.get(name) == file
             files[name] = before[name] if same else kept_of(state.folder / name, file.size)
-        if files != before:
+        # Who follows is to know whose commits are next.
+        first = self._followed and self._last.session != self._session
+        if files != before or first:
             new = [name for name, kept in files.items() if before.get(name) != kept]
             paths = {_aside(files[name]): name for name in new}  # equal files once
+            self._aside |= paths.keys()
 
             def put(to: str) -> None:
                 name = paths[to]
@@ -223,10 +239,11 @@ class Mirror:
 
             with at_once() as pool:
                 list(pool.map(put, paths))
-            gone = sorted(before.keys() - files.keys())
-            self._write(Commit(uuid.uuid4().hex, 0, files, gone))
-            self._tidy(new, list(paths))
+            gone = sorted({*before, *self._last.gone} - files.keys())
+            self._write(Commit(f"{self._session}.{uuid.uuid4().hex}", 0, files, gone))
+            self._unplaced = {*self._unplaced, *new} & files.keys()
         self._known = state.files
+        self._tidy()  # what an earlier one has failed to do, too
 
     def _write(self, commit: Commit) -> None:
         self._note([self._last.id, commit.id])  # a kill may come before or after
@@ -252,13 +269,16 @@ class Mirror:
                 f"{self._cloud.address}, from where the same command resumes"
             )
 
-    def _tidy(self, new: list[str], aside: list[str]) -> None:
+    def _tidy(self) -> None:
         """Copies files to their places, and removes what is not needed any more."""
         self._lease.check()
-        where = [_aside(self._last.files[name]) for name in new]
+        new = sorted(self._unplaced)
         with at_once() as pool:
-            list(pool.map(self._cloud.copy, where, new))
-            list(pool.map(self._cloud.delete, [*aside, *self._last.gone]))
+            list(pool.map(self._cloud.copy, (_aside(self._last.files[n]) for n in new), new))
+            self._unplaced.clear()  # before what lies aside is removed
+            list(pool.map(self._cloud.delete, [*self._aside, *self._last.gone]))
+        self._aside.clear()
+        self._last = self._last._replace(gone=[])
 
 
 def _taken_over(cloud: Cloud) -> Commit:
@@ -269,6 +289,11 @@ def _taken_over(cloud: Cloud) -> Commit:
         generation = cloud.write(COMMIT, last.data(), last.generation)
         if generation is not None:
             return last._replace(generation=generation)
+
+
+def _given_file(given: str) -> str:
+    """The file that an object .from/SESSION/FILE is to be."""
+    return given.split("/", 2)[2]
 
 
 def _aside(kept: Kept) -> str:

@@ -33,7 +33,7 @@ class Exchange(NamedTuple):
     """How processes with no disk in common share what they write."""
 
     share: Callable[[], None]  # process 0: lets the others have what is there; they: fetch it
-    give: Callable[[], list[str]]  # lets process 0 have what was written here; the files' names
+    give: Callable[[], list[str]]  # lets process 0 have what was written here; names for `take`
     take: Callable[[list[str]], None]  # process 0: takes files that were given
 
 

@@ -55,6 +55,22 @@ def pace(rate: float | None) -> str:
     return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
 
 
+def also(watch: Watch, then: Callable[[], None]) -> Watch:
+    """A `Watch` that also calls `then` whenever work gets done."""
+
+    @contextmanager
+    def watching(name: str, total: int, unit: str) -> Iterator[Advance]:
+        with watch(name, total, unit) as advance:
+
+            def advanced(count: int) -> None:
+                advance(count)
+                then()
+
+            yield advanced
+
+    return watching
+
+
 class _Lines:
     """The work of one block and its clock."""
 

@@ -64,7 +64,11 @@ def opened(name: str, say: Say, shared: bool = False, skip: Skip = nothing) -> I
     # Processes of one machine share its cache, and not their folders.
     folder = own_folder(name, f"runs-of-process-{processes.number()}")
     with held(folder, say):
-        follower = Follower(Cloud(name), folder)
+        follower = Follower(Cloud(name), folder, say)
         with processes.exchanging(Exchange(follower.follow, follower.give, _refused)):
             processes.barrier()
-            yield Workplace(folder, lambda watch: watch, uncommitted)
+            try:
+                yield Workplace(folder, follower.watched, uncommitted)
+            except BaseException:
+                follower.try_to_offer()
+                raise

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from others import modular
 from record import make_record
 from safetensors.numpy import save
 from tiny import vectors_folder
 
+import rocketjax
 from rocketjax.config import options
 from rocketjax.config.schema import ComputeConfig, Config, IndexConfig, ListConfig, TextConfig
 from rocketjax.data import lists, store
@@ -707,18 +709,38 @@ def test_settings_that_are_no_such_file_are_refused(name, file, fault, weights, 
         assert (fault in ("deep", "pipe") and not path.is_file()) or path.name == "vocab.txt"
 
 
-def test_a_link_within_the_folder_or_the_hubs_cache_is_followed(weights, tmp_path):
-    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots" / "0123abc"
+def link_to_blobs(folder):
+    """As the hub's cache has the files of a snapshot."""
+    blobs = folder.parent.parent / "blobs"
     blobs.mkdir()
+    for i, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        path.rename(blobs / f"blob{i}")
+        path.symlink_to(os.path.relpath(blobs / f"blob{i}", path.parent))
+
+
+def test_a_link_within_the_folder_or_the_hubs_cache_is_followed(weights, tmp_path):
+    folder = tmp_path / "snapshots" / "0123abc"
     folder.mkdir(parents=True)
     make_model(folder, weights)
-    for i, path in enumerate(sorted(folder.iterdir())):
-        path.rename(blobs / f"blob{i}")
-        path.symlink_to(f"../../blobs/blob{i}")
+    link_to_blobs(folder)
     use_model(folder)
     (folder / "config.json").rename(folder / "real.json")
     (folder / "config.json").symlink_to("real.json")
     use_model(folder)
+
+
+def test_a_module_in_a_folder_of_its_own_is_read_from_the_hubs_cache(weights, tmp_path):
+    folder = tmp_path / "models--o--m" / "snapshots" / "0123abc"
+    shutil.copytree(weights, folder / "0_Transformer")
+    modular(folder, inner="0_Transformer")
+    link_to_blobs(folder)
+    assert rocketjax.open_retriever(folder).module.pooling == "mean"
+    path = folder / "0_Transformer" / "model.safetensors"
+    path.resolve().rename(tmp_path / "secret")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=rf"a link to {tmp_path}/secret, outside its folder"):
+        rocketjax.open_retriever(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "00000.npy", "00000.ids.npy"])

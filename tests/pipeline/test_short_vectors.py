@@ -1,7 +1,9 @@
 """A whole run with vectors that are cut, trained at two widths and stored in few bits."""
 
+import gc
 import json
 
+import jax
 import numpy as np
 import pytest
 from small_run import config
@@ -32,7 +34,17 @@ def test_every_door_heeds_the_width_and_the_type(weights, collection, tmp_path, 
         reranker_warmup=stage,
         joint=stage,
     )
-    assert pipeline.run(settings, said.append, unwatched) is not None
+    searched = []  # for each search, whether a corpus of codes is on the devices as it begins
+
+    def watch(name, total, unit):
+        if name == "retrieve":
+            gc.collect()
+            there = [(x.dtype, x.shape[1:]) for x in jax.live_arrays()]
+            searched.append((np.int8, (8,)) in there)
+        return unwatched(name, total, unit)
+
+    assert pipeline.run(settings, said.append, watch) is not None
+    assert not searched[-1]  # by one number: the whole vectors have made room
     (line,) = (line for line in said if "scores are cosines" in line)
     assert "of 8 numbers" in line and "its losses are of 8 (0.5), 1 (0.5) numbers" in line
     assert any("int8, 12 bytes a vector" in one and "recall@10" in one for one in said)

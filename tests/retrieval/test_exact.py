@@ -1,5 +1,6 @@
 """Exact search against numpy's stable argsort, to the row, on any number of devices."""
 
+import tracemalloc
 import weakref
 
 import jax
@@ -82,6 +83,18 @@ def test_a_corpus_that_fits_is_placed_once(tmp_path, monkeypatch):
     read.clear()
     streamed.search(queries, 3)
     assert sum(read) == 1001 and max(read) == 128  # no more than a device may hold
+
+
+def test_placing_a_corpus_takes_its_size_once(tmp_path):
+    """Of this process' memory; on a CPU jax takes that for its own."""
+    passages = np.ones((50_001, 64), np.float32)
+    index = ExactIndex(vectors_folder(tmp_path, passages, shard=20_000), jax.devices()[:1])
+    tracemalloc.start()
+    try:
+        index.search(passages[:1], 1)
+        assert tracemalloc.get_traced_memory()[1] < 1.6 * passages.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_one_piece_at_a_time_is_on_the_devices(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """One at a time in a folder: whoever holds it is named, and a dead owner holds nothing."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -77,3 +78,14 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), lock.held(tmp_path / "file", say):
         pass
+
+
+def test_a_full_disk_is_bad_input_and_leaves_no_lock(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # files are made, and hold nothing
+    try:
+        with pytest.raises(InputError, match="cannot be written"), lock.held(tmp_path, say):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

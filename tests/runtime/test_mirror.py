@@ -14,7 +14,9 @@ from rocketjax.runtime.cloud import Cloud, own_folder
 from rocketjax.runtime.commits import COMMIT, files_of, link_files, nothing
 from rocketjax.runtime.copies import local
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.mirror import Mirror
+from rocketjax.runtime.follower import Follower
+from rocketjax.runtime.lock import held
+from rocketjax.runtime.mirror import Mirror, mirrored
 from rocketjax.runtime.workplace import opened
 
 ADDRESS = "gs://data/runs/some"
@@ -249,6 +251,35 @@ def test_what_could_not_be_uploaded_is_said_and_tried_again(bucket):
     assert seen() == FIRST
 
 
+@pytest.mark.parametrize("fault", ["copy", "delete"])
+def test_files_that_were_committed_and_not_moved_are_moved_with_the_next_commit(
+    bucket, monkeypatch, fault
+):
+    real, said = getattr(Cloud, fault), []
+
+    def fails(self, name, to=None):
+        if name != ".lock":
+            raise InputError("503")
+
+    with opened(ADDRESS, said.append) as place:
+        write(place.folder, FIRST)
+        place.commit()
+        while "runs/some/a/b" not in bucket.objects or "/.aside/" in str(list(bucket.objects)):
+            time.sleep(0.01)
+        monkeypatch.setattr(Cloud, fault, fails)
+        write(place.folder, SECOND)
+        place.commit()
+        while not said:
+            time.sleep(0.01)
+        monkeypatch.setattr(Cloud, fault, real)
+        third = SECOND | {"report.json": b"{}"}
+        write(place.folder, third)
+    assert said == ["not uploaded: 503; the next commit tries again"]
+    own = {name.removeprefix("runs/some/"): data for name, data in bucket.objects.items()}
+    del own[COMMIT]
+    assert own == third
+
+
 def test_a_folder_that_was_copied_there_is_resumed(bucket):
     for name, data in FIRST.items():
         bucket.put(f"runs/some/{name}", data)
@@ -343,6 +374,64 @@ def test_a_damaged_commit_is_named(bucket):
 def test_no_such_bucket(bucket):
     with pytest.raises(InputError, match=r"gs://nowhere/x.*404"):
         local("gs://nowhere/x")
+
+
+@contextmanager
+def two_hosts():
+    """Process 0's mirror and process 1's follower, and their folders."""
+    own, other = (own_folder(ADDRESS, f"runs{of}") for of in ("", "-of-process-1"))
+    with held(own, print), held(other, print), mirrored(ADDRESS, own, print, nothing) as mirror:
+        follower = Follower(Cloud(ADDRESS), other, print)
+        meet(mirror, follower)
+        yield mirror, follower, own, other
+
+
+def meet(mirror, follower):
+    mirror.take(follower.give())
+    follower.follow()
+
+
+SHARD = {"00001.npy": b"hours of work"}
+
+
+@pytest.mark.parametrize("stop", ["kill", "kill after a commit", "machines lost"])
+def test_what_others_wrote_since_they_met_last_outlasts_a_stop(bucket, monkeypatch, tmp_path, stop):
+    with suppress(Lost), two_hosts() as (mirror, follower, own, other):
+        write(own, FIRST)
+        meet(mirror, follower)
+        write(other, FIRST | SHARD)
+        if stop != "kill":
+            write(own, SECOND)  # files that the other still has are gone from here
+            mirror.flush()
+        if stop == "machines lost":
+            follower.offer()  # as it does once a minute
+            follower.follow()
+            assert contents(other) == SECOND | SHARD
+        bucket.refuse = lambda method, name: True
+        raise Lost
+    bucket.refuse = lambda method, name: False
+    if stop == "machines lost":
+        fresh_machine(monkeypatch, tmp_path / "second")
+    with two_hosts() as (_, _, own, other):
+        assert contents(own) == contents(other) == (FIRST if stop == "kill" else SECOND) | SHARD
+    assert seen() == contents(other)
+    assert not [name for name in bucket.objects if "/.from/" in name]
+
+
+def test_what_another_wrote_gives_way_where_others_went_on(bucket, monkeypatch, tmp_path):
+    with suppress(Lost), two_hosts() as (mirror, follower, own, other):
+        write(own, FIRST)
+        meet(mirror, follower)
+        write(other, FIRST | SHARD)
+        bucket.refuse = lambda method, name: True
+        raise Lost
+    bucket.refuse = lambda method, name: False
+    fresh_machine(monkeypatch, tmp_path / "second")
+    with opened(ADDRESS, lambda _: None) as place:
+        write(place.folder, SECOND)
+    fresh_machine(monkeypatch, tmp_path / "first")
+    with two_hosts() as (_, _, own, other):
+        assert contents(own) == contents(other) == SECOND
 
 
 def test_progress_commits_at_times(bucket, monkeypatch):
