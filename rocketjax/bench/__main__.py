@@ -13,11 +13,12 @@ from rocketjax.config.schema import MINILM, ComputeConfig
 from rocketjax.runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from rocketjax.bench.latency import Latency
     from rocketjax.bench.measure import Fact, Result
     from rocketjax.bench.work import Ours
     from rocketjax.data.collection import Collection
 
-Task = Literal["encode", "rerank", "train", "mine", "search", "facts", "families"]
+Task = Literal["encode", "rerank", "train", "mine", "search", "serve", "facts", "families"]
 Runtime = Literal["torch", "compiled", "onnx", "openvino"]
 Figure = TypeVar("Figure", bound=tuple)
 
@@ -35,6 +36,9 @@ class Bench:
 
     search: ScaNN through our interface beside ScaNN itself, and beside faiss' IVFFlat, both tuned
     to a recall@10 of 0.95; exact search beside torch.
+
+    serve: milliseconds until 1, 8 and 32 clients have 50 passages retrieved and re-ranked, beside
+    sentence-transformers, and beside its re-ranker in int8.
 
     facts: rocketjax alone, beside what it should reach; takes minutes.
 
@@ -96,6 +100,7 @@ class Bench:
 
 
 def _bench(options: Bench) -> None:
+    from rocketjax.bench.latency import latencies_table
     from rocketjax.bench.measure import facts_table, lost, machine, read_results, results_table
     from rocketjax.bench.work import Ours, make_work
     from rocketjax.data.load import load_collection
@@ -120,15 +125,19 @@ def _bench(options: Bench) -> None:
     ours = Ours(work, options.compute)
     results = list(_said(_results(options, collection, ours)))
     facts = list(_said(_facts(options, ours)))
+    latencies = list(_said(_latencies(options, collection, ours)))
     if results:
         console.print(results_table(results))
     if facts:
         console.print(facts_table(facts))
+    if latencies:
+        console.print(latencies_table(latencies))
     if options.json:
         figures = {
             "machine": machine(),
             "results": [result._asdict() for result in results],
             "facts": [fact._asdict() for fact in facts],
+            "latencies": [latency._asdict() for latency in latencies],
         }
         write_json(Path(options.json), figures)
     if fallen := list(lost(results, earlier)):
@@ -150,6 +159,14 @@ def _results(options: Bench, collection: "Collection", ours: "Ours") -> "Iterato
     if "search" in options.tasks:
         queries = sample_queries(split, options.searched, seed=0)
         yield from _searches(options, collection, list(queries.queries.values()))
+
+
+def _latencies(options: Bench, collection: "Collection", ours: "Ours") -> "Iterator[Latency]":
+    from rocketjax.bench import latency
+
+    if "serve" in options.tasks:
+        split, folder = collection.split(options.split), Path(options.vectors_folder) / "passages"
+        yield from latency.measure(ours, collection, split, folder, say, watch)
 
 
 def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":

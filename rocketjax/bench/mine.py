@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rocketjax.config.schema import IndexConfig, ListConfig
 from rocketjax.data.collection import Collection, Split, relevant
 from rocketjax.mining.mine import mine
 from rocketjax.retrieval.encode import encode_corpus
-from rocketjax.retrieval.index import Sample
+from rocketjax.retrieval.index import Index, Sample
 from rocketjax.retrieval.model import Corpus, Model
 from rocketjax.retrieval.open import build_index
 from rocketjax.runtime.progress import Say, Watch, unwatched
@@ -38,12 +39,7 @@ def measure(
         folder: of the corpus' vectors, which both sides search; those that are there stay.
     """
     judged = Split({query: split.queries[query] for query in split.qrels}, split.qrels)
-    weights = ours.work.weights
-    vectors = encode_corpus(ours.retriever, weights, collection, IndexConfig(), folder, watch)
-    assert vectors is not None  # a single process has encoded all of them
-    queries = ours.retriever.encode_query(list(judged.queries.values()), steady=True)
-    sample = Sample("queries", lambda: queries)
-    index = build_index(vectors, IndexConfig(), sample, min(LISTS.depth, len(vectors)), say)
+    index = indexed(ours, collection, list(judged.queries.values()), folder, say, watch)
     model, corpus = Model(ours.retriever, ours.reranker), Corpus(index, collection.by_id)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
@@ -56,6 +52,22 @@ def measure(
         work.write_text(json.dumps(_work(ours, collection, judged, folder)), "utf-8")
         with worker_process("rocketjax.bench.rivals.mining", work) as rival:
             return compare("mine", "queries", len(judged.queries), run, rival, rounds)
+
+
+def indexed(
+    ours: Ours,
+    collection: Collection,
+    queries: Sequence[str],
+    folder: Path,
+    say: Say,
+    watch: Watch,
+) -> Index:
+    """An index over the corpus' vectors, which are kept in `folder`; queries measure its recall."""
+    weights = ours.work.weights
+    vectors = encode_corpus(ours.retriever, weights, collection, IndexConfig(), folder, watch)
+    assert vectors is not None  # a single process has encoded all of them
+    sample = Sample("queries", lambda: ours.retriever.encode_query(queries, steady=True))
+    return build_index(vectors, IndexConfig(), sample, min(LISTS.depth, len(vectors)), say)
 
 
 def _work(ours: Ours, collection: Collection, split: Split, folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from on_disk import make_weights
 from tiny import list_batch, models, packed, vectors_folder
 
 from rocketjax.bench import __main__ as bench
-from rocketjax.bench import collectives, compiles, families, plan, search
+from rocketjax.bench import collectives, compiles, families, latency, plan, search
 from rocketjax.bench import facts as bench_facts
 from rocketjax.bench import measure as pair
 from rocketjax.bench.measure import worker_process
@@ -418,3 +419,38 @@ def test_a_plan_counts_the_slots_of_packed_rows():
     assert planned()["encode"][1] == pytest.approx(21_015_324 * forward(127.3))
     longest = planned(passage_length=0)["encode"][1]  # as long as BERT reads: rows of 512
     assert longest == pytest.approx(21_015_324 * forward(127.3, 512))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
+def test_latencies_are_of_every_side_and_number_of_clients(weights, collection, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    pytest.importorskip("onnxruntime", reason="the extra `bench` brings it")
+    args = ["--tasks", "serve", "--weights", str(weights), "--collection", str(collection)]
+    args += ["--passage-length", "12", "--query-length", "10", "--pair-length", "20"]
+    args += ["--passages", "10", "--lists", "4", "--length", "3"]
+    args += ["--vectors-folder", str(tmp_path / "vectors")]
+    figures = tmp_path / "figures.json"
+    assert bench.main([*args, "--json", str(figures)]) == 0, capsys.readouterr().err
+    rows = json.loads(figures.read_text())["latencies"]
+    sides = ["rocketjax", *latency.RIVALS.values()]
+    assert [(row["side"], row["clients"]) for row in rows] == [
+        (side, clients) for side in sides for clients in latency.CLIENTS
+    ]
+    assert all(0 < row["median"] <= row["p99"] and row["rate"] > 0 for row in rows)
+
+
+def test_every_client_asks_in_turn_and_is_timed():
+    asked, lock = [], threading.Lock()
+
+    def ask(query):
+        with lock:
+            asked.append(query)
+        time.sleep(0.01)
+
+    each, whole = latency.asked(ask, ["a", "b", "c"], 4)
+    assert len(each) == 24 and len(asked) == 25  # one to warm up
+    assert min(each) >= 0.01 and 0.06 <= whole < sum(each)
+    found = latency.latency("ours", 4, [0.1] * 98 + [0.2, 0.3], 2.0)
+    assert found.median == pytest.approx(100) and found.rate == 50
+    assert 200 <= found.p99 < 300

@@ -18,23 +18,39 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from rocketjax.bench.work import Work
 
 Text = str | tuple[str, str]
-EXPORTED = ("onnx", "openvino")
+Run = Callable[[dict[str, np.ndarray]], np.ndarray]
+EXPORTED = ("onnx", "openvino")  # and "int8": ONNX Runtime, weights quantised
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def encode(runtime: str, work: Work) -> Callable[[int], Any]:
     """Passages to vectors of length 1, the mean of their tokens' states."""
     model = _Vectors(AutoModel.from_pretrained(work.weights, use_safetensors=True))
-    return _exported(runtime, model, work.weights, work.passages, work.passage_length)
+    run = _dealt(_session(runtime, model), work.weights, work.passage_length)
+    return lambda batch: run(work.passages, batch)
 
 
 def rerank(runtime: str, work: Work) -> Callable[[int], Any]:
     """Pairs to scores."""
     folder = work.reranker or work.weights
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, use_safetensors=True
+    run = _dealt(_session(runtime, _judge(folder)), folder, work.pair_length)
+    return lambda batch: run(work.pairs, batch)
+
+
+def scorer(
+    runtime: str, folder: str, length: int, batch: int
+) -> Callable[[list[tuple[str, str]]], Any]:
+    """What gives pairs their scores."""
+    run = _dealt(_session(runtime, _judge(folder)), folder, length)
+    return lambda pairs: run(pairs, batch)
+
+
+def _judge(folder: str) -> nn.Module:
+    return _Scores(
+        AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, use_safetensors=True
+        )
     )
-    return _exported(runtime, _Scores(model), folder, work.pairs, work.pair_length)
 
 
 class _Vectors(nn.Module):
@@ -63,14 +79,11 @@ def _named(model: Any, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor
     return dict(zip(taken, inputs, strict=False))
 
 
-def _exported(
-    runtime: str, model: nn.Module, folder: str, texts: Sequence[Text], length: int
-) -> Callable[[int], Any]:
-    """What runs all texts, by batch size."""
+def _dealt(run: Run, folder: str, length: int) -> Callable[[Sequence[Text], int], np.ndarray]:
+    """What runs all of some texts, so many at once."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    run = _session(runtime, model.eval())
 
-    def all_of_them(batch: int) -> np.ndarray:
+    def all_of_them(texts: Sequence[Text], batch: int) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
         results: list[Any] = [None] * len(texts)
         for start in range(0, len(order), batch):
@@ -88,24 +101,31 @@ def _exported(
     return all_of_them
 
 
-def _session(runtime: str, model: nn.Module) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def _session(runtime: str, model: nn.Module) -> Run:
     """The model exported and opened by a runtime: inputs by name to results, a row each."""
     free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts, and tokens of the longest
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in INPUTS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            model,
+            model.eval(),
             example,
             str(path),
             dynamo=True,
             input_names=list(INPUTS),
             dynamic_shapes=((free,) * len(INPUTS),),
         )
-        if runtime == "onnx":
+        if runtime == "int8":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            path, whole = path.with_name("int8.onnx"), path
+            quantize_dynamic(whole, path, weight_type=QuantType.QInt8)
+        if runtime in ("onnx", "int8"):
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            session: Any = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"]
+            )
             known = {each.name for each in session.get_inputs()}
             return lambda tokens: session.run(None, {name: tokens[name] for name in known})[0]
         import openvino

@@ -59,7 +59,8 @@ class Rivals:
         model = SentenceTransformer(self.work.weights, model_kwargs=precision())
         model.max_seq_length = self.work.passage_length
         if runtime == "compiled":
-            model[0].auto_model.compile(dynamic=True)
+            encoder: Any = model[0]
+            encoder.auto_model.compile(dynamic=True)
         return lambda batch: model.encode(self.work.passages, batch_size=batch)
 
     def rerank(self, runtime: str) -> Callable[[int], Any]:
@@ -68,7 +69,7 @@ class Rivals:
 
         if runtime in runtimes.EXPORTED:
             return runtimes.rerank(runtime, self.work)
-        model = CrossEncoder(
+        model: Any = CrossEncoder(
             self.work.reranker or self.work.weights,
             num_labels=1,
             max_length=self.work.pair_length,
