@@ -235,9 +235,10 @@ class ListConfig(Composition):
     scored: Count = at("mine", 20)
     """How many of a query's best passages behind `range_min` the re-ranker scores for denoised
     lists; 0, or with a rule by score: top_n."""
-    low: Whole = at("mine", 0.1)
+    low: Whole = at("mine", 0.5)
     """A denoised list's negatives are those the re-ranker gives a probability below this, and
-    where they are too few, unscored ones (`depth`)."""
+    where they are too few, unscored ones (`depth`). 0.5, by Platt's calibration: those that look
+    more like a candidate than like a positive."""
     high: Whole = at("mine", 0.9)
     """A passage above this may become a pseudo-positive."""
     # Unlabelled queries are drawn among the others, for the retriever's warm-up too.

@@ -335,7 +335,7 @@ def test_the_report_counts_what_happened():
 
 
 def test_float_noise_does_not_change_lists():
-    config = ListConfig(length=4, top_n=20)
+    config = ListConfig(length=4, top_n=20, low=0.1)
     noisy = [0.0, -2.1972251, 1.5, -3.0, -3.5]  # the second a hair above and below p = 0.1
     rows = [
         Candidates("q", ("gold",), tuple("abcde"), tuple(x + e for x in noisy), (3.0,))

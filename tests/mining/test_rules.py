@@ -114,7 +114,7 @@ def test_without_denoised_lists_nothing_is_said_to_be_dropped():
     _, report = composed(relative_margin=0.05)
     said = describe(report, str, str)
     assert "12 candidates scored\n" in said + "\n" and "too likely" not in said
-    _, report = composed(relative_margin=0.05, denoised=1.0, length=4)
+    _, report = composed(relative_margin=0.05, denoised=1.0, length=4, low=0.1)
     assert "12 candidates scored: 10 too likely" in describe(report, str, str)
 
 
