@@ -165,7 +165,8 @@ class ComputeConfig:
     """What spreads the train step over the devices; both give the same result."""
     batch: Count = at("start", 0)
     """Texts of full length a device encodes or scores at once, outside training, or as many tokens
-    of shorter ones; 0: 256, on a CPU 16 and at most 1,024 tokens (more would leave its caches)."""
+    of shorter ones; 0: 256, on a CPU 16 and at most 1,024 tokens (more would leave its caches). A
+    CPU has one such batch at work for each of its cores, up to four."""
     chunk: Count = at("warm-retriever", 0)
     """Texts a device holds the activations of in training, on average; 0: all of its batch. A chunk
     is run again in the backward pass, so batches of thousands of queries and long lists fit."""

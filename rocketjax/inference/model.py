@@ -38,6 +38,7 @@ from rocketjax.runtime.threads import cores, in_threads
 from rocketjax.text.batch import Rows, Text
 from rocketjax.text.tokenizer import Tokenizer
 
+ON_CPU = 4  # programs at once, where there are as many cores: more have never been measured
 IN_FLIGHT = 3  # batches given to accelerators before the first result: they never wait for the host
 
 
@@ -185,7 +186,8 @@ def _started(
     if jax.default_backend() == "cpu":
         # One program does not keep all cores busy: between its products they wait for each other.
         # jax runs programs one after another unless they come from several threads.
-        yield from in_threads(lambda group: jax.block_until_ready(start(group)), dealt, cores())
+        threads = min(cores(), ON_CPU)
+        yield from in_threads(lambda group: jax.block_until_ready(start(group)), dealt, threads)
         return
     running: deque[tuple[list[Unit], jax.Array]] = deque()
     for group in dealt:
