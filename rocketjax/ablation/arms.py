@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rocketjax.config.changes import ORDER, changes, differences
 from rocketjax.config.fields import Stage
-from rocketjax.config.options import load, read_values
+from rocketjax.config.options import load, load_own, read_values
 from rocketjax.config.schema import Config, EvaluateConfig
 from rocketjax.pipeline import run as pipeline
 from rocketjax.runtime.errors import InputError
@@ -151,7 +151,7 @@ def run_arm(
     target = Path(config.run_dir)
     change = first_change(trial.arms[BASE], trial.arms[arm])
     there = (target / "config.yaml").is_file()
-    if not there or differences(load(target / "config.yaml"), config):
+    if not there or differences(load_own(target / "config.yaml"), config):
         if change not in (None, "start"):
             with held(target, say), new_folder(target) as aside:
                 shutil.copytree(trial.folder / BASE, aside, dirs_exist_ok=True)

@@ -30,15 +30,16 @@ class Sizes:
     """What is drawn; of each, 0 is all there are."""
 
     train: int  # queries
-    held_out: int  # queries of split dev
+    held_out: int  # queries of `held_out_split`
     passages: int  # at least those that are judged for these queries
     seed: int
     unlabelled: int = 0  # further training queries, whose labels are left out; here 0 is none
     hidden: float | None = None  # share of labels; None: passages and labels as they are
+    held_out_split: str = "dev"
 
 
 def write_sample(collection: Collection, folder: Path, sizes: Sizes) -> None:
-    """Writes splits train and dev with a part of the queries, and a corpus for them.
+    """Writes splits train and the held-out one with a part of the queries, and a corpus for them.
 
     All passages that are judged for these queries are in the corpus; others are drawn until there
     are enough. A smaller corpus is easier to search: compare figures only with each other. Windows
@@ -54,6 +55,8 @@ def write_sample(collection: Collection, folder: Path, sizes: Sizes) -> None:
     }
     if not sizes.unlabelled:
         del request["unlabelled"]  # as samples were described before it was an option
+    if sizes.held_out_split == "dev":
+        del request["held_out_split"]  # likewise
     request |= {"collection": collection.fingerprint}
     if folder.is_dir():
         _check_same(folder, request)
@@ -62,10 +65,10 @@ def write_sample(collection: Collection, folder: Path, sizes: Sizes) -> None:
     truth: Mapping[str, Qrels] = {name: split.qrels for name, split in drawn.splits.items()}
     if sizes.hidden is not None:
         drawn = _with_labels(drawn, hide(truth["train"], sizes.hidden, sizes.seed))
-    counts |= _counts(drawn, truth)
+    counts |= _counts(drawn, truth, sizes.held_out_split)
     with new_folder(folder) as aside:
         _write_collection(aside, drawn)
-        withheld = [name for name in truth if name != "dev"]
+        withheld = [name for name in truth if name != sizes.held_out_split]
         if sizes.unlabelled or sizes.hidden is not None:
             _write_judgements(aside / "truth", {name: truth[name] for name in withheld})
         write_json(aside / COUNTS, counts)
@@ -111,9 +114,9 @@ def _draw(collection: Collection, sizes: Sizes) -> tuple[Collection, dict[str, i
     known, by_name = sizes.hidden is not None, collection.name == "demo"
     if known and by_name:
         collection = with_namesakes(collection)
-    drawn = {}
+    drawn, held_out = {}, sizes.held_out_split
     most = sizes.train + sizes.unlabelled if sizes.train else 0
-    for name, number in (("train", most), ("dev", sizes.held_out)):
+    for name, number in (("train", most), (held_out, sizes.held_out)):
         queries = _order(collection.split(name), rng)
         if known:
             queries = _with_several(queries, collection, name, passed)
@@ -124,11 +127,11 @@ def _draw(collection: Collection, sizes: Sizes) -> tuple[Collection, dict[str, i
             f"{collection.name}: --unlabelled {sizes.unlabelled} leaves none of "
             f"{len(drawn['train'])} training queries with a label; ask for fewer"
         )
-    names = {"train": drawn["train"][:labelled], "dev": drawn["dev"]}
+    names = {"train": drawn["train"][:labelled], held_out: drawn[held_out]}
     if sizes.unlabelled:
         names["unlabelled"] = drawn["train"][labelled:]
     splits = {
-        name: collection.split("dev" if name == "dev" else "train").only(sorted(queries))
+        name: collection.split(held_out if name == held_out else "train").only(sorted(queries))
         for name, queries in names.items()
     }
     passages = InMemory(_corpus(collection, splits, sizes.passages, rng))
@@ -175,8 +178,8 @@ def _corpus(
     return (passage for passage in collection.passages if passage.id in ids)
 
 
-def _counts(drawn: Collection, truth: Mapping[str, Qrels]) -> dict[str, int]:
-    train, dev = drawn.split("train"), drawn.split("dev")
+def _counts(drawn: Collection, truth: Mapping[str, Qrels], held_out: str) -> dict[str, int]:
+    train, dev = drawn.split("train"), drawn.split(held_out)
     unlabelled = truth.get("unlabelled", {})
     relevant, labels = _number(truth["train"]), _number(train.qrels)
     return {

@@ -1,6 +1,5 @@
 """python -m rocketjax.bench: rocketjax and its rivals in turn, on the same texts."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -196,13 +195,14 @@ def _searches(
 ) -> "Iterator[Result]":
     from rocketjax.bench import search
     from rocketjax.models.pretrained import resolve_weights
+    from rocketjax.runtime.threads import cores
 
     weights, folder = str(resolve_weights(options.weights)), Path(options.vectors_folder) / "pieces"
     pieces = search.cut(collection, options.piece, options.vectors)
     retriever, vectors = search.encoded(
         pieces, options.piece, weights, folder, options.compute, watch
     )
-    all_and_one = sorted({os.cpu_count() or 1, 1}, reverse=True)
+    all_and_one = sorted({cores(), 1}, reverse=True)
     threads = [options.threads] if options.threads else all_and_one
     encoded = retriever.encode_query(queries)
     yield from search.measure(vectors, encoded, threads, options.rounds, say)

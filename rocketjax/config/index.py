@@ -1,9 +1,15 @@
-"""How a corpus is stored as vectors and searched."""
+"""How a corpus is stored as vectors and searched, and which of these options go together."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from rocketjax.config.fields import Count, Size, Whole, at
+from rocketjax.runtime.errors import InputError
+
+# Options that only ScaNN reads.
+OF_SCANN = ("target_recall", "leaves", "leaves_to_search", "reorder")
 
 
 @dataclass(frozen=True)
@@ -29,3 +35,45 @@ class IndexConfig:
     """Partitions that a query searches; 0: by `target_recall`."""
     reorder: Count = at("start", 0)
     """Passages that ScaNN scores exactly for a query; 0: by `target_recall`."""
+
+
+def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
+    """Refuses ScaNN over vectors of few bits, and what the kind or the type does not read.
+
+    Raises:
+        InputError: an option is refused; it is named, by `place`.
+    """
+    check_kind(index, place)
+    for name, why in _unread(index).items():
+        if getattr(index, name) != (default := getattr(IndexConfig(), name)):
+            raise InputError(
+                f"{place(f'index.{name}')}: {why}, and this is index.kind {index.kind} of "
+                f"{index.dtype}; leave it out (where a recipe sets it: {default})"
+            )
+
+
+def check_kind(index: IndexConfig, place: Callable[[str], str]) -> None:
+    """Refuses ScaNN over vectors of few bits. Raises InputError."""
+    if index.kind == "scann" and _has_few_bits(index):
+        raise InputError(
+            f"{place('index.kind')}: ScaNN reads vectors in float32 and quantises them itself, and "
+            f"these are {index.dtype}; take index.kind auto or exact, or index.dtype bfloat16"
+        )
+
+
+def as_read(index: IndexConfig) -> IndexConfig:
+    """The same index, and what nothing reads as if it were left out."""
+    return dataclasses.replace(index, **{x: getattr(IndexConfig(), x) for x in _unread(index)})
+
+
+def _unread(index: IndexConfig) -> dict[str, str]:
+    """Options that change nothing about such an index, and why."""
+    few_bits = _has_few_bits(index)
+    unread = {} if few_bits else {"rescore": "only int8 and binary vectors are scored again"}
+    if few_bits or index.kind == "exact":
+        unread |= dict.fromkeys(OF_SCANN, "only ScaNN reads it")
+    return unread
+
+
+def _has_few_bits(index: IndexConfig) -> bool:
+    return index.dtype in ("int8", "binary")

@@ -11,15 +11,14 @@ import pydantic
 import tyro
 import yaml
 
+from rocketjax.config.index import as_read, check_index
 from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.config.schema import Config, Depths, IndexConfig, ListConfig, TextOptions
+from rocketjax.config.schema import Config, Depths, ListConfig, TextOptions
 from rocketjax.runtime.errors import InputError, shown
 
 Options = TypeVar("Options")
 RECIPES = Path(__file__).parents[1] / "recipes"  # configs/, by a link
 _MOST = 2**20  # characters of a config file
-# Options that only ScaNN reads.
-OF_SCANN = ("target_recall", "leaves", "leaves_to_search", "reorder")
 # Of texts, what only one of both models reads.
 OF_RETRIEVER = ("passage_length", "title", "query_prompt", "passage_prompt")
 OF_RERANKER = ("pair_length", "pair_truncation")
@@ -38,10 +37,27 @@ def load(path: str | Path, default: Config | None = None) -> Config:
         InputError: what `find_recipe` or `read_values` raises, or a value that does not
             fit its field; file, line and field are named.
     """
-    path = find_recipe(Path(path))
+    return checked(*_laid_over(find_recipe(Path(path)), default or Config()))
+
+
+def load_own(path: Path) -> Config:
+    """The config that a run wrote into its folder.
+
+    An older version may have let options through that change nothing and are refused by now; the
+    run opens all the same. What its index does not read counts as left out: so it resumes, too.
+
+    Raises:
+        InputError: what `read_values` raises, or a value that does not fit its field.
+    """
+    config = validated(Config, *_laid_over(path, Config()))
+    return dataclasses.replace(config, index=as_read(config.index))
+
+
+def _laid_over(path: Path, default: Config) -> tuple[dict[str, Any], Callable[[str], str]]:
+    """All values, those of a file before those of a default; and where the file sets a name."""
     values, lines = read_values(path)
-    values = _merged(dataclasses.asdict(default or Config()), values)
-    return checked(values, lambda name: f"{path}:{lines.get(name, 1)}: {name}")
+    merged = _merged(dataclasses.asdict(default), values)
+    return merged, lambda name: f"{path}:{lines.get(name, 1)}: {name}"
 
 
 def find_recipe(path: Path) -> Path:
@@ -283,29 +299,6 @@ def _check_simans(lists: ListConfig, place: Callable[[str], str]) -> None:
             f"{place(f'lists.{unused[0]}')}: it is of lists.sampling simans alone, and "
             f"lists.sampling is {lists.sampling}; leave it out, or take simans"
         )
-
-
-def check_index(index: IndexConfig, place: Callable[[str], str]) -> None:
-    """Refuses ScaNN over vectors of few bits, and what the kind or the type does not read.
-
-    Raises:
-        InputError: as `check_lists` does.
-    """
-    few_bits = index.dtype in ("int8", "binary")
-    if index.kind == "scann" and few_bits:
-        raise InputError(
-            f"{place('index.kind')}: ScaNN reads vectors in float32 and quantises them itself, and "
-            f"these are {index.dtype}; take index.kind auto or exact, or index.dtype bfloat16"
-        )
-    unread = {} if few_bits else {"rescore": "only int8 and binary vectors are scored again"}
-    if few_bits or index.kind == "exact":
-        unread |= dict.fromkeys(OF_SCANN, "only ScaNN reads it")
-    for name, why in unread.items():
-        if getattr(index, name) != (default := getattr(IndexConfig(), name)):
-            raise InputError(
-                f"{place(f'index.{name}')}: {why}, and this is index.kind {index.kind} of "
-                f"{index.dtype}; leave it out (where a recipe sets it: {default})"
-            )
 
 
 def check_text(text: TextOptions, unread: Sequence[str], place: Callable[[str], str]) -> None:

@@ -161,17 +161,20 @@ def _pooled(
     return dataclasses.replace(encoder, head=head)
 
 
-def pretrained_tokenizer(weights: str, text: TextConfig) -> Tokenizer:
-    """The tokenizer of the re-ranker that starts from `weights`, whose tensors are not read.
+def pretrained_tokenizer(
+    weights: str, text: TextConfig, kind: Literal["retriever", "reranker"] = "reranker"
+) -> Tokenizer:
+    """The tokenizer of a model that starts from `weights`, whose tensors are not read.
 
     Raises:
         InputError: a folder that is not found or without a usable config.json, a tokenizer that
-            does not fit it, or text lengths beyond its positions.
+            does not fit it, text lengths beyond its positions, or two towers for a re-ranker.
     """
     root = pretrained.resolve_weights(weights)
-    folder = _only_encoder(root)
-    encoder = pretrained.read_encoder_config(folder)
-    return fitting_tokenizer(folder, read_text(root, text, encoder, "reranker").text, encoder)
+    tower = tower_folders(root)[0] if kind == "retriever" else _only_encoder(root)
+    encoder = pretrained.read_encoder_config(tower)
+    reading = read_text(root, text, encoder, kind)
+    return fitting_tokenizer(transformer_folder(root), reading.text, encoder)
 
 
 def fitting_tokenizer(folder: Path, text: TextConfig, config: EncoderConfig) -> Tokenizer:

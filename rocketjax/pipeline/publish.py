@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from rocketjax.config.options import load as load_config
+from rocketjax.config.options import load_own
 from rocketjax.evaluation import results
 from rocketjax.inference.export import export, reranker_differences, retriever_differences
 from rocketjax.inference.upload import push
@@ -23,7 +23,7 @@ def export_run(run: Path, output: Path, owner: Owner, say: Say) -> None:
     for name in ("config.yaml", "report.json"):
         if not (run / name).is_file():
             raise InputError(f"{run / name}: missing; give the folder of a run that was evaluated")
-    about = (load_config(run / "config.yaml"), results.load(run), owner)
+    about = (load_own(run / "config.yaml"), results.load(run), owner)
     cards = {
         "retriever": retriever_card(model.retriever, *about),
         "reranker": reranker_card(model.reranker, *about),

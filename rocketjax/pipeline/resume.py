@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rocketjax.config.changes import EFFECTS, ORDER, changes, differences
-from rocketjax.config.options import dump, load
+from rocketjax.config.options import dump, load_own
 from rocketjax.config.schema import Config, HostsConfig
 from rocketjax.pipeline.context import Run
 from rocketjax.pipeline.stages import STAGES
@@ -55,7 +55,7 @@ def is_renamed(folder: Path, config: Config) -> bool:
     known = all((folder / name).is_file() for name in ("config.yaml", COLLECTION))
     if not known or config.overwrite:
         return False
-    return load(folder / "config.yaml").data.collection != config.data.collection
+    return load_own(folder / "config.yaml").data.collection != config.data.collection
 
 
 def open_folder(
@@ -90,7 +90,7 @@ def open_folder(
 
 
 def _resume(folder: Path, config: Config, say: Say, content: str | None) -> dict[str, float]:
-    old = load(folder / "config.yaml")
+    old = load_own(folder / "config.yaml")
     if content and content == read_object(folder / COLLECTION).get("content"):
         name = config.data.collection
         say(f"{name} has the content that {old.data.collection} had: the run resumes with it")

@@ -130,8 +130,10 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
 
 def _say_what_is_cut(context: Run) -> None:
     config, passages = context.config, context.collection.passages
-    weights = (config.retriever.weights, config.reranker.weights)
-    tokenizers = [pretrained_tokenizer(name, config.text) for name in weights]
+    tokenizers = [
+        pretrained_tokenizer(config.retriever.weights, config.text, "retriever"),
+        pretrained_tokenizer(config.reranker.weights, config.text, "reranker"),
+    ]
     for name, split in (("training", context.train), ("held-out", context.held_out)):
         if line := cut_line(f"{name} texts", split, passages, *tokenizers):
             context.say(line)

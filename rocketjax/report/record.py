@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import pydantic
 
-from rocketjax.config.options import load
+from rocketjax.config.options import load_own
 from rocketjax.config.schema import Config
 from rocketjax.data.lists import read_candidates
 from rocketjax.evaluation import results
@@ -63,7 +63,7 @@ def read(folder: Path) -> Record:
     held_out = _by_stage(folder / "judged.jsonl").get("joint", [])
     rounds = [folder, *_numbered(folder / "rounds").values()]
     return Record(
-        config=load(folder / "config.yaml"),
+        config=load_own(folder / "config.yaml"),
         seconds=_seconds(folder / "stages.json"),
         log={stage: _columns(rows) for stage, rows in log.items()},
         skipped={stage: _skipped(rows) for stage, rows in log.items()},

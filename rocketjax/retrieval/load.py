@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rocketjax.config.options import load as load_config
+from rocketjax.config.options import load_own
 from rocketjax.config.schema import ComputeConfig, IndexConfig
 from rocketjax.data.collection import Collection
 from rocketjax.data.lines import Policy
@@ -103,7 +103,7 @@ def open_corpus(
     own = not index and path.is_file()
     opened = open_index(
         local(index) if index else folder / "index",
-        load_config(path).index if own else IndexConfig(),
+        load_own(path).index if own else IndexConfig(),
         origin_of(retriever, str(folder), collection),
         say if index else unsaid,
     )
@@ -121,7 +121,7 @@ def collection_for(folder: Path, name: str, policy: Policy, say: Say) -> Collect
     path = local(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: no config.yaml that names a collection; give --collection")
-    data = load_config(path).data
+    data = load_own(path).data
     try:
         return load_collection(data.collection, data.on_bad_rows, say)
     except InputError as error:

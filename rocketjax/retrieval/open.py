@@ -8,7 +8,7 @@ import jax
 import pydantic
 
 from rocketjax.config.fields import Size
-from rocketjax.config.options import OF_SCANN, check_index
+from rocketjax.config.index import OF_SCANN, check_index, check_kind
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Index, Sample, recall
@@ -84,7 +84,7 @@ def build_index(
     Raises:
         InputError: what `check_buildable` raises.
     """
-    _check_type(config, vectors)
+    check_index(_typed(config, vectors), str)
     check_buildable(config, len(vectors))
     if vectors.quantised:
         settings = {"rescore": config.rescore}
@@ -96,16 +96,31 @@ def build_index(
         if kept := _kept(vectors, config, sample.name, top_k, say):
             return kept
         return build_scann(vectors, config, sample.encode(), top_k, say, sample.name)
-    folder = vectors.folder / "scann"
-    if config.kind == "exact" and processes.from_main(folder.is_dir):
-        processes.from_main(lambda: shutil.rmtree(folder))
-        say(f"{folder}: removed; a search would have taken it, and --index.kind is exact")
+    if config.kind == "exact":
+        _set_aside(vectors.folder / "scann", say)
     if config.kind == "auto":
         default = IndexConfig()
         unread = [f"index.{x}" for x in OF_SCANN if getattr(config, x) != getattr(default, x)]
         idle = f"; not used: {', '.join(unread)}" if unread else ""
         say(f"{_why_no_scann()}: exact search stands in{idle}")
     return ExactIndex(vectors)
+
+
+def _set_aside(folder: Path, say: Say) -> None:
+    """Renames the ScaNN index that a search would take: it may have cost hours to build."""
+    if not processes.from_main(folder.is_dir):
+        return
+    aside = folder.with_name("scann.unused")
+
+    def rename() -> None:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+
+    processes.from_main(rename)
+    say(
+        f"{folder}: a search would take it, and --index.kind is exact; it is {aside.name}/ now "
+        "(delete it, or rename it back to search it)"
+    )
 
 
 def _takes_scann(config: IndexConfig) -> bool:
@@ -147,7 +162,7 @@ def open_index(folder: Path, config: IndexConfig, expected: Origin, say: Say = u
             ScaNN required where several processes run.
     """
     vectors = Vectors(folder)
-    _check_type(config, vectors)
+    check_kind(_typed(config, vectors), str)
     _check_alone(config)
     for what in ("model", "collection"):
         (old, old_hash), (new, new_hash) = (
@@ -217,8 +232,8 @@ def _measured(index: ExactIndex, config: IndexConfig) -> str:
     return f"{line}; {', '.join(shares)} of float32 on {len(queries)} queries"
 
 
-def _check_type(config: IndexConfig, vectors: Vectors) -> None:
-    check_index(dataclasses.replace(config, dtype=vectors.manifest.dtype), str)
+def _typed(config: IndexConfig, vectors: Vectors) -> IndexConfig:
+    return dataclasses.replace(config, dtype=vectors.manifest.dtype)
 
 
 def _check_alone(config: IndexConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import pydantic
 
-from rocketjax.config.options import OF_SCANN
+from rocketjax.config.index import OF_SCANN
 from rocketjax.config.schema import IndexConfig
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import check_search, recall

@@ -201,6 +201,8 @@ def test_the_folder_that_is_given_decides_who_searches_it(run, collection, tmp_p
     pytest.importorskip("scann")
     exact, other = shutil.copytree(run, tmp_path / "exact"), tmp_path / "other"
     config = (run / "config.yaml").read_text()
+    config = config.replace("target_recall: 0.99", "target_recall: 0.95")  # unread, as of before
+    assert "0.95" in config
     (exact / "config.yaml").write_text(config.replace("kind: auto", "kind: exact"))
     args = ["--model", str(run), "--collection", str(collection), "--output", str(other)]
     assert encode.main([*args, "--index.kind", "scann", "--queries", "dev"]) == 0

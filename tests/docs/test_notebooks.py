@@ -236,6 +236,23 @@ def write_msmarco(folder):
         (folder / f"{name}.tsv").write_text("".join(line + "\n" for line in lines))
 
 
+def test_on_a_single_chip_msmarco_tpu_draws_its_sample(tmp_path, monkeypatch):
+    write_msmarco(tmp_path / "data" / "msmarco")
+    monkeypatch.chdir(tmp_path)
+    cells = read(ROOT / "colab" / "msmarco_tpu.ipynb")["cells"]
+    (data,) = (source(cell) for cell in cells if cell["id"] == "data")
+    names = {"CONFIG": "msmarco_small", "STORAGE": tmp_path / "storage", "Path": Path}
+    names["STORAGE"].mkdir()
+    for _ in range(2):  # the second finds it
+        exec(data, names)
+        splits = names["collection"].splits
+        assert {name: len(split.qrels) for name, split in splits.items()} == {
+            "train": 48,
+            "dev.small": 12,
+        }
+    assert len(names["collection"].passages) == 60
+
+
 @pytest.mark.slow
 def test_msmarco_tpu_trains_and_ranks_the_files_that_are_there(execute, tmp_path):
     write_msmarco(tmp_path / "data" / "msmarco")

@@ -1,5 +1,6 @@
 """A run goes on with its collection wherever that lies now, and with no other."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,16 @@ import pytest
 from small_run import config
 
 from rocketjax.config.options import load
-from rocketjax.config.schema import DataConfig, EvaluateConfig
+from rocketjax.config.schema import (
+    ComputeConfig,
+    DataConfig,
+    EvaluateConfig,
+    IndexConfig,
+    RetrieverConfig,
+    TextConfig,
+)
+from rocketjax.inference.folder import save_retriever
+from rocketjax.inference.start import pretrained_retriever
 from rocketjax.pipeline import run as pipeline
 from rocketjax.pipeline.resume import is_renamed
 from rocketjax.runtime.errors import InputError
@@ -89,6 +99,31 @@ def test_what_was_refused_before_its_first_stage_may_begin_anew(weights, moved, 
     assert left == {"config.yaml", "collection.json"}
     go_on(weights, moved, folder, seed=2)
     assert load(folder / "config.yaml").seed == 2
+
+
+def test_a_run_of_before_resumes_without_what_its_index_does_not_read(weights, moved, tmp_path):
+    path = tmp_path / "run" / "config.yaml"
+    for old, new in (("target_recall: 0.99", "target_recall: 0.95"), ("kind: auto", "kind: exact")):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"index\.kind: exact -> auto"):
+        go_on(weights, moved, tmp_path / "run")
+    said = go_on(weights, moved, tmp_path / "run", index=IndexConfig("exact", shard=25))
+    assert any("every stage asked for is done" in line for line in said)
+
+
+def test_training_starts_from_two_towers(weights, collection, tmp_path):
+    options = RetrieverConfig(str(weights), towers="separate", pooling="cls", normalize=False)
+    start = pretrained_retriever(options, TextConfig(10, 10, 18), ComputeConfig())
+    save_retriever(tmp_path / "towers", start)
+    towers = dataclasses.replace(options, weights=str(tmp_path / "towers"))
+    pipeline.run(
+        config(weights, collection, tmp_path / "run", retriever=towers, **FIRST), str, unwatched
+    )
+    assert "start" in json.loads((tmp_path / "run" / "stages.json").read_text())
+    one = config(tmp_path / "towers", collection, tmp_path / "other", **FIRST)
+    with pytest.raises(InputError, match="a re-ranker starts from one encoder; export it"):
+        pipeline.run(one, str, unwatched)  # at once, not after the retriever's stages
 
 
 def test_only_a_run_of_another_name_is_looked_into(weights, moved, collection, tmp_path):

@@ -265,7 +265,9 @@ def test_an_index_of_other_options_is_built_again_and_one_of_these_is_kept(tmp_p
     built("queries of dev", leaves=9, leaves_to_search=9)
     assert "built again; an older version built it" in said[-2]
     built(kind="exact")
-    assert "removed" in said[-1] and not path.exists()
+    assert "it is scann.unused/ now" in said[-1] and not path.parent.exists()
+    (tmp_path / "scann.unused").rename(path.parent)
+    assert open_index(tmp_path, IndexConfig(), vectors.manifest).settings.recall
 
 
 def test_what_a_small_corpus_has_no_use_for_is_named(tmp_path):
