@@ -55,5 +55,5 @@ notebooks:  ## run them as they are, and keep what they show: ten minutes on two
 docs:  ## the site, into site/: strictly, a link that leads nowhere is an error (extra docs)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --clean
 
-bench:  ## speed beside sentence-transformers and plain PyTorch (extra bench)
-	$(PYTHON) -m rocketjax.bench --tasks encode rerank train --rounds 5
+bench:  ## speed beside sentence-transformers and plain PyTorch, and what it was (extra bench)
+	$(PYTHON) -m rocketjax.bench --quick --against docs/bench.json

@@ -262,7 +262,7 @@ def test_losses_are_in_nats_and_the_captions_say_of_what(tmp_path, loss, own, di
 
 def test_without_denoised_lists_the_page_does_not_say_what_they_lack(undrawn, tmp_path):
     folder = make_record(tmp_path / "run")
-    assert "have a probability of 0.1 or more" in write(folder).read_text()
+    assert "have a probability of 0.5 or more" in write(folder).read_text()
     (folder / "config.yaml").write_text(dump(Config(lists=ListConfig(denoised=0.0))))
     page = write(folder).read_text()
     assert "scored 4 candidates. No list is denoised." in page
