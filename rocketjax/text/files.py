@@ -24,21 +24,18 @@ def check_files(folder: Path) -> list[Path]:
         InputError: a file lies outside the folder or is far too large; none has been opened.
     """
     paths = sorted([*folder.glob("*"), *folder.glob("additional_chat_templates/*")])
-    found = [path for path in paths if path.suffix in _READ and not path.is_dir()]
-    for path in found:
-        checked_file(path, MAX_SETTINGS_BYTES if path.name in _SETTINGS else None, folder)
+    read = []
+    for path in (path for path in paths if path.suffix in _READ and not path.is_dir()):
+        is_own = path.suffix not in (".json", ".txt") or path.name.startswith(_NAMES)
+        limit = _MOST_OF_TOKENIZER if is_own else None
+        checked_file(path, MAX_SETTINGS_BYTES if path.name in _SETTINGS else limit, folder)
+        if is_own or path.stat().st_size <= _MOST_OF_TOKENIZER:
+            read.append(path)
     path = folder / "tokenizer_config.json"
     settings = read_object(path) if path.is_file() else {}
     names = settings.get("fast_tokenizer_files") or []
     if not isinstance(names, list) or not all(map(_is_plain, names)):
         raise InputError(f"{path}: fast_tokenizer_files: expected plain names of files")
-    read = []
-    for path in found:
-        if path.suffix not in (".json", ".txt") or path.name.startswith(_NAMES):
-            checked_file(path, _MOST_OF_TOKENIZER, folder)
-        elif path.stat().st_size > _MOST_OF_TOKENIZER:
-            continue
-        read.append(path)
     return read
 
 

@@ -32,17 +32,13 @@ def encode(runtime: str, work: Work) -> Callable[[int], Any]:
 
 def rerank(runtime: str, work: Work) -> Callable[[int], Any]:
     """Pairs to scores."""
-    folder = work.reranker or work.weights
-    run = _dealt(_session(runtime, _judge(folder)), folder, work.pair_length)
-    return lambda batch: run(work.pairs, batch)
+    score = scorer(runtime, work.reranker or work.weights, work.pair_length)
+    return lambda batch: score(work.pairs, batch)
 
 
-def scorer(
-    runtime: str, folder: str, length: int, batch: int
-) -> Callable[[list[tuple[str, str]]], Any]:
-    """What gives pairs their scores."""
-    run = _dealt(_session(runtime, _judge(folder)), folder, length)
-    return lambda pairs: run(pairs, batch)
+def scorer(runtime: str, folder: str, length: int) -> Callable[[Sequence[Text], int], np.ndarray]:
+    """What gives pairs their scores, so many at once."""
+    return _dealt(_session(runtime, _judge(folder)), folder, length)
 
 
 def _judge(folder: str) -> nn.Module:

@@ -63,7 +63,8 @@ def answering(runtime: str, work: dict[str, Any]) -> Callable[[str], Any]:
 def _scorer(runtime: str, work: dict[str, Any]) -> Callable[[list[tuple[str, str]]], Any]:
     folder, length = work["reranker"], work["pair_length"]
     if runtime != "torch":
-        return runtimes.scorer(runtime, folder, length, BATCH)
+        score = runtimes.scorer(runtime, folder, length)
+        return lambda pairs: score(pairs, BATCH)
     model = CrossEncoder(folder, num_labels=1, max_length=length, model_kwargs=precision())
     return lambda pairs: model.predict(pairs, batch_size=BATCH)
 
