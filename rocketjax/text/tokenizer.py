@@ -12,10 +12,12 @@ from rocketjax.config.schema import TextConfig
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.backend import open_backend
 from rocketjax.text.batch import Text
+from rocketjax.text.beginning import MARGIN, beginning, splits_at_blanks
 from rocketjax.text.files import check_files, name_missing_library
 from rocketjax.text.texts import as_texts, refuse_empty, titled, with_title
 
 REMEMBERED = 2**24  # characters of texts in each of the two generations of a _Memory
+_ALL = 2**62  # tokens
 
 
 class _Memory:
@@ -24,9 +26,13 @@ class _Memory:
     In training the same passages come back as negatives of many queries. Texts live in two
     generations: a full new one replaces the old one, and a text found in the old one moves to the
     new. Threads may share a cache: the worst a race can do is to drop a text early.
+
+    Attributes:
+        read: how many of a text's tokens it holds at least; of a longer text, it may hold no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: int) -> None:
+        self.read = read
         self._new: dict[str, np.ndarray] = {}
         self._old: dict[str, np.ndarray] = {}
         self._size = 0
@@ -77,6 +83,7 @@ class Tokenizer:
                 self._lower_case()
             self.config = config
             self._cuts_left = self._source.cuts_left
+            self._begins_alike = not self._cuts_left and splits_at_blanks(self._backend)
             self.pad_id = self._source.pad_id
             self._memory: _Memory | None = None
             self._single = self._template("a")
@@ -151,13 +158,13 @@ class Tokenizer:
         Args:
             other: a tokenizer to share the cache with, if both have the same rules.
         """
-        self._memory = self._memory or _Memory()
+        self._memory = self._memory or _Memory(self._read)
         if other and other._memory and self._backend.to_str() == other._backend.to_str():
-            self._memory = other._memory
+            self._memory = other._memory = _Memory(max(self._read, other._memory.read))
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: all but the cached texts."""
-        return self.__dict__ | {"_memory": self._memory and _Memory()}
+        return self.__dict__ | {"_memory": self._memory and _Memory(self._read)}
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files beside a model's weights, without what `config` adds."""
@@ -237,20 +244,51 @@ class Tokenizer:
         refuse_empty(texts, what)
         return self._raw([prompt + text for text in texts] if prompt else texts)
 
+    @property
+    def _read(self) -> int:
+        """How many of a text's tokens are looked at, at most."""
+        config = self.config
+        # Which text is cut first depends on the lengths of both.
+        if not self._begins_alike or config.pair_truncation == "longest":
+            return _ALL
+        return max(config.query_length, config.passage_length, config.pair_length)
+
     def _raw(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text's int32 token ids, without special tokens. Equal texts are tokenised once."""
+        """Each text's int32 token ids, without special tokens. Equal texts are tokenised once.
+
+        Of a text with more tokens than anyone looks at, those may be all.
+        """
         memory = self._memory
+        read = max(self._read, memory.read if memory else 0)
         try:
             ids_of = {text: memory.get(text) if memory else None for text in texts}
             fresh = [text for text, ids in ids_of.items() if ids is None]
-            encodings = self._backend.encode_batch_fast(fresh, add_special_tokens=False)
+            for text, ids in zip(fresh, self._encoded(fresh, read), strict=True):
+                ids_of[text] = ids
+                if memory:
+                    memory.put(text, ids)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"a text is not a string, or not valid Unicode: {error}") from error
-        for text, encoding in zip(fresh, encodings, strict=True):
-            ids_of[text] = ids = np.array(encoding.ids, np.int32)
-            if memory:
-                memory.put(text, ids)
         return [ids_of[text] for text in texts]  # pyright: ignore[reportReturnType]
+
+    def _encoded(self, texts: Sequence[str], read: int) -> list[np.ndarray]:
+        """Each text's token ids, or the first `read` and some more of them."""
+        starts = texts if read == _ALL else [beginning(text, read) for text in texts]
+        found = self._backend.encode_batch_fast(starts, add_special_tokens=False)
+        ids = [np.array(encoding.ids, np.int32) for encoding in found]
+        # Those whose beginning holds fewer tokens than was expected.
+        few = [
+            i
+            for i, (start, text) in enumerate(zip(starts, texts, strict=True))
+            if len(start) < len(text) and len(ids[i]) < read + MARGIN
+        ]
+        if few:
+            whole = self._backend.encode_batch_fast(
+                [texts[i] for i in few], add_special_tokens=False
+            )
+            for i, encoding in zip(few, whole, strict=True):
+                ids[i] = np.array(encoding.ids, np.int32)
+        return ids
 
     def _one(self, ids: np.ndarray, longest: int) -> Text:
         before, after = self._single.pieces

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import transformers
@@ -129,3 +130,37 @@ def test_a_folder_whose_files_change_is_read_by_transformers_again(file, tmp_pat
         patch.setitem(sys.modules, "transformers", None)
         with pytest.raises(ValueError, match="transformers"):
             Tokenizer(folder, TextConfig())
+
+
+PARTS = (
+    "the",
+    "cat,",
+    "sat",
+    "dogs",
+    " ",
+    "  ",
+    "Größe",
+    "東京タワー",
+    "a\u0301",
+    "\u0301",
+    "[SEP]",
+    "3.14",
+)
+
+
+def long_text(seed):
+    """Words, blanks and accents in any order; at times longer than models' tokens are."""
+    rng = np.random.default_rng(seed)
+    words = rng.choice(PARTS, 400)
+    return " ".join(words) + "x" * int(rng.integers(2_000)) + " the cat sat" * 300
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_end_of_a_long_text_changes_nothing_of_what_is_read(name, tmp_path):
+    """Which is why only its beginning is tokenised."""
+    MADE[name](tmp_path / "model")
+    short = Tokenizer(tmp_path / "model", TextConfig(8, 24, 32))
+    whole = Tokenizer(tmp_path / "model", TextConfig(8, 24, 100_000))
+    texts = [long_text(seed) for seed in range(30)] + ["supercalifragilistic " * 60, "x" * 4_000]
+    for got, want in zip(short.passage(None, texts), whole.passage(None, texts), strict=True):
+        assert got.ids.tolist() == want.ids.tolist()
