@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from rocketjax.cli.command import RESUMES, command, keep_programs, say, watch
-from rocketjax.config.fields import Count, Whole
+from rocketjax.config.fields import Count, PathName, Whole
 from rocketjax.config.schema import Config
 from rocketjax.runtime.errors import InputError
 
@@ -48,14 +48,14 @@ class Ablate:
     """Queries of dev to evaluate on; 0: all."""
     passages: Count = 2_500
     """Passages of the corpus, including those that are judged for these queries; 0: all."""
-    configs: tuple[str, ...] = ("configs",)
+    configs: tuple[PathName, ...] = ("configs",)
     """Folders of ablation.yaml and ablation_*.yaml; of two files of one name, the later folder's is
     taken: `configs configs/gpu` is the larger ablation for a GPU."""
-    base: str = ""
+    base: PathName = ""
     """Another config as the base; empty: ablation.yaml of the last folder that has one."""
-    folder: str = "runs/ablation"
+    folder: PathName = "runs/ablation"
     """Where runs are kept."""
-    results: str = "runs/ablation_results"
+    results: PathName = "runs/ablation_results"
     """Folder of the results: NAME.tsv, NAME.md and NAME.svg, by the collection's name, and with
     hidden labels NAME.json. What is in NAME.tsv is not run again."""
     draw: bool = False

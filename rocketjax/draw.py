@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rocketjax.cli.command import command, say
+from rocketjax.config.fields import PathName
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Draw:
     Example: python -m rocketjax.draw --run runs/demo
     """
 
-    run: str
+    run: PathName
     """Folder of the run."""
 
 

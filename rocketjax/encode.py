@@ -10,6 +10,7 @@ from rocketjax.config.fields import (
     Count,
     NormalizeOption,
     OnBadRows,
+    PathName,
     PoolingOption,
     Size,
     TruncateOption,
@@ -38,7 +39,7 @@ class Encode:
     sentence-transformers."""
     collection: str
     """The collection, of any format that training takes."""
-    output: str
+    output: PathName
     """Folder of the vectors and the index, or gs://BUCKET/PATH."""
     on_bad_rows: OnBadRows = "fail"
     queries: str = ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from rocketjax.cli.command import command, console, say, watch
-from rocketjax.config.fields import Count, OnBadRows, Share, TruncateOption
+from rocketjax.config.fields import Count, OnBadRows, PathName, Share, TruncateOption
 from rocketjax.config.schema import ComputeConfig, Depths, HostsConfig
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ class Evaluate:
     truncate: TruncateOption = None
     """Keep the first N numbers of the retriever's vectors (Matryoshka), 0: all; None: as the
     model's folder says."""
-    runs: tuple[str, ...] = ()
+    runs: tuple[PathName, ...] = ()
     """TREC runs."""
     bm25: bool = False
     """BM25 over the collection, too (extra `ablation`)."""
     max_queries: Count = 0
     """Judge on this many queries of the split, the same that training draws; 0: all."""
-    per_query: str = ""
+    per_query: PathName = ""
     """Folder for each run's values by query, as TSV."""
     evaluate: Depths = field(default_factory=lambda: Depths(100, 50))
     compute: ComputeConfig = field(default_factory=ComputeConfig)

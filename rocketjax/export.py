@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rocketjax.cli.command import command, say
+from rocketjax.config.fields import PathName
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Export:
 
     model: str
     """Folder of a finished run."""
-    output: str
+    output: PathName
     """Folder to write; it must not exist yet."""
     format: Literal["sentence-transformers", "stablehlo"] = "sentence-transformers"
     """Model folders, or jax.export's programs, which need no rocketjax (docs/functions.md)."""
@@ -44,7 +45,7 @@ def _export(options: Export) -> None:
     from rocketjax.runtime.copies import local
     from rocketjax.runtime.errors import InputError
 
-    run, output = local(options.model, say), Path(options.output).expanduser()
+    run, output = local(options.model, say), Path(options.output)
     if options.format == "stablehlo":
         if options.push or options.license or options.language:
             raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import RESUMES, command, say, watch
-from rocketjax.config.fields import Count, OnBadRows, Seed, Share
+from rocketjax.config.fields import Count, OnBadRows, PathName, Seed, Share
 from rocketjax.config.schema import ComputeConfig, HostsConfig, ListConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Mine:
 
     model: str
     """Folder of a finished run."""
-    output: str
+    output: PathName
     """Folder of the lists, or gs://BUCKET/PATH."""
     collection: str = ""
     """The collection; empty: the run's."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocketjax.cli.command import command, keep_programs, say, watch
-from rocketjax.config.fields import OnBadRows, Size
+from rocketjax.config.fields import OnBadRows, PathName, Size
 from rocketjax.config.schema import ComputeConfig, TextOptions
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class Rerank:
     """Folder of a run or of a re-ranker; or a cross-encoder by folder or hub name."""
     collection: str
     """The collection the run's passages are from."""
-    queries: str
+    queries: PathName
     """A split of the collection, or a file of queries (.tsv, .jsonl, .txt)."""
-    run: str
+    run: PathName
     """TREC run, of any retriever."""
-    output: str
+    output: PathName
     """TREC run to write; its scores can teach: `rocketjax.train --lists.teacher FILE`."""
     on_bad_rows: OnBadRows = "fail"
     depth: Size = 50

@@ -19,6 +19,7 @@ from rocketjax.config.fields import (
     Count,
     NormalizeOption,
     OnBadRows,
+    PathName,
     PoolingOption,
     Size,
     TruncateOption,
@@ -51,10 +52,10 @@ class Search:
     index: str = ""
     """Folder of vectors of that collection by that model, searched by ScaNN where that was built
     there, else exactly; empty: the run's index."""
-    queries: str = ""
+    queries: PathName = ""
     """A file of queries (.tsv: id TAB text; .jsonl: _id, text; .txt: one a line), searched into
     --output."""
-    output: str = ""
+    output: PathName = ""
     """TREC run to write for --queries."""
     skip_own: bool = False
     """Leave the passage that has a query's own id out of its ranking in --output, as BEIR does for

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rocketjax.cli.command import command, console, say, watch
-from rocketjax.config.fields import Count, Length, Size
+from rocketjax.config.fields import Count, Length, PathName, Size
 from rocketjax.config.schema import MINILM, ComputeConfig
 from rocketjax.runtime.errors import InputError
 
@@ -82,7 +82,7 @@ class Bench:
     """Vectors to search, of pieces of the collection's passages; fewer where there are fewer."""
     piece: Size = 8
     """Words in a piece; pieces overlap if there would be too few otherwise."""
-    vectors_folder: str = "runs/bench"
+    vectors_folder: PathName = "runs/bench"
     """Where vectors are kept between runs; encoding resumes where it was stopped."""
     threads: Count = 0
     """Threads of both sides' search; 0: one per core, and then a single one."""
@@ -90,9 +90,9 @@ class Bench:
     """Rounds, each a run of both sides."""
     quick: bool = False
     """A hundred passages, two lists, six rounds: some five minutes for encode, rerank and train."""
-    json: str = ""
+    json: PathName = ""
     """File for the figures."""
-    against: str = ""
+    against: PathName = ""
     """Figures of an earlier run (--json), maybe of another machine: fails where a ratio's interval
     ends below nine tenths of the ratio there. Needs six rounds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)

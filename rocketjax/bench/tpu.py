@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rocketjax.bench.machines import MACHINES, Machine, TpuName
 from rocketjax.cli.command import command, console, say
-from rocketjax.config.fields import Count
+from rocketjax.config.fields import Count, PathName
 from rocketjax.config.options import load
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Tpu:
     """How train steps are spread over the devices."""
     layers: Count = 0
     """Layers of the encoders, for a quick check; 0: as the weights have."""
-    json: str = ""
+    json: PathName = ""
     """Table to add to: what it holds of the same programs, jax and libtpu is not compiled again."""
 
 

@@ -1,6 +1,7 @@
 """What an option is made of: its type, its default and the first stage of a run it matters to."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -16,6 +17,8 @@ Finite: TypeAlias = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
+# A file or folder by its name. No shell expands the ~ of --run-dir=~/x, of YAML or of Python.
+PathName: TypeAlias = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
 
 OnBadRows: TypeAlias = Annotated[
     Literal["fail", "skip"],

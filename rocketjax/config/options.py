@@ -66,6 +66,7 @@ def find_recipe(path: Path) -> Path:
     Raises:
         InputError: there is neither; the recipes are named.
     """
+    path = path.expanduser()
     shipped = RECIPES / f"{path}.yaml"
     if path.exists() or path.suffix:
         return path

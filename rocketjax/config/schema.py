@@ -19,6 +19,7 @@ from rocketjax.config.fields import (
     Amount,
     Count,
     Length,
+    PathName,
     Positive,
     Seed,
     Share,
@@ -350,9 +351,8 @@ class Config:
 
     name: str = at(NEVER, "demo")
     """Name of the run."""
-    run_dir: str = at(NEVER, "")
-    """Folder of everything the run writes, or gs://BUCKET/PATH (docs/hosts.md); empty:
-    runs/<name>."""
+    run_dir: PathName = at(NEVER, "")
+    """Folder of everything the run writes, or gs://BUCKET/PATH; empty: runs/<name>."""
     overwrite: bool = at(NEVER, False)
     """Start over in a folder that holds an earlier run."""
     stages: tuple[Stage, ...] = at(NEVER, ())

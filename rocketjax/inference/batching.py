@@ -82,10 +82,10 @@ def lay_out_units(group: Sequence[Unit], texts: Sequence[Text], pad_id: int, dev
     return Rows(*map(np.stack, zip(*parts, strict=True)))
 
 
-def of_every_shape(limit: int, batching: Batching) -> Iterator[Unit]:
-    """Empty units of every shape that `plan` ever gives, if steady."""
+def of_every_shape(limit: int, batching: Batching, steady: bool = True) -> Iterator[Unit]:
+    """Empty units of every shape that `plan` ever gives."""
     for width in _widths(limit, batching):
-        for count in _sizes(width, limit, batching, steady=True):
+        for count in _sizes(width, limit, batching, steady):
             yield from (Unit([], (count, width, texts)) for texts in _texts(count, width))
 
 

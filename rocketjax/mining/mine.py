@@ -15,13 +15,13 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from rocketjax.config.schema import ListConfig
-from rocketjax.data.collection import Split
+from rocketjax.data.collection import Split, relevant
 from rocketjax.data.lists import (
     Candidates,
     TrainingList,
@@ -50,6 +50,8 @@ SHOWN = 300  # characters of an example's texts
 # Options that mined lists do not depend on; whose scores they keep is said elsewhere (teacher.py).
 _ELSEWHERE: dict[str, object] = {"easy": None, "refresh": None, "after": None, "teacher": None}
 
+Files: TypeAlias = Mapping[Path, list[str]]  # of candidates, and the queries they are of
+
 
 def mine(
     model: Model,
@@ -66,24 +68,28 @@ def mine(
     queries and seed give the same lists, byte for byte, on any number of devices.
 
     Raises:
-        InputError: `folder` holds lists of another request; no query at all; no list has any
-            negative; or the re-ranker cannot tell positives from candidates (see calibrate.py).
+        InputError: `folder` holds lists of another request, or candidates of other queries; no
+            query at all, or none with a positive; no list has any negative; or the re-ranker cannot
+            tell positives from candidates (see calibrate.py).
     """
     if not split.queries:
         raise InputError("no query to mine for; choose another split")
+    judged = any(relevant(split.qrels.get(query, {})) for query in split.queries)
+    if not (judged or config.takes_unlabelled):
+        raise InputError("no query to mine for has a positive; choose another split")
     request = _request(model, corpus, split, config, seed)
     processes.check_same("what is mined", json.dumps(request, indent=0))
     processes.from_main(lambda: _claim(folder, request))
     lists, report = folder / "lists.jsonl", folder / "report.json"
     if not processes.from_main(lists.is_file):
-        paths = _write_all_candidates(model, corpus, split, config, folder, watch)
+        files = _write_all_candidates(model, corpus, split, config, folder, watch)
 
         def write() -> None:
-            calibration = _calibration(folder, paths, config)
+            calibration = _calibration(folder, files, config)
             tally = Tally(calibration, config)
-            with watch("make lists", len(paths), "files") as advance, new_lists(lists) as add:
-                for path in paths:
-                    for row in read_candidates(path):
+            with watch("make lists", len(files), "files") as advance, new_lists(lists) as add:
+                for file in files.items():
+                    for row in _read(*file):
                         add(lists_of(row, calibration, config, seed, tally))
                     advance(1)
                 counts = tally.report()
@@ -95,31 +101,42 @@ def mine(
     return read_lists(lists), read_report(report)[0]
 
 
-def _calibration(folder: Path, paths: Sequence[Path], config: ListConfig) -> Calibration | None:
+def _calibration(folder: Path, files: Files, config: ListConfig) -> Calibration | None:
     """What all files of candidates together say, read one after the other."""
     if config.length > 1:
-        _check_found(folder, paths)
+        _check_found(folder, files)
     if not (config.denoised or has_thresholds(config)):
         return None
     if config.calibration == "sigmoid":
         return Calibration(1.0, 0.0)
     positives, others = array("d"), array("d")  # of all queries, since the fit is one of all scores
-    for row in _rows(paths):
+    for row in _rows(files):
         positives.extend(row.positive_scores)
         if row.positives:
             others.extend(row.scores)
     return platt(np.asarray(positives), np.asarray(others))
 
 
-def _rows(paths: Sequence[Path]) -> Iterator[Candidates]:
-    return chain.from_iterable(map(read_candidates, paths))
+def _rows(files: Files) -> Iterator[Candidates]:
+    return chain.from_iterable(_read(*file) for file in files.items())
 
 
-def _check_found(folder: Path, paths: Sequence[Path]) -> None:
+def _read(path: Path, queries: Sequence[str]) -> list[Candidates]:
+    """The candidates of a file. Raises InputError unless they are those of its queries."""
+    rows = read_candidates(path)
+    if [row.query for row in rows] != queries:
+        raise InputError(
+            f"{path}: not the candidates of the {len(queries):,} queries that it was made for; "
+            "delete it, and the same command mines for them again"
+        )
+    return rows
+
+
+def _check_found(folder: Path, files: Files) -> None:
     """Refuses to go on where no query with a positive has a candidate: there is no negative."""
-    if any(row.positives and row.passages for row in _rows(paths)):  # most often the first has
+    if any(row.positives and row.passages for row in _rows(files)):  # most often the first has
         return
-    copies = [row.copies for row in _rows(paths) if row.positives]
+    copies = [row.copies for row in _rows(files) if row.positives]
     if copies:
         raise InputError(
             f"{folder}: no list would have a negative: whatever was found for {len(copies):,} "
@@ -129,8 +146,16 @@ def _check_found(folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _check_negatives(folder: Path, counts: MiningReport, config: ListConfig) -> None:
-    """Refuses lists that all are a positive alone. Those without a label always have others."""
+    """Refuses no list at all, and lists that all are a positive alone.
+
+    Those without a label always have others.
+    """
     labelled = counts.undenoised + counts.denoised
+    if not labelled + counts.distilled:
+        raise InputError(
+            f"{folder}: no list: {counts.unlabelled:,} of {counts.queries:,} queries have no "
+            "positive, nor a pseudo-positive; lower --lists.high, or choose another split"
+        )
     if labelled and config.length > 1 and counts.alone == labelled:
         raise InputError(
             f"{folder}: none of {labelled:,} lists has a negative: {_why_none(counts)}"
@@ -164,13 +189,14 @@ def _depths(config: ListConfig) -> _Depths:
 
 def _write_all_candidates(
     model: Model, corpus: Corpus, split: Split, config: ListConfig, folder: Path, watch: Watch
-) -> list[Path]:
+) -> Files:
     """Writes every query's candidates, except for files that are there already; the files."""
     depths = _depths(config)
     size = max(1, PAIRS_AT_ONCE // max(depths.scored, 1))
     names = list(split.queries)
     parts = [names[i : i + size] for i in range(0, len(names), size)]
-    paths = [folder / f"candidates-{i:05d}.jsonl" for i in range(len(parts))]
+    files = {folder / f"candidates-{i:05d}.jsonl": part for i, part in enumerate(parts)}
+    paths = list(files)
     missing = processes.from_main(lambda: [i for i, p in enumerate(paths) if not p.is_file()])
     turns, own = jax.process_count(), jax.process_index()
     known = known_answers(split, corpus.passages, watch) if missing else Known(split, {})
@@ -192,7 +218,7 @@ def _write_all_candidates(
                     write_candidates(paths[i], rows)
                 advance(sum(len(parts[i]) for i in turn))
     processes.barrier()
-    return paths
+    return files
 
 
 def _candidates(

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -111,11 +112,25 @@ def _score_all(folder: Path, teacher: Reranker, texts: Texts, watch: Watch) -> N
     processes.barrier()
 
     def join() -> None:
-        write_lists(folder / "lists.jsonl", [item for path in paths for item in read_lists(path)])
+        read = map(_read_scored, paths, parts)
+        write_lists(folder / "lists.jsonl", list(chain.from_iterable(read)))
         for path in paths:
             remove(path)
 
     processes.from_main(join)
+
+
+def _read_scored(path: Path, part: Sequence[TrainingList]) -> list[TrainingList]:
+    """The lists of a file. Raises InputError unless they are those of its part."""
+    lists = read_lists(path)
+    if [(item.query, item.passages) for item in lists] != [
+        (item.query, item.passages) for item in part
+    ]:
+        raise InputError(
+            f"{path}: not the {len(part):,} lists that it was made for; delete it, and the same "
+            "command scores them again"
+        )
+    return lists
 
 
 def _is_done(folder: Path, lists: Sequence[TrainingList]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 from rocketjax.cli.command import console, say, watch
 from rocketjax.config.options import load as load_config
 from rocketjax.config.options import merged, mined_only
-from rocketjax.config.schema import Config, run_folder
+from rocketjax.config.schema import Config, run_folder, run_name
 from rocketjax.evaluation.results import HEADS, SHOWN, Report
-from rocketjax.pipeline.data import Data, Pairs
-from rocketjax.pipeline.publish import export_run, push_export
+from rocketjax.pipeline.data import Data, Pairs, write_beside
+from rocketjax.pipeline.publish import check_repository, export_run, push_export
 from rocketjax.pipeline.run import run
 from rocketjax.report import page
 from rocketjax.report.card import Owner
@@ -20,7 +20,9 @@ from rocketjax.report.notebook import LivePictures, show
 from rocketjax.retrieval.load import load
 from rocketjax.retrieval.model import Hits, Model
 from rocketjax.runtime import signals
+from rocketjax.runtime.cloud import is_address
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.files import remove
 from rocketjax.runtime.signals import Preempted
 from rocketjax.runtime.tables import html_table
 from rocketjax.training.callbacks import Callback
@@ -62,23 +64,27 @@ class Trained:
         Raises:
             InputError: the folder exists, or a language is no code.
         """
-        export_run(self.folder, Path(output).expanduser(), Owner(license, languages), say)
-        return Path(output)
+        folder = Path(output).expanduser()
+        export_run(self.folder, folder, Owner(license, languages), say)
+        return folder
 
     def push(
         self, name: str, public: bool = False, license: str = "", languages: Sequence[str] = ()
     ) -> None:
         """Uploads both models to the Hugging Face hub as `name`-retriever and `name`-reranker.
 
-        What was exported before to the folder `export` of the run is uploaded as it is.
+        They are exported first, as they are now; with cards of your own writing, `export` them and
+        upload those folders: `hf upload`.
 
         Raises:
             InputError: `name` is not ORG/NAME, or the upload failed.
         """
-        output = self.folder / "export"
-        if not output.exists():
-            export_run(self.folder, output, Owner(license, languages), say)
+        check_repository(name)
+        output = self.folder / ".upload"  # hidden: no part of the run, as at an address
+        remove(output)  # of a push that failed: the models or the cards may be others by now
+        export_run(self.folder, output, Owner(license, languages), say)
         push_export(output, name, public, say)
+        remove(output)
 
     def _repr_html_(self) -> str:
         rows = [r.cells() for r in self.results.rows if r.measure in SHOWN] if self.results else []
@@ -115,8 +121,8 @@ def fit(
 
     Args:
         collection: by name or folder, as --data.collection takes it, or texts of your own
-            (`rocketjax.Data`, `rocketjax.Pairs`), which are written beside the run's folder; None:
-            what `config` names (the demo).
+            (`rocketjax.Data`, `rocketjax.Pairs`), which are written beside the run's folder, in one
+            named by their content; None: what `config` names (the demo).
         config: the options, or a config file or recipe ("msmarco") to read them from; None: the
             defaults.
         callbacks: told of every stage, step and judgement.
@@ -153,9 +159,12 @@ def _trained_on(collection: str | Path | Data | Pairs | None, config: Config) ->
         return config
     if isinstance(collection, str | Path):
         return merged(config, {"data": {"collection": str(collection)}})
-    folder = run_folder(config)
-    place = folder.with_name(f"{folder.name}-data")
-    collection.write(place)
+    if is_address(run_name(config)):
+        raise InputError(
+            f"run_dir {config.run_dir}: another machine would not find these texts; write them "
+            "(.write(folder)), copy the folder to an address, and give that as the collection"
+        )
+    place = write_beside(run_folder(config), collection.files(config.data.on_bad_rows))
     options: dict[str, dict[str, Any]] = {"data": {"collection": str(place)}}
     judged = isinstance(collection, Data) and collection.held_out
     if not judged and not config.data.hold_out:

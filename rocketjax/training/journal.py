@@ -154,9 +154,9 @@ class Journal:
 
     def judged(self, step: int, values: Mapping[str, float]) -> None:
         """Notes how good the models are after `step` updates, by measure."""
-        self._judged.write({"step": step} | dict(values))
-        self._looked.add(step)
         self._tell(step, _held_out(values), time.time())
+        self._judged.write({"step": step} | dict(values))  # once all know: it is not told again
+        self._looked.add(step)
 
     def close(self) -> None:
         """The trackers have all steps."""

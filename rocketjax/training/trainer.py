@@ -226,9 +226,9 @@ class _Trainer:
         """Judges the models as they are, unless they were judged already."""
         if self.judge is not None and not self.journal.is_judged(done):
             measures = self.judge(done, state.params)
-            self.journal.judged(done, measures)
             for callback in self.run.callbacks:
                 callback.on_judged(self.name, done, measures)
+            self.journal.judged(done, measures)  # last: who raised is told again on resuming
             self.journal.rewind_clock()
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from option_texts import leaves, text_of, words
 from rocketjax.config.changes import changes, differences
 from rocketjax.config.fields import effects
 from rocketjax.config.loss import PRESETS, LossConfig, overruled, resolve_loss
-from rocketjax.config.options import dump, load, parse
+from rocketjax.config.options import dump, load, merged, parse
 from rocketjax.config.schema import (
     CheckpointConfig,
     Config,
@@ -383,3 +384,38 @@ def test_widths_and_their_weights_go_together(tmp_path):
         path.write_text(f"loss: {{{text}}}")
         with pytest.raises(InputError, match=said):
             load(path)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home, and an empty folder to work in."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
+def test_a_run_is_in_the_home_that_its_tilde_names(home):
+    (home / "mine.yaml").write_text("run_dir: ~/runs/yaml\n")
+    assert run_folder(load("~/mine.yaml")) == home / "runs" / "yaml"
+    assert run_folder(parse(["--run-dir=~/runs/x"], "train", "")) == home / "runs" / "x"
+    assert run_folder(merged(Config(), {"run_dir": "~/runs/py"})) == home / "runs" / "py"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("search", "--model /no/such --queries=~/q.tsv --output=~/made/run.trec"),
+        (
+            "rerank",
+            "--model /no/such --collection x --queries=~/q --run=~/no.trec --output=~/made/r.trec",
+        ),
+        ("evaluate", "--collection /no/such --runs=~/no.trec --per-query=~/made/values"),
+    ],
+)
+def test_a_command_writes_into_the_home_that_its_tilde_names(home, command, arguments, capsys):
+    """As a shell leaves it in --output=~/x; what is read is missing, what is written is made."""
+    assert import_module(f"rocketjax.{command}").main(arguments.split()) == 2
+    assert (home / "made").is_dir() and not any(Path.cwd().iterdir())
+    assert "~" not in capsys.readouterr().err

@@ -5,6 +5,7 @@ However they are dealt, what comes out is the same.
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -77,7 +78,15 @@ def test_shapes_are_few_whatever_comes(batching, most):
         length = lengths(("short", "full", "mixed")[seed % 3], int(rng.integers(1, 400)), seed)
         shapes |= {unit.shape for unit in plan(length.tolist(), LIMIT, batching, False)}
     assert len(shapes) <= most  # widths; sizes, for few rows; few long texts or many short ones
+    assert shapes <= {unit.shape for unit in of_every_shape(LIMIT, batching, steady=False)}
     assert len(list(of_every_shape(LIMIT, batching))) <= 12
+
+
+def test_the_docs_say_how_many_shapes_there_are():
+    cpu, other = (len({*map(str, of_every_shape(256, b, False))}) for b in (CPU, ACCELERATOR))
+    page = Path(__file__).parents[2] / "docs" / "usage.md"
+    said = f"(for texts of up to 256 tokens {cpu} on a CPU, {other} on a GPU or a TPU)"
+    assert said in " ".join(page.read_text().split())
 
 
 @pytest.mark.parametrize("kind", ["short", "mixed", "full"])

@@ -121,14 +121,37 @@ def test_a_query_that_is_a_passage_is_not_its_own_negative(model, train, tmp_pat
 
 
 def test_what_is_mined_is_not_mined_again(model, train, tmp_path):
-    """A run that goes on need not read its candidates."""
+    """A run that goes on need not read its candidates; lists are made of whole files alone."""
     lists, report = mined(model, train.queries, train.qrels, tmp_path / "lists")[1:]
-    (tmp_path / "lists" / "candidates-00000.jsonl").write_text("")
+    path = tmp_path / "lists" / "candidates-00000.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     config = ListConfig(length=4, top_n=20, low=MIDDLE, calibration="sigmoid")
     given = (model.corpus, train, config, 1, tmp_path / "lists", unwatched)
     assert mining.mine(model, *given) == (lists, report)
     (tmp_path / "lists" / "lists.jsonl").unlink()
-    assert mining.mine(model, *given)[0] == []
+    with pytest.raises(
+        InputError, match=r"00000.jsonl: not the candidates of the 40 queries .*del"
+    ):
+        mining.mine(model, *given)
+    path.unlink()
+    assert mining.mine(model, *given) == (lists, report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no query to mine for has a positive; choose another split"),
+        (
+            {"denoised": 1.0, "pseudo_positives": 1, "low": 0.9, "high": 1.0},
+            "no list: 2 of 2 queries have no positive, nor a pseudo-positive; lower --lists.high",
+        ),
+    ],
+)
+def test_no_list_at_all_is_refused(model, train, tmp_path, options, message):
+    some = {query: train.queries[query] for query in ("q1", "q2")}
+    with pytest.raises(InputError, match=message):
+        mined(model, some, {"q1": {"p1": 0}}, tmp_path / "lists", **{"denoised": 0.0} | options)
+    assert not (tmp_path / "lists" / "lists.jsonl").exists()
 
 
 def test_files_of_few_queries_are_searched_for_together(model, train, tmp_path, monkeypatch):

@@ -111,6 +111,13 @@ def test_parts_that_a_kill_has_left_behind_are_removed(saved, folder):
     assert {path.name for path in folder.iterdir()} == {"lists.jsonl", "teacher.json"}
 
 
+def test_a_part_that_lacks_lists_is_named(saved, folder):
+    write_lists(folder / "scored-00000.jsonl", LISTS[1:])
+    with pytest.raises(InputError, match=r"00000.jsonl: not the 12 lists .*; delete it"):
+        keep_scores(folder, opened(saved)[0], TEXTS, unwatched)
+    assert read_lists(folder / "lists.jsonl") == LISTS
+
+
 def test_a_float32_comes_back_as_it_was(saved, folder, monkeypatch):
     numbers = np.random.default_rng(0).normal(0, 10, 99).astype(np.float32)
     monkeypatch.setattr(module, "score_pairs", lambda _, pairs, *rest: numbers[: len(pairs)])

@@ -1,16 +1,23 @@
 """A run from Python: data as objects, callbacks, a stop that saves, and what one does with it."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 from on_disk import TOPICS
 from small_run import config
 
 import rocketjax
+from rocketjax.inference.folder import open_reranker, open_retriever, save_retriever
+from rocketjax.pipeline.fit import Trained
+from rocketjax.retrieval.load import load_pair
 
 SMALL = {
     "retriever_warmup": {"steps": 0},
@@ -64,7 +71,8 @@ def stopped_and_resumed(base):
     first = Told(stop_at=2)
     with pytest.raises(KeyboardInterrupt, match="stopped and saved; the same call resumes"):
         rocketjax.fit(data(), base, [first], **SMALL)
-    written = Path(f"{base.run_dir}-data")  # where it lies, or how it is called, is no matter
+    run_dir = Path(base.run_dir)  # where it lies, or how it is called, is no matter
+    (written,) = run_dir.parent.glob(f"{run_dir.name}-data-*")
     moved, second = shutil.copytree(written, written.with_name("moved")), Told()
     return first, second, rocketjax.fit(moved, base, [second], **SMALL)
 
@@ -85,14 +93,62 @@ def test_what_was_trained_searches_and_shows_both_orders(stopped_and_resumed):
     assert len(hits) == 4 and all(hit.passage.id in passages() for hit in hits)
     html = hits._repr_html_()
     assert html.count("<tr>") == 5 and "retriever&#x27;s" in html
-    exported = run.export(run.folder.with_name("exported"))
+
+
+def test_an_export_is_where_it_says(stopped_and_resumed, tmp_path, monkeypatch):
+    *_, run = stopped_and_resumed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    exported = run.export("~/exported")
+    assert exported == tmp_path / "exported"
     assert (exported / "reranker" / "README.md").is_file()
 
 
+def test_what_is_pushed_are_the_models_and_the_cards_of_now(
+    stopped_and_resumed, tmp_path, monkeypatch
+):
+    """Whatever an earlier push has left, which could not log in."""
+    uploads, logged_in = [], []
+
+    class Api:
+        def create_repo(self, name, private, exist_ok):
+            if not logged_in:
+                raise OSError("nobody is logged in")
+
+        def repo_info(self, name):
+            return SimpleNamespace(private=True)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            assert "license: apache-2.0" in (folder_path / "README.md").read_text()
+            opened = open_reranker if uploads else open_retriever
+            uploads.append((repo_id, opened(folder_path).fingerprint))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    *_, trained = stopped_and_resumed
+    run = Trained(Path(shutil.copytree(trained.folder, tmp_path / "run")), None)
+    with pytest.raises(rocketjax.InputError, match="the hub's repository is 'pair'; give ORG/NAME"):
+        run.push("pair")
+    with pytest.raises(
+        rocketjax.InputError, match=r"could not be uploaded .*`hf upload org/pair-r"
+    ):
+        run.push("org/pair", license="mit")
+    logged_in.append(True)
+    pair = load_pair(run.folder)
+    params = jax.tree.map(lambda x: 2 * np.asarray(x), pair.retriever.params)
+    changed = dataclasses.replace(pair.retriever, params=params)
+    save_retriever(run.folder / "retriever", changed)
+    run.push("org/pair", license="apache-2.0")
+    assert uploads == [
+        ("org/pair-retriever", changed.fingerprint),
+        ("org/pair-reranker", pair.reranker.fingerprint),
+    ]
+
+
 def test_other_data_or_options_in_the_same_folder_are_refused(stopped_and_resumed, base):
-    fewer = rocketjax.Data({"p": "cat"}, {"q": "cat"}, {"q": ["p"]})
-    with pytest.raises(rocketjax.InputError, match="holds other data; give another run_dir"):
-        rocketjax.fit(fewer, base, **SMALL)
+    other = dataclasses.replace(data(), passages=passages() | {"p30": "more"})
+    with pytest.raises(
+        rocketjax.InputError, match=r"other options \(data\.collection: .*overwrite"
+    ):
+        rocketjax.fit(other, base, **SMALL)
     with pytest.raises(rocketjax.InputError, match=r"joint\.stpes; did you mean joint\.steps"):
         rocketjax.fit(data(), base, joint={"stpes": 3})
     with pytest.raises(rocketjax.InputError, match="no option joints; did you mean joint"):
@@ -125,12 +181,54 @@ def test_other_data_or_options_in_the_same_folder_are_refused(stopped_and_resume
         (rocketjax.Pairs(["a", "b"], ["c"]), "got 2 queries, 1 positives and 2 lists"),
         (rocketjax.Pairs("a", ["c"]), "queries: a single text"),
         (rocketjax.Pairs(["a"], ["c"], ["d"]), r"negatives\[0\]"),
+        (
+            rocketjax.Data({"New York": "a"}, {"q": "b"}, {"q": ["New York"]}),
+            r"passages\['New York'\]: id: 'New York' contains whitespace",
+        ),
+        (rocketjax.Data({"p": " "}, {"q": "b"}, {"q": ["p"]}), r"passages\['p'\]: text: .* empty"),
+        (
+            rocketjax.Data({"p": "a"}, {"q": ""}, {"q": ["p"]}),
+            r"queries\['q'\]: text: expected non",
+        ),
+        (
+            rocketjax.Data({"p": "a"}, {"q": "b"}, {"q": {"p": 0.5}}),
+            "qrels of query 'q': grade: expected a whole number, got '0.5'",
+        ),
+        (rocketjax.Pairs(["a", " "], ["c", "d"]), r"pair 1: query: expected non-empty text"),
+        (rocketjax.Pairs(["a"], ["c"], [["d", ""]]), r"pair 0: neg: expected non-empty text"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_and_nothing_written(given, message, tmp_path):
     with pytest.raises(rocketjax.InputError, match=message):
         given.write(tmp_path / "data")
     assert not any(tmp_path.iterdir())
+
+
+def test_bad_texts_are_left_to_be_counted_where_rows_may_be_skipped(tmp_path):
+    texts = passages() | {"empty": ""}
+    options = {"run_dir": str(tmp_path / "run"), "retriever": {"weights": "/no/such"}}
+    given = dataclasses.replace(data(), passages=texts)
+    with pytest.raises(rocketjax.InputError, match="'empty' is empty"):
+        rocketjax.fit(given, **options)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(rocketjax.InputError, match="/no/such"):  # the data are read by then
+        rocketjax.fit(given, data={"on_bad_rows": "skip"}, **options)
+
+
+def test_rejected_data_are_no_obstacle_to_corrected_ones(tmp_path):
+    """Rejected when they are read; the second call gets as far as the weights."""
+    options = {"run_dir": str(tmp_path / "run"), "retriever": {"weights": "/no/such"}}
+    with pytest.raises(rocketjax.InputError, match="no judgements"):
+        rocketjax.fit(dataclasses.replace(data(), qrels={}, held_out={}), **options)
+    with pytest.raises(rocketjax.InputError, match="/no/such"):
+        rocketjax.fit(data(), **options)
+
+
+def test_texts_of_ones_own_are_refused_where_only_this_machine_would_find_them(tmp_path):
+    with pytest.raises(rocketjax.InputError, match=r"run_dir gs://bucket/r: .*\.write\(folder\)"):
+        rocketjax.fit(data(), run_dir="gs://bucket/r")
+    data().write(tmp_path / "data")
+    assert (tmp_path / "data" / "qrels" / "dev.tsv").is_file()
 
 
 def test_pairs_become_training_rows(tmp_path):

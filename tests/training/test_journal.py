@@ -14,6 +14,7 @@ from tiny import list_batch, packed
 from rocketjax.config.schema import EvaluateConfig, LogConfig
 from rocketjax.runtime.errors import InputError
 from rocketjax.training import trainer as training
+from rocketjax.training.callbacks import Callback
 from rocketjax.training.journal import tokens_read
 from rocketjax.training.trackers import TensorBoard, check_wandb
 
@@ -146,6 +147,25 @@ def test_a_stop_loses_no_judgement_and_repeats_none(tmp_path, judging, last):
     train(tmp_path / "stopped", config=config)
     whole, stopped = ((tmp_path / n / "judged.jsonl").read_bytes() for n in ("whole", "stopped"))
     assert stopped == whole and len(rows(tmp_path / "whole" / "judged.jsonl")) == 4
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_judgement_that_a_callback_did_not_take_is_told_again(tmp_path, judging, step):
+    """Once its step is saved, and at the last one."""
+    fails, told = [step], []
+
+    class Fails(Callback):
+        def on_judged(self, stage, step, measures):
+            if step in fails:
+                fails.remove(step)
+                raise OSError("the tracker is away")
+            told.append(step)
+
+    config = with_(CONFIG, evaluate=EvaluateConfig(every=2))
+    with pytest.raises(OSError, match="away"):
+        train(tmp_path, config=config, callbacks=[Fails()])
+    train(tmp_path, config=config, callbacks=[Fails()])
+    assert told == [0, 2, 4, 6] == [row["step"] for row in rows(tmp_path / "judged.jsonl")]
 
 
 # ---- Weights & Biases

@@ -50,7 +50,15 @@ def batches(bad, start, left_out):
 
 
 def train(
-    folder, bad=None, stage=STAGE, config=CONFIG, lists="a", said=None, last=None, left_out=None
+    folder,
+    bad=None,
+    stage=STAGE,
+    config=CONFIG,
+    lists="a",
+    said=None,
+    last=None,
+    left_out=None,
+    callbacks=(),
 ):
     """The trained parameters; `last`: a step before whose batch a SIGTERM comes."""
 
@@ -73,7 +81,7 @@ def train(
         folder=folder,
         say=say,
         watch=unwatched,
-        callbacks=(),
+        callbacks=callbacks,
         commit=lambda: None,
     )
     objective = Objective(terms_of, {"retriever": 1.0})
