@@ -64,6 +64,7 @@ class Candidates:
     scores: tuple[float, ...] = ()  # the re-ranker's, of the first passages
     positive_scores: tuple[float, ...] = ()
     copies: int = 0  # of positives, under other ids or of other queries of its text, left out
+    above: tuple[int, ...] | None = None  # passages above each positive that was found, in order
 
 
 def write_lists(path: Path, lists: Sequence[TrainingList]) -> None:

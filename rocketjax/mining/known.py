@@ -17,6 +17,7 @@ class Left(NamedTuple):
 
     passages: tuple[str, ...]  # in their order
     copies: int  # left out for what they say; its own positives are not counted
+    above: tuple[int, ...]  # how many passages are left above each of its own positives
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,19 @@ class Known:
         own = set(self.positives(query))
         ids, answers = self._answers(query)
         left: list[str] = []
+        above: list[int] = []
         copies = 0
         for pid in found:
             if len(left) == depth:
                 break
             if pid in ids or self.says.get(pid) in answers:
                 copies += pid not in own
+                above += [len(left)] * (pid in own)
             elif pid == query:
                 continue  # where queries are passages of the corpus (ArguAna)
             else:
                 left.append(pid)
-        return Left(tuple(left), copies)
+        return Left(tuple(left), copies, tuple(above))
 
     def positives(self, query: str) -> tuple[str, ...]:
         """Those that the query itself is judged to have."""

@@ -239,7 +239,7 @@ def _candidates(
             for query, ranked in found.items():
                 left = known.left(query, [pid for pid, _ in ranked], depth)
                 own, rest = known.positives(query), left.passages
-                result[query] = Candidates(query, own, rest, copies=left.copies)
+                result[query] = Candidates(query, own, rest, copies=left.copies, above=left.above)
         all_found = top_k >= len(index.vectors)
         waiting = [
             query

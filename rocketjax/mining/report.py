@@ -15,6 +15,11 @@ from rocketjax.mining.rules import Eligible
 from rocketjax.runtime.files import read_object, valid, write_json
 
 EXAMPLES = 6
+FEW = 0.5  # of the positives; docs/method.md has what comes of fewer
+BELOW = (
+    "all others are less similar to their query than every negative, which is what models may "
+    "learn: raise lists.top_n, or warm up the retriever"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class MiningReport:
     ruled: int = 0  # (query, positive) that the rules were applied to
     pool: int = 0  # candidates that they had
     sampling: str = "uniform"  # how negatives were drawn
+    positives: int = 0  # that the retriever looked for
+    found: int = 0  # of them before the candidates that undenoised negatives are drawn from end
 
 
 class Tally:
@@ -86,6 +93,8 @@ class Tally:
             alone=sum(not item.negatives for item in lists),
             distilled=distilled,
             copies=row.copies,
+            positives=len(row.positives) if row.above is not None else 0,
+            found=sum(rank < self._config.top_n for rank in row.above or ()),
             lost=int(not row.positives and not lists),
             ruled=len(allowed),
             pool=sum(one.pool for one in allowed),
@@ -126,6 +135,8 @@ def describe(
             f"{report.copies:,} candidates left out: they say what a positive says, under another "
             "id, or answer another query of the same text"
         )
+    if line := reach(report):
+        lines.append(line)
     if line := composed(report):
         lines.append(line)
     if report.scored:
@@ -141,6 +152,18 @@ def describe(
         lines.append(f"  {probability:.2f}  {query_text(query)[:100]}")
         lines.append(f"        {pid}: {' '.join(passage_text(pid).split())[:100]}")
     return "\n".join(lines)
+
+
+def reach(report: MiningReport) -> str:
+    """How many positives are found where negatives come from; "" where nobody looked."""
+    if not report.positives:
+        return ""
+    share = report.found / report.positives
+    return (
+        f"{report.found:,} of {report.positives:,} positives ({share:.0%}) are among the "
+        "retriever's best top_n, which undenoised negatives are drawn from"
+        + ("" if share >= FEW else f"; {BELOW}")
+    )
 
 
 def composed(report: MiningReport) -> str:

@@ -17,7 +17,7 @@ from rocketjax.data.lists import TrainingList, read_lists, write_lists
 from rocketjax.mining.augment import easy_lists, given_lists, lists_per_positive
 from rocketjax.mining.known import known_answers
 from rocketjax.mining.mine import mine
-from rocketjax.mining.report import describe
+from rocketjax.mining.report import describe, reach
 from rocketjax.mining.teacher import (
     Teacher,
     Texts,
@@ -44,7 +44,7 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
     queries = _warm_queries(run)
     if run.config.lists.source == "given":
         return _given(run, queries)[0]
-    lists, _ = mine(
+    lists, report = mine(
         model,
         open_warmed(run, model.retriever),
         _asked(run, [query for query in queries if query in run.train.qrels]),
@@ -53,6 +53,8 @@ def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
         run.folder / "warmup" / "lists",
         run.watch,
     )
+    if line := reach(report):
+        run.say(f"warm-up: {line}")
     return lists
 
 

@@ -125,6 +125,22 @@ def test_without_copies_nothing_is_said_of_them(model, corpus_of, tmp_path):
     assert "left out" not in describe(report, str, str)
 
 
+@pytest.mark.parametrize("far", [1, 3])
+def test_positives_behind_all_negatives_are_counted(model, corpus_of, tmp_path, far):
+    """Of four queries, `far` have the passage least like them for a positive."""
+    corpus = corpus_of([Passage(f"p{i}", "", text) for i, text in enumerate(TEXTS)])
+    queries = {f"q{i}": TEXTS[i] for i in range(4)}
+    qrels = {
+        f"q{i}": {ranked(model, corpus, TEXTS[i])[-1] if i < far else f"p{i}": 1} for i in range(4)
+    }
+    config = dataclasses.replace(CONFIG, top_n=3, length=3)
+    _, _, report = mined(model, corpus, Split(queries, qrels), tmp_path / "lists", config)
+    assert (report.found, report.positives) == (4 - far, 4)
+    said = describe(report, str, lambda pid: corpus.passages[pid].text)
+    assert f"\n{4 - far} of 4 positives" in said
+    assert ("raise lists.top_n" in said) == (far > 2)
+
+
 def test_queries_of_one_text_have_each_others_positives_as_no_negatives(model, corpus_of, tmp_path):
     """Though only one of them is mined for, and lists are of its own positives alone."""
     passages = [Passage(f"p{i}", "", text) for i, text in enumerate(TEXTS)]
