@@ -41,13 +41,13 @@ from rocketjax.runtime.errors import InputError
 
 def warm_up_lists(run: Run, model: Model) -> list[TrainingList]:
     """The lists of the re-ranker's warm-up, all undenoised: mined by `model` unless given."""
-    queries = _warm_queries(run)
+    queries = warm_queries(run)
     if run.config.lists.source == "given":
         return _given(run, queries)[0]
     lists, report = mine(
         model,
         open_warmed(run, model.retriever),
-        _asked(run, [query for query in queries if query in run.train.qrels]),
+        judged_split(run, [query for query in queries if query in run.train.qrels]),
         dataclasses.replace(run.config.lists, denoised=0.0, unlabelled="pseudo", **UNRULED),
         run.config.seed,
         run.folder / "warmup" / "lists",
@@ -72,7 +72,7 @@ def make_first_lists(run: Run) -> None:
     """The joint stage's (first) lists, mined by the warmed models unless they are given."""
     folder = run.folder / "lists"
     if run.config.lists.source == "given":
-        lists, copies = _given(run, _joint_queries(run, 0))
+        lists, copies = _given(run, joint_queries(run, 0))
         processes.from_main(lambda: _write_given(folder, lists))
         _keep_scores(run, folder, teacher_of(run))
         left_out = f"; {copies:,} that say what a positive says are left out" if copies else ""
@@ -151,11 +151,11 @@ def round_length(config: Config) -> int:
 
 def _given(run: Run, queries: Sequence[str]) -> tuple[list[TrainingList], int]:
     """Lists of the negatives that the queries came with, and how many were left out."""
-    known = known_answers(_asked(run, queries), run.collection.by_id, run.watch)
+    known = known_answers(judged_split(run, queries), run.collection.by_id, run.watch)
     return given_lists(known, run.config.lists, run.config.seed)
 
 
-def _asked(run: Run, queries: Sequence[str]) -> Split:
+def judged_split(run: Run, queries: Sequence[str]) -> Split:
     """These queries, with all that is known of them."""
     return dataclasses.replace(run.judged, queries={name: run.queries[name] for name in queries})
 
@@ -170,7 +170,7 @@ def _mine_round(run: Run, number: int, model: Model, corpus: Corpus, folder: Pat
     _, report = mine(
         with_teacher(model, teacher),
         corpus,
-        _asked(run, _joint_queries(run, number)),
+        judged_split(run, joint_queries(run, number)),
         run.config.lists,
         run.config.seed + number,
         folder,
@@ -186,19 +186,20 @@ def _keep_scores(run: Run, folder: Path, teacher: Teacher | None) -> None:
         run.say(line)
 
 
-def _warm_queries(run: Run) -> list[str]:
+def warm_queries(run: Run) -> list[str]:
+    """The first queries in the order, as many as the re-ranker's warm-up trains on."""
     stage = run.config.reranker_warmup
     return _take(run, 0, stage.steps * stage.batch)
 
 
-def _joint_queries(run: Run, number: int) -> list[str]:
+def joint_queries(run: Run, number: int) -> list[str]:
     """The queries that follow in the order, only as many as the round trains on."""
     config = run.config
     given = config.lists.source == "given"
     per_positive = 1 if given else sum(lists_per_positive(config.lists))
     # A list without a label is one list, and a positive has `per_positive` of them.
     unlabelled = 1 / per_positive if config.lists.unlabelled == "distill" else 0.0
-    passed = _take(run, 0, config.lists.after) if config.lists.after else _warm_queries(run)
+    passed = _take(run, 0, config.lists.after) if config.lists.after else warm_queries(run)
     start, queries = len(passed), []
     for earlier in range(number + 1):
         length = min(round_length(config), config.joint.steps - earlier * round_length(config))

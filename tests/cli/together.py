@@ -161,7 +161,7 @@ def idle(ready):
     from rocketjax.config.schema import HostsConfig
 
     def command():
-        with cli.joined(HostsConfig(timeout=10)):
+        with cli.joined(HostsConfig(timeout=20)):
             from rocketjax.runtime import processes as distributed
 
             distributed.barrier()
@@ -172,8 +172,8 @@ def idle(ready):
     return cli.run_command(command)
 
 
-def fails(who, ready):
-    """One process finds something wrong."""
+def fails(ready, who):
+    """One process finds something wrong, once all are there."""
     from rocketjax.cli import command as cli
     from rocketjax.config.schema import HostsConfig
     from rocketjax.runtime.errors import InputError
@@ -184,6 +184,9 @@ def fails(who, ready):
 
             from rocketjax.runtime import processes as distributed
 
+            distributed.barrier()
+            if distributed.is_main():
+                Path(ready).touch()
             distributed.barrier()
             if jax.process_index() == int(who):
                 raise InputError("the disk is full")

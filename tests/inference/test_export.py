@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from on_disk import make_weights
 
 from rocketjax import export as command
 from rocketjax.config.options import dump
@@ -27,9 +28,10 @@ from rocketjax.retrieval import load
 from rocketjax.retrieval.model import Model
 from rocketjax.runtime.errors import InputError
 
-QUERIES = ["who wrote the score of the film?", "mean of an array"]
-PASSAGES = ["The film's score was written by John Williams.", "numpy.mean: average of an array."]
-TEXT = TextConfig(query_length=32, passage_length=64, pair_length=96)
+# Some of their words are known to the tiny models of these tests.
+QUERIES = ["who wrote of the cat and the sea?", "warm sun of a leaf"]
+PASSAGES = ["The sea's salt was written of by a cat.", "sun.ray: the root of a warm leaf."]
+TEXT = TextConfig(query_length=32, passage_length=48, pair_length=64)
 REPORT = Report("run", 3, [Row("retriever", "MRR@10", 0.5, 0.6, 0.01)])
 
 
@@ -49,6 +51,11 @@ def minilm():
         return str(resolve_weights(Config().retriever.weights))
     except InputError as error:
         pytest.skip(f"all-MiniLM-L6-v2 is not at hand: {error}")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(make_weights(tmp_path_factory.mktemp("tiny"), segments=True))
 
 
 def plain(text):
@@ -71,14 +78,17 @@ def pair(weights, towers="shared", pooling="mean", normalize=True, title="joined
 
 
 @pytest.mark.parametrize(
-    ("towers", "pooling", "normalize"),
-    [("shared", "mean", True), ("shared", "cls", False), ("separate", "mean", True)],
+    ("start", "towers", "pooling", "normalize"),
+    [
+        ("minilm", "shared", "mean", True),
+        ("tiny", "shared", "cls", False),
+        ("tiny", "separate", "mean", True),
+    ],
 )
-def test_sentence_transformers_gives_the_same(minilm, towers, pooling, normalize, tmp_path):
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-    model = pair(minilm, towers, pooling, normalize)
+def test_sentence_transformers_gives_the_same(
+    library, start, towers, pooling, normalize, tmp_path, request
+):
+    model = pair(request.getfixturevalue(start), towers, pooling, normalize)
     export_pair(tmp_path / "out", model)
     folder = tmp_path / "out" / "retriever"
     places = [folder, folder] if towers == "shared" else [folder / "query", folder / "passage"]
@@ -97,11 +107,8 @@ def test_sentence_transformers_gives_the_same(minilm, towers, pooling, normalize
     np.testing.assert_allclose(ours, scores, atol=1e-4)
 
 
-def test_a_pair_is_cut_at_its_length(minilm, tmp_path):
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-    model = pair(minilm)
+def test_a_pair_is_cut_at_its_length(library, tiny, tmp_path):
+    model = pair(tiny)
     export_pair(tmp_path / "out", model)
     long = [" ".join(PASSAGES * 30)] * 2
     theirs = library.CrossEncoder(str(tmp_path / "out" / "reranker"), device="cpu")
@@ -214,10 +221,7 @@ def test_nothing_is_uploaded_unless_asked(weights, tmp_path, capsys, monkeypatch
     assert calls[-1] == ("create", "known/pair-retriever", True)  # nothing was uploaded
 
 
-def test_prompts_leave_with_the_model(weights, tmp_path):
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
+def test_prompts_leave_with_the_model(library, weights, tmp_path):
     prompts = {"query_prompt": "cat ", "passage_prompt": "dog sun "}
     text = TextConfig(query_length=12, passage_length=12, pair_length=20, **prompts)
     model = pair_of_small(weights, "shared", text)

@@ -5,12 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from on_disk import untrained_pair
 
 import rocketjax
 from rocketjax.config.schema import TextConfig
-from rocketjax.inference.export import _add_sentence_transformer as add_modules
-from rocketjax.inference.export import retriever_differences
-from rocketjax.inference.folder import save_retriever
+from rocketjax.inference.export import export, retriever_differences
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unsaid
 
@@ -42,10 +41,7 @@ def opened(folder, **options):
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("width", [5, 100])
-def test_truncate_dim_is_heeded_as_the_library_does(weights, tmp_path, normalize, width):
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
+def test_truncate_dim_is_heeded_as_the_library_does(library, weights, tmp_path, normalize, width):
     kind = "cosine" if normalize else "dot"
     folder = folder_of(
         weights, tmp_path / "m", normalize, truncate_dim=width, similarity_fn_name=kind
@@ -65,16 +61,13 @@ def test_truncate_dim_is_heeded_as_the_library_does(weights, tmp_path, normalize
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_an_export_carries_the_cut(weights, tmp_path, normalize):
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
+def test_an_export_carries_the_cut(library, weights, tmp_path, normalize):
     model = opened(weights, pooling="mean", normalize=normalize, truncate=7)
-    save_retriever(tmp_path / "m", model)
-    again = opened(tmp_path / "m")
-    assert again.fingerprint == model.fingerprint != opened(tmp_path / "m", truncate=6).fingerprint
-    add_modules(tmp_path / "m", model)
-    theirs = library.SentenceTransformer(str(tmp_path / "m"), device="cpu")
+    export(tmp_path / "out", model, untrained_pair(weights, TEXT).reranker, {})
+    folder = tmp_path / "out" / "retriever"
+    again = opened(folder)
+    assert again.fingerprint == model.fingerprint != opened(folder, truncate=6).fingerprint
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
     want = theirs.encode(TEXTS, normalize_embeddings=normalize)
     got = model.encode_passage(TEXTS)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -82,8 +75,8 @@ def test_an_export_carries_the_cut(weights, tmp_path, normalize):
     np.testing.assert_allclose(got @ got.T, theirs.similarity(plain, plain), atol=1e-4)
     said = any("normalize_embeddings=True" in line for line in retriever_differences(model))
     assert said == normalize
-    (tmp_path / "m" / "rocketjax.json").unlink()  # what the library's own files say of it
-    np.testing.assert_allclose(opened(tmp_path / "m").encode_passage(TEXTS), got, atol=1e-6)
+    (folder / "rocketjax.json").unlink()  # what the library's own files say of it
+    np.testing.assert_allclose(opened(folder).encode_passage(TEXTS), got, atol=1e-6)
 
 
 def test_scaling_comes_after_the_cut_and_all_doors_see_the_width(weights, tmp_path):

@@ -238,7 +238,7 @@ def test_as_many_queries_are_mined_for_as_have_enough_lists(lists, count):
     )
     train = SimpleNamespace(qrels=qrels, negatives={})
     work = SimpleNamespace(order=order, train=train, config=settings)
-    assert rounds._joint_queries(work, 0) == order[:count]
+    assert rounds.joint_queries(work, 0) == order[:count]
 
 
 def test_a_query_without_a_label_counts_as_its_one_list():
@@ -246,7 +246,7 @@ def test_a_query_without_a_label_counts_as_its_one_list():
     order = [f"q{i}" for i in range(60)]
     train = SimpleNamespace(qrels={q: {"a": 1} for q in order[::3]}, negatives={})
     lists = {
-        kind: rounds._joint_queries(
+        kind: rounds.joint_queries(
             SimpleNamespace(
                 order=order,
                 train=train,
@@ -275,7 +275,7 @@ def test_the_joint_stage_asks_the_same_whatever_the_warm_up_takes(after, first):
             reranker_warmup=StageConfig(warm_up, 2),
             joint=StageConfig(4, 6),
         )
-        return rounds._joint_queries(
+        return rounds.joint_queries(
             SimpleNamespace(order=order, train=train, config=settings), number
         )
 

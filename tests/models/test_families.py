@@ -200,6 +200,7 @@ def test_what_we_save_transformers_reads_and_in_out_in_is_exact(family, tmp_path
     )
     assert not {key for key in info["missing_keys"] if "pooler" not in key}
     assert not info["unexpected_keys"]
+    assert model.config.architectures == [type(model).__name__]
     tokens = tokens_of(config)
     with torch.no_grad():
         theirs = theirs_of(model.eval(), config, tokens).last_hidden_state.numpy()

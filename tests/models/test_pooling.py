@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocketjax.config.schema import ComputeConfig, Config, RetrieverConfig, TextConfig
+from rocketjax.config.schema import ComputeConfig, RetrieverConfig, TextConfig
 from rocketjax.inference import start as start_module
-from rocketjax.models.pretrained import resolve_weights
 from rocketjax.models.sentence_transformers import Pooled, read_pooling
 from rocketjax.runtime.errors import InputError
 
@@ -97,18 +95,3 @@ def test_weights_say_how_they_are_pooled_unless_told(weights, tmp_path):
     assert (told.pooling, told.normalize) == ("mean", True)
     asked = start(RetrieverConfig(str(folder), pooling="cls", normalize=False))
     assert (asked.pooling, asked.normalize) == ("cls", False)
-
-
-def test_minilm_encodes_as_sentence_transformers_does():
-    library = pytest.importorskip(
-        "sentence_transformers", reason="the extra `parity` brings sentence-transformers"
-    )
-    try:
-        folder = resolve_weights(Config().retriever.weights)
-    except InputError as error:
-        pytest.skip(f"all-MiniLM-L6-v2 is not at hand: {error}")
-    text = TextConfig(query_length=256, passage_length=256, pair_length=512)
-    model = start_module.pretrained_retriever(RetrieverConfig(), text, ComputeConfig())
-    texts = ["What is the capital of France?", "Paris. " * 400, "naïve 東京 don't", "a"]
-    theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
-    np.testing.assert_allclose(model.encode_passage(texts), theirs, atol=1e-4)

@@ -556,7 +556,7 @@ def test_given_lists_warm_up_on_some_queries_and_train_on_others():
         joint=StageConfig(1, 8),
     )
     work = Run(settings, Path(), None, train, None, say, unwatched)
-    warm, joint = {*rounds._warm_queries(work)}, {*rounds._joint_queries(work, 0)}
+    warm, joint = {*rounds.warm_queries(work)}, {*rounds.joint_queries(work, 0)}
     assert len(warm) == len(joint) == 8 and not warm & joint and warm | joint < negatives.keys()
 
 

@@ -10,7 +10,6 @@ from small_run import config
 from rocketjax.config.options import load
 from rocketjax.config.schema import (
     ComputeConfig,
-    DataConfig,
     EvaluateConfig,
     IndexConfig,
     RetrieverConfig,
@@ -126,11 +125,9 @@ def test_training_starts_from_two_towers(weights, collection, tmp_path):
         pipeline.run(one, str, unwatched)  # at once, not after the retriever's stages
 
 
-def test_only_a_run_of_another_name_is_looked_into(weights, moved, collection, tmp_path):
+def test_only_a_run_of_another_name_is_looked_into(weights, moved, tmp_path):
     settings = config(weights, moved, tmp_path / "run")
     assert is_renamed(tmp_path / "run", settings)
     assert not is_renamed(tmp_path / "run", config(weights, tmp_path / "here", tmp_path / "run"))
     assert not is_renamed(tmp_path / "new", settings)
     assert not is_renamed(tmp_path / "run", config(weights, moved, "", overwrite=True))
-    record = json.loads((tmp_path / "run" / "collection.json").read_text())
-    assert DataConfig(str(collection)).collection != str(moved) and len(record["content"]) == 32

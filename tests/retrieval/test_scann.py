@@ -16,11 +16,10 @@ import pytest
 from tiny import vectors_folder
 
 from rocketjax.config.schema import IndexConfig
-from rocketjax.retrieval import open as opening
 from rocketjax.retrieval import scann
 from rocketjax.retrieval.exact import ExactIndex
 from rocketjax.retrieval.index import Sample
-from rocketjax.retrieval.open import build_index, check_buildable, open_index
+from rocketjax.retrieval.open import build_index, open_index
 from rocketjax.retrieval.scann import ScannIndex, build_scann, missing, open_scann
 from rocketjax.retrieval.vectors import Origin, Vectors
 from rocketjax.runtime.errors import InputError
@@ -230,19 +229,6 @@ def test_a_damaged_index_is_named(copied):
             open_scann(Vectors(copied))
 
 
-def test_without_scann_exact_search_stands_in_and_says_so(tmp_path, monkeypatch):
-    vectors, queries = corpus(tmp_path, 300, 16)
-    monkeypatch.setattr(opening, "missing", lambda: "ScaNN is not here")
-    said = []
-    config, sample = IndexConfig(leaves=9), Sample("queries", lambda: queries)
-    index = build_index(vectors, config, sample, 10, said.append)
-    assert isinstance(index, ExactIndex)
-    assert said == ["ScaNN is not here: exact search stands in; not used: index.leaves"]
-    monkeypatch.setattr("rocketjax.retrieval.scann.missing", lambda: "ScaNN is not here")
-    with pytest.raises(InputError, match="ScaNN is not here; install scann"):
-        build_index(vectors, IndexConfig(kind="scann"), sample, 10, quiet)
-
-
 def test_an_index_of_other_options_is_built_again_and_one_of_these_is_kept(tmp_path):
     vectors, queries = corpus(tmp_path, 300, 16)
     said, encoded = [], []
@@ -287,8 +273,6 @@ def test_what_a_small_corpus_has_no_use_for_is_named(tmp_path):
 )
 def test_more_leaves_than_there_can_be_are_refused(tmp_path, options, said):
     vectors, queries = corpus(tmp_path, 300, 16)
-    with pytest.raises(InputError, match=said):
-        check_buildable(IndexConfig(**options), len(vectors))  # before anything is encoded
     with pytest.raises(InputError, match=said):
         build_scann(vectors, IndexConfig(**options), queries, 10, quiet)
 

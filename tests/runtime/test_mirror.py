@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import time
 from contextlib import contextmanager, suppress
 
 import pytest
 from emulated import emulator, fresh_machine, needs_emulator
+from waiting import until
 
 from rocketjax.runtime import lease
 from rocketjax.runtime.cloud import Cloud, own_folder
@@ -184,6 +184,7 @@ def test_work_that_another_machine_followed_gives_way(bucket, monkeypatch, tmp_p
 
 
 def test_two_machines_do_not_work_at_one_address(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(lease, "STALE", 60.0)  # however late its next sign of life
     with opened(ADDRESS, lambda _: None) as place:
         write(place.folder, FIRST)
         fresh_machine(monkeypatch, tmp_path / "second")
@@ -193,18 +194,18 @@ def test_two_machines_do_not_work_at_one_address(bucket, monkeypatch, tmp_path):
 
 
 def test_who_was_held_up_for_too_long_writes_no_more(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(lease, "EVERY", 3600)  # no sign of life, and no look at the lock
     refused = pytest.raises(InputError, match="another process has committed here since")
-    with refused, opened(ADDRESS, lambda _: None) as place:
+    said = []
+    with refused, opened(ADDRESS, said.append) as place:
         write(place.folder, FIRST)
-        monkeypatch.setattr(lease, "EVERY", 3600)
-        time.sleep(0.2)  # the last sign of life
         folder = place.folder
         fresh_machine(monkeypatch, tmp_path / "second")
         with opened(ADDRESS, lambda _: None) as other:
             write(other.folder, SECOND)
             write(folder, {"log.jsonl": b"late"})
             place.commit()  # does not know yet, and is about to commit
-            time.sleep(0.2)
+            until(lambda: said)
     assert seen() == SECOND
 
 
@@ -231,10 +232,7 @@ def test_a_log_that_grows_is_taken_at_its_length(bucket, monkeypatch, tmp_path):
 
         monkeypatch.setattr(Cloud, "put", put)
         place.commit()
-        while (
-            COMMIT not in str(list(bucket.objects)) or "runs/some/log.jsonl" not in bucket.objects
-        ):
-            time.sleep(0.01)
+        until(lambda: {f"runs/some/{COMMIT}", "runs/some/log.jsonl"} <= bucket.objects.keys())
         monkeypatch.setattr(Cloud, "put", real)
     fresh_machine(monkeypatch, tmp_path / "second")
     assert seen() == FIRST
@@ -264,13 +262,13 @@ def test_files_that_were_committed_and_not_moved_are_moved_with_the_next_commit(
     with opened(ADDRESS, said.append) as place:
         write(place.folder, FIRST)
         place.commit()
-        while "runs/some/a/b" not in bucket.objects or "/.aside/" in str(list(bucket.objects)):
-            time.sleep(0.01)
+        until(
+            lambda: "runs/some/a/b" in bucket.objects and "/.aside/" not in str([*bucket.objects])
+        )
         monkeypatch.setattr(Cloud, fault, fails)
         write(place.folder, SECOND)
         place.commit()
-        while not said:
-            time.sleep(0.01)
+        until(lambda: said)
         monkeypatch.setattr(Cloud, fault, real)
         third = SECOND | {"report.json": b"{}"}
         write(place.folder, third)

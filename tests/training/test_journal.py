@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import types
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -107,9 +108,9 @@ def test_tokens_are_counted_and_the_slots_that_hold_them():
     assert tokens_read(rows, ["retriever", "reranker"]) == both
 
 
-@pytest.fixture
-def judging(monkeypatch):
-    """train(), judged on the way; the steps at which, and the kernel's mean as the measure."""
+@contextmanager
+def judged_on_the_way():
+    """train() is; the steps at which, and the kernel's mean as the measure."""
     real, asked = training.train_stage, []
 
     def judge(step, params):
@@ -119,8 +120,15 @@ def judging(monkeypatch):
     def judged(*args):
         return real(*args, judge=judge)
 
-    monkeypatch.setattr("test_trainer.train_stage", judged)
-    return asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("test_trainer.train_stage", judged)
+        yield asked
+
+
+@pytest.fixture
+def judging():
+    with judged_on_the_way() as asked:
+        yield asked
 
 
 def test_models_are_judged_at_their_steps_and_train_as_if_they_were_not(tmp_path, judging):
@@ -139,14 +147,24 @@ def test_models_are_judged_at_their_steps_and_train_as_if_they_were_not(tmp_path
     assert one == other
 
 
+EVERY_OTHER = with_(CONFIG, evaluate=EvaluateConfig(every=2))
+
+
+@pytest.fixture(scope="module")
+def judgements(tmp_path_factory):
+    """Those of a stage that never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    with judged_on_the_way():
+        train(folder, config=EVERY_OTHER)
+    return folder / "judged.jsonl"
+
+
 @pytest.mark.parametrize("last", [0, 1, 3, 4, 5])
-def test_a_stop_loses_no_judgement_and_repeats_none(tmp_path, judging, last):
-    config = with_(CONFIG, evaluate=EvaluateConfig(every=2))
-    train(tmp_path / "whole", config=config)
-    preempt(tmp_path / "stopped", last, config=config)
-    train(tmp_path / "stopped", config=config)
-    whole, stopped = ((tmp_path / n / "judged.jsonl").read_bytes() for n in ("whole", "stopped"))
-    assert stopped == whole and len(rows(tmp_path / "whole" / "judged.jsonl")) == 4
+def test_a_stop_loses_no_judgement_and_repeats_none(tmp_path, judgements, judging, last):
+    preempt(tmp_path, last, config=EVERY_OTHER)
+    train(tmp_path, config=EVERY_OTHER)
+    assert (tmp_path / "judged.jsonl").read_bytes() == judgements.read_bytes()
+    assert len(rows(judgements)) == 4
 
 
 @pytest.mark.parametrize("step", [2, 6])

@@ -18,7 +18,7 @@ from rocketjax.data.lists import TrainingList
 from rocketjax.data.passages import InMemory, Passage
 from rocketjax.pipeline.batches import make_collator
 from rocketjax.pipeline.context import Run
-from rocketjax.pipeline.lists import _asked
+from rocketjax.pipeline.lists import judged_split
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
 from rocketjax.text.tokenizer import Tokenizer
@@ -231,7 +231,7 @@ def test_a_run_hands_its_judgements_to_its_batches(tokenizer):
     )
     asked, other = [(0, 0), (2, 0), (3, 0)], [(1, 0), (2, 0)]
     assert relevant(batch) == [asked, other, other, asked]
-    asked = _asked(run, ["q1"])
+    asked = judged_split(run, ["q1"])
     assert [*asked.queries] == ["q1"] and asked.positives("q1") == ["p1", "p0", "p3"]
 
 

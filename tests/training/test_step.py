@@ -201,18 +201,6 @@ def test_stopped_teacher_gets_no_gradient_from_distillation():
     assert all(leaf.any() for leaf in jax.tree.leaves(got["retriever"]["query"]))
 
 
-def test_in_batch_negatives_cross_the_devices():
-    """The gathered loss on 2 devices has the gradients of one device that sees the whole batch."""
-    retriever, _, params = words(0.1)
-    params = {"retriever": params["retriever"]}
-    objective = retriever_objective(retriever, LossConfig(retriever_temperature=0.5))
-    batch = list_batch(rows=8, slots=3)
-    one, metrics_one = gradient(params, batch, objective, 1)
-    two, metrics_two = gradient(params, batch, objective, 2)
-    assert_trees_close(two, one)
-    assert metrics_two == pytest.approx(metrics_one, rel=1e-4)
-
-
 def test_joint_training_with_the_negatives_of_all_lists():
     """The same on one device and on two, whole and in chunks; and more to tell apart."""
     retriever, reranker, params = words(0.1)

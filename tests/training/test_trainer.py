@@ -98,6 +98,13 @@ def preempt(folder, last, **options):
         train(folder, last=last, **options)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the stage gives that never stopped, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(folder), folder
+
+
 def with_(section, **changes):
     return dataclasses.replace(section, **changes)
 
@@ -169,17 +176,16 @@ def test_options_of_later_stages_may_change_while_it_is_stopped(tmp_path):
     assert "joint: resumes at step 3" in said
 
 
-def test_a_preempted_stage_goes_on_with_the_same_bits(tmp_path):
-    expected = train(tmp_path / "whole")
+def test_a_preempted_stage_goes_on_with_the_same_bits(tmp_path, whole):
     for last in (0, 2, 4):
         preempt(tmp_path / "run", last)
         saved = tmp_path / "run/checkpoints/joint"
         assert max(int(path.name) for path in saved.iterdir()) == last + 1
-    np.testing.assert_array_equal(train(tmp_path / "run"), expected)
-    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    np.testing.assert_array_equal(train(tmp_path / "run"), whole[0])
+    assert log(tmp_path / "run") == log(whole[1])
 
 
-def test_a_stage_may_end_with_its_best(tmp_path):
+def test_a_stage_may_end_with_its_best(tmp_path, whole):
     """Each step's batch is farther off than the one before: the first checkpoint is the best."""
     first = train(tmp_path / "first", stage=with_(STAGE, steps=2))
     best = with_(CONFIG, checkpoint=CheckpointConfig(every=2, keep=1, take="best"))
@@ -189,22 +195,20 @@ def test_a_stage_may_end_with_its_best(tmp_path):
     assert "joint: ends with its best checkpoint, that of step 2" in said
     preempt(tmp_path / "stopped", 0, config=best)  # step 1's is better, but no stop may matter
     np.testing.assert_array_equal(train(tmp_path / "stopped", config=best), first)
-    assert (train(tmp_path / "last") != first).all()
+    assert (whole[0] != first).all()
 
 
-def test_a_stage_without_a_good_checkpoint_starts_anew_and_says_so(tmp_path):
-    expected = train(tmp_path / "whole")
+def test_a_stage_without_a_good_checkpoint_starts_anew_and_says_so(tmp_path, whole):
     preempt(tmp_path / "run", 2)
     for path in (tmp_path / "run/checkpoints/joint").glob("*/sums.json"):
         path.write_text("{}")
     said = []
-    np.testing.assert_array_equal(train(tmp_path / "run", said=said), expected)
+    np.testing.assert_array_equal(train(tmp_path / "run", said=said), whole[0])
     assert sum("damaged" in line for line in said) == 2 and "joint: starts at step 0" in said
-    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    assert log(tmp_path / "run") == log(whole[1])
 
 
-def test_fewer_devices_go_on_with_the_same_batches(tmp_path, monkeypatch):
-    expected = train(tmp_path / "whole")
+def test_fewer_devices_go_on_with_the_same_batches(tmp_path, whole, monkeypatch):
     preempt(tmp_path / "run", 2)
     few = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: few)
@@ -213,7 +217,7 @@ def test_fewer_devices_go_on_with_the_same_batches(tmp_path, monkeypatch):
     said = []
     got = train(tmp_path / "run", said=said)
     assert any("2 devices until now, 1 from here" in line for line in said)
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
-    for row, want in zip(log(tmp_path / "run"), log(tmp_path / "whole"), strict=True):
+    np.testing.assert_allclose(got, whole[0], rtol=1e-6)
+    for row, want in zip(log(tmp_path / "run"), log(whole[1]), strict=True):
         assert row.pop("stage") == want.pop("stage")
         assert row == pytest.approx(want, rel=1e-5)
