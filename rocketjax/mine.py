@@ -47,7 +47,8 @@ class Mine:
 
 
 def _mine(options: Mine) -> None:
-    from rocketjax.config.options import check_lists, option
+    from rocketjax.config.checks import check_lists
+    from rocketjax.config.options import option
     from rocketjax.data.collection import Split
     from rocketjax.data.copies import shared_positives
     from rocketjax.evaluation.judged import own_passages

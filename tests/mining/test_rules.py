@@ -7,7 +7,7 @@ import pytest
 from mined import hybrid_lists
 from scipy.special import logit
 
-from rocketjax.config.options import check_lists
+from rocketjax.config.checks import check_lists
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates
 from rocketjax.mining.calibrate import Calibration
