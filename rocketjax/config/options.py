@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,7 +53,12 @@ def _laid_over(path: Path, default: Config) -> tuple[dict[str, Any], Callable[[s
     """All values, those of a file before those of a default; and where the file sets a name."""
     values, lines = read_values(path)
     merged = _merged(dataclasses.asdict(default), values)
-    return merged, lambda name: f"{path}:{lines.get(name, 1)}: {name}"
+
+    def place(name: str) -> str:
+        line = lines.get(name) or lines.get(name.rpartition(".")[0], 1)  # an item of a field
+        return f"{path}:{line}: {name}"
+
+    return merged, place
 
 
 def find_recipe(path: Path) -> Path:
@@ -154,8 +160,21 @@ def _check_names(
         lines[prefix + name] = line
         factory = fields[name].default_factory
         if factory is dataclasses.MISSING:
+            _check_plain(value, path, prefix + name)
             continue
         _check_names(type(factory()), value, path, f"{prefix}{name}.", lines)
+
+
+def _check_plain(node: yaml.Node, path: Path, name: str) -> None:
+    """Refuses numbers that YAML 1.1 reads in base 60 or 8, which nobody means."""
+    for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        is_number = item.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if is_number and re.search(r":|^[-+]?0[0-7_]", item.value):
+            value = yaml.safe_load(item.value)
+            raise InputError(
+                f"{path}:{item.start_mark.line + 1}: {name}: YAML reads {item.value} as {value}; "
+                "write a plain number"
+            )
 
 
 def merged(config: Config, options: Mapping[str, Any]) -> Config:
