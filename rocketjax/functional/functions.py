@@ -14,18 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.data.lists import TrainingList
-from rocketjax.data.passages import Passage
-from rocketjax.inference.start import row_widths
+from rocketjax.functional.lists import batch_of_lists
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params
 from rocketjax.retrieval.model import Model
-from rocketjax.runtime.devices import AXIS, check_divisible
+from rocketjax.runtime.devices import AXIS
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, pad
-from rocketjax.text.tokenizer import as_texts
-from rocketjax.training.loader import Collator
 from rocketjax.training.losses import Term
 from rocketjax.training.step import (
     Objective,
@@ -279,7 +275,7 @@ class Functions:
         passages: Sequence[Sequence[str]],
         devices: int = 1,
         labelled: Sequence[bool] | None = None,
-        scores: Sequence[Sequence[float]] | None = None,
+        scores: Sequence[Sequence[float | None]] | None = None,
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
@@ -294,7 +290,7 @@ class Functions:
             labelled: B, whether a list's first passage is a positive; the retriever learns from the
                 others by distillation alone. None: all are.
             scores: of all passages by another teacher, where the loss's `teacher` is stored or
-                both.
+                both; None where it gave none.
 
         Examples:
             >>> lists = [["the average", "wait"], ["sorted in order"]]
@@ -302,50 +298,11 @@ class Functions:
             [[True, True], [True, False]]
 
         Raises:
-            InputError: not as many lists as queries, an empty list, not one score for each passage,
-                or lists that `devices` do not share equally; else as `tokenize_queries`.
+            InputError: not as many lists as queries, an empty list, not one finite score or None
+                for each passage, or lists that `devices` do not share equally; else as
+                `tokenize_queries`.
         """
-        queries = as_texts(queries, "queries")
-        if not queries or len(queries) != len(passages) or not all(map(len, passages)):
-            raise InputError(
-                f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
-                "query a list with its positive first"
-            )
-        if labelled is not None and len(labelled) != len(queries):
-            raise InputError(
-                f"labelled has {len(labelled)} entries for {len(queries)} queries; give one for "
-                "each, or none"
-            )
-        check_divisible(len(queries), devices, "tokenize_lists: queries")
-        if scores is not None and [*map(len, scores)] != [*map(len, passages)]:
-            raise InputError("scores: not one for each passage of each list")
-        texts = {
-            f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
-            for row, some in enumerate(passages)
-            for slot, text in enumerate(as_texts(some, f"passages[{row}]"))
-        }
-        lists = [
-            _list_of(
-                row,
-                len(some),
-                labelled is None or labelled[row],
-                () if scores is None else tuple(map(float, scores[row])),
-            )
-            for row, some in enumerate(passages)
-        ]
-        collator = Collator(
-            {str(row): query for row, query in enumerate(queries)},
-            texts,
-            self.model.retriever.tokenizer,
-            self.model.reranker.tokenizer,
-            slots=max(map(len, passages)),
-            devices=devices,
-            chunk=self.chunk,
-            widths=row_widths(),
-            unlabelled=labelled is not None,
-            stored=scores is not None,
-        )
-        return collator(lists)
+        return batch_of_lists(self.model, self.chunk, queries, passages, devices, labelled, scores)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -383,14 +340,6 @@ class _Pair(NamedTuple):
     retriever: BiEncoder
     reranker: CrossEncoder
     loss: LossConfig
-
-
-def _list_of(row: int, length: int, labelled: bool, scores: tuple[float, ...]) -> TrainingList:
-    """The list of a row's passages, which have the ids ROW/0, ROW/1 .."""
-    first, *rest = (f"{row}/{slot}" for slot in range(length))
-    if labelled:
-        return TrainingList(str(row), first, tuple(rest), scores=scores)
-    return TrainingList(str(row), "", (first, *rest), "unlabelled", scores=scores)
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:

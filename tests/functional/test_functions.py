@@ -223,6 +223,16 @@ def test_another_teachers_scores_reach_the_loss(pair):
         functions.joint_terms(functions.params, functions.tokenize_lists(queries, lists))
 
 
+def test_a_teachers_score_may_be_missing_and_is_else_a_finite_number(pair):
+    functions, queries = rocketjax.Functions(pair), ["mean of an array"] * 2
+    lists = [["the average", "wait"], ["sum", "wait"]]
+    batch = functions.tokenize_lists(queries, lists, scores=[[1.0, 2.0], [3.0, None]])
+    assert batch.stored.there.tolist() == [[True, True], [True, False]]
+    for wrong in (float("nan"), float("inf"), 1e39, "high"):
+        with pytest.raises(InputError, match=r"^scores\[1\]\[0\]: .*; give finite numbers"):
+            functions.tokenize_lists(queries, lists, scores=[[1.0, 2.0], [wrong, 1.0]])
+
+
 def test_they_work_inside_vmap_and_scan(pair):
     functions = rocketjax.Functions(pair)
     both = [functions.params, functions.init(jax.random.key(3))]
