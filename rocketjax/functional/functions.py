@@ -5,7 +5,8 @@ examples.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,7 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.config.loss import LossConfig, resolve_loss
+from rocketjax.config.fields import Count, Share
+from rocketjax.config.loss import LossConfig, overruled, resolve_loss
+from rocketjax.config.options import validated
 from rocketjax.functional.lists import batch_of_lists
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
@@ -37,6 +40,15 @@ Keys: TypeAlias = (
 )  # [N] or [B] random keys for dropout, one for each text; None: no dropout
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What is checked of `Functions`."""
+
+    loss: LossConfig
+    chunk: Count
+    dropout: Share
+
+
 @dataclass(frozen=True, eq=False)
 class Functions:
     """A pair of models as pure functions of parameters and arrays.
@@ -47,7 +59,8 @@ class Functions:
         >>> functions.encode_queries(functions.params, tokens).shape  # [N, D]
         (1, 384)
 
-    Every method that takes `params` is pure and jitted, and may be called inside a transformation.
+    Every method that takes `params` is pure and jitted, and may be called inside jit, grad, vjp,
+    vmap, scan and shard_map; forward mode (jvp, jacfwd, linearize, hessian) is not supported.
     Those that take texts run on the host, outside.
 
     Attributes:
@@ -63,12 +76,25 @@ class Functions:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises InputError where `model` is no pair of models."""
+        """Raises InputError where `model` is no pair of models, or an option does not fit or count.
+
+        Values are coerced to their fields' types, as a config's are.
+        """
         if not isinstance(self.model, Model):
             raise InputError(
                 "rocketjax.Functions takes a pair: rocketjax.load(run), or "
                 "rocketjax.Model(open_retriever(..), open_reranker(..))"
             )
+        loss = asdict(self.loss) if isinstance(self.loss, LossConfig) else self.loss
+        values = {"loss": loss, "chunk": self.chunk, "dropout": self.dropout}
+        options = validated(_Options, values, str)
+        if ignored := overruled(options.loss):
+            raise InputError(
+                f"loss: preset {options.loss.preset} overrules {', '.join(ignored)}; pass "
+                "LossConfig(preset='custom', ..)"
+            )
+        for field in fields(options):
+            object.__setattr__(self, field.name, getattr(options, field.name))
 
     @property
     def params(self) -> Params:
@@ -109,10 +135,19 @@ class Functions:
 
     def _checked(self, keys: Keys, number: int) -> Keys:
         """Raises InputError for keys that would do nothing, or are not one a text or list."""
-        if keys is not None and self.dropout == 0:
+        if keys is None:
+            return None
+        if self.dropout == 0:
             raise InputError("keys are for dropout, and there is none: Functions(.., dropout=0.1)")
-        if keys is not None and keys.shape[:1] != (number,):
-            raise InputError(f"got keys of shape {keys.shape} for {number} texts or lists")
+        keys = jnp.asarray(keys)
+        if keys.dtype == jnp.uint32:  # of jax.random.PRNGKey
+            with suppress(TypeError):  # of another shape: refused below
+                keys = jax.random.wrap_key_data(keys)
+        if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (number,):
+            raise InputError(
+                f"got keys of shape {keys.shape} and type {keys.dtype} for {number} texts or lists;"
+                " jax.random.split(key, N) makes N"
+            )
         return keys
 
     # ---- of arrays
@@ -182,7 +217,8 @@ class Functions:
     def joint_terms(self, params: Params, batch: ListBatch, keys: Keys = None) -> dict[str, Term]:
         """The joint loss's parts as sums and counts, which add up over devices.
 
-        On a mesh, sum the totals and the counts over its axis, then divide.
+        On a mesh, sum the totals and the counts over its axis, then divide. A count is None where
+        nothing is divided by (`loss.reduction` sum, of the preset paper).
 
         Args:
             params: of both models.
@@ -199,8 +235,7 @@ class Functions:
             >>> total.shape, float(count)
             ((), 2.0)
         """
-        keys = self._checked(keys, len(batch.valid))
-        return _alone(_terms, self._pair, params, batch, keys)
+        return self._joint(_terms, params, batch, keys)
 
     def joint_loss(
         self, params: Params, batch: ListBatch, keys: Keys = None
@@ -218,8 +253,21 @@ class Functions:
             >>> sorted(parts.keys() & {"distill", "loss", "reranker"})
             ['distill', 'loss', 'reranker']
         """
-        keys = self._checked(keys, len(batch.valid))
-        return _alone(share_of_loss, self._pair, params, batch, keys)
+        return self._joint(share_of_loss, params, batch, keys)
+
+    def _joint(
+        self, function: Callable[..., Any], params: Params, batch: ListBatch, keys: Keys
+    ) -> Any:
+        """Raises InputError for a device's part of a batch whose other lists it would need."""
+        pair, (lists, slots) = self._pair, batch.valid.shape
+        of = batch.relevant.shape[1] // slots
+        if pair.loss.retriever_negatives == "batch" and of != lists:
+            raise InputError(
+                f"loss.retriever_negatives is batch, but here are {lists} lists of a batch of {of}:"
+                " it does not work inside shard_map; call joint_loss on the whole batch, or take "
+                "list"
+            )
+        return _alone(function, pair, params, batch, self._checked(keys, lists))
 
     # ---- of texts, on the host
 
