@@ -124,7 +124,7 @@ def _check_widths(loss: LossConfig, place: Callable[[str], str]) -> None:
 
 
 def _check_used(config: Config, place: Callable[[str], str]) -> None:
-    """Refuses masks and lists that would change nothing."""
+    """Refuses options of the loss and of lists that would change nothing."""
     loss = resolve_loss(config.loss)
     in_batch = loss.retriever_negatives == "batch" and loss.retriever_weight
     if loss.mask_by_retriever is not None and not (in_batch or config.retriever_warmup.steps):
@@ -137,6 +137,15 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
         raise InputError(
             f"{place('loss.mask_by_reranker')}: the retriever's own cross-entropy has no weight "
             f"(loss.preset {loss.preset}); leave it out"
+        )
+    if loss.retriever_negatives == "batch" and not loss.retriever_weight:
+        raise InputError(
+            f"{place('loss.retriever_negatives')}: the retriever's own cross-entropy has no weight "
+            f"(loss.preset {loss.preset}); leave it out"
+        )
+    if loss.distill_loss == "margin_mse" and loss.direction != LossConfig().direction:
+        raise InputError(
+            f"{place('loss.direction')}: it is of loss.distill_loss kl alone; leave it out"
         )
     if config.lists.easy and not config.reranker_warmup.steps:
         raise InputError(

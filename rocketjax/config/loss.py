@@ -130,3 +130,23 @@ def overruled(loss: LossConfig) -> list[str]:
         for name in names
         if getattr(loss, name) not in (getattr(default, name), getattr(counts, name))
     ]
+
+
+def preset_line(loss: LossConfig) -> str:
+    """What a preset sets, and which options it overrules; "" where it does neither.
+
+    An option that was set to its own default cannot be told from one that was left out. So all is
+    said that the preset changes.
+    """
+    if loss.preset == "custom":
+        return ""
+    default, preset = LossConfig(), PRESETS[loss.preset]
+    names = [field.name for field in dataclasses.fields(loss) if field.name != "preset"]
+    parts = [
+        f"{name} {getattr(preset, name)}"
+        for name in names
+        if getattr(preset, name) != getattr(default, name)
+    ]
+    if ignored := overruled(loss):
+        parts.append(f"it overrules {', '.join(ignored)}")
+    return f"loss.preset {loss.preset}: {'; '.join(parts)} (custom: as set)" if parts else ""

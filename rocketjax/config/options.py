@@ -68,7 +68,7 @@ def find_recipe(path: Path) -> Path:
         InputError: there is neither; the recipes are named.
     """
     shipped = RECIPES / f"{path}.yaml"
-    if path.exists() or path.suffix:
+    if path.suffix or (path.exists() and not path.is_dir()):  # a run's folder may have its name
         return path
     if not shipped.is_file():
         known = sorted(str(p.relative_to(RECIPES).with_suffix("")) for p in RECIPES.rglob("*.yaml"))
