@@ -138,11 +138,6 @@ def _check_used(config: Config, place: Callable[[str], str]) -> None:
             f"{place('loss.mask_by_reranker')}: the retriever's own cross-entropy has no weight "
             f"(loss.preset {loss.preset}); leave it out"
         )
-    if loss.retriever_negatives == "batch" and not loss.retriever_weight:
-        raise InputError(
-            f"{place('loss.retriever_negatives')}: the retriever's own cross-entropy has no weight "
-            f"(loss.preset {loss.preset}); leave it out"
-        )
     if loss.distill_loss == "margin_mse" and loss.direction != LossConfig().direction:
         raise InputError(
             f"{place('loss.direction')}: it is of loss.distill_loss kl alone; leave it out"

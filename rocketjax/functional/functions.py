@@ -139,16 +139,16 @@ class Functions:
             return None
         if self.dropout == 0:
             raise InputError("keys are for dropout, and there is none: Functions(.., dropout=0.1)")
-        keys = jnp.asarray(keys)
-        if keys.dtype == jnp.uint32:  # of jax.random.PRNGKey
+        given = jnp.asarray(keys)
+        if given.dtype == jnp.uint32:  # of jax.random.PRNGKey
             with suppress(TypeError):  # of another shape: refused below
-                keys = jax.random.wrap_key_data(keys)
-        if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (number,):
+                given = jax.random.wrap_key_data(given)
+        if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key) or given.shape != (number,):
             raise InputError(
-                f"got keys of shape {keys.shape} and type {keys.dtype} for {number} texts or lists;"
-                " jax.random.split(key, N) makes N"
+                f"got keys of shape {given.shape} and type {given.dtype} for {number} texts or "
+                "lists; jax.random.split(key, N) makes N"
             )
-        return keys
+        return given
 
     # ---- of arrays
 
