@@ -161,7 +161,7 @@ def test_keys_drop_what_they_are_told_and_are_one_a_text(pair):
     keys = jax.random.split(jax.random.key(0), 2)
     dropped = functions.encode_queries(functions.params, tokens, keys)
     assert not np.allclose(dropped, functions.encode_queries(functions.params, tokens), atol=1e-2)
-    with pytest.raises(InputError, match=r"keys of shape \(3,\) for 2 texts"):
+    with pytest.raises(InputError, match=r"keys of shape \(3,\) .* for 2 texts"):
         three = jax.random.split(jax.random.key(0), 3)
         functions.encode_queries(functions.params, tokens, three)
     with pytest.raises(InputError, match="keys are for dropout, and there is none"):
