@@ -62,8 +62,9 @@ class Encode:
 def _encode(options: Encode) -> None:
     import jax
 
+    from rocketjax.config.checks import OF_RERANKER, check_text
     from rocketjax.config.index import check_index
-    from rocketjax.config.options import OF_RERANKER, check_text, option
+    from rocketjax.config.options import option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection
     from rocketjax.inference.folder import open_retriever

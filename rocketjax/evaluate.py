@@ -62,7 +62,8 @@ class Evaluate:
 
 
 def _evaluate(options: Evaluate) -> None:
-    from rocketjax.config.options import check_depths, option
+    from rocketjax.config.checks import check_depths
+    from rocketjax.config.options import option
     from rocketjax.data.collection import hold_out, sample_queries
     from rocketjax.data.load import load_collection
     from rocketjax.evaluation import metrics

@@ -51,8 +51,10 @@ def _export(options: Export) -> None:
             raise InputError(
                 "--push, --license and --language are of model folders, not of --format stablehlo"
             )
-        export_stablehlo(output, load(run))
+        to_do = export_stablehlo(output, load(run))
         say(f"{output}: functions for CPUs, CUDA GPUs and TPUs; functions.json tells how to call")
+        if to_do:
+            say(f"{output}: callers do this to texts before the tokenizer's rules: {to_do}")
         return
     if options.push:
         check_repository(options.push)

@@ -47,12 +47,14 @@ class Mine:
 
 
 def _mine(options: Mine) -> None:
-    from rocketjax.config.options import check_lists, option
+    from rocketjax.config.checks import check_lists
+    from rocketjax.config.options import option
     from rocketjax.data.collection import Split
     from rocketjax.data.copies import shared_positives
     from rocketjax.evaluation.judged import own_passages
     from rocketjax.mining.mine import mine
     from rocketjax.mining.report import describe
+    from rocketjax.mining.rules import unread_line
     from rocketjax.mining.teacher import Texts, keep_scores, open_teacher, with_teacher
     from rocketjax.retrieval.load import collection_for, load, open_corpus
     from rocketjax.runtime import processes
@@ -61,10 +63,14 @@ def _mine(options: Mine) -> None:
     from rocketjax.text.cut import cut_line
 
     check_lists(options.lists, option)
-    if options.lists.source == "given" or options.lists.refresh or options.lists.after:
+    of_training = ("refresh", "after", "easy")
+    if options.lists.source == "given" or any(getattr(options.lists, n) for n in of_training):
         raise InputError(
-            "--lists.source given, --lists.refresh, --lists.after: for training; leave them out"
+            "--lists.source given, --lists.refresh, --lists.after, --lists.easy: for training; "
+            "leave them out"
         )
+    if line := unread_line(options.lists):
+        say(line)
     processes.check_shared(Path(options.output))
     model = load(options.model, options.compute)
     folder = Path(options.model)

@@ -43,7 +43,8 @@ class Rerank:
 
 
 def _rerank(options: Rerank) -> None:
-    from rocketjax.config.options import OF_RETRIEVER, check_text, option
+    from rocketjax.config.checks import OF_RETRIEVER, check_text
+    from rocketjax.config.options import option
     from rocketjax.data.collection import Split
     from rocketjax.data.load import load_collection, read_queries
     from rocketjax.data.runs import read_run, write_rankings

@@ -15,9 +15,12 @@ EFFECTS = effects(Config)
 def changes(old: Config, new: Config) -> dict[str, Stage]:
     """The options in which two configs would train differently, and the first stage of each.
 
-    A loss preset counts as the options that it stands for.
+    A loss preset counts as the options that it stands for, whatever its name.
     """
-    old, new = (dataclasses.replace(one, loss=resolve_loss(one.loss)) for one in (old, new))
+    old, new = (
+        dataclasses.replace(one, loss=dataclasses.replace(resolve_loss(one.loss), preset="custom"))
+        for one in (old, new)
+    )
     found: dict[str, Stage] = {}
     for name in changed(old, new):
         if (stage := EFFECTS[name].stage) is not None:

@@ -8,15 +8,29 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import pydantic
 import tyro
 
-Count: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
-Seed: TypeAlias = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
-Size: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
-Length: TypeAlias = Annotated[int, pydantic.AfterValidator(lambda value: _length(value))]
-Amount: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-Finite: TypeAlias = Annotated[float, pydantic.Field(allow_inf_nan=False)]
-Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
-Whole: TypeAlias = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+def _number(value: object) -> object:
+    """Else false would be 0, and an option that None turns off would be on by `off`."""
+    if isinstance(value, bool):
+        raise ValueError(
+            "should be a number, not true or false, as which YAML reads on, off, yes and no; None "
+            "is written null"
+        )
+    return value
+
+
+_Int: TypeAlias = Annotated[int, pydantic.BeforeValidator(_number)]
+_Float: TypeAlias = Annotated[float, pydantic.BeforeValidator(_number)]
+Count: TypeAlias = Annotated[_Int, pydantic.Field(ge=0)]
+Seed: TypeAlias = Annotated[_Int, pydantic.Field(ge=0, lt=2**32)]
+Size: TypeAlias = Annotated[_Int, pydantic.Field(ge=1)]
+Seconds: TypeAlias = Annotated[_Int, pydantic.Field(ge=10)]
+Length: TypeAlias = Annotated[_Int, pydantic.AfterValidator(lambda value: _length(value))]
+Amount: TypeAlias = Annotated[_Float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Finite: TypeAlias = Annotated[_Float, pydantic.Field(allow_inf_nan=False)]
+Positive: TypeAlias = Annotated[_Float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[_Float, pydantic.Field(ge=0, lt=1)]
+Whole: TypeAlias = Annotated[_Float, pydantic.Field(ge=0, le=1)]
 # A file or folder by its name. No shell expands the ~ of --run-dir=~/x, of YAML or of Python.
 PathName: TypeAlias = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
 
@@ -39,7 +53,7 @@ NormalizeOption: TypeAlias = Annotated[
     ),
 ]
 TruncateOption: TypeAlias = Annotated[
-    Annotated[int, pydantic.Field(ge=0)] | None,
+    Count | None,
     tyro.conf.arg(
         help="Keep the first N numbers of the retriever's vectors (Matryoshka), 0: all; None: as "
         "the model's folder says."

@@ -130,3 +130,24 @@ def overruled(loss: LossConfig) -> list[str]:
         for name in names
         if getattr(loss, name) not in (getattr(default, name), getattr(counts, name))
     ]
+
+
+def preset_line(loss: LossConfig) -> str:
+    """What a preset sets and which options it leaves without effect; "" where there are none.
+
+    An option that was set to its own default cannot be told from one that was left out. So all is
+    said that the preset changes.
+    """
+    default, counts = LossConfig(), resolve_loss(loss)
+    preset = PRESETS.get(loss.preset, default)  # custom sets nothing
+    names = [field.name for field in dataclasses.fields(loss) if field.name != "preset"]
+    parts = [
+        f"{name} {getattr(preset, name)}"
+        for name in names
+        if getattr(preset, name) != getattr(default, name)
+    ]
+    if ignored := overruled(loss):
+        parts.append(f"it overrules {', '.join(ignored)}; custom would not")
+    if loss.retriever_negatives == "batch" and not counts.retriever_weight:
+        parts.append("joint training does not read loss.retriever_negatives: no retriever_weight")
+    return f"loss.preset {loss.preset}: {'; '.join(parts)}" if parts else ""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pydantic
 import tyro
 
 from rocketjax.config.composition import Composition
@@ -21,6 +20,7 @@ from rocketjax.config.fields import (
     Length,
     PathName,
     Positive,
+    Seconds,
     Seed,
     Share,
     Size,
@@ -339,7 +339,7 @@ class HostsConfig:
     """How many processes there are; 0: what ROCKETJAX_PROCESSES says."""
     process: Count | None = at(NEVER, None)
     """Which of them this is, from 0; None: what ROCKETJAX_PROCESS says."""
-    timeout: Annotated[int, pydantic.Field(ge=10)] = at(NEVER, 60)
+    timeout: Seconds = at(NEVER, 60)
     """Seconds after which a process that is not heard of counts as dead, which ends the others."""
     wait: Size = at(NEVER, 300)
     """Seconds that processes have to meet at the start."""

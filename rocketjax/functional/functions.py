@@ -5,7 +5,8 @@ examples.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,19 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rocketjax.config.loss import LossConfig, resolve_loss
-from rocketjax.data.lists import TrainingList
-from rocketjax.data.passages import Passage
-from rocketjax.inference.start import row_widths
+from rocketjax.config.fields import Count, Share
+from rocketjax.config.loss import LossConfig, overruled, resolve_loss
+from rocketjax.config.options import validated
+from rocketjax.functional.lists import batch_of_lists
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.encoder import Params
 from rocketjax.retrieval.model import Model
-from rocketjax.runtime.devices import AXIS, check_divisible
+from rocketjax.runtime.devices import AXIS
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Text, Tokens, bucket, pad
-from rocketjax.text.tokenizer import as_texts
-from rocketjax.training.loader import Collator
 from rocketjax.training.losses import Term
 from rocketjax.training.step import (
     Objective,
@@ -41,6 +40,15 @@ Keys: TypeAlias = (
 )  # [N] or [B] random keys for dropout, one for each text; None: no dropout
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What is checked of `Functions`."""
+
+    loss: LossConfig
+    chunk: Count
+    dropout: Share
+
+
 @dataclass(frozen=True, eq=False)
 class Functions:
     """A pair of models as pure functions of parameters and arrays.
@@ -51,7 +59,8 @@ class Functions:
         >>> functions.encode_queries(functions.params, tokens).shape  # [N, D]
         (1, 384)
 
-    Every method that takes `params` is pure and jitted, and may be called inside a transformation.
+    Every method that takes `params` is pure and jitted, and may be called inside jit, grad, vjp,
+    vmap, scan and shard_map; forward mode (jvp, jacfwd, linearize, hessian) is not supported.
     Those that take texts run on the host, outside.
 
     Attributes:
@@ -67,12 +76,25 @@ class Functions:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises InputError where `model` is no pair of models."""
+        """Raises InputError where `model` is no pair of models, or an option does not fit or count.
+
+        Values are coerced to their fields' types, as a config's are.
+        """
         if not isinstance(self.model, Model):
             raise InputError(
                 "rocketjax.Functions takes a pair: rocketjax.load(run), or "
                 "rocketjax.Model(open_retriever(..), open_reranker(..))"
             )
+        loss = asdict(self.loss) if isinstance(self.loss, LossConfig) else self.loss
+        values = {"loss": loss, "chunk": self.chunk, "dropout": self.dropout}
+        options = validated(_Options, values, str)
+        if ignored := overruled(options.loss):
+            raise InputError(
+                f"loss: preset {options.loss.preset} overrules {', '.join(ignored)}; pass "
+                "LossConfig(preset='custom', ..)"
+            )
+        for field in fields(options):
+            object.__setattr__(self, field.name, getattr(options, field.name))
 
     @property
     def params(self) -> Params:
@@ -113,11 +135,20 @@ class Functions:
 
     def _checked(self, keys: Keys, number: int) -> Keys:
         """Raises InputError for keys that would do nothing, or are not one a text or list."""
-        if keys is not None and self.dropout == 0:
+        if keys is None:
+            return None
+        if self.dropout == 0:
             raise InputError("keys are for dropout, and there is none: Functions(.., dropout=0.1)")
-        if keys is not None and keys.shape[:1] != (number,):
-            raise InputError(f"got keys of shape {keys.shape} for {number} texts or lists")
-        return keys
+        given = jnp.asarray(keys)
+        if given.dtype == jnp.uint32:  # of jax.random.PRNGKey
+            with suppress(TypeError):  # of another shape: refused below
+                given = jax.random.wrap_key_data(given)
+        if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key) or given.shape != (number,):
+            raise InputError(
+                f"got keys of shape {given.shape} and type {given.dtype} for {number} texts or "
+                "lists; jax.random.split(key, N) makes N"
+            )
+        return given
 
     # ---- of arrays
 
@@ -186,7 +217,8 @@ class Functions:
     def joint_terms(self, params: Params, batch: ListBatch, keys: Keys = None) -> dict[str, Term]:
         """The joint loss's parts as sums and counts, which add up over devices.
 
-        On a mesh, sum the totals and the counts over its axis, then divide.
+        On a mesh, sum the totals and the counts over its axis, then divide. A count is None where
+        nothing is divided by (`loss.reduction` sum, of the preset paper).
 
         Args:
             params: of both models.
@@ -203,8 +235,7 @@ class Functions:
             >>> total.shape, float(count)
             ((), 2.0)
         """
-        keys = self._checked(keys, len(batch.valid))
-        return _alone(_terms, self._pair, params, batch, keys)
+        return self._joint(_terms, params, batch, keys)
 
     def joint_loss(
         self, params: Params, batch: ListBatch, keys: Keys = None
@@ -222,8 +253,21 @@ class Functions:
             >>> sorted(parts.keys() & {"distill", "loss", "reranker"})
             ['distill', 'loss', 'reranker']
         """
-        keys = self._checked(keys, len(batch.valid))
-        return _alone(share_of_loss, self._pair, params, batch, keys)
+        return self._joint(share_of_loss, params, batch, keys)
+
+    def _joint(
+        self, function: Callable[..., Any], params: Params, batch: ListBatch, keys: Keys
+    ) -> Any:
+        """Raises InputError for a device's part of a batch whose other lists it would need."""
+        pair, (lists, slots) = self._pair, batch.valid.shape
+        of = batch.relevant.shape[1] // slots
+        if pair.loss.retriever_negatives == "batch" and of != lists:
+            raise InputError(
+                f"loss.retriever_negatives is batch, but here are {lists} lists of a batch of {of}:"
+                " it does not work inside shard_map; call joint_loss on the whole batch, or take "
+                "list"
+            )
+        return _alone(function, pair, params, batch, self._checked(keys, lists))
 
     # ---- of texts, on the host
 
@@ -279,7 +323,7 @@ class Functions:
         passages: Sequence[Sequence[str]],
         devices: int = 1,
         labelled: Sequence[bool] | None = None,
-        scores: Sequence[Sequence[float]] | None = None,
+        scores: Sequence[Sequence[float | None]] | None = None,
     ) -> ListBatch:
         """B queries, each with a list of passages, its positive first -> a batch [B, L].
 
@@ -294,7 +338,7 @@ class Functions:
             labelled: B, whether a list's first passage is a positive; the retriever learns from the
                 others by distillation alone. None: all are.
             scores: of all passages by another teacher, where the loss's `teacher` is stored or
-                both.
+                both; None where it gave none.
 
         Examples:
             >>> lists = [["the average", "wait"], ["sorted in order"]]
@@ -302,50 +346,11 @@ class Functions:
             [[True, True], [True, False]]
 
         Raises:
-            InputError: not as many lists as queries, an empty list, not one score for each passage,
-                or lists that `devices` do not share equally; else as `tokenize_queries`.
+            InputError: not as many lists as queries, an empty list, not one finite score or None
+                for each passage, or lists that `devices` do not share equally; else as
+                `tokenize_queries`.
         """
-        queries = as_texts(queries, "queries")
-        if not queries or len(queries) != len(passages) or not all(map(len, passages)):
-            raise InputError(
-                f"got {len(queries)} queries and {len(passages)} lists of passages; give each "
-                "query a list with its positive first"
-            )
-        if labelled is not None and len(labelled) != len(queries):
-            raise InputError(
-                f"labelled has {len(labelled)} entries for {len(queries)} queries; give one for "
-                "each, or none"
-            )
-        check_divisible(len(queries), devices, "tokenize_lists: queries")
-        if scores is not None and [*map(len, scores)] != [*map(len, passages)]:
-            raise InputError("scores: not one for each passage of each list")
-        texts = {
-            f"{row}/{slot}": Passage(f"{row}/{slot}", "", text)
-            for row, some in enumerate(passages)
-            for slot, text in enumerate(as_texts(some, f"passages[{row}]"))
-        }
-        lists = [
-            _list_of(
-                row,
-                len(some),
-                labelled is None or labelled[row],
-                () if scores is None else tuple(map(float, scores[row])),
-            )
-            for row, some in enumerate(passages)
-        ]
-        collator = Collator(
-            {str(row): query for row, query in enumerate(queries)},
-            texts,
-            self.model.retriever.tokenizer,
-            self.model.reranker.tokenizer,
-            slots=max(map(len, passages)),
-            devices=devices,
-            chunk=self.chunk,
-            widths=row_widths(),
-            unlabelled=labelled is not None,
-            stored=scores is not None,
-        )
-        return collator(lists)
+        return batch_of_lists(self.model, self.chunk, queries, passages, devices, labelled, scores)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -383,14 +388,6 @@ class _Pair(NamedTuple):
     retriever: BiEncoder
     reranker: CrossEncoder
     loss: LossConfig
-
-
-def _list_of(row: int, length: int, labelled: bool, scores: tuple[float, ...]) -> TrainingList:
-    """The list of a row's passages, which have the ids ROW/0, ROW/1 .."""
-    first, *rest = (f"{row}/{slot}" for slot in range(length))
-    if labelled:
-        return TrainingList(str(row), first, tuple(rest), scores=scores)
-    return TrainingList(str(row), "", (first, *rest), "unlabelled", scores=scores)
 
 
 def _padded(texts: Sequence[Text], limit: int, pad_id: int) -> Tokens:

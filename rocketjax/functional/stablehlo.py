@@ -18,20 +18,24 @@ from rocketjax.retrieval.model import Model
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.files import new_folder, write_json
 from rocketjax.text.batch import Tokens
+from rocketjax.text.tokenizer import Tokenizer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_stablehlo(folder: Path, model: Model) -> None:
+def export_stablehlo(folder: Path, model: Model) -> str:
     """Writes both models' functions, parameters and tokenizers, whole or not at all.
 
     FOLDER/{encode_query,encode_passage,score}.stablehlo are of (parameters, ids [N, S], types
     [N, S], length [N]), int32; the parameters are the arrays of {retriever,reranker}.npz in order.
-    functions.json says what is where.
+    functions.json says what is where, and how texts are read that the tokenizers' files leave open.
 
     Args:
         folder: must not exist.
         model: a pair; its retriever's vectors are float32 [N, D], its re-ranker's scores [N].
+
+    Returns:
+        What a caller is to do to texts before the tokenizer sees them; "" where that is nothing.
 
     Raises:
         InputError: `folder` exists or cannot be written, or flatbuffers is not installed.
@@ -58,6 +62,7 @@ def export_stablehlo(folder: Path, model: Model) -> None:
                 "padding": of.tokenizer.pad_id,
                 "calling_convention_version": exported.calling_convention_version,
                 "platforms": list(PLATFORMS),
+                **_reading(name, of.tokenizer),
             }
         for kind, of in (("retriever", retriever), ("reranker", reranker)):
             leaves = map(np.asarray, jax.tree.leaves(of.params))
@@ -66,6 +71,26 @@ def export_stablehlo(folder: Path, model: Model) -> None:
             (aside / f"{kind}-tokenizer").mkdir()
             of.tokenizer.save(aside / f"{kind}-tokenizer")
         write_json(aside / "functions.json", about)
+    to_do = {
+        name: [f"{key} {entry[key]!r}" for key in ("prompt", "lower_case") if entry.get(key)]
+        + ["title 'segment'"] * (entry.get("title") == "segment")
+        for name, entry in about.items()
+    }
+    return "; ".join(f"{name}: {', '.join(some)}" for name, some in to_do.items() if some)
+
+
+def _reading(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What is done to texts beside the tokenizer's own rules; docs/functions.md says how."""
+    config = tokenizer.config
+    both = {"lower_case": bool(config.lower_case), "segments": tokenizer.has_segments}
+    if name == "encode_query":
+        return both | {"prompt": config.query_prompt or ""}
+    if name == "encode_passage":
+        title = "segment" if config.title == "segment" else "joined"
+        return both | {"prompt": config.passage_prompt or "", "title": title}
+    if config.pair_truncation == "longest":
+        return both | {"pair_truncation": "longest"}
+    return both | {"pair_truncation": "passage", "query_longest": config.query_length}
 
 
 def _exported(model: TextModel, method: str, limit: int) -> "jax.export.Exported":

@@ -51,6 +51,19 @@ def scored_depth(config: ListConfig) -> int:
     return min(config.range_min + config.scored, config.top_n) if config.denoised else 0
 
 
+def unread_line(config: ListConfig) -> str:
+    """Which options are set that only denoised lists read, where there are none; "" for none.
+
+    They are named, not refused: a config laid over another one may take its denoising away.
+    """
+    if config.denoised or config.source == "given":
+        return ""
+    names = ("low", "high", "depth", "scored", *["calibration"] * (not has_thresholds(config)))
+    default = ListConfig()
+    unread = [f"lists.{n}" for n in names if getattr(config, n) != getattr(default, n)]
+    return f"lists.denoised 0: no list reads {', '.join(unread)}" if unread else ""
+
+
 class Eligible(NamedTuple):
     """The candidates that may be negatives of a positive."""
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rocketjax.cli.command import console, say, watch
+from rocketjax.config.checks import mined_only
 from rocketjax.config.options import load as load_config
-from rocketjax.config.options import merged, mined_only
+from rocketjax.config.options import merged
 from rocketjax.config.schema import Config, run_folder, run_name
 from rocketjax.evaluation.results import HEADS, SHOWN, Report
 from rocketjax.pipeline.data import Data, Pairs, write_beside

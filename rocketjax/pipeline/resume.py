@@ -95,10 +95,10 @@ def _resume(folder: Path, config: Config, say: Say, content: str | None) -> dict
         name = config.data.collection
         say(f"{name} has the content that {old.data.collection} had: the run resumes with it")
         old = dataclasses.replace(old, data=dataclasses.replace(old.data, collection=name))
-    changed = differences(old, config)
-    if changed and config.from_stage is None:
+    if config.from_stage is None and changes(old, config):
+        changed = "; ".join(differences(old, config))
         raise InputError(
-            f"{folder}: holds a run with other options ({'; '.join(changed)}); resume with those, "
+            f"{folder}: holds a run with other options ({changed}); resume with those, "
             "or --from STAGE to run that stage and all after it with these, or --overwrite to "
             f"start over, or choose another --{'run-dir' if config.run_dir else 'name'}"
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 import jax
 
 from rocketjax.config.fields import Stage
-from rocketjax.config.loss import overruled
+from rocketjax.config.loss import preset_line
 from rocketjax.config.options import checked, dump
 from rocketjax.config.schema import Config, run_name
 from rocketjax.evaluation import results
 from rocketjax.evaluation.results import Report
 from rocketjax.inference.start import pretrained_tokenizer
+from rocketjax.mining.rules import unread_line
 from rocketjax.pipeline.context import WITH_STEPS, Run, Watching, open_run
 from rocketjax.pipeline.lists import check_teacher
 from rocketjax.pipeline.resume import (
@@ -91,11 +92,8 @@ def _run(config: Config, folder: Path, watching: Watching) -> Report | None:
     waiting = [stage for stage in STAGES if stage.name not in done]
     chosen = [stage for stage in waiting if not config.stages or stage.name in config.stages]
     if chosen:
-        if ignored := overruled(config.loss):
-            say(
-                f"loss.preset {config.loss.preset} overrules {', '.join(ignored)}; "
-                "--loss.preset custom uses them"
-            )
+        for line in filter(None, (preset_line(config.loss), unread_line(config.lists))):
+            say(line)
         say(f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
         context = context or open_run(config, folder, watching)
         content = content or content_of(context)

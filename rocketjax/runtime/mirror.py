@@ -88,6 +88,7 @@ class Mirror:
         self._last = _taken_over(cloud)
         self._session, self._followed = uuid.uuid4().hex, False
         self._known: dict[str, File] = {}  # as they were when the last commit was made of them
+        self._tried: dict[str, dict[str, File]] = {}  # likewise, of commits whose fate is unknown
         self._unplaced: set[str] = set()  # files of the last commit that are not in their places
         self._aside: set[str] = set()  # objects that are not needed once those are
         self._open()
@@ -222,13 +223,14 @@ class Mirror:
         return None
 
     def _upload(self, state: State) -> None:
+        self._find_out()
         before, files = self._last.files, {}
         for name, file in state.files.items():
             same = self._known.get(name) == file
             files[name] = before[name] if same else kept_of(state.folder / name, file.size)
         # Who follows is to know whose commits are next.
         first = self._followed and self._last.session != self._session
-        if files != before or first:
+        if files != before or first or self._tried:  # one that still arrives must not count
             new = [name for name, kept in files.items() if before.get(name) != kept]
             paths = {_aside(files[name]): name for name in new}  # equal files once
             self._aside |= paths.keys()
@@ -240,17 +242,30 @@ class Mirror:
             with at_once() as pool:
                 list(pool.map(put, paths))
             gone = sorted({*before, *self._last.gone} - files.keys())
-            self._write(Commit(f"{self._session}.{uuid.uuid4().hex}", 0, files, gone))
+            commit = Commit(f"{self._session}.{uuid.uuid4().hex}", 0, files, gone)
+            self._tried[commit.id] = state.files
+            self._write(commit)
             self._unplaced = {*self._unplaced, *new} & files.keys()
         self._known = state.files
         self._tidy()  # what an earlier one has failed to do, too
 
+    def _find_out(self) -> None:
+        """Takes a commit for the last one if it was written and only the answer was lost."""
+        if not self._tried:
+            return
+        there, before = read_commit(self._cloud), self._last.files
+        if there.id in self._tried:
+            new = {name for name, kept in there.files.items() if before.get(name) != kept}
+            self._unplaced = (self._unplaced | new) & there.files.keys()
+            self._last, self._known = there, self._tried[there.id]
+
     def _write(self, commit: Commit) -> None:
-        self._note([self._last.id, commit.id])  # a kill may come before or after
+        self._note([self._last.id, *self._tried])  # a kill may come before or after
         generation = self._cloud.write(COMMIT, commit.data(), self._last.generation)
         if generation is None:
             raise InputError(f"{self._cloud.address}: another process has committed here since")
         self._last = commit._replace(generation=generation)
+        self._tried.clear()
         self._note([commit.id])
 
     def _note(self, ids: list[str]) -> None:

@@ -142,7 +142,7 @@ def distillation(
         reranker_scores = jax.lax.stop_gradient(reranker_scores)
     elif config.stop_gradient == "retriever":
         retriever_scores = jax.lax.stop_gradient(retriever_scores)
-    student_scores = retriever_scores / config.distill_temperature
+    student_scores = _divided(retriever_scores, config.distill_temperature)
     counted = valid & valid[:, :1]
     teacher, taught = targets(reranker_scores, counted, config, stored)
     counted = counted & taught[:, None]
@@ -192,17 +192,17 @@ def targets(
     temperature = config.teacher_temperature or config.distill_temperature
     everyone = counted[:, 0]
     if config.teacher == "live":
-        return of(live / temperature, counted), everyone
+        return of(_divided(live, temperature), counted), everyone
     if stored is None:
         raise InputError(
             f"loss.teacher is {config.teacher}, but the batch holds no stored scores; give lists "
             "that have some (lists.teacher), or take loss.teacher live"
         )
     has_all = jnp.all(stored.there | ~counted, axis=1) & everyone
-    kept = of(jnp.asarray(stored.scores) / (config.stored_temperature or temperature), counted)
+    kept = of(_divided(stored.scores, config.stored_temperature or temperature), counted)
     if config.teacher == "stored":
         return kept, has_all
-    now = of(live / temperature, counted)
+    now = of(_divided(live, temperature), counted)
     mean = (now + kept) / 2 if of is _margins else jnp.logaddexp(now, kept) - jnp.log(2.0)
     return jnp.where(has_all[:, None], jnp.where(counted, mean, 0.0), now), everyone
 
@@ -220,7 +220,7 @@ def divergence(
 
     The same number whatever is distilled, and nothing to train on.
     """
-    retriever_scores = retriever_scores / _temperature(config)
+    retriever_scores = _divided(retriever_scores, _temperature(config))
     return distillation(retriever_scores, reranker_scores, valid, PRESETS["default"])
 
 
@@ -302,7 +302,7 @@ def joint_terms(
     Raises:
         InputError: what `distillation` raises.
     """
-    retriever_scores = retriever_scores / _temperature(config)
+    retriever_scores = _divided(retriever_scores, _temperature(config))
     own = with_labels(valid, labelled)
     kept = without_likely(own, reranker_scores, config.mask_by_reranker)
     terms = {
@@ -325,6 +325,11 @@ def joint_weights(config: LossConfig) -> dict[str, float]:
     }
 
 
+def _divided(scores: Array, temperature: float) -> jax.Array:
+    """In float32: a small temperature takes float16 to infinity."""
+    return jnp.asarray(scores, jnp.float32) / temperature
+
+
 def _temperature(config: LossConfig) -> float:
     if config.retriever_temperature is None:
         raise InputError(
@@ -335,13 +340,12 @@ def _temperature(config: LossConfig) -> float:
 
 
 def _check(config: LossConfig) -> None:
-    """Refuses unknown options, and a preset that is only a name: until it is resolved, the values
-    are the default's."""
+    """Refuses unknown options, and a preset whose values are others."""
     validated(LossConfig, dataclasses.asdict(config), lambda name: f"loss.{name}")
-    if config.preset in ("paper", "released", "distilled") and config != resolve_loss(config):
+    if config != resolve_loss(config):
         raise InputError(
-            f"LossConfig(preset={config.preset!r}) holds the values of no preset yet; pass "
-            "rocketjax.config.resolve_loss(config)"
+            f"LossConfig(preset={config.preset!r}) does not hold that preset's values; pass "
+            "rocketjax.config.loss.resolve_loss(config), or preset='custom' for its own"
         )
 
 

@@ -27,6 +27,7 @@ from rocketjax.bench.search import cut
 from rocketjax.bench.shapes import vector_bytes
 from rocketjax.bench.work import Ours, Work, forward_flops, make_work
 from rocketjax.config import options
+from rocketjax.config.checks import mined_only
 from rocketjax.config.loss import LossConfig
 from rocketjax.config.schema import MINILM, ComputeConfig, OptimizerConfig
 from rocketjax.data.load import load_collection
@@ -366,7 +367,7 @@ def test_a_plan_counts_pairs_by_the_re_ranker_and_no_mining_of_given_lists():
         assert mixed[name].flops == whole[name].flops > 4 * both[name].flops
     assert mixed["warm-reranker"].memory == whole["warm-reranker"].memory
     assert mixed["encode"] == both["encode"] and mixed["encode"].flops < whole["encode"].flops / 4
-    lists = {"source": "given", **options.mined_only(marco.lists)}
+    lists = {"source": "given", **mined_only(marco.lists)}
     given = planned({"lists": lists})
     names = ["warm-retriever", "warm-reranker", "joint", "index", "evaluate"]
     assert [*given] == names and given["warm-reranker"].hours < whole["warm-reranker"].hours

@@ -507,12 +507,17 @@ def test_an_index_of_another_model_is_refused_by_every_command(run, weights, tmp
         (
             mine,
             ["--model", "RUN", "--output", "o", "--lists.source", "given"],
-            "--lists.source given, --lists.refresh, --lists.after: for training; leave them out",
+            "--lists.refresh, --lists.after, --lists.easy: for training; leave them out",
+        ),
+        (
+            mine,
+            ["--model", "RUN", "--output", "o", "--lists.easy", "0.5"],
+            "--lists.refresh, --lists.after, --lists.easy: for training; leave them out",
         ),
         (
             mine,
             ["--model", "RUN", "--output", "o", "--lists.after", "5"],
-            "--lists.source given, --lists.refresh, --lists.after: for training; leave them out",
+            "--lists.refresh, --lists.after, --lists.easy: for training; leave them out",
         ),
         (train, ["--from", "joint", "--run-dir", "NEW"], "no run here to resume with"),
     ],

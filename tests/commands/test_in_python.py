@@ -395,9 +395,11 @@ def test_losses_refuse_options_that_there_are_not_and_presets_that_are_but_a_nam
             lambda c: losses.joint_terms(scores, scores, valid, c),
             losses.joint_weights,
         ):
-            with pytest.raises(InputError, match=r"pass rocketjax\.config\.resolve_loss"):
+            with pytest.raises(InputError, match=r"pass rocketjax\.config\.loss\.resolve_loss"):
                 call(named)
             call(resolve_loss(named))
+    with pytest.raises(InputError, match=r"preset='default'\) does not hold .* preset='custom'"):
+        losses.joint_weights(LossConfig(distill_weight=0.9))
 
 
 def test_what_stands_in_an_empty_slot_moves_no_gradient_of_the_pointwise_loss():

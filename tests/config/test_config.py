@@ -12,7 +12,7 @@ from option_texts import leaves, text_of, words
 
 from rocketjax.config.changes import changes, differences
 from rocketjax.config.fields import effects
-from rocketjax.config.loss import PRESETS, LossConfig, overruled, resolve_loss
+from rocketjax.config.loss import PRESETS, LossConfig, overruled, preset_line, resolve_loss
 from rocketjax.config.options import dump, load, merged, parse
 from rocketjax.config.schema import (
     CheckpointConfig,
@@ -95,6 +95,14 @@ def test_the_configs_that_come_along_load(path):
         ("joint:\n  - steps: 3\n", 2, "joint must hold fields"),
         ("- seed: 3\n", 1, "the file must hold fields"),
         ("seed\n", 1, "the file must hold fields"),
+        ("loss: {mask_by_reranker: off}\n", 1, "loss.mask_by_reranker: .* not true or false"),
+        ("lists:\n  max_score: no\n", 2, "lists.max_score: .* None is written null"),
+        ("joint: {steps: yes}\n", 1, "joint.steps: .* not true or false"),
+        ("text: {pair_length: on}\n", 1, "text.pair_length: .* not true or false"),
+        ("hosts: {timeout: yes}\n", 1, "hosts.timeout: .* not true or false"),
+        ("loss:\n  matryoshka: [yes]\n", 2, "loss.matryoshka.0: .* not true or false"),
+        ("joint: {steps: 1:30}\n", 1, "joint.steps: YAML reads 1:30 as 90; write a plain"),
+        ("seed: 010\n", 1, "seed: YAML reads 010 as 8"),
         ("text:\n  query_length: 95\n", 2, "text.query_length: at most 94"),
         ("seed: 2\nlists:\n  length: 52\n", 3, "lists.length: at most 51"),
         ("evaluate:\n  top_k: 9\n  rerank_depth: 10\n", 3, "evaluate.rerank_depth: at most 9"),
@@ -213,6 +221,24 @@ def test_what_a_preset_overrules_is_named():
     assert overruled(given) == ["loss.reduction sum (element counts)"]
 
 
+def test_what_a_preset_sets_is_said():
+    """An option set to its own default looks as if it were left out."""
+    given = LossConfig(preset="distilled", retriever_weight=1.0, distill_weight=2.0)
+    assert preset_line(given) == (
+        "loss.preset distilled: retriever_weight 0.1; distill_weight 1.0; teacher_temperature 0.3; "
+        "it overrules loss.distill_weight 2.0 (1.0 counts); custom would not"
+    )
+    unread = "joint training does not read loss.retriever_negatives: no retriever_weight"
+    assert preset_line(LossConfig(preset="paper", retriever_negatives="batch")).endswith(unread)
+    assert not preset_line(LossConfig()) and not preset_line(LossConfig(preset="custom"))
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "msmarco").mkdir()
+    assert load("msmarco").name == "msmarco"
+
+
 def test_an_override_of_the_wrong_type_leaves_with_status_2(capsys):
     with pytest.raises(SystemExit) as caught:
         parse(["--seed", "many"], "rocket", "Trains.")
@@ -295,7 +321,7 @@ def test_a_preset_counts_by_what_it_stands_for():
         Config(loss=dataclasses.replace(pointwise, preset=preset))
         for preset in ("default", "custom")
     )
-    assert changes(old, new) == {"loss.preset": "joint", "loss.reranker_loss": "warm-reranker"}
+    assert changes(old, new) == {"loss.reranker_loss": "warm-reranker"}
 
 
 def test_how_often_is_saved_decides_what_may_be_the_best():
@@ -346,6 +372,10 @@ def test_the_config_imports_no_jax():
         ("index: {kind: exact, leaves: 9}", r"index\.leaves: only ScaNN reads it"),
         ("index: {dtype: int8, target_recall: 0.9}", r"index\.target_recall: only ScaNN reads it"),
         ("index: {rescore: 9}", r"index\.rescore: only int8 and binary vectors are scored again"),
+        (
+            "loss: {preset: custom, distill_loss: margin_mse, direction: student_teacher}",
+            r"loss\.direction: it is of loss\.distill_loss kl alone",
+        ),
         ("loss: {teacher: stored}", r"loss\.teacher: stored needs scores of mined passages"),
         ("{loss: {teacher: both}, lists: {refresh: 9}}", r"loss\.teacher: both needs scores of m"),
     ],

@@ -36,9 +36,10 @@ for line in sys.stdin:
 
 def test_programs_compute_what_the_models_do_without_rocketjax(weights, tmp_path):
     pytest.importorskip("flatbuffers", reason="the extra `stablehlo` brings flatbuffers")
-    text = TextConfig(query_length=12, passage_length=16, pair_length=24)
+    lengths = {"query_length": 12, "passage_length": 16, "pair_length": 24}
+    text = TextConfig(**lengths, query_prompt="sun ", title="segment", lower_case=True)
     pair = untrained_pair(weights, text)
-    export_stablehlo(tmp_path / "programs", pair)
+    to_do = export_stablehlo(tmp_path / "programs", pair)
     from rocketjax import Functions
 
     functions, words = Functions(pair), ["cat dog", "sun", "tree"]
@@ -59,6 +60,17 @@ def test_programs_compute_what_the_models_do_without_rocketjax(weights, tmp_path
         np.testing.assert_allclose(json.loads(line), wanted, atol=2e-5)
     about = json.loads((tmp_path / "programs" / "functions.json").read_text())
     assert about["score"]["longest"] == 24 and about["score"]["platforms"] == ["cpu", "cuda", "tpu"]
+    lower = "lower_case True"
+    assert to_do == (
+        f"encode_query: prompt 'sun ', {lower}; encode_passage: {lower}, title 'segment'; "
+        f"score: {lower}"
+    )
+    keys = ("prompt", "title", "lower_case", "pair_truncation", "query_longest")
+    assert [{k: about[n][k] for k in keys if k in about[n]} for n in about] == [
+        {"prompt": "sun ", "lower_case": True},
+        {"prompt": "", "title": "segment", "lower_case": True},
+        {"lower_case": True, "pair_truncation": "passage", "query_longest": 12},
+    ]
     assert (tmp_path / "programs" / "reranker-tokenizer" / "tokenizer.json").is_file()
     with pytest.raises(InputError, match="already exists"):
         export_stablehlo(tmp_path / "programs", pair)

@@ -7,11 +7,12 @@ import pytest
 from mined import hybrid_lists
 from scipy.special import logit
 
-from rocketjax.config.options import check_lists
+from rocketjax.config.checks import check_lists
 from rocketjax.config.schema import ListConfig
 from rocketjax.data.lists import Candidates
 from rocketjax.mining.calibrate import Calibration
 from rocketjax.mining.report import describe, read_report, write_report
+from rocketjax.mining.rules import unread_line
 from rocketjax.runtime.errors import InputError
 
 PLAIN = Calibration(1.0, 0.0)
@@ -209,6 +210,13 @@ def test_draws_hang_on_seed_query_and_positive_alone(sampling):
 def test_rules_that_contradict_other_options_are_refused(options, said):
     with pytest.raises(InputError, match=f"^{said}"):
         check_lists(ListConfig(**options), str)
+
+
+def test_what_only_denoised_lists_read_is_named_where_there_are_none():
+    said = unread_line(ListConfig(denoised=0.0, low=0.1, scored=7, calibration="sigmoid"))
+    assert said == "lists.denoised 0: no list reads lists.low, lists.scored, lists.calibration"
+    ruled = ListConfig(denoised=0.0, max_score=0.9, calibration="sigmoid")  # a rule reads it
+    assert not unread_line(ruled) and not unread_line(ListConfig(low=0.1))
 
 
 def test_given_lists_may_be_longer_than_what_mining_retrieves():

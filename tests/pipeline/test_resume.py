@@ -10,6 +10,7 @@ from small_run import config
 from rocketjax.config.options import load
 from rocketjax.config.schema import (
     ComputeConfig,
+    Config,
     EvaluateConfig,
     IndexConfig,
     RetrieverConfig,
@@ -18,7 +19,7 @@ from rocketjax.config.schema import (
 from rocketjax.inference.folder import save_retriever
 from rocketjax.inference.start import pretrained_retriever
 from rocketjax.pipeline import run as pipeline
-from rocketjax.pipeline.resume import is_renamed
+from rocketjax.pipeline.resume import is_renamed, open_folder, write_done
 from rocketjax.runtime.errors import InputError
 from rocketjax.runtime.progress import unwatched
 
@@ -131,3 +132,13 @@ def test_only_a_run_of_another_name_is_looked_into(weights, moved, tmp_path):
     assert not is_renamed(tmp_path / "run", config(weights, tmp_path / "here", tmp_path / "run"))
     assert not is_renamed(tmp_path / "new", settings)
     assert not is_renamed(tmp_path / "run", config(weights, moved, "", overwrite=True))
+
+
+def test_a_loss_counts_by_its_values_not_by_its_presets_name(tmp_path):
+    open_folder(tmp_path, Config(), str)
+    write_done(tmp_path, {"start": 1.0})
+    same = Config(loss=dataclasses.replace(Config().loss, preset="custom"))
+    assert open_folder(tmp_path, same, str) == {"start": 1.0}
+    other = dataclasses.replace(same, loss=dataclasses.replace(same.loss, distill_weight=0.9))
+    with pytest.raises(InputError, match=r"other options \(loss\.distill_weight: 0\.3 -> 0\.9\)"):
+        open_folder(tmp_path, other, str)

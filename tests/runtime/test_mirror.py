@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partialmethod
 
 import pytest
 from emulated import emulator, fresh_machine, needs_emulator
@@ -447,3 +448,39 @@ def test_progress_commits_at_times(bucket, monkeypatch):
         advance(1)
         advance(2)
     assert len(commits) == 2
+
+
+@pytest.mark.parametrize("network", ["back", "gone"])
+def test_a_commit_whose_answer_is_lost_is_followed_by_others(
+    bucket, monkeypatch, tmp_path, network
+):
+    """The service has it, and this machine only sees the network fail."""
+    real, third = Cloud.write, SECOND | {"report.json": b"{}"}
+
+    def fails(self, name, data, generation, stores=False):
+        if name != COMMIT or stores:
+            written = real(self, name, data, generation)
+        if name == COMMIT:
+            raise InputError("the network is down")
+        return written
+
+    folder = own_folder(ADDRESS, "runs")
+    with (
+        suppress(InputError) if network == "gone" else nullcontext(),
+        held(folder, print),
+        mirrored(ADDRESS, folder, print, nothing) as mirror,
+    ):
+        write(folder, FIRST)
+        mirror.flush()
+        monkeypatch.setattr(Cloud, "write", partialmethod(fails, stores=True))
+        write(folder, SECOND)
+        with pytest.raises(InputError, match="the network is down"):
+            mirror.flush()
+        write(folder, third)
+        monkeypatch.setattr(Cloud, "write", real if network == "back" else fails)
+    monkeypatch.setattr(Cloud, "write", real)
+    if network == "back":
+        fresh_machine(monkeypatch, tmp_path / "second")
+    assert seen() == third
+    own = {name.removeprefix("runs/some/"): data for name, data in bucket.objects.items()}
+    assert own.pop(COMMIT) and own == third

@@ -265,7 +265,7 @@ def test_lists_of_unequal_length_equal_each_list_alone():
     assert float(term.total) == pytest.approx(alone, rel=1e-5)
     assert float(term.count) == 4
     elements = distillation(
-        jnp.float32(de), jnp.float32(ce), valid, LossConfig(reduction="element")
+        jnp.float32(de), jnp.float32(ce), valid, LossConfig(preset="custom", reduction="element")
     )
     assert float(elements.count) == sum(lengths)
 
@@ -284,6 +284,20 @@ def test_bfloat16_scores_are_reduced_in_float32():
         found, want = reduced(rounded, valid), reduced(jnp.float32(rounded), valid)
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_float16_scores_do_not_overflow_by_a_small_temperature():
+    """30,000 / 0.05 is beyond float16."""
+    de, ce = jnp.float16([[3e4, 2e4, 0.0]]), jnp.float16([[9.0, 3e4, 0.0]])
+    config = LossConfig(preset="custom", retriever_temperature=0.05, teacher_temperature=0.05)
+    valid = jnp.ones((1, 3), bool)
+    terms = joint_terms(de, ce, valid, config)
+    wide = joint_terms(de.astype(jnp.float32), ce.astype(jnp.float32), valid, config)
+    assert {n: float(t.total) for n, t in terms.items()} == {
+        name: pytest.approx(float(term.total)) for name, term in wide.items()
+    }
+    far = divergence(de, ce, valid, config)
+    assert np.isfinite(far.total)
 
 
 def test_in_batch_against_numpy():
