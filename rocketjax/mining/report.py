@@ -16,10 +16,6 @@ from rocketjax.runtime.files import read_object, valid, write_json
 
 EXAMPLES = 6
 FEW = 0.5  # of the positives; docs/method.md has what comes of fewer
-BELOW = (
-    "all others are less similar to their query than every negative, which is what models may "
-    "learn: raise lists.top_n, or warm up the retriever"
-)
 
 
 @dataclass(frozen=True)
@@ -159,10 +155,15 @@ def reach(report: MiningReport) -> str:
     if not report.positives:
         return ""
     share = report.found / report.positives
-    return (
+    line = (
         f"{report.found:,} of {report.positives:,} positives ({share:.0%}) are among the "
         "retriever's best top_n, which undenoised negatives are drawn from"
-        + ("" if share >= FEW else f"; {BELOW}")
+    )
+    if share >= FEW:
+        return line
+    return (
+        f"{line}; all others are less similar to their query than every negative, which is what "
+        "models may learn: raise lists.top_n, or warm up the retriever"
     )
 
 

@@ -263,32 +263,32 @@ class Tokenizer:
         try:
             ids_of = {text: memory.get(text) if memory else None for text in texts}
             fresh = [text for text, ids in ids_of.items() if ids is None]
-            for text, ids in zip(fresh, self._encoded(fresh, read), strict=True):
-                ids_of[text] = ids
-                if memory:
-                    memory.put(text, ids)
+            encoded = self._beginnings(fresh, read)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"a text is not a string, or not valid Unicode: {error}") from error
+        for text, ids in zip(fresh, encoded, strict=True):
+            ids_of[text] = ids
+            if memory:
+                memory.put(text, ids)
         return [ids_of[text] for text in texts]  # pyright: ignore[reportReturnType]
 
-    def _encoded(self, texts: Sequence[str], read: int) -> list[np.ndarray]:
+    def _beginnings(self, texts: Sequence[str], read: int) -> list[np.ndarray]:
         """Each text's token ids, or the first `read` and some more of them."""
         starts = texts if read == _ALL else [beginning(text, read) for text in texts]
-        found = self._backend.encode_batch_fast(starts, add_special_tokens=False)
-        ids = [np.array(encoding.ids, np.int32) for encoding in found]
+        ids = self._encoded(starts)
         # Those whose beginning holds fewer tokens than was expected.
         few = [
             i
             for i, (start, text) in enumerate(zip(starts, texts, strict=True))
             if len(start) < len(text) and len(ids[i]) < read + MARGIN
         ]
-        if few:
-            whole = self._backend.encode_batch_fast(
-                [texts[i] for i in few], add_special_tokens=False
-            )
-            for i, encoding in zip(few, whole, strict=True):
-                ids[i] = np.array(encoding.ids, np.int32)
+        for i, whole in zip(few, self._encoded([texts[i] for i in few]), strict=True):
+            ids[i] = whole
         return ids
+
+    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def _one(self, ids: np.ndarray, longest: int) -> Text:
         before, after = self._single.pieces

@@ -179,10 +179,9 @@ def test_a_judgement_that_a_callback_did_not_take_is_told_again(tmp_path, judgin
                 raise OSError("the tracker is away")
             told.append(step)
 
-    config = with_(CONFIG, evaluate=EvaluateConfig(every=2))
     with pytest.raises(OSError, match="away"):
-        train(tmp_path, config=config, callbacks=[Fails()])
-    train(tmp_path, config=config, callbacks=[Fails()])
+        train(tmp_path, config=EVERY_OTHER, callbacks=[Fails()])
+    train(tmp_path, config=EVERY_OTHER, callbacks=[Fails()])
     assert told == [0, 2, 4, 6] == [row["step"] for row in rows(tmp_path / "judged.jsonl")]
 
 
