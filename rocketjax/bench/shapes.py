@@ -15,7 +15,7 @@ from rocketjax.inference.batching import ON_ACCELERATORS, plan
 from rocketjax.inference.start import make_batching, row_widths
 from rocketjax.retrieval.quantised import code_width, is_quantised
 from rocketjax.text.batch import ListBatch, Rows
-from rocketjax.text.chunks import SAMPLE, shape_for
+from rocketjax.text.chunks import SAMPLE, dealt, shape_for
 from rocketjax.text.rows import fitting
 
 # Programs that read texts outside training, and of which kind.
@@ -48,12 +48,13 @@ def lists(config: Config, machine: Machine, stage: Trained) -> Batch:
     count, slots = stage.options.batch, stage.slots
     chunk = chunk_of(config, machine)
     packed: dict[Kind, Rows] = {
-        kind: _packed(config, kind, count * (1 if kind == "query" else slots), chunk, machine.count)
+        kind: _packed(config, kind, (count, 1 if kind == "query" else slots), chunk, machine.count)
         for kind in KINDS
     }
     valid: Any = jax.ShapeDtypeStruct((count, slots), bool)
     relevant: Any = jax.ShapeDtypeStruct((count, count * slots), bool)
-    arrays = ListBatch(packed["query"], packed["passage"], packed["pair"], valid, relevant)
+    place: Any = jax.ShapeDtypeStruct((count,), np.int32) if machine.count > 1 else None
+    arrays = ListBatch(*(packed[kind] for kind in KINDS), valid, relevant, place=place)
     own = {kind: count * (1 if kind == "query" else slots) // machine.count for kind in KINDS}
     tokens = sum(sum(lengths(config, kind, own[kind])) for kind in stage.kinds)
     flops = sum(_flops(config, kind, packed[kind], machine.count) for kind in stage.kinds)
@@ -79,12 +80,23 @@ def row_width(config: Config, kind: Kind) -> int:
     return fitting(limits(config)[kind], row_widths("tpu"))
 
 
-def _packed(config: Config, kind: Kind, count: int, chunk: int, devices: int) -> Rows:
-    """A step's texts of one kind, in the shape that `Collator.fitted` would choose."""
-    own = count // devices  # all devices have the like
-    drawn = lengths(config, kind, SAMPLE * count)
-    steps = [drawn[start : start + own] for start in range(0, len(drawn), own)]
-    shape = shape_for(steps, chunk, row_widths("tpu"))
+def _packed(config: Config, kind: Kind, lists: tuple[int, int], chunk: int, devices: int) -> Rows:
+    """A step's texts of one kind, in the shape that `Collator.fitted` would choose.
+
+    Args:
+        config: has their lengths.
+        kind: of the texts.
+        lists: how many, and texts of this kind in each.
+        chunk: as `shape_for` takes it.
+        devices: share the lists as `dealt` says. Queries come along as they happen to.
+    """
+    count, slots = lists
+    own, deals = count * slots // devices, kind != "query"
+    steps: list[list[int]] = []
+    for step in np.reshape(lengths(config, kind, SAMPLE * count * slots), (SAMPLE, count, slots)):
+        order = dealt(step.sum(axis=1).tolist(), devices) if deals else range(count)
+        steps += step[list(order)].reshape(devices, own).tolist()
+    shape = shape_for(steps, chunk, row_widths("tpu"), devices if deals else 1)
     return _rows(devices * shape.chunks, shape.rows, shape.width, shape.texts)
 
 

@@ -93,6 +93,7 @@ def make_collator(
         row_widths(),
         judged=run.judged,
         stored=stored,
+        deals=True,
     )
 
 

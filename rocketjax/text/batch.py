@@ -80,6 +80,8 @@ class ListBatch(NamedTuple):
     # none of its in-batch negatives
     labelled: Array | None = None  # [B] bool: the lists whose slot 0 is a positive; None: all
     stored: TeacherScores | None = None  # where a stored teacher teaches
+    place: Array | None = None  # [B] int32: each list's place before lists were dealt to devices;
+    # None: they were not. Dropout is drawn by it, so it does not depend on the devices
 
 
 def pad(texts: Sequence[Text], rows: int, length: int, pad_id: int) -> Tokens:

@@ -28,7 +28,9 @@ class Shape(NamedTuple):
     texts: int = 0  # N, a chunk has no more
 
 
-def shape_for(steps: Sequence[Sequence[int]], chunk: int, widths: Sequence[int]) -> Shape:
+def shape_for(
+    steps: Sequence[Sequence[int]], chunk: int, widths: Sequence[int], dealt_to: int = 1
+) -> Shape:
     """The shape that nearly all steps fit, by some of them.
 
     There is room for sqrt(n) / 2 texts more than those of the fullest step, which has n: by about
@@ -38,10 +40,12 @@ def shape_for(steps: Sequence[Sequence[int]], chunk: int, widths: Sequence[int])
         steps: for each, the lengths of the texts that a device is given, equally many.
         chunk: texts whose rows a device takes at once, on average; 0: all.
         widths: that rows may have, ascending.
+        dealt_to: devices that texts were dealt to (see `dealt`): what one has more than in other
+            steps, all have, so n is that of all of them, and each gets its part of the room.
     """
     count = len(steps[0])
     width = width_for(list(chain(*steps)), widths)
-    spare = math.isqrt(count) // 2
+    spare = math.isqrt(count * dealt_to) // (2 * dealt_to)
     steps = [[*lengths, *lengths[:spare]] for lengths in steps]
     rows = max(_needed(lengths, width) for lengths in steps)
     chunks = chunk_count(count, chunk)
@@ -70,6 +74,30 @@ def in_chunks(devices: Sequence[Sequence[Text]], shape: Shape, pad_id: int) -> R
     chunks = _enough(shape.chunks, max(map(len, cut)))
     parts = [part for some in cut for part in (*some, *[()] * (chunks - len(some)))]
     return pack(parts, shape.width, shape.rows, pad_id, shape.texts)
+
+
+def dealt(sizes: Sequence[int], devices: int) -> list[int]:
+    """Deals lists out to devices, equally many to each, so that all have about as much to do.
+
+    The largest first, each to the device that has least so far: all compute as many slots as the
+    fullest needs.
+
+    Args:
+        sizes: of the lists, in tokens.
+        devices: share them evenly.
+
+    Returns:
+        The lists' indices, device by device, a device's in their order.
+    """
+    own = len(sizes) // devices
+    parts: list[list[int]] = [[] for _ in range(devices)]
+    totals = [0] * devices
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        open_ones = (device for device in range(devices) if len(parts[device]) < own)
+        device = min(open_ones, key=lambda device: totals[device])
+        parts[device].append(index)
+        totals[device] += sizes[index]
+    return [index for part in parts for index in sorted(part)]
 
 
 def wider(shape: Shape, longest: int, widths: Sequence[int]) -> Shape:

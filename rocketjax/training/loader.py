@@ -17,7 +17,7 @@ from rocketjax.data.passages import Passage
 from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Rows, TeacherScores, Text
-from rocketjax.text.chunks import SAMPLE, Shape, in_chunks, shape_for, wider
+from rocketjax.text.chunks import SAMPLE, Shape, dealt, in_chunks, shape_for, wider
 from rocketjax.text.rows import ON_CPU, rounded
 from rocketjax.text.tokenizer import Tokenizer
 
@@ -77,6 +77,27 @@ class Member(NamedTuple):
     score: float | None = None  # a stored teacher's
 
 
+class Found(NamedTuple):
+    """B lists, and what they name."""
+
+    lists: Sequence[TrainingList]
+    members: Sequence[Sequence[Member | None]]
+    texts: tuple[list[Text], list[Text], list[Text]]  # queries [B], passages and pairs [B * L]
+    valid: np.ndarray  # [B, L], which slots are taken
+
+    def ordered(self, order: Sequence[int]) -> "Found":
+        """The same lists in another order."""
+        length = self.valid.shape[1]
+        slots = [row * length + slot for row in order for slot in range(length)]
+        query, passage, pair = self.texts
+        return Found(
+            [self.lists[row] for row in order],
+            [self.members[row] for row in order],
+            ([query[row] for row in order], [passage[i] for i in slots], [pair[i] for i in slots]),
+            self.valid[order],
+        )
+
+
 @dataclass(frozen=True)
 class Collator:
     """Looks up a list's texts, tokenises them, and packs them into rows of few shapes."""
@@ -93,6 +114,7 @@ class Collator:
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
     unlabelled: bool = False  # lists may lack a label, so batches say which have one
     stored: bool = False  # whether batches hold a teacher's scores
+    deals: bool = False  # whether lists may change places, so that all devices have as much to do
 
     def fitted(self, lists: Sequence[TrainingList], batch: int) -> "Collator":
         """One whose shapes fit nearly all batches of these lists: by some of them, and a margin.
@@ -102,14 +124,16 @@ class Collator:
         stride = max(1, len(lists) // (SAMPLE * batch))
         some = [lists[i * stride % len(lists)] for i in range(SAMPLE * batch)]
         parts = (some[i : i + batch] for i in range(0, len(some), batch))
-        texts = (self._texts(part, [self._members(item) for item in part])[0] for part in parts)
-        shapes = (self._shape(kind) for kind in zip(*texts, strict=True))
+        texts = (self._found(part)[0].texts for part in parts)
+        query, passage, pair = zip(*texts, strict=True)
+        dealt_to = self.devices if self.deals else 1  # queries come along as they happen to
+        shapes = self._shape(query), self._shape(passage, dealt_to), self._shape(pair, dealt_to)
         return dataclasses.replace(self, shapes=Shapes(*shapes))
 
-    def _shape(self, batches: Sequence[Sequence[Text]]) -> Shape:
+    def _shape(self, batches: Sequence[Sequence[Text]], dealt_to: int = 1) -> Shape:
         """For all of these batches of one kind of texts."""
         steps = [lengths for texts in batches for lengths in _lengths(self._by_device(texts))]
-        return shape_for(steps, self.chunk, self.widths)
+        return shape_for(steps, self.chunk, self.widths, dealt_to)
 
     def _by_device(self, texts: Sequence[Text]) -> list[Sequence[Text]]:
         own = len(texts) // self.devices
@@ -117,19 +141,28 @@ class Collator:
 
     def __call__(self, lists: Sequence[TrainingList]) -> ListBatch:
         """B lists -> a batch [B, L]."""
-        members = [self._members(item) for item in lists]
-        texts, valid = self._texts(lists, members)
+        (lists, members, texts, valid), place = self._found(lists)
         de, ce = self.retriever_tokenizer.pad_id, self.reranker_tokenizer.pad_id
         query, passage, pair = map(self._rows, texts, self.shapes, (de, de, ce))
         labelled = np.array([bool(item.positive) for item in lists]) if self.unlabelled else None
         stored = _stored(members, self.slots) if self.stored else None
         relevant = self._relevant(lists, members)
-        return ListBatch(query, passage, pair, valid, relevant, labelled, stored)
+        return ListBatch(query, passage, pair, valid, relevant, labelled, stored, place)
+
+    def _found(self, lists: Sequence[TrainingList]) -> tuple[Found, np.ndarray | None]:
+        """What B lists name; dealt to the devices where they may be, with the places they had."""
+        members = [self._members(item) for item in lists]
+        found = self._texts(lists, members)
+        if not self.deals or self.devices == 1:
+            return found, None
+        tokens = np.array([len(text.ids) for text in found.texts[2]])
+        order = dealt(tokens.reshape(found.valid.shape).sum(axis=1).tolist(), self.devices)
+        return found.ordered(order), np.array(order, np.int32)
 
     def _texts(
         self, lists: Sequence[TrainingList], members: Sequence[Sequence[Member | None]]
-    ) -> tuple[tuple[list[Text], list[Text], list[Text]], np.ndarray]:
-        """Queries [B], passages and pairs [B * L]; which slots are taken [B, L]."""
+    ) -> Found:
+        """Their texts as tokens."""
         passages = [member.passage for some in members for member in some if member]
         queries = [_known(self.queries, item.query, "query") for item in lists]
         repeated = [q for q, some in zip(queries, members, strict=True) for one in some if one]
@@ -141,7 +174,7 @@ class Collator:
         de, ce = self.retriever_tokenizer, self.reranker_tokenizer
         passage = _slotted(de.passage(titles, bodies), taken)
         pair = _slotted(ce.pair(repeated, titles, bodies), taken)
-        return (list(de.query(queries)), passage, pair), valid
+        return Found(lists, members, (list(de.query(queries)), passage, pair), valid)
 
     def _members(self, item: TrainingList) -> list[Member | None]:
         """Positive and negatives; None in place of one that says what a positive says.

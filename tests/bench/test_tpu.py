@@ -136,9 +136,9 @@ def test_ms_marcos_joint_step_leaves_a_quarter_of_a_v5e(table):
     assert entry and "chunk 128," in entry.shape and entry.memory <= 12e9
 
 
-@pytest.mark.parametrize(("machine", "least"), [("v5e-1", 0.96), ("v5e-8", 0.91)])
+@pytest.mark.parametrize(("machine", "least"), [("v5e-1", 0.96), ("v5e-8", 0.94), ("v4-32", 0.94)])
 def test_a_joint_steps_slots_hold_text(machine, least):
-    """At MS MARCO's lengths; among eight devices, all have the slots of the one with most."""
+    """At MS MARCO's lengths; all devices have the slots of the one with most."""
     config = load(Path("msmarco"))
     step = lists(config, MACHINES[machine], trained(config)["joint"])
     slots = sum(rows.ids.size for rows in step.arrays[:3]) / MACHINES[machine].count

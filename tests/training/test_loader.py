@@ -229,8 +229,11 @@ def test_a_run_hands_its_judgements_to_its_batches(tokenizer):
         [TrainingList(*names, ()) for names in (("q0", "p0"), ("q2", "p2"), ("q2", "p1"))]
         + [TrainingList("q1", "p3", ())]
     )
-    asked, other = [(0, 0), (2, 0), (3, 0)], [(1, 0), (2, 0)]
-    assert relevant(batch) == [asked, other, other, asked]
+    place = batch.place.tolist()  # the lists are dealt out to two devices
+    found = {
+        place[i]: sorted(place[row] for row, _ in some) for i, some in enumerate(relevant(batch))
+    }
+    assert found == {0: [0, 2, 3], 1: [1, 2], 2: [1, 2], 3: [0, 2, 3]}
     asked = judged_split(run, ["q1"])
     assert [*asked.queries] == ["q1"] and asked.positives("q1") == ["p1", "p0", "p3"]
 
@@ -320,6 +323,26 @@ def test_rows_hold_the_texts_of_each_devices_each_chunk(tokenizer, devices, chun
         shapes.add(tuple(rows.ids.shape for rows in batch[:3]))
     assert len(shapes) == 1
     assert collate.fitted(lists, 4).shapes == collate.shapes  # by the lists alone
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(2, 0), (3, 2)])
+def test_lists_are_dealt_so_that_all_devices_have_as_much_to_do(tokenizer, devices, chunk):
+    """What else a batch holds comes along; unless they may be dealt, lists stay in their places."""
+    plain, lists = laid(tokenizer, devices=devices, chunk=chunk)
+    batch = dataclasses.replace(plain, deals=True).fitted(lists, 12)(lists)
+    assert plain(lists).place is None and sorted(batch.place) == list(range(12))
+    moved = laid(tokenizer)[0]([lists[row] for row in batch.place])
+    assert np.array_equal(batch.valid, moved.valid)
+    assert np.array_equal(batch.relevant, moved.relevant)
+    for rows, want in zip(batch[:3], moved[:3], strict=True):
+        assert [ids.tolist() for ids, _ in texts_of(rows)] == [
+            ids.tolist() for ids, _ in texts_of(want)
+        ]
+
+    def loads(some):
+        return (some.pair.text >= 0).reshape(devices, -1).sum(axis=1)
+
+    assert np.ptp(loads(batch)) < 0.25 * np.ptp(loads(plain(lists)))
 
 
 def test_a_batch_that_does_not_fit_gets_room(tokenizer):
