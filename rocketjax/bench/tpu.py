@@ -64,6 +64,9 @@ def _tpu(options: Tpu) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing is run: a TPU that is there stays free
+    # A kernel's text has the files and lines that it comes from; without them, one program has one
+    # digest wherever the package lies.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     from rocketjax.bench import compiled
 
     path = Path(options.json) if options.json else None

@@ -62,13 +62,17 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
     )
 
 
-def row_keys(state: TrainState, rows: Array) -> jax.Array:
-    """A random key for each of some rows [B], by their numbers in this step's global batch.
+def row_keys(
+    state: TrainState, first: jax.Array, rows: int, place: Array | None = None
+) -> jax.Array:
+    """A random key for each of the rows first .. first + rows - 1 of this step's global batch [B].
 
-    Keys depend on seed, step and row alone, not on the number of devices or on a resume.
+    Keys depend on seed, step and row alone, not on the number of devices or on a resume. Rows that
+    were dealt to devices have the keys of their `place` before that.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(rows))
+    numbers = first + jnp.arange(rows) if place is None else jnp.asarray(place)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(numbers)
 
 
 # Of (params, batch, keys [B]); no keys: no dropout.
@@ -99,11 +103,8 @@ def train_step(
         The next state and, for the whole batch, the loss, every term and the gradient's norm, of
         each model too.
     """
-    rows = batch.place
-    if rows is None:
-        b = batch.valid.shape[0]
-        rows = jax.lax.axis_index(AXIS) * b + jnp.arange(b)
-    keys = row_keys(state, rows)
+    rows = batch.valid.shape[0]
+    keys = row_keys(state, jax.lax.axis_index(AXIS) * rows, rows, batch.place)
     grads, metrics = loss_gradient(state.params, batch, keys, objective)
     metrics |= {"gradient_norm": optax.tree.norm(grads)}
     metrics |= {f"{name}_gradient_norm": optax.tree.norm(grads[name]) for name in grads}

@@ -482,7 +482,8 @@ def test_no_two_texts_share_a_dropout_key():
     found = []
     for seed, step in itertools.product((3, 4), (0, 1)):
         state = init_state({}, optax.identity(), seed).replace(step=jnp.int32(step))
-        rows = row_keys(state, jnp.arange(4))
+        rows = row_keys(state, jnp.int32(0), 4)
+        assert jnp.array_equal(row_keys(state, jnp.int32(2), 2), rows[2:])
         texts = drawn(rows, slots=5)
         found += texts
         for short, long in zip(drawn(rows, slots=3)[1:], texts[1:], strict=True):
