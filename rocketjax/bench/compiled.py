@@ -1,4 +1,4 @@
-"""What programs compiled for TPUs take: the entries of docs/tpu.json, which `bench.tpu` writes."""
+"""What compiled programs take: the entries of docs/tpu.json, which `bench.tpu` writes."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ class Entry:
     per_token: float = 0.0  # bytes of them a real token and layer; 0: no tokens
     flops: float = 0.0  # of matrix products in one run, of a device
     seconds: float = 0.0  # of one run, by the roofline
+    kernels: int = 0  # that a GPU starts in one run
     copies: int = 0  # above 1 MB, in loops
     scatters: int = 0  # in loops
     wide_products: list[str] = dataclasses.field(

@@ -1,9 +1,10 @@
-"""What a compiled program does, read from its text: optimised HLO, as XLA writes it for TPUs.
+"""What a compiled program does, read from its text: XLA's optimised HLO, for a TPU or a GPU.
 
 A program is computations of instructions; a loop has a condition and a body, a fusion a computation
-whose values stay inside the core. Counted are the bytes that pass between a device and its own
-memory (HBM): what an instruction reads and writes, in the tiles in which arrays lie there. What the
-compiler has placed in the core's own memory, S(1) in the text, is not counted.
+whose values stay inside the core (a GPU: the kernel). Counted are the bytes that pass between a
+device and its own memory (HBM): what an instruction reads and writes, in the tiles in which arrays
+lie there. What the compiler has placed in the core's own memory, S(1) in the text, is not counted;
+what a GPU finds in its cache is.
 """
 
 import re
@@ -26,6 +27,7 @@ _NAMES = re.compile(r"%([\w.\-]+)")
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota"}
 _FREE |= {"opt-barrier", "partition-id", "replica-id", "while", "conditional", "call"}
 _PRODUCTS = ("convolution", "dot")
+_LIBRARY = 'custom_call_target="__cu'  # cuBLAS's and cuDNN's: products, attention
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -75,14 +77,24 @@ class Program:
         """Bytes between the device and its memory, in one run of the program."""
         return sum(loop.times * loop.moved for loop in self.loops())
 
+    @property
+    def kernels(self) -> int:
+        """What a GPU is asked to start in one run of the program: a kernel each, at least."""
+        return sum(
+            loop.times * sum(_runs(line) for line in self.computations[loop.body])
+            for loop in self.loops()
+        )
+
     def wide_products(self) -> list[str]:
         """Matrix products in loops that multiply float32 in several passes: their place in jax.
 
-        By default a TPU rounds what it multiplies to bfloat16, whatever its type.
+        By default a TPU rounds what it multiplies to bfloat16, whatever its type. A GPU does not:
+        of cuBLAS's, all of float32 are wide (half the rate in TF32, or less).
         """
         found = []
         for computation, line in self._in_loops():
-            if line.op in _PRODUCTS and "operand_precision={high" in line.rest:
+            exact = line.op in _PRODUCTS and "operand_precision={high" in line.rest
+            if exact or "__cublas" in line.rest:
                 kinds = [self._kind(computation, operand) for operand in line.operands]
                 if any(kind.startswith("f32[") for kind in kinds):
                     found.append(_source(line))
@@ -95,7 +107,7 @@ class Program:
             for line in self.computations[loop.body]:
                 name = line.name if line.op == "fusion" else line.op
                 # copy-start fetches ahead into the core's memory.
-                if re.match(r"(copy|transpose|reshape)(?!-)", name):
+                if re.match(r"(input_|loop_|wrapped_)?(copy|transpose|reshape)(?!-)", name):
                     moved = self._moves(loop.body, line)
                     if moved > LARGE:
                         found.append((f"{line.kind.partition('{')[0]} {_source(line)}", moved))
@@ -173,7 +185,7 @@ class Program:
     def _moves(self, computation: str, line: Instruction) -> float:
         """Bytes that one instruction reads and writes."""
         op = line.op
-        if op in _FREE or op.endswith("-done") or "ConcatBitcast" in line.rest:
+        if not _runs(line):
             return 0
         if op.endswith("-start"):  # (what is read, what is written, ...)
             sizes = [size for size in _sizes(line.kind) if size > 64] or [0]
@@ -181,6 +193,8 @@ class Program:
             least = min([size for size in whole if size > 64], default=0)
             return sum(sizes[:2]) if op == "copy-start" else least
         result = _sizes(line.kind)
+        if _LIBRARY in line.rest:
+            result = result[:-1]  # the last is room to work in, of which little may be used
         if op == "dynamic-update-slice":
             update = self._by_name[computation][line.operands[1]]
             return 2 * sum(_sizes(update.kind, everywhere=True))
@@ -247,6 +261,11 @@ class Program:
             parts = self._written(line.called())
             return parts[0] if len(parts) == 1 else None
         return None
+
+
+def _runs(line: Instruction) -> bool:
+    """Whether something is done, and here."""
+    return not (line.op in _FREE or line.op.endswith("-done") or "ConcatBitcast" in line.rest)
 
 
 def _instruction(raw: str) -> Instruction | None:

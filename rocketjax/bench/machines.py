@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,7 +12,6 @@ from rocketjax.runtime.devices import Device
 from rocketjax.runtime.errors import InputError
 
 MachineName: TypeAlias = Literal["v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32", "h100"]
-TpuName: TypeAlias = Literal["v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32"]
 
 
 class Machine(NamedTuple):
@@ -23,7 +22,7 @@ class Machine(NamedTuple):
     bandwidth: float  # of each, bytes a second between it and its own memory
     memory: float  # of each, bytes
     chunk: int = 0  # BERT base's texts of 160 tokens whose activations fit; 0: as the config says
-    topology: str = ""  # by which libtpu describes the devices; empty: no TPU
+    topology: str = ""  # by which libtpu describes the devices; empty: a GPU
     layout: Mapping[str, Any] = MappingProxyType({})  # what else it has to be told
 
     @property
@@ -55,6 +54,38 @@ MACHINES: dict[str, Machine] = {
 }
 
 
+# What XLA asks of an H100 (SXM5), by NVIDIA's data sheet and the CUDA programming guide's table of
+# compute capability 9.0. cuDNN's attention needs at least the version named here.
+_H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version { major: 12 minor: 9 }
+dnn_version_info { major: 9 minor: 8 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3350000000000
+  device_memory_size: 80000000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+# Without the GPU nothing can be timed, and XLA's own products would have tiles that nobody chose:
+# so all are cuBLAS's. A GPU runs that very program if XLA_FLAGS say the same.
+UNTIMED: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+
 # libtpu must not look for a TPU, nor complain that it finds none, nor lock one that is there.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -65,32 +96,49 @@ _NO_TPU = {
 
 
 def describe(name: str) -> list[Device]:
-    """The devices of a TPU that need not be there: programs can be compiled for them, not run.
+    """Devices that need not be there: programs can be compiled for them, not run.
 
     Raises:
-        InputError: no TPU compiler is installed, or it does not know the machine.
+        InputError: no compiler for them is installed, or it does not know the machine.
     """
     import jax
     from jax.experimental import topologies
 
     machine = MACHINES[name]
-    if find_spec("libtpu") is None:
-        raise InputError(
-            "libtpu, which has the TPU's compiler, is not installed; in an environment of its own: "
-            "pip install 'rocketjax[tpu]' (a TPU is not needed)"
-        )
-    for variable, value in _NO_TPU.items():
-        os.environ.setdefault(variable, value)
+    compiler(name)
+    asked = {"topology": "1x1x1", "target_config": _H100}
+    if machine.tpu:
+        asked = dict(machine.layout)
+        for variable, value in _NO_TPU.items():
+            os.environ.setdefault(variable, value)
     try:
         described = topologies.get_topology_desc(
-            platform="tpu", topology_name=machine.topology, **machine.layout
+            platform="tpu" if machine.tpu else "cuda",
+            topology_name=machine.topology or name,
+            **asked,
         )
     except jax.errors.JaxRuntimeError as error:
         first = str(error).partition("\n")[0]
-        raise InputError(
-            f"libtpu does not describe {name} ({machine.topology}): {first}"
-        ) from error
+        raise InputError(f"jax's compiler does not describe {name}: {first}") from error
     return sorted(described.devices, key=lambda device: device.process_index)
+
+
+def compiler(name: str) -> str:
+    """What compiles for a machine, and in which version.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    tpu = MACHINES[name].tpu
+    for package in ("libtpu",) if tpu else ("jax-cuda12-pjrt", "jax-cuda13-pjrt"):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    raise InputError(
+        f"the compiler for {name} is not installed; in an environment of its own: pip install "
+        f"'rocketjax[{'tpu' if tpu else 'cuda12'}]' (a {'TPU' if tpu else 'GPU'} is not needed)"
+    )
 
 
 @contextmanager
@@ -106,7 +154,7 @@ def compiling() -> Iterator[None]:
     from jax._src import tpu_custom_call as kernels
     from jax._src.interpreters import pxla
 
-    asked, version = pxla.is_default_layout, getattr(kernels, "get_ir_version", None)
+    asked, ir_version = pxla.is_default_layout, getattr(kernels, "get_ir_version", None)
     if jax.__version_info__ < (0, 8):
         pxla.is_default_layout = lambda *_: True
         kernels.get_ir_version = lambda _: 7
@@ -118,4 +166,4 @@ def compiling() -> Iterator[None]:
     finally:
         pxla.is_default_layout = asked
         if jax.__version_info__ < (0, 8):
-            kernels.get_ir_version = version
+            kernels.get_ir_version = ir_version

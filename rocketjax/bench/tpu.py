@@ -1,4 +1,4 @@
-"""python -m rocketjax.bench.tpu: a run's programs compiled for TPUs that need not be there."""
+"""python -m rocketjax.bench.tpu: programs compiled for TPUs and a GPU that need not be there."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.table import Table
 
-from rocketjax.bench.machines import MACHINES, Machine, TpuName
+from rocketjax.bench.machines import MACHINES, Machine, MachineName
 from rocketjax.cli.command import command, console, say
 from rocketjax.config.fields import Count, PathName
 from rocketjax.config.options import load
@@ -30,16 +30,16 @@ Name: TypeAlias = Literal[
 class Tpu:
     """Compiles the programs of a run for described TPUs: memory, bytes moved, what is in loops.
 
-    Needs jax's TPU build (extra `tpu`), and no TPU. Nothing is run: seconds and hours are a
-    roofline's, an estimate of the least that it would take. A train step of BERT base takes minutes
-    to compile.
+    Needs jax's TPU build (extra `tpu`), and no TPU; for an H100 that of a GPU (extra `cuda12`), and
+    no GPU. Nothing is run: seconds and hours are a roofline's, an estimate of the least that it
+    would take. A train step of BERT base takes minutes to compile.
 
     Example: python -m rocketjax.bench.tpu --machines v5e-1 --configs configs/nq.yaml --programs
     pairs
     """
 
-    machines: tuple[TpuName, ...] = ("v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32")
-    """What to compile for; a v4-32 has 16 chips on four hosts."""
+    machines: tuple[MachineName, ...] = ("v5e-1", "v5e-8", "v6e-1", "v6e-8", "v4-32")
+    """What to compile for; a v4-32 has 16 chips on four hosts. h100: docs/gpu.md says how."""
     configs: tuple[str, ...] = ()
     """Recipes; none: all that rocketjax brings, but for the ablation's arms and a GPU's."""
     programs: tuple[Name, ...] = (
@@ -109,7 +109,7 @@ def _entry(
 ) -> "Entry":
     """The entry of one program, compiled unless the very same one was before."""
     from rocketjax.bench.compiled import Entry
-    from rocketjax.bench.machines import compiling
+    from rocketjax.bench.machines import compiler, compiling
     from rocketjax.bench.programs import TRAINING, lower
     from rocketjax.bench.shapes import shape_of
 
@@ -119,7 +119,7 @@ def _entry(
         program,
         target.parallel if program in TRAINING else "",
         shape_of(target.config, target.machine, program),
-        f"jax {version('jax')}, libtpu {version('libtpu')}",
+        f"jax {version('jax')}, {compiler(machine)}",
     )
     with compiling():
         lowered = lower(target, program)
@@ -127,28 +127,28 @@ def _entry(
     entry = dataclasses.replace(entry, digest=digest)
     this = target.machine.chip, digest, entry.versions
     same = [e for e in known if (MACHINES[e.machine].chip, e.digest, e.versions) == this]
-    done = _taken_over(entry, same[0]) if same else _compiled(entry, lowered)
+    done = _taken_over(entry, same[0]) if same else _compiled(entry, lowered, target.machine)
     return _estimated(done, lowered, target.machine)
 
 
 def _taken_over(entry: "Entry", other: "Entry") -> "Entry":
     """The entry with what the compiler said of the very same program."""
-    names = ("memory", "moved", "copies", "scatters", "wide_products", "collectives")
+    names = ("memory", "moved", "kernels", "copies", "scatters", "wide_products", "collectives")
     names += ("compile_seconds", "refused")
     return dataclasses.replace(entry, **{name: getattr(other, name) for name in names})
 
 
-def _compiled(entry: "Entry", lowered: "Lowered") -> "Entry":
+def _compiled(entry: "Entry", lowered: "Lowered", machine: Machine) -> "Entry":
     """The entry with what the compiler says."""
     import jax
 
     from rocketjax.bench.hlo import Program
-    from rocketjax.bench.machines import compiling
+    from rocketjax.bench.machines import UNTIMED, compiling
 
     started = time.process_time()
     try:
         with compiling():
-            done = lowered.program.compile()
+            done = lowered.program.compile(None if machine.tpu else UNTIMED)
     except jax.errors.JaxRuntimeError as error:
         return dataclasses.replace(entry, refused=str(error).partition("\n")[0][:300])
     program, memory = Program(done.as_text()), done.memory_analysis()
@@ -158,6 +158,7 @@ def _compiled(entry: "Entry", lowered: "Lowered") -> "Entry":
         entry,
         memory=took + memory.generated_code_size_in_bytes,
         moved=program.moved,
+        kernels=0 if machine.tpu else program.kernels,
         copies=len(program.copies()),
         scatters=program.scatters(),
         wide_products=sorted(set(program.wide_products())),
@@ -191,7 +192,8 @@ def _table(entries: "list[Entry]") -> Table:
     table = Table(title=f"Compiled, not run: {entries[0].versions}" if entries else "")
     for name in ("config", "machine", "program"):
         table.add_column(name)
-    columns = ("GB", "of", "kB a token and layer", "ms", "tokens/s", "copies", "wide", "sent, MB")
+    columns = ("GB", "of", "kB a token and layer", "ms", "tokens/s")
+    columns += ("kernels", "copies", "wide", "sent, MB")
     for name in columns:
         table.add_column(name, justify="right")
     for entry in entries:
@@ -203,6 +205,7 @@ def _table(entries: "list[Entry]") -> Table:
             f"{entry.per_token / 1e3:.1f}",
             f"{1e3 * entry.seconds:,.1f}",
             f"{speed:,.0f}",
+            f"{entry.kernels:,}" if entry.kernels else "-",
             f"{entry.copies}",
             f"{len(entry.wide_products)}",
             f"{sent / 1e6:,.1f}",

@@ -1,6 +1,7 @@
 """Programs compiled for described TPUs: how their text is read, the table, and what is in them."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -31,6 +32,9 @@ from rocketjax.runtime.errors import InputError
 ROOT = Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the extra `tpu` brings libtpu"
+)
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason="the extra `cuda12` brings it"
 )
 
 # Four times: a product of bf16[256,256] with a slice of four, whose result is copied; b is in the
@@ -96,6 +100,44 @@ def test_a_programs_text_says_what_it_moves():
     assert Program(HLO.replace("copy(%f)", "scatter(%f, %f)")).scatters() == 1
     apart = HLO.replace("}\n\n%body", '}, execution_thread="sparsecore"\n\n%body')
     assert apart != HLO and Program(apart).loops() == program.loops()
+
+
+# Three times on a GPU: cuBLAS's product, with room to work in, of which a fusion turns the result.
+OF_A_GPU = """\
+HloModule jit_run
+
+%turned (a: bf16[1024,512]) -> bf16[512,1024] {
+  %a = bf16[1024,512]{1,0} parameter(0)
+  ROOT %t = bf16[512,1024]{1,0} transpose(%a), dimensions={1,0}
+}
+
+%body (p: (bf16[1024,256], bf16[256,512])) -> (bf16[1024,256], bf16[256,512]) {
+  %p = (bf16[1024,256]{1,0}, bf16[256,512]{1,0}) parameter(0)
+  %a = bf16[1024,256]{1,0} get-tuple-element(%p), index=0
+  %w = bf16[256,512]{1,0} get-tuple-element(%p), index=1
+  %product = (bf16[1024,512]{1,0}, s8[33554432]{0}) custom-call(%a, %w), \
+custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(run)/while/body/dot_general"}
+  %x = bf16[1024,512]{1,0} get-tuple-element(%product), index=0
+  %input_transpose_fusion = bf16[512,1024]{1,0} fusion(%x), kind=kInput, calls=%turned
+  ROOT %out = (bf16[1024,256]{1,0}, bf16[256,512]{1,0}) tuple(%a, %w)
+}
+
+ENTRY %main (x: (bf16[1024,256], bf16[256,512])) -> (bf16[1024,256], bf16[256,512]) {
+  %x = (bf16[1024,256]{1,0}, bf16[256,512]{1,0}) parameter(0)
+  ROOT %loop = (bf16[1024,256]{1,0}, bf16[256,512]{1,0}) while(%x), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+
+
+def test_a_gpus_text_says_what_it_moves_and_starts():
+    program = Program(OF_A_GPU)
+    given, result = 2 * (1024 * 256 + 256 * 512), 2 * 1024 * 512
+    assert program.moved == 3 * (given + result + 2 * result)  # not what cuBLAS may work in
+    assert program.kernels == 3 * 2
+    assert program.copies() == [("bf16[512,1024] input_transpose_fusion", 2 * result)]
+    assert program.wide_products() == []
+    assert Program(OF_A_GPU.replace("bf16[", "f32[")).wide_products() == ["dot_general"]
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +273,14 @@ def test_batches_that_devices_cannot_share_are_refused_before_compiling(parallel
         lower(target, program)
 
 
-def test_without_a_compiler_one_line_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr("rocketjax.bench.machines.find_spec", lambda name: None)
-    assert tpu.main(["--machines", "v5e-1"]) == 2
-    assert "pip install 'rocketjax[tpu]'" in capsys.readouterr().err.replace("\n", " ")
+@pytest.mark.parametrize(("machine", "extra"), [("v5e-1", "tpu"), ("h100", "cuda12")])
+def test_without_a_compiler_one_line_says_what_to_install(machine, extra, monkeypatch, capsys):
+    def missing(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("rocketjax.bench.machines.version", missing)
+    assert tpu.main(["--machines", machine]) == 2
+    assert f"pip install 'rocketjax[{extra}]'" in capsys.readouterr().err.replace("\n", " ")
 
 
 def bench(tmp_path, *args, **env):
@@ -278,6 +324,16 @@ def test_programs_take_no_more_than_the_table_says(tmp_path, table):
             assert entry.copies <= known.copies and entry.scatters <= known.scatters, entry
             assert entry.memory == pytest.approx(known.memory, rel=0.1), entry.program
             assert entry.per_token == pytest.approx(known.per_token, rel=0.1), entry.program
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_programs_compile_for_a_gpu_that_is_not_there(tmp_path):
+    args = ("--machines", "h100", "--configs", "squad", "--layers", "2")
+    found = bench(tmp_path, *args, "--programs", "queries", "pairs")
+    assert set(found) == {("queries", ""), ("pairs", "")}
+    for entry in found.values():
+        assert entry.fits and entry.moved > 0 and entry.kernels > 20, entry
 
 
 @needs_libtpu
