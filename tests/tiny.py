@@ -12,7 +12,7 @@ from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.models.heads import has_own_pooler
 from rocketjax.text.batch import ListBatch, Text, Tokens
 from rocketjax.text.chunks import in_chunks, shape_for
-from rocketjax.text.rows import ON_ACCELERATORS, fitting, one_a_row
+from rocketjax.text.rows import WIDE, fitting, one_a_row
 
 ENCODER = EncoderConfig(
     vocab_size=50,
@@ -182,7 +182,7 @@ def shapes_of(config, devices):
 
     def rows(count, length):
         texts = [Text(*np.zeros((2, length), np.int32))] * count
-        widths = [fitting(length, ON_ACCELERATORS)]
+        widths = [fitting(length, WIDE)]
         return laid_out(texts, devices, config.compute.chunk, widths)
 
     batch = ListBatch(*(rows(*kind) for kind in kinds), valid, own_positives(lists, slots))

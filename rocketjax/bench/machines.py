@@ -31,6 +31,11 @@ class Machine(NamedTuple):
         return bool(self.topology)
 
     @property
+    def platform(self) -> str:
+        """What jax calls its devices."""
+        return "tpu" if self.tpu else "gpu"
+
+    @property
     def chip(self) -> str:
         """Of which generation its TPUs are; empty: no TPU."""
         return self.topology.partition(":")[0]

@@ -165,7 +165,7 @@ def _training_memory(config: Config, plan: Plan, stage: Trained) -> float:
     def held_of(kind: Kind) -> float:
         encoder = reader_of(config, kind)
         in_kernel = not (encoder.relative_buckets or encoder.distances)  # XLA's on TPUs, too
-        width = 0 if on_tpu and in_kernel else row_width(config, kind)
+        width = 0 if on_tpu and in_kernel else row_width(config, kind, MACHINES[plan.machine])
         return activations(encoder, texts * _lengths(plan)[kind] / FULL, width)
 
     held = max(map(held_of, stage.kinds))
@@ -191,9 +191,9 @@ def _running_memory(config: Config, plan: Plan, work: Work) -> float:
     """Bytes of a device, by the formula; the corpus' vectors lie there where it is searched."""
     texts = config.compute.batch or ON_ACCELERATORS
     if not work.searches:
-        return 4 * parameters(reader_of(config, "passage")) + _layer(config, texts, "passage")
+        return 4 * parameters(reader_of(config, "passage")) + _layer(config, plan, texts, "passage")
     vectors = plan.passages * vector_bytes(config) / MACHINES[plan.machine].count
-    return 4 * _parameters(config, KINDS) + vectors + _layer(config, texts, "pair")
+    return 4 * _parameters(config, KINDS) + vectors + _layer(config, plan, texts, "pair")
 
 
 def _parameters(config: Config, kinds: tuple[Kind, ...]) -> int:
@@ -223,7 +223,7 @@ def _lengths(plan: Plan) -> dict[Kind, float]:
 
 def _forward(config: Config, plan: Plan, kind: Kind) -> float:
     """Operations of a text, forward: its share of a packed row, empty slots included."""
-    width = row_width(config, kind)
+    width = row_width(config, kind, MACHINES[plan.machine])
     share = min(1.0, _lengths(plan)[kind] / (FULL * width))
     return share * forward_flops(reader_of(config, kind), width)
 
@@ -238,12 +238,12 @@ def activations(encoder: EncoderConfig, slots: float, width: int) -> float:
     return encoder.num_layers * slots * slot
 
 
-def _layer(config: Config, texts: float, kind: Kind) -> float:
+def _layer(config: Config, plan: Plan, texts: float, kind: Kind) -> float:
     """Bytes of one layer, forward, of texts as long as they may be.
 
     16 D values of two bytes a slot, and attention in float32.
     """
-    encoder, width = reader_of(config, kind), row_width(config, kind)
+    encoder, width = reader_of(config, kind), row_width(config, kind, MACHINES[plan.machine])
     slot = 2 * 16 * encoder.hidden_size + 4 * encoder.num_heads * width
     return texts * limits(config)[kind] * slot
 

@@ -131,7 +131,7 @@ def _encoded(target: Target, kind: Kind, method: str) -> Lowered:
     retriever, reranker = target.models
     module = reranker if kind == "pair" else retriever
     mesh = Mesh(np.array(target.devices[:1]), (AXIS,))
-    batch = texts(target.config, kind, mesh.size)
+    batch = texts(target.config, kind, target.machine, mesh.size)
     params = _placed(_params(module), mesh, P())
     program = apply.lower(module, method, mesh, params, _placed(batch.arrays, mesh, P(AXIS)))
     return Lowered(program, batch.tokens, module.config.num_layers, batch.flops)

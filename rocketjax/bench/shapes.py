@@ -31,12 +31,12 @@ class Batch(NamedTuple):
     flops: float  # matrix products of one device, forward, empty slots included
 
 
-def texts(config: Config, kind: Kind, devices: int) -> Batch:
+def texts(config: Config, kind: Kind, machine: Machine, devices: int) -> Batch:
     """A full batch of one kind of texts, outside training: what `inference.model.apply` takes.
 
-    Packed as `inference.batching` packs them on a TPU.
+    Packed as `inference.batching` packs them on such a machine.
     """
-    limit, batching = limits(config)[kind], make_batching(config.compute, "tpu")
+    limit, batching = limits(config)[kind], make_batching(config.compute, machine.platform)
     some = lengths(config, kind, 2 * batching.size * limit // min(means(config)[kind], limit))
     unit = plan(some, limit, batching, steady=True)[0]
     shape = _rows(devices, *unit.shape)
@@ -48,13 +48,14 @@ def lists(config: Config, machine: Machine, stage: Trained) -> Batch:
     count, slots = stage.options.batch, stage.slots
     chunk = chunk_of(config, machine)
     packed: dict[Kind, Rows] = {
-        kind: _packed(config, kind, (count, 1 if kind == "query" else slots), chunk, machine.count)
+        kind: _packed(config, kind, (count, 1 if kind == "query" else slots), chunk, machine)
         for kind in KINDS
     }
     valid: Any = jax.ShapeDtypeStruct((count, slots), bool)
     relevant: Any = jax.ShapeDtypeStruct((count, count * slots), bool)
     place: Any = jax.ShapeDtypeStruct((count,), np.int32) if machine.count > 1 else None
-    arrays = ListBatch(*(packed[kind] for kind in KINDS), valid, relevant, place=place)
+    query, passage, pair = (packed[kind] for kind in KINDS)
+    arrays = ListBatch(query, passage, pair, valid, relevant, place=place)
     own = {kind: count * (1 if kind == "query" else slots) // machine.count for kind in KINDS}
     tokens = sum(sum(lengths(config, kind, own[kind])) for kind in stage.kinds)
     flops = sum(_flops(config, kind, packed[kind], machine.count) for kind in stage.kinds)
@@ -75,12 +76,18 @@ def means(config: Config) -> dict[Kind, float]:
     return dict(zip(KINDS, sizes_of(config)[2:], strict=True))
 
 
-def row_width(config: Config, kind: Kind) -> int:
-    """The least width that rows of these texts have on accelerators."""
-    return fitting(limits(config)[kind], row_widths("tpu"))
+def row_width(config: Config, kind: Kind, machine: Machine) -> int:
+    """The least width that rows of these texts have on a machine."""
+    return fitting(limits(config)[kind], _widths(config, machine))
 
 
-def _packed(config: Config, kind: Kind, lists: tuple[int, int], chunk: int, devices: int) -> Rows:
+def _widths(config: Config, machine: Machine) -> tuple[int, ...]:
+    return row_widths(config.compute.attention, machine.platform)
+
+
+def _packed(
+    config: Config, kind: Kind, lists: tuple[int, int], chunk: int, machine: Machine
+) -> Rows:
     """A step's texts of one kind, in the shape that `Collator.fitted` would choose.
 
     Args:
@@ -88,15 +95,15 @@ def _packed(config: Config, kind: Kind, lists: tuple[int, int], chunk: int, devi
         kind: of the texts.
         lists: how many, and texts of this kind in each.
         chunk: as `shape_for` takes it.
-        devices: share the lists as `dealt` says. Queries come along as they happen to.
+        machine: its devices share the lists as `dealt` says. Queries come along as they happen to.
     """
-    count, slots = lists
+    (count, slots), devices = lists, machine.count
     own, deals = count * slots // devices, kind != "query"
     steps: list[list[int]] = []
     for step in np.reshape(lengths(config, kind, SAMPLE * count * slots), (SAMPLE, count, slots)):
         order = dealt(step.sum(axis=1).tolist(), devices) if deals else range(count)
         steps += step[list(order)].reshape(devices, own).tolist()
-    shape = shape_for(steps, chunk, row_widths("tpu"), devices if deals else 1)
+    shape = shape_for(steps, chunk, _widths(config, machine), devices if deals else 1)
     return _rows(devices * shape.chunks, shape.rows, shape.width, shape.texts)
 
 

@@ -200,7 +200,8 @@ def make_collator(
         for query in queries
     ]
     tokenizers, devices = (retriever.tokenizer, reranker.tokenizer), jax.device_count()
-    collator = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk, row_widths())
+    widths = row_widths(compute.attention)
+    collator = Collator(queries, passages, *tokenizers, slots, devices, compute.chunk, widths)
     return collator.fitted(lists, len(lists)), lists
 
 

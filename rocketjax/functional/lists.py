@@ -64,7 +64,7 @@ def batch_of_lists(
         slots=max(map(len, passages)),
         devices=devices,
         chunk=chunk,
-        widths=row_widths(),
+        widths=row_widths(model.retriever.module.compute.attention),
         unlabelled=labelled is not None,
         stored=scores is not None,
     )

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rocketjax.text.batch import Rows, Text
-from rocketjax.text.rows import ON_CPU, best_width, fill, fitting, lay_out
+from rocketjax.text.rows import NARROW, best_width, fill, fitting, lay_out
 
 
 class Batching(NamedTuple):
     """How texts are given to a device."""
 
     size: int = 16  # texts of full length at once, or as many tokens of shorter ones
-    widths: tuple[int, ...] = ON_CPU  # that rows may have
+    widths: tuple[int, ...] = NARROW  # that rows may have
     coarse: bool = False  # fewer shapes, for when compiling one costs more than empty slots
     slots: int = 0  # tokens at once at most; 0: as many as `size` gives
 

@@ -255,7 +255,7 @@ def make_compute(config: ComputeConfig, dropout: float = 0.0, platform: str = ""
         remat=config.remat,
         unroll=config.unroll or (1_000 if on_cpu else 1),
         dropout=dropout,
-        scatter=platform != "tpu",
+        scatter=on_cpu,
     )
 
 
@@ -285,10 +285,15 @@ def make_batching(config: ComputeConfig, platform: str = "") -> Batching:
     on_cpu = (platform or jax.default_backend()) == "cpu"
     size = config.batch or (BATCHING.size if on_cpu else ON_ACCELERATORS)
     slots = BATCHING.slots if on_cpu and not config.batch else 0
-    return Batching(size, row_widths(platform), not on_cpu, slots)
+    return Batching(size, row_widths(config.attention, platform), not on_cpu, slots)
 
 
-def row_widths(platform: str = "") -> tuple[int, ...]:
-    """The widths that rows of packed texts may have on a platform as `make_compute` takes."""
-    on_cpu = (platform or jax.default_backend()) == "cpu"
-    return rows.ON_CPU if on_cpu else rows.ON_ACCELERATORS
+def row_widths(attention: str | None = "auto", platform: str = "") -> tuple[int, ...]:
+    """The widths that rows of packed texts may have.
+
+    Args:
+        attention: as `compute.attention` names it.
+        platform: as `make_compute` takes it.
+    """
+    on_tpu = (platform or jax.default_backend()) == "tpu"
+    return rows.WIDE if on_tpu or attention == "cudnn" else rows.NARROW

@@ -14,10 +14,12 @@ SMALL = 1_024  # rows of a table for which a product's cost, 2 V D operations a 
 def look_up(table: jax.Array, index: jax.Array, dtype: Dtype | None) -> jax.Array:
     """Rows of a table: [V, D] and [T] -> [T, D].
 
-    The gradient of row v is the sum over all tokens t with index[t] = v: a scatter, which CPUs and
-    GPUs are fast at. A TPU takes its rows one after the other, but multiplies matrices well: there
-    a small table's gradient is onehot(index)^T [V, T] times what comes back [T, D]. For a
-    vocabulary that would take more operations than a layer.
+    The gradient of row v is the sum over all tokens t with index[t] = v: a scatter, which CPUs are
+    fast at. A TPU takes its rows one after the other. A GPU adds them up atomically, and tokens
+    wait for one another where a table has few rows: on those before Hopper, with some versions of
+    jax, hundreds of times as long (openxla/xla issue 46225). Both multiply matrices well: there a
+    small table's gradient is onehot(index)^T [V, T] times what comes back [T, D]. For a vocabulary
+    that would take more operations than a layer.
 
     Args:
         table: float32.

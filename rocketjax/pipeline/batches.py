@@ -90,7 +90,7 @@ def make_collator(
         slots,
         jax.device_count(),
         run.config.compute.chunk,
-        row_widths(),
+        row_widths(run.config.compute.attention),
         judged=run.judged,
         stored=stored,
         deals=True,

@@ -15,10 +15,11 @@ import numpy as np
 
 from rocketjax.text.batch import Rows, Text, Tokens
 
-# Widths that rows may have. On accelerators a row's attention is whole tiles of 128 lanes; a CPU
-# pays for every pair of slots in a row, and so is better off with narrow ones.
-ON_CPU = (32, 64, 128, 160, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072, 4_096)
-ON_ACCELERATORS = (256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072, 4_096)
+# Widths that rows may have. Where attention is one kernel, wide rows are fuller and cost no more: a
+# TPU's takes whole tiles of 128 lanes. Otherwise every pair of slots in a row is paid for, on a CPU
+# in time and on a GPU in memory traffic (docs/gpu.md).
+NARROW = (32, 64, 128, 160, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072, 4_096)
+WIDE = (256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072, 4_096)
 SAMPLE = 512  # texts by which a width is chosen
 
 

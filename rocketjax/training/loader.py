@@ -18,7 +18,7 @@ from rocketjax.data.said import said
 from rocketjax.runtime.errors import InputError
 from rocketjax.text.batch import ListBatch, Rows, TeacherScores, Text
 from rocketjax.text.chunks import SAMPLE, Shape, dealt, in_chunks, shape_for, wider
-from rocketjax.text.rows import ON_CPU, rounded
+from rocketjax.text.rows import NARROW, rounded
 from rocketjax.text.tokenizer import Tokenizer
 
 Known = TypeVar("Known")
@@ -109,7 +109,7 @@ class Collator:
     slots: int  # of a list
     devices: int = 1  # share a batch
     chunk: int = 0  # texts that a device takes at once, on average; 0: all of its own
-    widths: Sequence[int] = ON_CPU  # that rows may have
+    widths: Sequence[int] = NARROW  # that rows may have
     shapes: Shapes = UNKNOWN
     judged: Split = NOTHING  # what is known to answer queries, beside the lists' positives
     unlabelled: bool = False  # lists may lack a label, so batches say which have one

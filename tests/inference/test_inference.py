@@ -36,10 +36,10 @@ from rocketjax.inference.start import (
     pretrained_tokenizer,
 )
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.rows import ON_ACCELERATORS
+from rocketjax.text.rows import WIDE
 
 LIMIT = 128
-CPU, ACCELERATOR = BATCHING, Batching(256, ON_ACCELERATORS, coarse=True)
+CPU, ACCELERATOR = BATCHING, Batching(256, WIDE, coarse=True)
 
 
 def lengths(kind, count, seed=0):

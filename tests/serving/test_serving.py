@@ -31,7 +31,7 @@ from rocketjax.serving import server as server_module
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
-from rocketjax.text.rows import ON_ACCELERATORS, ON_CPU
+from rocketjax.text.rows import NARROW, WIDE
 
 TEXT = TextConfig(query_length=12, passage_length=32, pair_length=48)
 DEPTH = 24
@@ -578,7 +578,7 @@ def test_warming_up_compiles_every_shape_that_texts_may_take():
         return {unit.shape for unit in plan(lengths, limit, batching, steady=True)}
 
     rng = np.random.default_rng(0)
-    ways = (ON_CPU, False), (ON_ACCELERATORS, True)
+    ways = (NARROW, False), (WIDE, True)
     for limit, size, slots, way in itertools.product((10, 48, 128), (1, 4, 16), (0, 256), ways):
         batching = Batching(size, *way, slots)
         warm = {unit.shape for unit in of_every_shape(limit, batching)}

@@ -12,8 +12,8 @@ from rocketjax.models.encoder import Compute, Encoder, unstacked
 from rocketjax.text.batch import Text
 from rocketjax.text.chunks import in_chunks, shape_for
 from rocketjax.text.rows import (
-    ON_ACCELERATORS,
-    ON_CPU,
+    NARROW,
+    WIDE,
     best_width,
     fill,
     fitting,
@@ -28,14 +28,14 @@ LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=40)
 
 @given(lengths=LENGTHS, width=st.sampled_from([32, 64, 96]))
 def test_every_text_is_in_one_row_that_has_room_for_it(lengths, width):
-    rows = list(fill(lengths, width, ON_CPU))
+    rows = list(fill(lengths, width, NARROW))
     assert sorted(index for _, row in rows for index in row) == list(range(len(lengths)))
     for wide, row in rows:
         longest = max(lengths[index] for index in row)
         assert (
             sum(lengths[index] for index in row)
             <= wide
-            == max(width, fitting(longest, (width, *ON_CPU)))
+            == max(width, fitting(longest, (width, *NARROW)))
         )
     widths = [wide for wide, _ in rows]
     assert widths == sorted(widths, reverse=True)
@@ -52,17 +52,17 @@ def ms_marco(count, mean, longest, seed=0):
 def test_rows_are_full(mean, longest):
     """At least 94 % of the slots of rows of 256 hold a token; of padded texts, half do."""
     lengths = ms_marco(128, mean, longest)
-    assert sum(lengths) / sum(wide for wide, _ in fill(lengths, 256, ON_ACCELERATORS)) >= 0.94
+    assert sum(lengths) / sum(wide for wide, _ in fill(lengths, 256, WIDE)) >= 0.94
     assert sum(lengths) / (longest * len(lengths)) < 0.6
 
 
 def test_the_width_suits_the_texts():
     """Two long texts side by side, three, or one; and not so wide that attention costs more."""
-    assert best_width([128] * 64, ON_CPU) == 128
-    assert best_width([85] * 64, ON_CPU) == 256  # three fill it, two would leave a third of 256
-    assert best_width([10] * 64, ON_CPU) == 32
-    assert best_width([158] * 64, ON_ACCELERATORS) == 384  # two
-    assert best_width(ms_marco(512, 69, 128), ON_ACCELERATORS) == 256
+    assert best_width([128] * 64, NARROW) == 128
+    assert best_width([85] * 64, NARROW) == 256  # three fill it, two would leave a third of 256
+    assert best_width([10] * 64, NARROW) == 32
+    assert best_width([158] * 64, WIDE) == 384  # two
+    assert best_width(ms_marco(512, 69, 128), WIDE) == 256
 
 
 def test_texts_lie_where_they_are_said_to():
@@ -95,7 +95,7 @@ def test_parts_are_of_equal_shape():
 def test_chunks_of_rows_are_full_of_text(count, chunk, least):
     """At a step of MS MARCO's passages, on the only device and on one of eight."""
     seen = np.array_split(ms_marco(16 * count, 70.5, 128), 16)
-    shape = shape_for([some.tolist() for some in seen[:4]], chunk, ON_ACCELERATORS)
+    shape = shape_for([some.tolist() for some in seen[:4]], chunk, WIDE)
     assert shape.rows * shape.width <= 1.05 * chunk * 70.5 + 256  # what memory is planned for
     for some in seen:
         texts = [Text(*np.zeros((2, length), np.int32)) for length in some]
