@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import pydantic
 
 from rocketjax.cli.command import command, keep_programs, say
-from rocketjax.config.fields import NormalizeOption, OnBadRows, PoolingOption, Size, TruncateOption
+from rocketjax.config.fields import (
+    NormalizeOption,
+    OnBadRows,
+    PoolingOption,
+    Positive,
+    Size,
+    TruncateOption,
+)
 from rocketjax.config.schema import ComputeConfig, TextOptions
 from rocketjax.serving.requests import Limits
 
@@ -48,6 +55,11 @@ class Serve:
     """Port to listen on; 0 for any free one. The address is printed."""
     depth: Size = 50
     """Passages per query that the retriever finds and the re-ranker orders; the largest top_k."""
+    budget_ms: Positive | None = None
+    """Milliseconds in which a batch of searches is re-ranked, as far as they suffice, in the
+    retriever's order; the passages that are not reached follow in that order, marked as not
+    re-ranked. A request may lower it. At least what the devices take at once is re-ranked. None:
+    all --depth passages are re-ranked, however long it takes."""
     text: TextOptions = field(default_factory=TextOptions)
     """How both models read texts; what is not given is as the model's folder says."""
     pooling: PoolingOption = "auto"
@@ -77,6 +89,11 @@ def _serve(options: Serve) -> None:
         say("compiling")
         answers.warm_up()
         address, port = listening.getsockname()[:2]
+        if options.budget_ms is not None:
+            say(
+                f"re-ranking stops after {options.budget_ms:g} ms (--budget-ms): answers and "
+                "/health say what was not re-ranked"
+            )
         local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
         name = f"[{options.host}]" if ":" in options.host else options.host
         if not local:
@@ -123,7 +140,7 @@ def open_answers(options: Serve) -> "Answers":
     folder = Path(options.model)
     collection = collection_for(folder, options.collection, options.on_bad_rows, say)
     corpus = open_corpus(folder, retriever, collection, options.index, say)
-    return Answers(retriever, reranker, corpus, options.depth)
+    return Answers(retriever, reranker, corpus, options.depth, options.budget_ms)
 
 
 main = command(Serve, _serve)

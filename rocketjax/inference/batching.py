@@ -1,5 +1,6 @@
 """How texts are dealt out to devices: packed into rows, and these into units of few shapes."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
@@ -69,6 +70,22 @@ def groups(units: Sequence[Unit], devices: int) -> Iterator[list[Unit]]:
     for _, run in groupby(units, key=lambda unit: unit.shape):
         alike = list(run)
         yield from (alike[i : i + devices] for i in range(0, len(alike), devices))
+
+
+def filling(
+    lengths: Sequence[int], limit: int, batching: Batching, devices: int, at_once: int
+) -> int:
+    """How many of the texts, from the first on, fill `at_once` groups of steady units."""
+    # No more texts than there are slots need to be tried.
+    slots = max(unit.shape[0] * unit.shape[1] for unit in of_every_shape(limit, batching))
+    total = np.cumsum([max(length, SHORTEST) for length in lengths])
+    most = int(np.searchsorted(total, at_once * devices * slots, side="right"))
+
+    def needed(count: int) -> int:
+        units = plan(lengths[:count], limit, batching, steady=True)
+        return sum(1 for _ in groups(units, devices))
+
+    return bisect_right(range(1, most + 1), at_once, key=needed)
 
 
 def lay_out_units(group: Sequence[Unit], texts: Sequence[Text], pad_id: int, devices: int) -> Rows:

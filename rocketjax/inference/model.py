@@ -19,6 +19,7 @@ from rocketjax.inference.batching import (
     BATCHING,
     Batching,
     Unit,
+    filling,
     groups,
     lay_out_units,
     of_every_shape,
@@ -33,7 +34,7 @@ from rocketjax.runtime.devices import (
     shard_rows,
 )
 from rocketjax.runtime.errors import InputError
-from rocketjax.runtime.progress import Advance
+from rocketjax.runtime.progress import Advance, silent
 from rocketjax.runtime.threads import cores, in_threads
 from rocketjax.text.batch import Rows, Text
 from rocketjax.text.tokenizer import Tokenizer
@@ -121,6 +122,19 @@ class TextModel:
             advance(len(unit.texts))
         return results
 
+    def _run_in_blocks(self, method: Method, texts: Sequence[Text]) -> Iterator[np.ndarray]:
+        """As `_run` with `steady`, but in the given order, by as many as the devices take at once.
+
+        Nothing of a block is run before it is asked for.
+        """
+        lengths, devices = [len(text.ids) for text in texts], local_mesh().size
+        start = 0
+        while start < len(texts):
+            rest = lengths[start:]
+            end = start + filling(rest, method.limit, self.batching, devices, _at_once())
+            yield self._run(method, texts[start:end], silent, steady=True)
+            start = end
+
     def _run_units(
         self, method: Method, texts: Sequence[Text], units: Sequence[Unit]
     ) -> Iterator[tuple[Unit, np.ndarray]]:
@@ -179,6 +193,11 @@ def apply(module: nn.Module, method: str, mesh: Mesh, params: Params, texts: Row
     return on_each_device(part, mesh)(params, texts)
 
 
+def _at_once() -> int:
+    """Groups of units that a CPU runs at the same time; accelerators run one."""
+    return min(cores(), ON_CPU) if jax.default_backend() == "cpu" else 1
+
+
 def _started(
     start: Callable[[list[Unit]], tuple[list[Unit], jax.Array]], dealt: Iterable[list[Unit]]
 ) -> Iterator[tuple[list[Unit], jax.Array]]:
@@ -186,8 +205,7 @@ def _started(
     if jax.default_backend() == "cpu":
         # One program does not keep all cores busy: between its products they wait for each other.
         # jax runs programs one after another unless they come from several threads.
-        threads = min(cores(), ON_CPU)
-        yield from in_threads(lambda group: jax.block_until_ready(start(group)), dealt, threads)
+        yield from in_threads(lambda group: jax.block_until_ready(start(group)), dealt, _at_once())
         return
     running: deque[tuple[list[Unit], jax.Array]] = deque()
     for group in dealt:

@@ -1,6 +1,6 @@
 """The re-ranker: pairs of a query and a passage in, scores out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,14 +49,30 @@ class Reranker(TextModel):
         """
         texts = self.tokenizer.pair(queries, titles, passages)
         scores = self._run(self._pair, texts, advance, steady)
-        if len(wrong := np.flatnonzero(~np.isfinite(scores))):  # NaN sorts anywhere
-            i = int(wrong[0])
-            query, passage = as_texts(queries, "queries")[i], as_texts(passages, "passages")[i]
-            raise InputError(
-                f"the re-ranker's score of pair {i} is {scores[i]} ({shown(query)} and "
-                f"{shown(passage)}): its weights or its --compute.dtype are at fault"
-            )
+        _check_finite(scores, queries, passages)
         return scores
+
+    def score_in_blocks(
+        self, queries: Sequence[str], passages: Sequence[str], titles: Sequence[str] | None = None
+    ) -> Iterator[np.ndarray]:
+        """As `score` with `steady`, one block of consecutive pairs after the other.
+
+        A block is as many pairs as the devices take at once. All pairs are tokenised at once, but
+        a block is scored only when it is asked for: whoever has enough stops asking.
+
+        Raises:
+            InputError: as `score` does.
+        """
+        texts = self.tokenizer.pair(queries, titles, passages)
+
+        def blocks() -> Iterator[np.ndarray]:
+            start = 0
+            for scores in self._run_in_blocks(self._pair, texts):
+                _check_finite(scores, queries, passages, start)
+                start += len(scores)
+                yield scores
+
+        return blocks()
 
     def rank(
         self, query: str, passages: Sequence[str], titles: Sequence[str] | None = None
@@ -78,3 +94,16 @@ class Reranker(TextModel):
     @property
     def _pair(self) -> Method:
         return Method("__call__", self.tokenizer.config.pair_length)
+
+
+def _check_finite(
+    scores: np.ndarray, queries: Sequence[str], passages: Sequence[str], start: int = 0
+) -> None:
+    """Refuses a score that is not finite; the first is of pair `start`."""
+    if len(wrong := np.flatnonzero(~np.isfinite(scores))):  # NaN sorts anywhere
+        i = start + int(wrong[0])
+        query, passage = as_texts(queries, "queries")[i], as_texts(passages, "passages")[i]
+        raise InputError(
+            f"the re-ranker's score of pair {i} is {scores[wrong[0]]} ({shown(query)} and "
+            f"{shown(passage)}): its weights or its --compute.dtype are at fault"
+        )

@@ -12,16 +12,30 @@ from rocketjax.inference.retriever import Retriever
 from rocketjax.retrieval.model import Corpus, check_known
 from rocketjax.retrieval.ranking import rerank, search_vectors
 from rocketjax.runtime.progress import unwatched
+from rocketjax.serving.budget import rerank_within
 
 
 class RankedPassage(NamedTuple):
-    """A passage with its scores and ranks by both models; ranks start at 1."""
+    """A passage with its scores and ranks by both models; ranks start at 1.
+
+    Those of the re-ranker are None where its budget was used up before it reached the passage.
+    """
 
     passage: Passage
     retriever_score: float
     retriever_rank: int
-    reranker_score: float
-    reranker_rank: int
+    reranker_score: float | None
+    reranker_rank: int | None
+
+    @property
+    def rank(self) -> int:
+        """In the final order: one that was not re-ranked keeps its place by the retriever."""
+        return self.retriever_rank if self.reranker_rank is None else self.reranker_rank
+
+    @property
+    def move(self) -> int | None:
+        """By how many ranks the re-ranker moved it up."""
+        return None if self.reranker_rank is None else self.retriever_rank - self.reranker_rank
 
 
 class ScoreItem(NamedTuple):
@@ -58,6 +72,7 @@ class Answers:
     reranker: Reranker
     corpus: Corpus
     depth: int  # passages per query that the retriever finds and the re-ranker orders
+    budget_ms: float | None = None  # for re-ranking a batch; None: as long as it takes
 
     def warm_up(self) -> None:
         """Compiles every program that requests can need, and loads the index."""
@@ -66,13 +81,19 @@ class Answers:
         self.search([["warm"]])
 
     def search(
-        self, requests: list[list[str]]
+        self, requests: list[list[str]], budget_ms: float | None = None
     ) -> list[tuple[list[list[RankedPassage]], dict[str, float]]]:
         """Finds `depth` passages for each query of each request, in the re-ranker's order.
+
+        Args:
+            requests: the queries of each.
+            budget_ms: milliseconds for re-ranking all of them; see `rerank_within`. Passages that
+                it did not suffice for follow in the retriever's order. None: as `self` has it.
 
         Raises:
             InputError: a query is empty, or the index has passages that the collection lacks.
         """
+        budget_ms = self.budget_ms if budget_ms is None else budget_ms
         # Rankings are by query id; here these are the request's number and the query's.
         queries = {
             f"{i} {j}": query
@@ -87,7 +108,11 @@ class Answers:
             check_known(self.corpus, (pid for ranking in retrieved.values() for pid, _ in ranking))
         with stages.time("rerank"):
             passages = self.corpus.passages
-            reranked = rerank(self.reranker, retrieved, queries, passages, self.depth, unwatched)
+            if budget_ms is None:
+                depth = self.depth
+                reranked = rerank(self.reranker, retrieved, queries, passages, depth, unwatched)
+            else:
+                reranked = rerank_within(self.reranker, retrieved, queries, passages, budget_ms)
         results = iter([self._join(retrieved[name], reranked[name]) for name in queries])
         return [([next(results) for _ in request], stages.ms) for request in requests]
 
@@ -112,9 +137,25 @@ class Answers:
     def _join(
         self, retrieved: list[tuple[str, float]], reranked: list[tuple[str, float]]
     ) -> list[RankedPassage]:
-        """Joins both rankings of a query, in the re-ranker's order."""
-        by_retriever = {pid: (score, rank) for rank, (pid, score) in enumerate(retrieved, 1)}
-        return [
-            RankedPassage(self.corpus.passages[pid], *by_retriever[pid], score, rank)
-            for rank, (pid, score) in enumerate(reranked, 1)
+        """Joins both rankings of a query: the re-ranker's, then what it did not reach."""
+        by_reranker = {pid: (score, rank) for rank, (pid, score) in enumerate(reranked, 1)}
+        joined = [
+            RankedPassage(
+                self.corpus.passages[pid], score, rank, *by_reranker.get(pid, (None, None))
+            )
+            for rank, (pid, score) in enumerate(retrieved, 1)
         ]
+        return sorted(joined, key=lambda ranked: ranked.rank)
+
+
+class SearchWithin(NamedTuple):
+    """A search with a budget for re-ranking: work for the batcher, equal for equal budgets."""
+
+    answers: Answers
+    budget_ms: float | None
+
+    def __call__(
+        self, requests: list[list[str]]
+    ) -> list[tuple[list[list[RankedPassage]], dict[str, float]]]:
+        """See `Answers.search`."""
+        return self.answers.search(requests, self.budget_ms)

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rocketjax.serving.answers import Answers, RankedPassage, ScoreItem
+from rocketjax.serving.answers import Answers, RankedPassage, ScoreItem, SearchWithin
 from rocketjax.serving.batcher import Batcher, Done, Full
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
 
@@ -61,7 +61,7 @@ def make_app(
 class _Service:
     def __init__(self, answers: Answers, batcher: Batcher, limits: Limits, model: str) -> None:
         self.answers, self.batcher, self.limits, self.model = answers, batcher, limits, model
-        self.answered = 0
+        self.answered = self.queries = self.cut_short = 0
         self.reading = asyncio.Semaphore(SENDING * limits.waiting)
 
     async def page(self, request: Request) -> Response:
@@ -76,7 +76,10 @@ class _Service:
                 "model": self.model,
                 "passages": len(self.answers.corpus.index.vectors),
                 "depth": self.answers.depth,
+                "budget_ms": self.answers.budget_ms,
                 "answered": self.answered,
+                "queries": self.queries,
+                "cut_short": self.cut_short,
                 "batches": self.batcher.batches,
                 "waiting": len(self.batcher),
             }
@@ -86,15 +89,18 @@ class _Service:
         begin = time.perf_counter()
         is_post, parameters = request.method == "POST", request.query_params.multi_items()
         body = await self._body(request) if is_post else parameters
-        queries, top_k = read_search(body, self.limits, self.answers.depth)
-        size = len(queries) * self.answers.depth
-        done = await self._run(request, begin, self.answers.search, queries, size)
+        answers = self.answers
+        queries, top_k, budget_ms = read_search(body, self.limits, answers.depth, answers.budget_ms)
+        work, size = SearchWithin(answers, budget_ms), len(queries) * answers.depth
+        done = await self._run(request, begin, work, queries, size)
         rankings, stages = done.result
         results = [
-            {"query": query, "passages": _in_json(ranking, top_k)}
+            {"query": query, **_in_json(ranking, top_k)}
             for query, ranking in zip(queries, rankings, strict=True)
         ]
-        return self._answer({"results": results}, done, stages, begin)
+        self.queries += len(results)
+        self.cut_short += sum(result["reranked"] < result["retrieved"] for result in results)
+        return self._answer({"results": results, "budget_ms": budget_ms}, done, stages, begin)
 
     async def score(self, request: Request) -> Response:
         begin = time.perf_counter()
@@ -172,20 +178,24 @@ class _Service:
         return JSONResponse({**values, "latency_ms": latency, "together": done.together})
 
 
-def _in_json(ranking: list[RankedPassage], top_k: int) -> list[dict[str, Any]]:
-    """The passages in the first `top_k` of either model, in the re-ranker's order."""
-    return [
-        {
-            **ranked.passage._asdict(),
-            "retriever_score": ranked.retriever_score,
-            "retriever_rank": ranked.retriever_rank,
-            "reranker_score": ranked.reranker_score,
-            "reranker_rank": ranked.reranker_rank,
-            "move": ranked.retriever_rank - ranked.reranker_rank,
-        }
-        for ranked in ranking
-        if min(ranked.retriever_rank, ranked.reranker_rank) <= top_k
-    ]
+def _in_json(ranking: list[RankedPassage], top_k: int) -> dict[str, Any]:
+    """How many passages there are, and those in the first `top_k` of either order."""
+    return {
+        "retrieved": len(ranking),
+        "reranked": sum(ranked.reranker_rank is not None for ranked in ranking),
+        "passages": [
+            {
+                **ranked.passage._asdict(),
+                "retriever_score": ranked.retriever_score,
+                "retriever_rank": ranked.retriever_rank,
+                "reranker_score": ranked.reranker_score,
+                "reranker_rank": ranked.reranker_rank,
+                "move": ranked.move,
+            }
+            for ranked in ranking
+            if min(ranked.retriever_rank, ranked.rank) <= top_k
+        ],
+    }
 
 
 class _Guard:

@@ -60,6 +60,7 @@ class SearchBody:
         pydantic.BeforeValidator(lambda x: [x] if isinstance(x, str) else x),
     ]
     top_k: int | None = None
+    budget_ms: Positive | None = None
 
 
 @dataclass(frozen=True)  # not pydantic's, which would validate one made of a string again
@@ -95,10 +96,22 @@ class Search(NamedTuple):
 
     queries: list[str]
     top_k: int
+    budget_ms: float | None  # None: no limit
 
 
-def read_search(body: bytes | Sequence[tuple[str, str]], limits: Limits, depth: int) -> Search:
-    """Reads a search from a JSON body, or from the URL's parameters q and top_k.
+def read_search(
+    body: bytes | Sequence[tuple[str, str]],
+    limits: Limits,
+    depth: int,
+    budget_ms: float | None = None,
+) -> Search:
+    """Reads a search from a JSON body, or from the URL's parameters q, top_k and budget_ms.
+
+    Args:
+        body: of a POST, or the parameters of a GET.
+        limits: a request beyond them is refused.
+        depth: the largest top_k.
+        budget_ms: the server's, which a request can only lower; None: any.
 
     Raises:
         Refused: 400 for invalid JSON, 422 for a field that is missing, unknown, of the wrong type
@@ -113,7 +126,12 @@ def read_search(body: bytes | Sequence[tuple[str, str]], limits: Limits, depth: 
     top_k = min(10, depth) if search.top_k is None else search.top_k
     if not 1 <= top_k <= depth:
         raise Refused(422, f"top_k: expected 1 to {depth} (--depth), got {top_k}")
-    return Search(search.query, top_k)
+    budget = budget_ms if search.budget_ms is None else search.budget_ms
+    if budget_ms is not None and budget > budget_ms:
+        raise Refused(
+            422, f"budget_ms: expected at most {budget_ms:g} (--budget-ms), got {budget:g}"
+        )
+    return Search(search.query, top_k, budget)
 
 
 def read_score(body: bytes, limits: Limits) -> ScoreBody:

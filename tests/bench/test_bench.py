@@ -434,7 +434,7 @@ def test_latencies_are_of_every_side_and_number_of_clients(weights, collection, 
     figures = tmp_path / "figures.json"
     assert bench.main([*args, "--json", str(figures)]) == 0, capsys.readouterr().err
     rows = json.loads(figures.read_text())["latencies"]
-    sides = ["rocketjax", *latency.RIVALS.values()]
+    sides = ["rocketjax", "rocketjax, --budget-ms 300", *latency.RIVALS.values()]
     assert [(row["side"], row["clients"]) for row in rows] == [
         (side, clients) for side in sides for clients in latency.CLIENTS
     ]

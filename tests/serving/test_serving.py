@@ -1,6 +1,7 @@
 """The search page and its API: what they answer and refuse, together as alone, under load."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -24,12 +25,14 @@ from waiting import until
 from rocketjax import encode, serve
 from rocketjax.config.options import dump
 from rocketjax.config.schema import ComputeConfig, Config, DataConfig, TextConfig
+from rocketjax.data.passages import Passage
 from rocketjax.inference.batching import Batching, of_every_shape, plan
 from rocketjax.inference.folder import save_reranker, save_retriever
 from rocketjax.retrieval.model import Model
 from rocketjax.serving import server as server_module
 from rocketjax.serving.app import LOOPBACK, make_app
 from rocketjax.serving.batcher import Batcher, Full
+from rocketjax.serving.budget import rerank_within
 from rocketjax.serving.requests import Limits, Refused, read_score, read_search
 from rocketjax.text.rows import NARROW, WIDE
 
@@ -199,7 +202,10 @@ def test_health_tells_what_is_served(answers):
             "model": "runs/tiny",
             "passages": DEPTH + 8,
             "depth": DEPTH,
+            "budget_ms": None,
             "answered": 1,
+            "queries": 1,
+            "cut_short": 0,
             "batches": batcher.batches,
             "waiting": 0,
         }
@@ -324,6 +330,114 @@ def test_jobs_given_up_take_no_place_and_no_room():
         assert kept.result(60).together == last.result(60).together == 2
 
 
+# ---- a budget for the re-ranker
+
+
+class Slow:
+    """A re-ranker whose score of a passage is its text; block i takes `seconds[i]` of a clock."""
+
+    def __init__(self, seconds, size):
+        self.seconds, self.size, self.now = seconds, size, 0.0
+
+    def score_in_blocks(self, queries, passages, titles):
+        for i, seconds in enumerate(self.seconds):
+            self.now += seconds
+            yield np.array(passages[i * self.size :][: self.size], float)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget_ms", "blocks"),
+    [
+        ([0.1, 0.1, 0.1], 1_000, 3),
+        ([0.1, 0.1, 0.1], 250, 2),
+        ([0.1, 0.1, 0.1], 199, 1),  # a second block would not end in time, so it is not begun
+        ([0.05, 0.15, 0.1], 300, 2),  # the slowest block so far is what the next is expected to be
+        ([0.1, 0.1, 0.1], 0.001, 1),  # the first is always scored
+    ],
+)
+def test_blocks_are_begun_only_if_they_are_expected_to_end_in_time(seconds, budget_ms, blocks):
+    found = {"a": [(f"p{i}", 0.0) for i in range(5)], "b": [("p5", 0.0)]}
+    passages = {f"p{i}": Passage(f"p{i}", "", str(i)) for i in range(6)}
+    reranker = Slow(seconds, size=2)
+    ranked = rerank_within(
+        reranker, found, dict.fromkeys("ab", ""), passages, budget_ms, lambda: reranker.now
+    )
+    assert reranker.now == pytest.approx(sum(seconds[:blocks]))
+    # First passages before second ones: p0 of a, p5 of b, then the rest of a.
+    assert ranked["b"] == [("p5", 5.0)]
+    assert ranked["a"] == [(f"p{i}", float(i)) for i in reversed(range(2 * blocks - 1))]
+
+
+def test_what_the_budget_does_not_suffice_for_follows_as_retrieved(answers):
+    hurried = dataclasses.replace(answers, budget_ms=0.001)
+    before = len(compiled)
+    with api(answers) as (client, _):
+        whole = client.post("/search", json={"query": TOPICS[:2], "top_k": DEPTH}).json()
+    with api(hurried) as (client, _):
+        cut = client.post("/search", json={"query": TOPICS[:2], "top_k": DEPTH}).json()
+        health = client.get("/health").json()
+        first = client.post("/search", json={"query": TOPICS[:2], "top_k": 1}).json()
+    assert len(compiled) == before
+    assert (whole["budget_ms"], cut["budget_ms"]) == (None, 0.001)
+    assert (health["budget_ms"], health["queries"], health["cut_short"]) == (0.001, 2, 2)
+    for all_, some, one in zip(whole["results"], cut["results"], first["results"], strict=True):
+        assert all_["retrieved"] == all_["reranked"] == some["retrieved"] == DEPTH
+        count = some["reranked"]
+        assert 1 < count < DEPTH
+        head, tail = some["passages"][:count], some["passages"][count:]
+        assert [p["reranker_rank"] for p in head] == list(range(1, count + 1))
+        assert {p["retriever_rank"] for p in head} == set(range(1, count + 1))
+        assert [p["retriever_rank"] for p in tail] == list(range(count + 1, DEPTH + 1))
+        for passage in tail:
+            names = "reranker_score", "reranker_rank", "move"
+            assert [passage[name] for name in names] == [None] * 3
+        scores = {p["id"]: p["reranker_score"] for p in all_["passages"]}
+        for passage in head:
+            assert passage["reranker_score"] == pytest.approx(scores[passage["id"]], abs=1e-5)
+        top = [p for p in some["passages"] if 1 in (p["retriever_rank"], p["reranker_rank"])]
+        assert [p["id"] for p in one["passages"]] == [p["id"] for p in top]
+
+
+def test_a_budget_that_suffices_changes_nothing(answers):
+    with api(answers) as (client, _):
+        whole = client.get("/search", params={"q": TOPICS[0]}).json()
+        ample = client.get("/search", params={"q": TOPICS[0], "budget_ms": 60_000}).json()
+        health = client.get("/health").json()
+    assert ample["budget_ms"] == 60_000 and ample["results"][0]["reranked"] == DEPTH
+    assert (health["queries"], health["cut_short"]) == (2, 0)
+    near(whole, ample)
+
+
+def test_a_request_can_only_lower_the_servers_budget(answers):
+    with api(dataclasses.replace(answers, budget_ms=50.0)) as (client, _):
+        refused = client.get("/search?q=cat&budget_ms=51")
+        assert refused.status_code == 422
+        assert refused.json()["error"] == "budget_ms: expected at most 50 (--budget-ms), got 51"
+        lower = client.get("/search?q=cat&budget_ms=0.001").json()
+        assert lower["budget_ms"] == 0.001 and lower["results"][0]["reranked"] < DEPTH
+
+
+def test_only_requests_of_one_budget_share_it(answers):
+    def search(budget):
+        return client.post("/search", json={"query": "cat", "budget_ms": budget}).json()
+
+    with api(answers) as (client, batcher), ThreadPoolExecutor(4) as pool:
+        with held(batcher):
+            waiting = [pool.submit(search, budget) for budget in (0.001, 0.001, None, 60_000)]
+            until(lambda: len(batcher) == 4)
+        found = [future.result(60) for future in waiting]
+    assert [one["together"] for one in found] == [2, 2, 1, 1]
+    assert [one["results"][0]["reranked"] == DEPTH for one in found] == [False] * 2 + [True] * 2
+
+
+@pytest.mark.parametrize("budget", ["0", "-5", "nan", "inf"])
+def test_a_budget_that_is_none_is_refused_before_anything_is_read(capsys, budget):
+    args = ["--model", "runs/nowhere", "--port", "0"]
+    assert serve.main([*args, f"--budget-ms={budget}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: --budget-ms") and len(err.splitlines()) == 1
+
+
 # ---- what is refused
 
 SMALL = {"queries": 2, "passages": 3, "characters": 50, "body": 500}
@@ -339,6 +453,12 @@ JSON = {"content-type": "application/json"}
         ("GET", "/search?q=cat&top_k=0", {}, 422, "top_k: expected 1 to 24 (--depth), got 0"),
         ("GET", "/search?q=cat&top_k=25", {}, 422, "top_k: expected 1 to 24 (--depth), got 25"),
         ("GET", "/search?q=cat&page=2", {}, 422, "page: Unexpected keyword argument"),
+        ("GET", "/search?q=cat&budget_ms=0", {}, 422, "budget_ms: Input should be greater than 0"),
+        ("GET", "/search?q=cat&budget_ms=-1", {}, 422, "budget_ms: Input should be greater than 0"),
+        ("GET", "/search?q=cat&budget_ms=nan", {}, 422, "budget_ms: Input should be"),
+        ("GET", "/search?q=cat&budget_ms=inf", {}, 422, "budget_ms: Input should be a finite num"),
+        ("GET", "/search?q=cat&budget_ms=x", {}, 422, "budget_ms: Input should be a valid number"),
+        ("POST", "/search", {"json": {"query": "a", "budget_ms": True}}, 422, "budget_ms: Value"),
         ("GET", "/search?q=cat&q=dog", {}, 422, "query: given twice; POST /search takes a list"),
         ("GET", "/search?q=cat&query=dog", {}, 422, "query: given twice"),
         ("POST", "/search?top_k=3", {"json": {"query": "a"}}, 422, "top_k: in the URL; a POST"),
@@ -497,11 +617,11 @@ def test_a_signal_ends_it_once_running_requests_are_answered(run, answers, monke
     lines, got, begun = Queue(), [], threading.Event()
     search = type(answers).search
 
-    def slowly(self, requests):
+    def slowly(self, requests, *budget):
         if requests == [["cat"]]:
             begun.set()
             time.sleep(0.5)
-        return search(self, requests)
+        return search(self, requests, *budget)
 
     def client():
         line = ""
@@ -730,8 +850,8 @@ def test_who_has_gone_away_is_not_run_and_takes_no_place(answers, caplog, method
 # ---- in a browser
 
 
-@pytest.fixture
-def page(answers):
+@contextmanager
+def browsed(answers):
     """A page of headless Chromium on a server, and what its console said."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright comes with the extra `browser`"
@@ -753,6 +873,30 @@ def page(answers):
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.goto(url)
         yield page, said
+
+
+@pytest.fixture
+def page(answers):
+    with browsed(answers) as opened:
+        yield opened
+
+
+def test_a_browser_shows_what_was_not_re_ranked(answers):
+    hurried = dataclasses.replace(answers, budget_ms=0.001)
+    ((found,), _) = hurried.search([["cat"]])[0]
+    count = sum(ranked.reranker_rank is not None for ranked in found)
+    with browsed(hurried) as (page, said):
+        page.get_by_label("passages").fill(str(DEPTH))
+        page.get_by_label("query").fill("cat")
+        page.keyboard.press("Enter")
+        page.get_by_text(f": {count} of {DEPTH} re-ranked in the 0.001 ms allowed").wait_for()
+        items = page.locator("#reranker li")
+        assert items.locator(".id").all_inner_texts() == [r.passage.id for r in found]
+        assert items.locator(".rank").all_inner_texts() == [str(i + 1) for i in range(DEPTH)]
+        assert items.locator(".score").all_inner_texts()[count:] == ["none"] * (DEPTH - count)
+        moves = [*items.locator(".move").all_inner_texts()]
+        assert [move == "not re-ranked" for move in moves] == [i >= count for i in range(DEPTH)]
+    assert said == []
 
 
 def test_a_browser_shows_both_rankings_and_hostile_text_as_text(page, answers):
