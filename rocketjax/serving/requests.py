@@ -126,12 +126,14 @@ def read_search(
     top_k = min(10, depth) if search.top_k is None else search.top_k
     if not 1 <= top_k <= depth:
         raise Refused(422, f"top_k: expected 1 to {depth} (--depth), got {top_k}")
-    budget = budget_ms if search.budget_ms is None else search.budget_ms
-    if budget_ms is not None and budget > budget_ms:
+    if search.budget_ms is None:
+        return Search(search.query, top_k, budget_ms)
+    if budget_ms is not None and search.budget_ms > budget_ms:
         raise Refused(
-            422, f"budget_ms: expected at most {budget_ms:g} (--budget-ms), got {budget:g}"
+            422,
+            f"budget_ms: expected at most {budget_ms:g} (--budget-ms), got {search.budget_ms:g}",
         )
-    return Search(search.query, top_k, budget)
+    return Search(search.query, top_k, search.budget_ms)
 
 
 def read_score(body: bytes, limits: Limits) -> ScoreBody:
