@@ -171,7 +171,7 @@ def test_flag_embedding_is_no_rival_in_encoding_and_its_lack_is_named(
     args += ["--collection", str(collection), "--passages", "10", "--lists", "4", "--length", "3"]
     args += ["--passage-length", "12", "--query-length", "10", "--pair-length", "20"]
     assert bench.main(args) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join("".join(capsys.readouterr()).split())
     assert "encode flag: nothing to compare" in said
     assert "no name of 5.24; pip install FlagEmbedding 'transformers<5.24'" in said
     assert "rocketjax[bench]" not in said
