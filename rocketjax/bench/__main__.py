@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rocketjax.data.collection import Collection
 
 Task = Literal["encode", "rerank", "train", "mine", "search", "serve", "facts", "families"]
-Runtime = Literal["torch", "compiled", "onnx", "openvino"]
+Runtime = Literal["torch", "compiled", "onnx", "openvino", "flag"]
 Figure = TypeVar("Figure", bound=tuple)
 
 
@@ -55,7 +55,8 @@ class Bench:
     """What to measure."""
     runtimes: tuple[Runtime, ...] = ("torch",)
     """What sentence-transformers' models run by in encode and rerank: compiled is torch.compile;
-    onnx and openvino export them (its own backends of these names need an older transformers)."""
+    onnx and openvino export them (its own backends of these names need an older transformers); flag
+    is FlagEmbedding's re-ranker instead, for rerank only (pip install FlagEmbedding)."""
     collection: str = "demo"
     """Texts to measure on, of any format that training takes."""
     split: str = "dev"
@@ -185,6 +186,9 @@ def _texts(options: Bench, ours: "Ours") -> "Iterator[Result]":
             unit, units, ready = plans[task]
             run = ready()
             for runtime in options.runtimes if task != "train" else ("torch",):
+                if (task, runtime) == ("encode", "flag"):
+                    say("encode flag: nothing to compare, FlagEmbedding is a rival of rerank only")
+                    continue
                 asked = task if runtime == "torch" else f"{task} {runtime}"
                 say(f"{asked}: {units} {unit} a run, {options.rounds} rounds")
                 yield compare(asked, unit, units, run, rival, options.rounds)

@@ -229,7 +229,8 @@ def worker_process(
                 process.wait()
                 printed.seek(0)
                 last_line = printed.read().strip().rpartition("\n")[2]
-                remedy = "; pip install 'rocketjax[bench]'" if ".rivals." in module else ""
+                named = ".rivals." not in module or "pip install" in last_line
+                remedy = "" if named else "; pip install 'rocketjax[bench]'"
                 raise InputError(f"{module} stopped: {last_line}{remedy}")
             return json.loads(line)
 

@@ -145,6 +145,38 @@ def test_other_runtimes_compute_the_same(runtime, family, work, tmp_path):
         assert np.ptp(expected, axis=0).max() > 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # its own
+@pytest.mark.parametrize("family", ["modernbert", "bert"])
+def test_flag_embedding_scores_the_same_pairs_alike(family, work, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    pytest.importorskip("FlagEmbedding", reason="no extra brings it")
+    from rocketjax.bench.rivals.texts import Rivals
+
+    own = families.drawn(small(family), work, tmp_path / "models")
+    scores = Ours(own, ComputeConfig()).reranker.score(*zip(*own.pairs, strict=True))
+    found = Rivals(own).rerank("flag")(4)
+    np.testing.assert_allclose(found, scores, atol=2e-6)
+    assert np.ptp(scores) > 1e-4
+
+
+@pytest.mark.slow
+def test_flag_embedding_is_no_rival_in_encoding_and_its_lack_is_named(
+    weights, collection, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("sentence_transformers", reason="the extra `bench` brings it")
+    (tmp_path / "FlagEmbedding.py").write_text("raise ImportError('no name of 5.24')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    args = ["--tasks", "encode", "rerank", "--runtimes", "flag", "--weights", str(weights)]
+    args += ["--collection", str(collection), "--passages", "10", "--lists", "4", "--length", "3"]
+    args += ["--passage-length", "12", "--query-length", "10", "--pair-length", "20"]
+    assert bench.main(args) == 2
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "encode flag: nothing to compare" in said
+    assert "no name of 5.24; pip install FlagEmbedding 'transformers<5.24'" in said
+    assert "rocketjax[bench]" not in said
+
+
 def test_what_is_slower_than_before_is_named(tmp_path):
     def row(task, ratio, interval):
         return pair.Result(task, "passages", 2.0 * ratio, 2.0, ratio, "", interval)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, s
 from transformers import AutoModel, AutoTokenizer
 
 from rocketjax.bench.measure import Answer, answer, taken
-from rocketjax.bench.rivals import runtimes
+from rocketjax.bench.rivals import flag, runtimes
 from rocketjax.bench.work import LOSS, TEMPERATURE, Work
 from rocketjax.config.loss import resolve_loss
 
@@ -64,9 +64,11 @@ class Rivals:
         return lambda batch: model.encode(self.work.passages, batch_size=batch)
 
     def rerank(self, runtime: str) -> Callable[[int], Any]:
-        """CrossEncoder.predict, or the same in another runtime."""
+        """CrossEncoder.predict, the same in another runtime, or FlagEmbedding's re-ranker."""
         from sentence_transformers import CrossEncoder
 
+        if runtime == "flag":
+            return flag.rerank(self.work, on_gpu())
         if runtime in runtimes.EXPORTED:
             return runtimes.rerank(runtime, self.work)
         model: Any = CrossEncoder(
