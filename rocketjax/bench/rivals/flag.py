@@ -11,7 +11,7 @@ from rocketjax.bench.work import Work
 def rerank(work: Work, gpu: bool) -> Callable[[int], list[float]]:
     """FlagReranker.compute_score; in half precision on a GPU, as it is meant to be."""
     try:
-        from FlagEmbedding import FlagReranker
+        from FlagEmbedding import FlagReranker  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         # 1.4.2, the newest, imports what transformers 5.24 has no more.
         remedy = "pip install FlagEmbedding 'transformers<5.24'"
