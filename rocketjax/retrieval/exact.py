@@ -18,6 +18,7 @@ from rocketjax.retrieval.vectors import Vectors
 from rocketjax.runtime import processes
 from rocketjax.runtime.devices import AXIS, refuse_forked
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.memory import machine_memory
 
 # Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
@@ -54,8 +55,8 @@ class ExactIndex:
 
         Args:
             devices: default all, of all processes.
-            memory: bytes of each device that the corpus may take; default by its size, unbounded
-                where the device does not know it (CPU).
+            memory: bytes of each device that the corpus may take; default by its size, which of a
+                CPU is the machine's.
             rescore: of quantised vectors: candidates a passage that is asked for.
         """
         self.vectors = vectors
@@ -189,7 +190,10 @@ def few(top_k: int, count: int) -> int:
 
 
 def _memory() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()  # another process' device does not tell
+    device = jax.local_devices()[0]  # another process' device does not tell
+    if device.platform == "cpu":  # simulated ones share the machine's
+        return int(SHARE_OF_MEMORY * machine_memory() / jax.local_device_count())
+    stats = device.memory_stats()
     return int(SHARE_OF_MEMORY * stats["bytes_limit"]) if stats else None
 
 

@@ -97,6 +97,24 @@ def test_placing_a_corpus_takes_its_size_once(tmp_path):
         tracemalloc.stop()
 
 
+def test_a_corpus_larger_than_the_machine_is_streamed(tmp_path, monkeypatch):
+    """The system would end a process that placed it."""
+    monkeypatch.setattr(exact, "ROWS", 1_024)
+    queries, passages = vectors("random", passages=50_001)
+    index = vectors_folder(tmp_path, passages, shard=20_000)
+    rows, scores = ExactIndex(index).rows(queries, 10)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 100_000)
+    small = ExactIndex(index)
+    tracemalloc.start()
+    try:
+        streamed = small.rows(queries, 10)
+        assert tracemalloc.get_traced_memory()[1] < 0.5 * passages.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(streamed[0], rows)
+    np.testing.assert_array_equal(streamed[1], scores)
+
+
 def test_one_piece_at_a_time_is_on_the_devices(tmp_path, monkeypatch):
     """A device may have room for no more than one."""
     queries, passages = vectors("random")
