@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 Step = Literal["store", "encode", "search", "build", "scann", "mine"]
 WORKER = "rocketjax.bench.scale_steps"
 STEPS: dict[Step, str] = {
-    "store": "store the texts",
+    "store": "store",
     "encode": "encode",
-    "search": "search exactly",
-    "build": "build ScaNN",
-    "scann": "search by ScaNN",
+    "search": "exact search",
+    "build": "ScaNN's build",
+    "scann": "ScaNN's search",
     "mine": "mine",
 }
 TEXT = 700  # bytes of disk for a passage's text, in its TSV and in the store
@@ -128,6 +128,7 @@ def _of_size(options: Scale, weights: str, words: "Collection", passages: int) -
     )
     done = _done(home, steps)
     if not (home / "texts").is_dir():
+        _check_disk(home, passages * (TEXT + 2 * options.width * (1 + ("build" in options.steps))))
         say(f"{passages:,} passages: write their texts")
         write_collection(home / "texts", passages, queries, words)
     environment = os.environ | {"ROCKETJAX_CACHE": str(home / "cache")}
@@ -144,32 +145,38 @@ def _of_size(options: Scale, weights: str, words: "Collection", passages: int) -
 
 
 def _done(home: Path, steps: "Steps") -> dict[str, dict[str, float]]:
-    """What earlier runs measured in this folder; refuses other options, and too small a disk."""
+    """What earlier runs measured in this folder; refuses one of other options."""
     work, figures = home / "work.json", home / "figures.json"
     if work.is_file() and read_object(work) != asdict(steps):
         raise InputError(f"{home}: was measured with other options; delete it, or give --folder")
     ensure_parent(work)
-    if not work.is_file():
-        needed = steps.passages * (TEXT + 2 * steps.width)
-        if (free := shutil.disk_usage(home).free) < needed:
-            raise InputError(
-                f"{home}: {steps.passages:,} passages need some {needed / 1e9:.0f} GB of disk, "
-                f"and {free / 1e9:.0f} GB are free; give --folder, or fewer --passages"
-            )
-        write_json(work, asdict(steps))
+    write_json(work, asdict(steps))
     return read_object(figures) if figures.is_file() else {}
+
+
+def _check_disk(home: Path, needed: int) -> None:
+    """Refuses a size before hours of work, after which its vectors could not be written."""
+    if (free := shutil.disk_usage(home).free) < needed:
+        raise InputError(
+            f"{home}: some {needed / 1e9:.0f} GB of disk are needed, and {free / 1e9:.0f} GB are "
+            "free; give --folder, or fewer --passages"
+        )
 
 
 def _unfit(step: str, width: int, passages: int, done: dict[str, dict[str, float]]) -> str:
     """Why a step cannot be measured on this machine; empty where it can."""
+    from rocketjax.retrieval.exact import SHARE_OF_MEMORY
     from rocketjax.retrieval.scann import missing
+    from rocketjax.runtime.memory import machine_memory
 
     if step in ("build", "scann") and (why := missing()):
         return why
     needs = {"store": "", "encode": "store", "scann": "build"}.get(step, "encode")
     if needs and needs not in done:
         return f"{needs} was not measured"
-    needed = {"build": SCANN * 4, "search": 2.0, "mine": 2.0}.get(step, 0.0) * passages * width
+    vectors, most = 2.0 * passages * width, SHARE_OF_MEMORY * machine_memory()
+    exact = min(vectors, most)  # what does not fit is streamed
+    needed = {"build": 2 * SCANN * vectors, "search": exact, "mine": exact}.get(step, 0.0)
     free = _free_memory()
     if needed and needed + ROOM > free:
         return f"needs some {(needed + ROOM) / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
@@ -183,18 +190,18 @@ def _free_memory() -> int:
 
 
 def table(found: list[Figures], title: str) -> Table:
-    """Step by step, each size below the one before: growth is seen in processors' seconds a
-    million passages."""
-    result = Table(title=title)
+    """Step by step, each size below the one before: growth is seen in the processors'
+    seconds a million passages."""
+    caption = "CPU: all threads' seconds; peak, own: GB with and without pages of mapped files"
+    result = Table(title=title, caption=caption)
     result.add_column("step")
-    heads = ("passages", "seconds", "of processors", "a million", "peak, GB", "not of files, GB")
-    for name in heads:
+    for name in ("passages", "seconds", "CPU", "a million", "peak", "own"):
         result.add_column(name, justify="right")
     for step in STEPS.values():
         for row in (row for row in found if row.step == step):
             each = 1e6 * row.processor / row.passages
             values = (row.seconds, row.processor, each, row.peak / 1e9, row.own / 1e9)
-            shown = ("not measured" if math.isnan(x) else f"{x:,.2f}" for x in values)
+            shown = ("-" if math.isnan(x) else f"{x:,.2f}" for x in values)
             result.add_row(step, f"{row.passages:,}", *shown)
     return result
 

@@ -150,6 +150,9 @@ class ExactIndex:
                 placed(lambda *rows: vectors.codes(*rows).codes),
                 placed(lambda *rows: vectors.codes(*rows).scales),
             )
+        elif vectors.dtype == jnp.bfloat16 and self._mesh.devices.flat[0].platform == "cpu":
+            # By its bits: XLA slices no bfloat16 there, and first makes float32 of all of it.
+            piece = placed(lambda *rows: vectors.rows(*rows).view(np.uint16))
         else:
             piece = placed(vectors.rows)
         if self._piece >= len(vectors):
@@ -208,7 +211,7 @@ def search_piece(
 ) -> tuple[jax.Array, jax.Array]:
     """Merges the best of a piece [P, D] into the best (rows, scores) so far, each [Q, k].
 
-    The queries are in int8 where the piece is of codes.
+    The queries are in int8 where the piece is of codes. A piece of uint16 holds bfloat16's bits.
 
     `place`: the corpus row of the piece's first vector, and how many rows the corpus has.
 
@@ -264,6 +267,8 @@ def _scores(queries: jax.Array, vectors: Piece, platform: str) -> jax.Array:
     """Dot products [Q, n], added up in float32; of codes with queries in int8, in integers."""
     if isinstance(vectors, Codes):
         return _integers(queries, vectors.codes, platform).astype(jnp.float32) * vectors.scales
+    if vectors.dtype == jnp.uint16:  # the bits of
+        vectors = jax.lax.bitcast_convert_type(vectors, jnp.bfloat16)
     if platform == "cpu":  # slow at small types
         vectors = vectors.astype(jnp.float32)
     return jax.lax.dot_general(

@@ -38,7 +38,7 @@ def test_what_cannot_be_measured_is_refused_or_said(options, capsys):
     assert scale.main([*options, "1000000000000"]) == 2
     assert "GB are free; give --folder, or fewer --passages" in capsys.readouterr().err
     assert scale.main([*options, "40", "--steps", "search"]) == 0
-    assert "search exactly: not measured: encode was not" in capsys.readouterr().out
+    assert "exact search: not measured: encode was not" in capsys.readouterr().out
 
 
 @pytest.mark.slow  # a process for each step
