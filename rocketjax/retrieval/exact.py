@@ -18,6 +18,7 @@ from rocketjax.retrieval.vectors import Vectors
 from rocketjax.runtime import processes
 from rocketjax.runtime.devices import AXIS, refuse_forked
 from rocketjax.runtime.errors import InputError
+from rocketjax.runtime.memory import machine_memory
 
 # Work is cut into blocks of one shape, whatever the number of devices: scores then do not depend
 # on it, to the last bit. A block's scores take 256 x 8,192 x 4 bytes = 8 MiB.
@@ -54,8 +55,8 @@ class ExactIndex:
 
         Args:
             devices: default all, of all processes.
-            memory: bytes of each device that the corpus may take; default by its size, unbounded
-                where the device does not know it (CPU).
+            memory: bytes of each device that the corpus may take; default by its size, which of a
+                CPU is the machine's.
             rescore: of quantised vectors: candidates a passage that is asked for.
         """
         self.vectors = vectors
@@ -149,6 +150,9 @@ class ExactIndex:
                 placed(lambda *rows: vectors.codes(*rows).codes),
                 placed(lambda *rows: vectors.codes(*rows).scales),
             )
+        elif vectors.dtype == jnp.bfloat16 and self._mesh.devices.flat[0].platform == "cpu":
+            # By its bits: XLA slices no bfloat16 there, and first makes float32 of all of it.
+            piece = placed(lambda *rows: vectors.rows(*rows).view(np.uint16))
         else:
             piece = placed(vectors.rows)
         if self._piece >= len(vectors):
@@ -189,7 +193,10 @@ def few(top_k: int, count: int) -> int:
 
 
 def _memory() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()  # another process' device does not tell
+    device = jax.local_devices()[0]  # another process' device does not tell
+    if device.platform == "cpu":  # simulated ones share the machine's
+        return int(SHARE_OF_MEMORY * machine_memory() / jax.local_device_count())
+    stats = device.memory_stats()
     return int(SHARE_OF_MEMORY * stats["bytes_limit"]) if stats else None
 
 
@@ -204,7 +211,7 @@ def search_piece(
 ) -> tuple[jax.Array, jax.Array]:
     """Merges the best of a piece [P, D] into the best (rows, scores) so far, each [Q, k].
 
-    The queries are in int8 where the piece is of codes.
+    The queries are in int8 where the piece is of codes. A piece of uint16 holds bfloat16's bits.
 
     `place`: the corpus row of the piece's first vector, and how many rows the corpus has.
 
@@ -260,6 +267,8 @@ def _scores(queries: jax.Array, vectors: Piece, platform: str) -> jax.Array:
     """Dot products [Q, n], added up in float32; of codes with queries in int8, in integers."""
     if isinstance(vectors, Codes):
         return _integers(queries, vectors.codes, platform).astype(jnp.float32) * vectors.scales
+    if vectors.dtype == jnp.uint16:  # the bits of
+        vectors = jax.lax.bitcast_convert_type(vectors, jnp.bfloat16)
     if platform == "cpu":  # slow at small types
         vectors = vectors.astype(jnp.float32)
     return jax.lax.dot_general(

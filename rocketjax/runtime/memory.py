@@ -1,8 +1,13 @@
-"""When freed memory goes back to the system: in commands, not before a stage ends."""
+"""How much memory there is, and when freed memory goes back to the system: in commands, not before
+a stage ends.
+"""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -25,6 +30,14 @@ def keep_freed_memory() -> None:
     # each other (2 to 5 % of encoding), and blocks lie scattered among what compilation left: 12.2
     # GB instead of 7.3 at the peak of that step.
     mallopt(_M_ARENA_MAX, 2)
+
+
+def machine_memory() -> int:
+    """Bytes that this process may use: the machine's, or its container's if those are fewer."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
+    return total
 
 
 def release_freed_memory() -> None:

@@ -21,6 +21,7 @@ from option_texts import words as letters
 from rocketjax import ablate, draw, encode, evaluate, export, mine, rerank, search, serve, train
 from rocketjax.bench import __main__ as bench
 from rocketjax.bench.plan import Plan
+from rocketjax.bench.scale import Scale
 from rocketjax.cli import command as cli
 from rocketjax.cli.command import console
 from rocketjax.config.options import parse
@@ -63,6 +64,7 @@ COMMANDS = (  # rocketjax.train's are in tests/config/test_config.py
     ablate.Ablate,
     bench.Bench,
     Plan,
+    Scale,
 )
 
 

@@ -97,6 +97,39 @@ def test_placing_a_corpus_takes_its_size_once(tmp_path):
         tracemalloc.stop()
 
 
+def test_a_corpus_larger_than_the_machine_is_streamed(tmp_path, monkeypatch):
+    """The system would end a process that placed it."""
+    monkeypatch.setattr(exact, "ROWS", 1_024)
+    queries, passages = vectors("random", passages=50_001)
+    index = vectors_folder(tmp_path, passages, shard=20_000)
+    rows, scores = ExactIndex(index).rows(queries, 10)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 100_000)
+    small = ExactIndex(index)
+    tracemalloc.start()
+    try:
+        streamed = small.rows(queries, 10)
+        assert tracemalloc.get_traced_memory()[1] < 0.5 * passages.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(streamed[0], rows)
+    np.testing.assert_array_equal(streamed[1], scores)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_search_does_not_copy_vectors_of_a_smaller_type(tmp_path, monkeypatch, dtype):
+    """By the compiler's word: XLA on a CPU turned all bfloat16 into float32 before it sliced it."""
+    monkeypatch.setattr(exact, "ROWS", 128)
+    queries, passages = vectors("random", queries=exact.QUERIES, passages=128 * 200)
+    index = ExactIndex(vectors_folder(tmp_path, passages, shard=9_999, dtype=dtype))
+    index.search(queries, 8)
+    best = (jnp.zeros((len(queries), 8), jnp.int32), jnp.zeros((len(queries), 8)))
+    place = (0, len(passages))
+    program = exact.search_piece.lower(
+        index._mesh, index._block, queries, index._place(0), place, best
+    )
+    assert program.compile().memory_analysis().temp_size_in_bytes < passages.nbytes / 2
+
+
 def test_one_piece_at_a_time_is_on_the_devices(tmp_path, monkeypatch):
     """A device may have room for no more than one."""
     queries, passages = vectors("random")
