@@ -73,7 +73,7 @@ def _passages(count: int, words: Collection) -> Iterator[list[str]]:
 def instant_pair(weights: Path, width: int) -> Model:
     """Both models with the tokenizer of `weights` and the batches of an accelerator."""
     tokenizer = Tokenizer(weights, TextConfig(32, 128, 158))
-    batching = Batching(ON_ACCELERATORS, rows.ON_ACCELERATORS, coarse=True)
+    batching = Batching(ON_ACCELERATORS, rows.WIDE, coarse=True)
     table = np.random.default_rng(0).standard_normal((BUCKETS, width)).astype(np.float32)
     shape = EncoderConfig(BUCKETS, width, 1, 1, 1, 1)
     retriever = _InstantBiEncoder(shape, shared=True, normalize=True)
