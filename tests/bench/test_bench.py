@@ -437,21 +437,24 @@ def test_a_plan_knows_what_backward_needs_of_a_layer():
 def test_a_plan_counts_the_slots_of_packed_rows():
     loaded = options.load(Path(__file__).parents[2] / "configs" / "nq.yaml")
 
-    def planned(**text):
+    def planned(machine="v5e-1", **text):
         changed = dataclasses.replace(loaded, text=dataclasses.replace(loaded.text, **text))
-        stages = plan.stages(changed, plan.Plan(machine="h100"))
+        stages = plan.stages(changed, plan.Plan(machine=machine))
         return {stage.name: (stage.tokens, stage.flops) for stage in stages}
 
     def forward(tokens, width=256):  # rows of 256 slots, of which 95 % hold a token
-        return tokens / (0.95 * width) * forward_flops(BERT_BASE, width)
+        return min(1, tokens / (0.95 * width)) * forward_flops(BERT_BASE, width)
 
     # Backward is twice forward, and chunks of 256 run forward twice.
     assert planned()["joint"][1] == pytest.approx(
         4 * 1838 * 96 * (forward(11.7) + 32 * (forward(127.3) + forward(147.6)))
     )
-    assert planned()["encode"][1] == pytest.approx(21_015_324 * forward(127.3))
+    passages = 21_015_324
+    assert planned()["encode"][1] == pytest.approx(passages * forward(127.3))
     longest = planned(passage_length=0)["encode"][1]  # as long as BERT reads: rows of 512
-    assert longest == pytest.approx(21_015_324 * forward(127.3, 512))
+    assert longest == pytest.approx(passages * forward(127.3, 512))
+    narrow = planned("h100")["encode"][1]  # a GPU's rows are no wider than a text may be
+    assert narrow == pytest.approx(passages * forward(127.3, loaded.text.passage_length))
 
 
 @pytest.mark.slow
