@@ -36,7 +36,7 @@ from rocketjax.inference.start import (
     pretrained_tokenizer,
 )
 from rocketjax.runtime.errors import InputError
-from rocketjax.text.rows import WIDE
+from rocketjax.text.rows import NARROW, WIDE
 
 LIMIT = 128
 CPU, ACCELERATOR = BATCHING, Batching(256, WIDE, coarse=True)
@@ -99,12 +99,18 @@ def test_little_room_is_left_over(kind, batching):
 
 
 @pytest.mark.parametrize(
-    ("platform", "want"), [("cpu", CPU), ("gpu", ACCELERATOR), ("tpu", ACCELERATOR)]
+    ("platform", "want"),
+    [("cpu", CPU), ("gpu", ACCELERATOR._replace(widths=NARROW)), ("tpu", ACCELERATOR)],
 )
 def test_each_platform_has_its_batches(monkeypatch, platform, want):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     assert make_batching(ComputeConfig()) == want
     assert make_batching(ComputeConfig(batch=4)) == want._replace(size=4, slots=0)
+
+
+def test_a_gpus_rows_are_wide_where_attention_is_one_kernel():
+    wide = make_batching(ComputeConfig(attention="cudnn"), "gpu")
+    assert wide == make_batching(ComputeConfig(), "tpu") == ACCELERATOR
 
 
 @pytest.mark.parametrize(

@@ -389,7 +389,8 @@ def test_a_run_takes_in_queries_that_nobody_judged(weights, model, topics, tmp_p
     batch = make_collator(work, 4, *tokenizers)([*own, *judged[:3]])
     wanted = model.retriever.tokenizer.query([f"sun wave {i}" for i in range(5)])
     first, ids = batch.query.first.reshape(-1), batch.query.ids
-    for number, text in enumerate(wanted):
+    place = batch.place.tolist()  # lists are dealt out to the devices
+    for number, text in ((place.index(row), text) for row, text in enumerate(wanted)):
         own = ids[number // batch.query.first.shape[1]].reshape(-1)  # its device's
         start = first[number]
         assert own[start : start + len(text.ids)].tolist() == list(text.ids)
