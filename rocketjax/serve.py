@@ -1,7 +1,6 @@
 """python -m rocketjax.serve: a search page that shows both models at work, and a JSON API."""
 
 import contextlib
-import dataclasses
 import ipaddress
 import sys
 from dataclasses import dataclass, field
@@ -119,14 +118,9 @@ def open_answers(options: Serve) -> "Answers":
     """
     from rocketjax.inference.folder import open_reranker, open_retriever
     from rocketjax.retrieval.load import collection_for, open_corpus
-    from rocketjax.serving.answers import Answers
+    from rocketjax.serving.answers import Answers, for_requests
 
-    compute = options.compute
-    if not compute.batch:
-        import jax
-
-        on_cpu = jax.default_backend() == "cpu"
-        compute = dataclasses.replace(compute, batch=4 if on_cpu else 32)
+    compute = for_requests(options.compute)
     retriever = open_retriever(
         options.model,
         compute,

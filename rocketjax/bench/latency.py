@@ -23,7 +23,7 @@ from rocketjax.bench.work import Ours
 from rocketjax.data.collection import Collection, Split
 from rocketjax.retrieval.model import Corpus
 from rocketjax.runtime.progress import Say, Watch
-from rocketjax.serving.answers import Answers
+from rocketjax.serving.answers import Answers, for_requests
 from rocketjax.serving.batcher import Batcher
 from rocketjax.serving.requests import Limits
 
@@ -55,7 +55,8 @@ def measure(
     """
     queries = list(split.queries.values())
     index = indexed(ours, collection, queries, folder, say, watch)
-    answers = Answers(ours.retriever, ours.reranker, Corpus(index, collection.by_id), DEPTH)
+    serving = Ours(ours.work, for_requests(ours.compute))  # as rocketjax.serve computes
+    answers = Answers(serving.retriever, serving.reranker, Corpus(index, collection.by_id), DEPTH)
     answers.warm_up()
     yield from _own("rocketjax", answers, queries, say)
     within = dataclasses.replace(answers, budget_ms=BUDGET)

@@ -1,11 +1,15 @@
 """Answers of both models to requests: rankings and scores, and how long each stage took."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import jax
+
+from rocketjax.config.schema import ComputeConfig
 from rocketjax.data.passages import Passage
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
@@ -13,6 +17,12 @@ from rocketjax.retrieval.model import Corpus, check_known
 from rocketjax.retrieval.ranking import rerank, search_vectors
 from rocketjax.runtime.progress import unwatched
 from rocketjax.serving.budget import rerank_within
+
+
+def for_requests(compute: ComputeConfig) -> ComputeConfig:
+    """How to compute where requests come one by one: by default in small batches."""
+    on_cpu = jax.default_backend() == "cpu"
+    return dataclasses.replace(compute, batch=compute.batch or (4 if on_cpu else 32))
 
 
 class RankedPassage(NamedTuple):
