@@ -13,17 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from rocketjax.config.schema import TextConfig
+from rocketjax.config.schema import ComputeConfig, TextConfig
 from rocketjax.data.collection import Collection
-from rocketjax.inference.batching import ON_ACCELERATORS, Batching
 from rocketjax.inference.reranker import Reranker
 from rocketjax.inference.retriever import Retriever
+from rocketjax.inference.start import make_batching
 from rocketjax.models.architecture import EncoderConfig
 from rocketjax.models.bi_encoder import BiEncoder
 from rocketjax.models.cross_encoder import CrossEncoder
 from rocketjax.retrieval.model import Model
 from rocketjax.runtime.files import new_folder
-from rocketjax.text import rows
 from rocketjax.text.batch import Rows, Tokens
 from rocketjax.text.rows import one_a_row
 from rocketjax.text.tokenizer import Tokenizer
@@ -73,7 +72,7 @@ def _passages(count: int, words: Collection) -> Iterator[list[str]]:
 def instant_pair(weights: Path, width: int) -> Model:
     """Both models with the tokenizer of `weights` and the batches of an accelerator."""
     tokenizer = Tokenizer(weights, TextConfig(32, 128, 158))
-    batching = Batching(ON_ACCELERATORS, rows.WIDE, coarse=True)
+    batching = make_batching(ComputeConfig(), "tpu")
     table = np.random.default_rng(0).standard_normal((BUCKETS, width)).astype(np.float32)
     shape = EncoderConfig(BUCKETS, width, 1, 1, 1, 1)
     retriever = _InstantBiEncoder(shape, shared=True, normalize=True)
