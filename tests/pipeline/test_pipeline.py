@@ -458,7 +458,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
 ):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     loss = LossConfig("paper", reranker_loss="pointwise", retriever_temperature=0.05)
-    settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=3))
+    settings = config(weights, collection, folder, loss=loss, compute=ComputeConfig(chunk=1))
     work = context.open_run(settings, folder, context.Watching(say, unwatched))
     for kind in ("retriever", "reranker", "joint"):  # what comes after the models
         monkeypatch.setattr(stages, f"{kind}_objective", lambda *args: args[-1])
@@ -468,7 +468,7 @@ def test_every_stage_heeds_preset_temperature_and_chunk(
         texts = next(feed.batches)[:3]
         chunks = [len(some.first) // jax.device_count() for some in texts]  # of a device
         asked[name] = objective
-        assert any(count > 1 for count in chunks)  # without a chunk's size, all are one
+        assert all(count > 1 for count in chunks)  # without a chunk's size, all are one
     paper = dataclasses.replace(PRESETS["paper"], retriever_temperature=0.05)
     assert asked == {"warm-retriever": loss, "warm-reranker": paper, "joint": paper}
 
